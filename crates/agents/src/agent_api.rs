@@ -14,7 +14,9 @@ const OUTAGE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A variable of the cell's environment is missing.
-    #[error("the environment has no `{0}`; agents are started in their cells by the control plane")]
+    #[error(
+        "the environment variable `{0}` is not set; this role runs only in a cell that the control plane started"
+    )]
     Environment(&'static str),
     /// The credential cannot be read.
     #[error("could not read the credential `{path}`")]

@@ -91,13 +91,15 @@ pub fn load_catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<InvalidSkill>
             && skill.version.as_ref() != Some(wanted)
         {
             let is = skill.version.as_deref().unwrap_or("none");
-            mistakes.push(format!("`{LIST}` wants version {wanted}, and it is {is}"));
+            mistakes.push(format!(
+                "`{LIST}` requires version {wanted}, but the skill has version {is}"
+            ));
         }
         if let Some(wanted) = &listed.hash
             && *wanted != skill.hash
         {
             mistakes.push(format!(
-                "`{LIST}` wants the digest {wanted}, and it is {}",
+                "`{LIST}` requires the digest {wanted}, but the skill has the digest {}",
                 skill.hash
             ));
         }
@@ -236,7 +238,7 @@ mod tests {
         fs::write(here.join("tides/run.sh"), "#!/bin/sh\n").unwrap();
         let (skills, invalid) = list(&pin);
         assert!(
-            !skills.contains_key("tides") && invalid[0].to_string().contains("wants the digest"),
+            !skills.contains_key("tides") && invalid[0].to_string().contains("requires the digest"),
             "{invalid:?}"
         );
         let (_, invalid) = list("skills:\n  tides: { version: \"3\" }\n  none: {}\n");

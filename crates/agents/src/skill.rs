@@ -138,11 +138,12 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
         .map(|(front, _)| front)
         .ok_or_else(|| {
             invalid(vec![
-                "it must begin with front matter between two lines of `---`".to_owned(),
+                "`SKILL.md` must begin with YAML front matter between two lines of `---`"
+                    .to_owned(),
             ])
         })?;
-    let front: FrontMatter =
-        serde_saphyr::from_str(front).map_err(|e| invalid(vec![format!("front matter: {e}")]))?;
+    let front: FrontMatter = serde_saphyr::from_str(front)
+        .map_err(|e| invalid(vec![format!("the front matter is not valid: {e}")]))?;
     let mut mistakes = Vec::new();
     if front.name != name {
         mistakes.push(format!(
@@ -153,7 +154,8 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if front.name.is_empty() || front.name.len() > 64 || !front.name.bytes().all(legal) {
         mistakes.push(
-            "its name may hold only lower-case letters, digits and hyphens, at most 64".to_owned(),
+            "its name may contain only lower-case letters, digits and hyphens, at most 64"
+                .to_owned(),
         );
     }
     if front.description.trim().is_empty() || front.description.chars().count() > DESCRIPTION_MAX {
@@ -246,7 +248,7 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
                 .is_some_and(|o| OPERATIONS.contains(&o));
         if !known {
             mistakes.push(format!(
-                "`abbey-grants`: `{grant}` is not known; there are `workspace`, fact:{} and op:{}",
+                "`abbey-grants`: `{grant}` is not known; use `workspace`, fact:{} or op:{}",
                 FACTS.join(", fact:"),
                 OPERATIONS.join(", op:")
             ));

@@ -69,7 +69,7 @@ fn version(text: &str) -> Result<u64, String> {
     digits
         .unwrap_or(text)
         .parse()
-        .map_err(|_| format!("`{text}` is not a version that this house gave out, like \"3\""))
+        .map_err(|_| format!("`{text}` is not a valid version; send the value of the `ETag` header of an earlier response, like \"3\""))
 }
 
 macro_rules! numbers {
@@ -103,7 +103,7 @@ macro_rules! field {
 
 field!(IdempotencyKey: "idempotency-key", False, "Makes repeating the request safe: the same key is the same request.");
 numbers! {
-    IfMatch: "if-match", False, version, "\"{}\"", "The version that the caller saw; a newer one refuses the request.";
+    IfMatch: "if-match", False, version, "\"{}\"", "Version on which the request is based; the request fails if a newer version exists.";
     IfNoneMatch: "if-none-match", False, version, "\"{}\"", "The version that the caller has; it is not sent again.";
     Lease: "abbey-lease", True, number, "{}", "Fencing token of the lease on the task.";
     LastEventId: "last-event-id", False, number, "{}", "Number of the newest entry that the caller has.";

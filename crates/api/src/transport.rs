@@ -45,7 +45,7 @@ pub enum Error {
     #[error("the control plane did not answer within {0:?}")]
     Timeout(Duration),
     /// The connection broke, or carried something that isn't the API.
-    #[error("the connection to the control plane broke")]
+    #[error("the connection to the control plane was interrupted")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The house refused.
     #[error(transparent)]
@@ -271,7 +271,10 @@ async fn refusal(response: Response<hyper::body::Incoming>) -> Error {
     };
     Error::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(&bytes);
-        Problem::new(FaultKind::Internal, format!("status {status}: {text}"))
+        Problem::new(
+            FaultKind::Internal,
+            format!("the control plane answered with HTTP status {status}: {text}"),
+        )
     }))
 }
 

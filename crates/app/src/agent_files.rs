@@ -1,7 +1,7 @@
 //! Files of an agent on the operator's side: its charter beside the manifest, and the files of a bundle.
 
 use crate::exit::{self, Failure};
-use crate::manifest_file::mistakes;
+use crate::manifest_file::manifest_failure;
 use abbey_api::client::Client;
 use abbey_api::{BundleBody, BundleFile};
 use abbey_daemon::manifest;
@@ -12,7 +12,8 @@ use std::path::Path;
 /// File in a bundle's directory that holds the manifest entry.
 pub(crate) const ENTRY_FILE: &str = "agent.yaml";
 
-/// Sends the files of a bundle to an agent, except its charter, which came with the manifest.
+/// Sends the files of a bundle to an agent through the operator API, except `SOUL.md`, whose text is part of the
+/// manifest.
 pub(crate) async fn send_bundle_files(
     client: &Client,
     agent: &str,
@@ -27,14 +28,15 @@ pub(crate) async fn send_bundle_files(
     Ok(())
 }
 
-/// Writes the charter to the path that the manifest entry names, unless a file is there already.
+/// Writes the charter `text` of the agent `name` to the path that its entry in the `edited` manifest names,
+/// relative to the manifest `file`; an existing file is not changed.
 pub(crate) fn write_charter(
     file: &Path,
     edited: &str,
     name: &abbey_model::Slug,
     text: &str,
 ) -> Result<(), Failure> {
-    let house = manifest::parse(edited).map_err(|m| mistakes(&m))?;
+    let house = manifest::parse(edited).map_err(|m| manifest_failure(&m))?;
     let Some(manifest::Charter::File(path)) = house.agents.get(name).map(|a| &a.charter) else {
         return Ok(());
     };
@@ -45,7 +47,7 @@ pub(crate) fn write_charter(
     }
 }
 
-/// Creates a file; one that exists is an error.
+/// Creates a file with this text, and its parent directories. Fails with exit code 4 if the file exists.
 pub(crate) fn create_file(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |e: std::io::Error| {
         Failure::plain(format!("cannot write `{}`: {e}", path.display())).with_code(exit::CONFLICT)

@@ -234,10 +234,10 @@ pub(crate) enum Command {
 }
 
 impl Cli {
-    /// Carries the command out and gives its exit code.
+    /// Runs the verb that was parsed from the command line. Returns the exit code, or the failure to print.
     pub(crate) async fn execute(self) -> Outcome {
         use Command as C;
-        let home = &connect::home(self.home.as_deref());
+        let home = &connect::resolve_home(self.home.as_deref());
         let json = self.json;
         match self.command {
             C::Init(args) => init::cmd_init(&args),
@@ -286,15 +286,15 @@ impl Cli {
             C::Restore { file } => backup::cmd_restore(home, json, &file).await,
             C::Completions { shell } => {
                 let mut out = std::io::stdout();
-                clap_complete::generate(shell, &mut help::command(), "abbey", &mut out);
+                clap_complete::generate(shell, &mut help::build_command(), "abbey", &mut out);
                 Ok(exit::OK)
             }
             C::Man { markdown, words } => {
                 let text = match markdown {
-                    true => manual::markdown(help::command()),
-                    false => manual::page(help::command(), &words)?,
+                    true => manual::render_markdown(help::build_command()),
+                    false => manual::render_man_page(help::build_command(), &words)?,
                 };
-                output::line(text.trim_end());
+                output::print_line(text.trim_end());
                 Ok(exit::OK)
             }
         }
@@ -310,8 +310,9 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("tui", ""),
 ];
 
-/// The refusal of a verb that is not built yet, by its name.
-pub(crate) fn not_built(args: &[OsString]) -> Option<String> {
+/// Error message if the arguments name a verb that is reserved but not implemented in this version; none for all
+/// others.
+pub(crate) fn unbuilt_verb_message(args: &[OsString]) -> Option<String> {
     let words: Vec<&str> = args
         .iter()
         .skip(1)

@@ -11,8 +11,8 @@ use std::io::{IsTerminal, Read, Write};
 /// Limit on standard input, in bytes.
 const STDIN_MAX: u64 = 1 << 20;
 
-/// Standard input as Base64, unless it is a terminal.
-pub(crate) fn read_stdin() -> Option<String> {
+/// Reads at most 1 MiB of standard input and encodes it as Base64; none if it is empty or a terminal.
+pub(crate) fn read_stdin_base64() -> Option<String> {
     let mut input = Vec::new();
     if !std::io::stdin().is_terminal() {
         let _nothing = std::io::stdin()
@@ -23,12 +23,18 @@ pub(crate) fn read_stdin() -> Option<String> {
     (!input.is_empty()).then(|| BASE64.encode(&input))
 }
 
+/// Gives a failure of Abbey itself the exit code 125, which tells it apart from the exit codes of the program that
+/// runs in the cell.
 pub(crate) fn internal_failure(failure: impl Into<Failure>) -> Failure {
     failure.into().with_code(125)
 }
 
-/// Passes each message of a program's output to `on_output`, and returns the last one, which has the exit code.
-pub(crate) async fn follow(
+/// Calls `on_output` with each message of the output stream of a program in a cell, and returns the final message,
+/// which has the exit code of the program.
+///
+/// # Errors
+/// Exit code 125 if the connection closes before the final message.
+pub(crate) async fn stream_program_output(
     stream: Streaming,
     mut on_output: impl FnMut(&Value),
 ) -> Result<Value, Failure> {
@@ -51,21 +57,23 @@ pub(crate) async fn follow(
     )))
 }
 
-pub(crate) fn decode_part(output: &Value, stream: &str) -> Option<Vec<u8>> {
+/// Decodes the Base64 bytes of `stream` (`stdout` or `stderr`) in an output message; none if the message has none.
+pub(crate) fn decode_output(output: &Value, stream: &str) -> Option<Vec<u8>> {
     output[stream].as_str().and_then(|t| BASE64.decode(t).ok())
 }
 
-/// Writes the output of a program to the standard streams.
-pub(crate) fn pass_on(output: &Value) {
-    if let Some(bytes) = decode_part(output, "stdout") {
+/// Writes the bytes of an output message to standard output and standard error.
+pub(crate) fn print_program_output(output: &Value) {
+    if let Some(bytes) = decode_output(output, "stdout") {
         let _reader_gone = std::io::stdout().lock().write_all(&bytes);
     }
-    if let Some(bytes) = decode_part(output, "stderr") {
+    if let Some(bytes) = decode_output(output, "stderr") {
         let _reader_gone = std::io::stderr().lock().write_all(&bytes);
     }
 }
 
-pub(crate) fn exit_code(end: &Value) -> u8 {
+/// Exit code of the program in the final message of its output stream; 125 if there is none from 0 to 255.
+pub(crate) fn program_exit_code(end: &Value) -> u8 {
     end["exit"]
         .as_u64()
         .and_then(|code| u8::try_from(code).ok())

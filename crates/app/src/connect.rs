@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// State directory: the given one, or the default of the user.
-pub(crate) fn home(given: Option<&Path>) -> Home {
+/// State directory of the house as an absolute path: `given`, or `/var/lib/abbey` for root and
+/// `~/.local/state/abbey` for other users.
+pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
     let default = || {
         if rustix::process::geteuid().is_root() {
             return PathBuf::from("/var/lib/abbey");
@@ -29,9 +30,9 @@ pub(crate) fn home(given: Option<&Path>) -> Home {
 /// Longest wait for the health check of a control plane.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whether a control plane answers on its socket. Connecting is not enough: the socket of one that was just killed may
-/// still be open.
-pub(crate) async fn is_up(home: &Home) -> bool {
+/// Whether the control plane of this home answers its health check within 3 seconds. A connection alone proves
+/// nothing: the socket of a killed control plane may still be open.
+pub(crate) async fn is_control_plane_up(home: &Home) -> bool {
     let Ok(stream) = UnixStream::connect(home.operator_api_socket()).await else {
         return false;
     };
@@ -39,11 +40,11 @@ pub(crate) async fn is_up(home: &Home) -> bool {
     status.is_ok_and(|s| s == 200)
 }
 
-/// A client with the operator's credential.
+/// Client of the operator API of the house in this home, with the credential of the operator.
 ///
 /// # Errors
-/// When the home holds no house, or the credential cannot be read.
-pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
+/// Exit code 6 if the directory contains no house; exit code 1 if the credential cannot be read.
+pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
     let path = home.operator_token_file();
     let token = match std::fs::read_to_string(&path) {
         Ok(text) => Secret::new(text.trim()),

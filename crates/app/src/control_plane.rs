@@ -1,6 +1,6 @@
 //! Starting, repairing and stopping the control plane from the command line.
 
-use crate::connect::is_up;
+use crate::connect::is_control_plane_up;
 use crate::exit::{self, Failure};
 use crate::output::Progress;
 use abbey_api::client::Client;
@@ -18,12 +18,13 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 /// Longest wait until every agent, service and the control plane have stopped.
 pub(crate) const DOWN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Starts a control plane in the background unless one is running; returns whether it was started. Of two that start
-/// at once, one gets the lock; the other waits until that one answers, or starts its own when it exits.
-pub(crate) async fn ensure_up(home: &Home) -> Result<bool, Failure> {
+/// Starts a control plane in the background unless one is running; returns whether it was started. If two processes
+/// start one at the same time, one gets the lock, and the other waits for up to 20 seconds until the control plane
+/// answers.
+pub(crate) async fn ensure_control_plane_up(home: &Home) -> Result<bool, Failure> {
     let until = Instant::now() + START_WITHIN;
     loop {
-        if is_up(home).await {
+        if is_control_plane_up(home).await {
             repair_home(home)?;
             return Ok(false);
         }
@@ -110,8 +111,8 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
     }
 }
 
-/// Requests a shutdown and waits until every process of the house has ended.
-pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
+/// Shuts the house down and waits until its control plane has exited. Fails with exit code 124 after 60 seconds.
+pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), Failure> {
     let house = client.house().show(&HouseQuery::default()).await?;
     client.house().down().await?;
     let mut progress = Progress::new();
@@ -119,12 +120,12 @@ pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failur
     let pid = i32::try_from(house.pid).unwrap_or(0);
     // A zombie counts as ended.
     let running = || abbey_cells::identify(pid).is_some();
-    while (is_up(home).await || running()) && Instant::now() < until {
+    while (is_control_plane_up(home).await || running()) && Instant::now() < until {
         progress.show("stopping agents and services");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     progress.end();
-    if is_up(home).await {
+    if is_control_plane_up(home).await {
         return Err(Failure::plain("the house is still stopping")
             .hint("`abbey ps` shows what is still running; run `abbey down` again to wait for it")
             .with_code(exit::TIMEOUT));

@@ -39,6 +39,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// A failure with this message, exit code 1, and no hint.
     pub(crate) fn plain(text: impl Into<String>) -> Self {
         Failure {
             text: text.into(),
@@ -48,22 +49,26 @@ impl Failure {
         }
     }
 
-    /// A failure of the command line itself.
+    /// A failure with this message and exit code 2, for invalid arguments on the command line.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Failure::plain(text).with_code(USAGE)
     }
 
+    /// Adds a hint, which is printed below the message and says what to do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
+    /// Replaces the exit code.
     pub(crate) fn with_code(mut self, code: u8) -> Self {
         self.code = code;
         self
     }
+    /// Exit code of the process for this failure.
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
+    /// Prints the message, its details and its hint on standard error.
     pub(crate) fn print(&self) {
         eprintln!("error: {}", self.text);
         for line in &self.details {

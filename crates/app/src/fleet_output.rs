@@ -1,9 +1,10 @@
 //! How the list of agents is printed.
 
-use crate::output::{dash, table};
+use crate::output::{print_table, text_or_dash};
 use abbey_api::{AgentView, FleetDoc};
 
-pub(crate) fn print_fleet(fleet: &FleetDoc) {
+/// Prints a table of agents on standard output, with presence, cell, memory, tokens used today and current task.
+pub(crate) fn print_agents(fleet: &FleetDoc) {
     let row = |a: &AgentView| {
         let budget = a.budget.limit.map_or_else(
             || format!("{} of unlimited", a.budget.spent),
@@ -19,14 +20,14 @@ pub(crate) fn print_fleet(fleet: &FleetDoc) {
                 format!("{} (not isolated)", a.cell)
             },
             a.generation.to_string(),
-            dash(a.pid),
-            dash(a.address.clone()),
-            dash(a.memory_bytes.map(|m| format!("{} KiB", m >> 10))),
+            text_or_dash(a.pid),
+            text_or_dash(a.address.clone()),
+            text_or_dash(a.memory_bytes.map(|m| format!("{} KiB", m >> 10))),
             budget,
-            dash(a.task.clone()),
+            text_or_dash(a.task.clone()),
         ]
     };
-    table(
+    print_table(
         &[
             "AGENT",
             "ROLE",

@@ -50,8 +50,8 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-/// The command line with its grouped help.
-pub(crate) fn command() -> Command {
+/// Builds the clap definition of `abbey`, whose `--help` lists the verbs in groups.
+pub(crate) fn build_command() -> Command {
     let command = Cli::command();
     let (header, literal) = (
         *command.get_styles().get_header(),
@@ -73,9 +73,10 @@ pub(crate) fn command() -> Command {
     ))
 }
 
-/// Help of the command that the words lead to, for a call that ends where a subcommand is needed.
-pub(crate) fn help_of(args: &[OsString]) -> StyledStr {
-    let mut root = command();
+/// Renders the help of the deepest subcommand that the arguments name, for a call such as `abbey task` that lacks a
+/// subcommand.
+pub(crate) fn render_help(args: &[OsString]) -> StyledStr {
+    let mut root = build_command();
     root.build();
     let mut path = Vec::new();
     let mut command = &root;
@@ -109,7 +110,7 @@ mod tests {
     #[test]
     fn every_verb_is_in_one_group_of_the_help() {
         let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|g| g.verbs).copied().collect();
-        let command = command();
+        let command = build_command();
         let mut verbs: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
         grouped.sort_unstable();
         verbs.sort_unstable();
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_verb_and_argument_is_described() {
-        let mut root = command();
+        let mut root = build_command();
         root.build();
         walk(&root, &mut |command| {
             let name = command.get_bin_name().unwrap_or("abbey").to_owned();
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_verb_has_an_example_that_parses() {
-        let mut root = command();
+        let mut root = build_command();
         root.build();
         walk(&root, &mut |command| {
             let Some(path) = command.get_bin_name().filter(|n| n.contains(' ')) else {
@@ -145,7 +146,7 @@ mod tests {
             assert!(!examples.is_empty(), "`{path}` has no example");
             for example in examples {
                 let words = shlex::split(example).expect("quotes are closed");
-                let parsed = super::command()
+                let parsed = build_command()
                     .try_get_matches_from(words)
                     .and_then(|m| Cli::from_arg_matches(&m));
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());

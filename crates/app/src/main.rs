@@ -27,13 +27,13 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == "role") {
-        return roles::run(&args[2..]);
+        return roles::run_role(&args[2..]);
     }
-    if let Some(refusal) = cli::not_built(&args) {
+    if let Some(refusal) = cli::unbuilt_verb_message(&args) {
         eprintln!("error: {refusal}");
         return ExitCode::from(exit::USAGE);
     }
-    let parsed = help::command()
+    let parsed = help::build_command()
         .try_get_matches_from(&args)
         .and_then(|matches| cli::Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
                 ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
             ) =>
         {
-            print!("{}", help::help_of(&args));
+            print!("{}", help::render_help(&args));
             return ExitCode::from(exit::OK);
         }
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The manifest file: reading it with the charters that it names, and editing it in place. An edit is first planned, then
 //! written, then applied.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::plan_output::print_plan;
@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Reads a manifest and the charters that it names.
+/// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
+///
+/// # Errors
+/// Exit code 2 if a file cannot be read.
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| {
         Failure::plain(format!(
@@ -23,11 +26,15 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
         .hint("`abbey init` writes a manifest to start from; `-f` selects another file")
         .with_code(exit::USAGE)
     })?;
-    body_of(file, text)
+    manifest_request(file, text)
 }
 
-/// A request body from the text of a manifest; charters are read from paths relative to the file.
-pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure> {
+/// Body of a request to plan or apply the manifest `text`. Charter files are read from paths relative to the
+/// directory of `file`.
+///
+/// # Errors
+/// Exit code 2 if a charter file cannot be read.
+pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody, Failure> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = path
         .parent()
@@ -57,7 +64,8 @@ pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure
     })
 }
 
-pub(crate) fn edit(
+/// Reads the manifest file and returns the text that `change` makes from it; the file is not written.
+pub(crate) fn edit_manifest(
     file: &Path,
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
@@ -71,7 +79,8 @@ pub(crate) fn edit(
     change(&text)
 }
 
-/// Applies an edited manifest: plans it, writes the file, then applies it to the house.
+/// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
+/// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
@@ -80,9 +89,9 @@ pub(crate) async fn apply_edit(
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
     abbey_daemon::check_manifest(&edited)?;
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let current = client.house().manifest().await?;
-    let mut body = body_of(file, edited)?;
+    let mut body = manifest_request(file, edited)?;
     body.reason = reason;
     let planned = client.house().plan(&body).await?;
     if planned
@@ -107,19 +116,25 @@ pub(crate) async fn apply_edit(
     Ok(exit::OK)
 }
 
-pub(crate) fn show(json: bool) -> impl FnOnce(&PlanDoc) {
+/// Function that prints an applied plan: as JSON with `json`, otherwise as tables.
+pub(crate) fn print_applied_plan(json: bool) -> impl FnOnce(&PlanDoc) {
     move |plan| match json {
-        true => output::json(plan),
+        true => output::print_json(plan),
         false => print_plan(plan),
     }
 }
 
-pub(crate) fn slug(text: &str) -> Result<abbey_model::Slug, Failure> {
+/// Parses the name of an agent or other object.
+///
+/// # Errors
+/// Exit code 2 with what is wrong with the name.
+pub(crate) fn parse_slug(text: &str) -> Result<abbey_model::Slug, Failure> {
     text.parse()
         .map_err(|e: abbey_model::SlugError| Failure::plain(e.to_string()).with_code(exit::USAGE))
 }
 
-pub(crate) fn mistakes(list: &[impl std::fmt::Display]) -> Failure {
+/// Failure with exit code 4 that lists the mistakes of a manifest in one line.
+pub(crate) fn manifest_failure(list: &[impl std::fmt::Display]) -> Failure {
     Failure::plain(
         list.iter()
             .map(ToString::to_string)

@@ -5,11 +5,12 @@ use crate::exit::{Failure, NOT_FOUND};
 use clap::{Arg, Command};
 use std::fmt::Write as _;
 
-/// The manual page of a command, like `task add`, in roff; without words that of `abbey`.
+/// Renders the manual page of a command in roff. `words` name the command, like `task add`; empty for `abbey`
+/// itself.
 ///
 /// # Errors
-/// When there is no such command.
-pub(crate) fn page(mut root: Command, words: &[String]) -> Result<String, Failure> {
+/// Exit code 3 if there is no such command.
+pub(crate) fn render_man_page(mut root: Command, words: &[String]) -> Result<String, Failure> {
     root.build();
     let mut command = &root;
     for word in words {
@@ -17,17 +18,17 @@ pub(crate) fn page(mut root: Command, words: &[String]) -> Result<String, Failur
             let text = format!("there is no command `abbey {}`", words.join(" "));
             Failure::plain(text)
                 .with_code(NOT_FOUND)
-                .hint("`abbey --help` lists them")
+                .hint("`abbey --help` lists the commands")
         })?;
     }
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
-    rendered.map_err(|e| Failure::plain(format!("the manual page could not be rendered: {e}")))?;
+    rendered.map_err(|e| Failure::plain(format!("cannot render the manual page: {e}")))?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Every command with its arguments, options and examples, as Markdown.
-pub(crate) fn markdown(mut root: Command) -> String {
+/// Renders the reference of every command, with its arguments, options and examples, as Markdown.
+pub(crate) fn render_markdown(mut root: Command) -> String {
     root.build();
     let mut out = String::from(
         "# Command line\n\n<!-- Generated: `abbey man --markdown > docs/reference/cli.md` -->\n\n\
@@ -104,7 +105,7 @@ fn write_argument(out: &mut String, arg: &Arg) {
 
 #[cfg(test)]
 mod tests {
-    use crate::help::command;
+    use crate::help::build_command;
     use clap::Command;
     use std::fmt::Write as _;
 
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn help_of_every_verb_is_as_recorded() {
-        let mut root = command();
+        let mut root = build_command();
         root.build();
         let mut manual = String::new();
         write_help(&mut manual, &mut root);
@@ -133,12 +134,16 @@ mod tests {
     fn every_command_has_a_page_and_unknown_ones_are_refused() {
         let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
         for name in ["up", "task add", "agent new", "token revoke"] {
-            let page = super::page(command(), &words(name)).unwrap();
+            let page = super::render_man_page(build_command(), &words(name)).unwrap();
             let title = format!(".TH abbey-{} 1", name.replace(' ', "-"));
             assert!(page.contains(&title), "{name}: {page}");
         }
-        assert!(super::page(command(), &[]).unwrap().contains(".TH abbey 1"));
-        let refused = super::page(command(), &words("task fly")).unwrap_err();
+        assert!(
+            super::render_man_page(build_command(), &[])
+                .unwrap()
+                .contains(".TH abbey 1")
+        );
+        let refused = super::render_man_page(build_command(), &words("task fly")).unwrap_err();
         assert_eq!(refused.code(), crate::exit::NOT_FOUND);
     }
 
@@ -147,7 +152,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
         let written = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
-            written == super::markdown(command()),
+            written == super::render_markdown(build_command()),
             "docs/reference/cli.md is out of date; run `abbey man --markdown > docs/reference/cli.md`"
         );
     }

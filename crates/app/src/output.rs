@@ -5,25 +5,25 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
-/// Prints a document as JSON.
-pub(crate) fn json(document: &impl Serialize) {
-    line(&serde_json::to_string_pretty(document).unwrap_or_default());
+/// Prints a document as indented JSON on standard output.
+pub(crate) fn print_json(document: &impl Serialize) {
+    print_line(&serde_json::to_string_pretty(document).unwrap_or_default());
 }
 
-/// Prints one line on standard output; a reader that went away is no failure.
-pub(crate) fn line(text: &str) {
+/// Prints one line on standard output; a closed pipe is no failure.
+pub(crate) fn print_line(text: &str) {
     let _reader_gone = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// Prints a message for the person at the terminal, on standard error.
-pub(crate) fn say(text: &str) {
+/// Prints a line for people on standard error, so that it does not mix with output for programs.
+pub(crate) fn print_message(text: &str) {
     let _reader_gone = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Prints a table, or one line that says what to do next when there is no row.
-pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
+/// Prints a table on standard output, or the line `when_empty` if it has no rows.
+pub(crate) fn print_table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
     if rows.is_empty() {
-        return line(when_empty);
+        return print_line(when_empty);
     }
     let mut table = Table::new();
     table
@@ -34,12 +34,12 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
         table.add_row(row);
     }
     for text in table.lines() {
-        line(text.trim_end());
+        print_line(text.trim_end());
     }
 }
 
-/// The value as text, or `-` when there is none.
-pub(crate) fn dash(text: Option<impl ToString>) -> String {
+/// The value as text, or `-` if there is none; for cells of a table.
+pub(crate) fn text_or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |t| t.to_string())
 }
 
@@ -50,6 +50,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Progress without text. It is updated in place if standard error is a terminal without `NO_COLOR`.
     pub(crate) fn new() -> Self {
         let live = std::io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none()
@@ -60,6 +61,7 @@ impl Progress {
         }
     }
 
+    /// Shows a new text on standard error; does nothing if the text is unchanged.
     pub(crate) fn show(&mut self, text: &str) {
         if text == self.last {
             return;
@@ -74,6 +76,7 @@ impl Progress {
         text.clone_into(&mut self.last);
     }
 
+    /// Clears the progress line on a terminal.
     pub(crate) fn end(&mut self) {
         if self.live && !self.last.is_empty() {
             let _reader_gone = write!(std::io::stderr().lock(), "\r\x1b[K");

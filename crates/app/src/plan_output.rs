@@ -1,14 +1,15 @@
 //! How a plan is printed.
 
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{PlanChange, PlanDoc, PlanStep};
 
-/// Prints the steps of a plan, the keys that change with their old and new values, and the notes.
+/// Prints the steps of a plan, the manifest keys that change with their old and new values, and the notes, on
+/// standard output.
 pub(crate) fn print_plan(doc: &PlanDoc) {
     if doc.steps.is_empty() {
-        output::line(&format!("generation {}: nothing to change", doc.generation));
+        output::print_line(&format!("generation {}: nothing to change", doc.generation));
     } else {
-        output::line(&format!("generation {}", doc.generation));
+        output::print_line(&format!("generation {}", doc.generation));
         let row = |s: &PlanStep| {
             vec![
                 s.id.to_string(),
@@ -18,7 +19,7 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
                 s.detail.clone(),
             ]
         };
-        table(
+        print_table(
             &["STEP", "ACTION", "RESOURCE", "OWNER", "DETAIL"],
             doc.steps.iter().map(row).collect(),
             "no steps",
@@ -26,7 +27,7 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         print_changes(doc);
     }
     for note in &doc.notes {
-        output::line(&format!(
+        output::print_line(&format!(
             "{}: {}: {}",
             note.severity, note.subject, note.text
         ));
@@ -39,8 +40,8 @@ fn print_changes(doc: &PlanDoc) {
         vec![
             step.id.to_string(),
             change.key.clone(),
-            dash(change.old.as_ref()),
-            dash(change.new.as_ref()),
+            text_or_dash(change.old.as_ref()),
+            text_or_dash(change.new.as_ref()),
             change.effect.to_string(),
         ]
     };
@@ -50,7 +51,7 @@ fn print_changes(doc: &PlanDoc) {
         .flat_map(|s| s.changes.iter().map(move |c| row(s, c)));
     let rows: Vec<Vec<String>> = changes.collect();
     if !rows.is_empty() {
-        output::line("changed keys");
-        table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
+        output::print_line("changed keys");
+        print_table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
     }
 }

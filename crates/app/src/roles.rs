@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Runs the role that the arguments name.
-pub(crate) fn run(args: &[OsString]) -> ExitCode {
+/// Runs an internal role of this binary, such as `serve` or `hostd`, until it ends. The first argument names the
+/// role. Returns its exit code, 2 for an unknown role.
+pub(crate) fn run_role(args: &[OsString]) -> ExitCode {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
     match word(0) {
         "serve" => serve(&args[1..]),
@@ -84,7 +85,7 @@ fn serve(args: &[OsString]) -> ExitCode {
             .and_then(|i| args.get(i + 1))
             .cloned()
     };
-    let home = crate::connect::home(
+    let home = crate::connect::resolve_home(
         value("--home")
             .or_else(|| std::env::var_os("ABBEY_HOME"))
             .map(PathBuf::from)

@@ -1,7 +1,7 @@
 //! How a task is printed, and waiting for its end.
 
 use crate::exit::{self, Outcome};
-use crate::output::{self, Progress, dash};
+use crate::output::{self, Progress, text_or_dash};
 use abbey_api::client::Client;
 use abbey_api::{TaskDoc, UsageSource, WaitQuery};
 use abbey_model::TaskState;
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// Longest time that one request waits on the server.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Waits until a task has ended or needs a person; the exit code gives the outcome.
+/// Waits at most `patience` until a task has ended, is parked, or needs a person, then prints it. Exit code: 0
+/// done, 1 failed, 5 blocked or waiting for approval, 8 parked, 124 still running.
 pub(crate) async fn wait_for_end(
     client: &Client,
     json: bool,
@@ -45,9 +46,10 @@ pub(crate) async fn wait_for_end(
     }
 }
 
+/// Prints a task with its runs, evidence and result, or its JSON document.
 pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
     if json {
-        output::json(doc);
+        output::print_json(doc);
         return;
     }
     let t = &doc.task;
@@ -59,23 +61,23 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         .verified
         .as_ref()
         .map_or_else(String::new, |v| format!(", verified: {v}"));
-    output::line(&format!(
+    output::print_line(&format!(
         "{} is {}{verified} ({}{skill})",
         t.number,
         t.state,
         t.assignee.as_deref().unwrap_or("unassigned")
     ));
-    output::line(&format!("  {}", first_line(&t.title)));
+    output::print_line(&format!("  {}", shorten_title(&t.title)));
     if let Some(waiting) = &t.waiting_for {
-        output::line(&format!("  waiting for: {waiting}"));
+        output::print_line(&format!("  waiting for: {waiting}"));
     }
     if let Some(failure) = &t.failure {
-        output::line(&format!("  last failure: {failure}"));
+        output::print_line(&format!("  last failure: {failure}"));
     }
     for evidence in t.link.iter().flat_map(|l| &l.evidence) {
-        output::line(&format!("  evidence: {evidence}"));
+        output::print_line(&format!("  evidence: {evidence}"));
     }
-    output::line(&format!("  trace: {}", t.trace));
+    output::print_line(&format!("  trace: {}", t.trace));
     for run in &t.runs {
         let tokens = match (run.usage.input, run.usage.output) {
             (Some(i), Some(o)) if run.usage.source == UsageSource::Provider => {
@@ -99,22 +101,23 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         } else {
             ""
         };
-        output::line(&format!(
+        output::print_line(&format!(
             "  run {} {} ({}), {model}{counted}{flag}",
             run.id,
             run.state,
-            dash(run.reason)
+            text_or_dash(run.reason)
         ));
     }
     if let Some(result) = &t.result {
-        output::line(&format!("  result ({}):", result.source));
+        output::print_line(&format!("  result ({}):", result.source));
         for text in result.text.lines() {
-            output::line(&format!("    {text}"));
+            output::print_line(&format!("    {text}"));
         }
     }
 }
 
-pub(crate) fn first_line(text: &str) -> String {
+/// First line of a title; cut to 60 characters with an ellipsis if it is longer.
+pub(crate) fn shorten_title(text: &str) -> String {
     let first = text.lines().next().unwrap_or_default();
     if first.chars().count() <= 60 {
         first.to_owned()

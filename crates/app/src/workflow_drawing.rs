@@ -14,6 +14,7 @@ pub(crate) struct Node {
     pub(crate) state: Option<StepState>,
 }
 
+/// Draws a workflow run as SVG: one box for each step, coloured by its state.
 pub(crate) fn draw_run(run: &WorkflowView) -> Document {
     let mut nodes: Vec<Node> = Vec::new();
     for step in &run.steps {
@@ -41,7 +42,8 @@ pub(crate) fn draw_run(run: &WorkflowView) -> Document {
     draw_steps(&format!("{} {}", run.id, run.workflow), nodes)
 }
 
-/// Draws one box for each step, in a column for its distance from the start, with lines from its predecessors.
+/// Draws steps as SVG: one box for each, in a column for its distance from the start, with lines from its
+/// predecessors.
 pub(crate) fn draw_steps(title: &str, nodes: Vec<Node>) -> Document {
     const BOX: (u32, u32) = (170, 44);
     const STEP: (u32, u32) = (230, 64);

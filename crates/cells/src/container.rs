@@ -38,7 +38,7 @@ pub(crate) fn why_unusable() -> Option<String> {
     }
     if hybrid() && !is_installed("runc") {
         return Some(
-            "this host has control groups of both versions, which only the runtime `runc` takes; install it"
+            "this host uses cgroup v1 and v2 together, which only the container runtime `runc` supports; install it"
                 .to_owned(),
         );
     }

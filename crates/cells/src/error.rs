@@ -18,7 +18,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The shim could not be started or died before it reported.
-    #[error("the shim of {cell} did not start: {why}")]
+    #[error("the shim (supervisor process) of {cell} did not start: {why}")]
     Shim {
         /// Cell that it concerns.
         cell: CellName,
@@ -27,7 +27,7 @@ pub enum Error {
     },
     /// A record on disk is not readable; it is not taken for an absent one (hazard 1).
     #[error(
-        "the record `{path}` is damaged: {why}; check that no process of this cell runs, then remove the file"
+        "the cell record `{path}` is damaged: {why}; check that no process of this cell is running, then remove the file"
     )]
     Record {
         /// Path of the record.
@@ -52,19 +52,23 @@ pub enum Error {
         why: String,
     },
     /// The process that served a call ended before it answered.
-    #[error("hostd ended in the middle of `{op}`; `abbey up` repairs what it left")]
+    #[error(
+        "hostd, the privileged helper, exited during `{op}`; run `abbey up` to restart it and clean up"
+    )]
     HostdLost {
         /// Name of the operation.
         op: &'static str,
     },
     /// The program of the cell does not run on a terminal.
-    #[error("{0} has no terminal; give it `terminal: true` in the manifest")]
+    #[error("{0} has no terminal; set `terminal: true` for it in the manifest")]
     NoTerminal(CellName),
     /// Limits cannot be enforced here.
-    #[error("limits cannot be enforced: {0}")]
+    #[error("resource limits cannot be enforced on this host: {0}")]
     Limits(String),
     /// Processes are left that could not be ended.
-    #[error("{count} processes of {cell} did not end: {pids:?}")]
+    #[error(
+        "{count} processes of {cell} did not exit when they were killed; process ids: {pids:?}"
+    )]
     Leftover {
         /// Cell that it concerns.
         cell: CellName,
@@ -90,7 +94,7 @@ pub enum Error {
         why: String,
     },
     /// The program that runs microVMs did not do what was asked.
-    #[error("the program that answers at `{socket}` failed: {why}")]
+    #[error("the microVM monitor at `{socket}` failed: {why}")]
     Monitor {
         /// Socket of the program.
         socket: PathBuf,
@@ -98,16 +102,16 @@ pub enum Error {
         why: String,
     },
     /// What was asked was understood and refused.
-    #[error("refused: {why}")]
+    #[error("hostd, the privileged helper, rejected the request: {why}")]
     Refused {
         /// Reason that was given.
         why: String,
     },
     /// The drives of an owner are in use by another machine.
-    #[error("the drives of {0} are attached to another microVM; stop that one first")]
+    #[error("the drives of {0} are attached to another microVM; stop that microVM first")]
     Attached(CellName),
     /// A guest did not do what it was asked.
-    #[error("the guest of {cell} {why}")]
+    #[error("the guest process in the microVM or container {cell} {why}")]
     Guest {
         /// Cell that it concerns.
         cell: CellName,
@@ -115,7 +119,7 @@ pub enum Error {
         why: String,
     },
     /// Another boot of the cell is running.
-    #[error("another boot of {0} is running; stop it before starting it again")]
+    #[error("{0} is already running from an earlier start; stop it before starting it again")]
     Busy(CellName),
     /// The cell is not up.
     #[error("the cell {0} is not running")]

@@ -47,13 +47,15 @@ pub enum Refusal {
         state: State,
     },
     /// The approval was granted for another action or other arguments.
-    #[error("APPR-{number} was approved for other arguments; ask for an approval of these")]
+    #[error(
+        "APPR-{number} was approved for other arguments; request a new approval for these arguments"
+    )]
     OtherAction {
         /// Number of the approval.
         number: u64,
     },
     /// The deadline of the approval is over.
-    #[error("APPR-{number} expired; ask for a new approval")]
+    #[error("APPR-{number} expired; request a new approval")]
     Late {
         /// Number of the approval.
         number: u64,
@@ -62,12 +64,12 @@ pub enum Refusal {
 
 const fn hint(state: State) -> &'static str {
     match state {
-        State::Pending => "it is not decided yet",
-        State::Approved => "it was approved already",
-        State::Denied => "it was denied; ask for something else",
-        State::Revise => "a revision was requested; change the action and ask again",
-        State::Used => "an approval can be used once",
-        State::Lapsed => "its task was over before it was decided or used",
+        State::Pending => "wait until it has been decided",
+        State::Approved => "it has already been approved",
+        State::Denied => "the action may not be performed; request approval of another action",
+        State::Revise => "a revision was requested; change the action and request a new approval",
+        State::Used => "an approval can be used only once; request a new one",
+        State::Lapsed => "its task ended before it was decided or used",
     }
 }
 
@@ -179,7 +181,7 @@ mod tests {
         let refusal = consume(&used, "right", Timestamp(200), Timestamp(151)).unwrap_err();
         assert_eq!(
             refusal.to_string(),
-            "APPR-7 is used; an approval can be used once"
+            "APPR-7 is used; an approval can be used only once; request a new one"
         );
     }
 }

@@ -26,7 +26,7 @@ impl Default for Bounds {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The manifest does not let the agent delegate to the other one.
-    #[error("{from} may not delegate to {to}{}", ask(whom))]
+    #[error("agent {from} may not delegate to agent {to}{}", ask(whom))]
     NotAllowed {
         /// Agent that wants to delegate or ask.
         from: Slug,
@@ -36,7 +36,9 @@ pub enum Refusal {
         whom: Vec<Slug>,
     },
     /// The manifest does not let the agent ask the other one.
-    #[error("{from} may not ask {to}; the agents that it may ask are under `asks` in the manifest")]
+    #[error(
+        "agent {from} may not ask agent {to}; add it to `asks` of {from} in the manifest to allow it"
+    )]
     MayNotAsk {
         /// Agent that wants to ask.
         from: Slug,
@@ -44,11 +46,11 @@ pub enum Refusal {
         to: Slug,
     },
     /// An agent cannot delegate to itself or ask itself.
-    #[error("{0} cannot delegate to itself")]
+    #[error("agent {0} cannot delegate a task to itself")]
     Oneself(Slug),
     /// The chain of delegations would be too long.
     #[error(
-        "this task was delegated {depth} times already, which is the limit; finish it, or block it and say what is missing"
+        "this task was delegated {depth} times already, which is the limit; finish it, or block it and state what is missing"
     )]
     TooDeep {
         /// Length of the chain.
@@ -67,7 +69,7 @@ pub enum Refusal {
     },
     /// The task has as many unfinished subtasks as it may have.
     #[error(
-        "{open} subtasks of this task are open, which is the limit; wait until one of them is over"
+        "{open} subtasks of this task are open, which is the limit; wait until one of them has ended"
     )]
     TooMany {
         /// Number of unfinished subtasks.
@@ -80,7 +82,7 @@ fn ask(whom: &[Slug]) -> String {
         [] => String::new(),
         whom => {
             let names: Vec<&str> = whom.iter().map(Slug::as_str).collect();
-            format!("; {} may, and can be asked", names.join(" or "))
+            format!("; agents that may: {}", names.join(", "))
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Account {
 
 /// Refusal of a reservation, because less than the amount is left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {metric} budget of {scope} has {left} left of {limit}, and {asked} were asked for", metric = metric.name())]
+#[error("the {metric} budget of {scope} has {left} of {limit} left, but {asked} were requested", metric = metric.name())]
 pub struct Refusal {
     /// Scope of the budget.
     pub scope: Scope,

@@ -15,7 +15,7 @@ pub enum Event {
 
 /// Refusal of an event that is not allowed in the state of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a run that is {state} cannot take `{event:?}`")]
+#[error("a run in state {state} cannot process the event `{event:?}`")]
 pub struct Refusal {
     state: RunState,
     event: Event,

@@ -56,7 +56,7 @@ pub enum Event {
 
 /// Refusal of a log entry that is not allowed in the state of the saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a saga in {state:?} cannot take {event:?}")]
+#[error("a saga in state {state:?} cannot process the event {event:?}")]
 pub struct Refusal {
     state: State,
     event: Event,

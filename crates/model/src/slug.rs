@@ -18,13 +18,15 @@ pub enum SlugError {
     #[error("a name must not be empty")]
     Empty,
     /// Longer than [`Slug::LENGTH_MAX`].
-    #[error("`{0}…` is longer than {max} characters", max = Slug::LENGTH_MAX)]
+    #[error("the name `{0}…` is longer than {max} characters", max = Slug::LENGTH_MAX)]
     TooLong(String),
     /// Does not begin with a lower-case letter.
-    #[error("`{0}` must begin with a lower-case letter")]
+    #[error("the name `{0}` must begin with a lower-case letter")]
     Start(String),
     /// Holds something other than lower-case letters, digits and single inner hyphens.
-    #[error("`{0}` may hold only lower-case letters, digits and single hyphens between them")]
+    #[error(
+        "the name `{0}` may contain only lower-case letters, digits and single hyphens between them"
+    )]
     Character(String),
 }
 

@@ -95,7 +95,7 @@ pub struct HostFacts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AllocationConflict {
     /// Another owner holds it.
-    #[error("{kind} {value} is held by {holder}", kind = kind.name())]
+    #[error("{kind} {value} is in use by {holder}", kind = kind.name())]
     Held {
         /// Kind of resource.
         kind: ResourceKind,
@@ -105,7 +105,7 @@ pub enum AllocationConflict {
         holder: String,
     },
     /// The whole range is in use.
-    #[error("no {kind} is left in {range}: {used} are in use", kind = kind.name())]
+    #[error("no {kind} is free in {range}: {used} are in use", kind = kind.name())]
     Exhausted {
         /// Kind of resource.
         kind: ResourceKind,
@@ -413,11 +413,11 @@ mod tests {
         let error = registry
             .allocate_port(8000, "service:b", "port", &host)
             .unwrap_err();
-        assert_eq!(error.to_string(), "port 8000 is held by service:a");
+        assert_eq!(error.to_string(), "port 8000 is in use by service:a");
         let error = registry
             .allocate_port(9000, "service:b", "port", &host)
             .unwrap_err();
-        assert_eq!(error.to_string(), "port 9000 is held by pid 12 (nginx)");
+        assert_eq!(error.to_string(), "port 9000 is in use by pid 12 (nginx)");
     }
 
     #[test]

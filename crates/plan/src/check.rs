@@ -205,7 +205,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         note(
             Severity::Fatal,
             &subject,
-            "its `egress` cannot be enforced: a process cell shares the host's network; use `cell: sandbox`, or `egress: full` to say that it is open".to_owned(),
+            "its `egress` cannot be enforced: a process cell shares the host's network; use `cell: sandbox`, or accept it with `egress: full`".to_owned(),
         );
     }
     for (address, prefix, seen) in &inventory.host.subnets {
@@ -249,14 +249,14 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
             _ => Severity::Warning,
         };
         let text = format!(
-            "`limits.memory` is {limit}, and this host has {all}, of which {} are kept back; lower it",
+            "`limits.memory` is {limit}, and this host has {all}, of which {} are reserved for the host; lower it",
             house.admission.memory_reserve
         );
         notes.push((severity, subject, text));
     }
     if sum > most {
         let text = format!(
-            "all cells together may use {sum}, and this host has {all}; cells that do not fit wait"
+            "all cells together may use {sum}, but this host has {all}; cells that do not fit wait until memory is free"
         );
         notes.push((Severity::Warning, "agents".to_owned(), text));
     }

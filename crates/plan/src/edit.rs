@@ -34,7 +34,7 @@ pub fn add_agent(
         return Err(vec![
             there
                 .place
-                .mistake(format!("agent `{slug}` is already here")),
+                .mistake(format!("agent `{slug}` already exists in the manifest")),
         ]);
     }
     let (indent, _) = block(text, agents)?;
@@ -119,7 +119,7 @@ pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Ve
     let root = node::parse_yaml(text)?;
     let agents = root.get("agents").filter(|a| !a.is_null());
     if let Some(there) = agents.and_then(|a| a.entries().iter().find(|e| e.key == slug.as_str())) {
-        let text = format!("agent `{slug}` is already here");
+        let text = format!("agent `{slug}` already exists in the manifest");
         return Err(vec![there.place.mistake(text)]);
     }
     let (first, rest) = lines.split_first().unzip();
@@ -225,7 +225,7 @@ pub fn add_schedule(
     };
     match schedules {
         Some(there) if there.value.get(name.as_str()).is_some() => {
-            let text = format!("agent `{slug}` has a schedule `{name}` already");
+            let text = format!("agent `{slug}` already has a schedule `{name}`");
             return Err(vec![there.place.mistake(text)]);
         }
         Some(there) => insert(&mut lines, there, &format!("{name}: {action}")).map_err(odd)?,
@@ -306,7 +306,7 @@ fn insert(lines: &mut Vec<String>, entry: &Entry, piece: &str) -> Result<(), Str
 fn cut(text: &str, entry: &Entry, key: &str) -> Result<String, Vec<Mistake>> {
     let inside = entry.value.entries();
     let odd = |why: &str| {
-        let text = format!("{why}; take `{key}` out of `{}` by hand", entry.key);
+        let text = format!("{why}; remove `{key}` from `{}` by hand", entry.key);
         vec![entry.place.mistake(text)]
     };
     let at = inside.iter().position(|e| e.key == key);

@@ -238,7 +238,7 @@ pub(crate) fn parse_yaml(text: &str) -> Result<Node, Vec<Mistake>> {
                 Kind::Scalar { text, .. } => {
                     if let Some(first) = entries.iter().find(|e| e.key == text) {
                         mistakes.push(node.place.mistake(format!(
-                            "`{text}` stands here a second time; the first is on line {}",
+                            "the key `{text}` is a duplicate; the first is on line {}",
                             first.place.line
                         )));
                     }

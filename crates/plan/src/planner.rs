@@ -129,7 +129,7 @@ impl Planner {
 
     fn fatal(&mut self, subject: &str, conflict: &AllocationConflict) {
         let remedy = match conflict {
-            AllocationConflict::Held { .. } => "choose another or stop the holder",
+            AllocationConflict::Held { .. } => "choose another one, or free this one first",
             AllocationConflict::Exhausted { .. } => "widen the range under `network`",
         };
         self.notes.push(Note {
@@ -405,7 +405,7 @@ fn network_step(
         }
         (None, Some(reason)) if agent.cell.isolates() => {
             let text = format!(
-                "loopback only, because {reason}; the agent API on its own port, the outside by the egress proxy ({}){services}",
+                "loopback only, because {reason}; the agent API on its own port, other hosts through the egress proxy ({}){services}",
                 agent.egress
             );
             (Action::NotApplicable, text)

@@ -180,7 +180,7 @@ fn check_object(fields: &[&Key], node: &Node, path: &str, mistakes: &mut Vec<Mis
 fn unknown(fields: &[&Key], key: &str, at: &str, place: Place) -> Mistake {
     if NOT_BUILT.contains(&key) {
         return place.mistake(format!(
-            "`{at}` is not built yet; this version refuses it rather than ignore it"
+            "`{at}` is not built yet; remove it from the manifest"
         ));
     }
     let nearest = fields

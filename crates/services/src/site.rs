@@ -155,7 +155,9 @@ async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: Pa
         .unwrap_or(u64::MAX);
     let left = guest.consumer.bytes.saturating_sub(kept);
     let Some(bytes) = door::read_body(request.into_body(), FILE_MAX.min(left)).await else {
-        let text = format!("a file has at most {FILE_MAX} bytes, and {left} of yours are left");
+        let text = format!(
+            "a file may have at most {FILE_MAX} bytes, and {left} bytes of this site's quota are left"
+        );
         return text_response(StatusCode::INSUFFICIENT_STORAGE, text);
     };
     let written = tokio::task::spawn_blocking(move || publish(&place, &bytes)).await;

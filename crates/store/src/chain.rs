@@ -135,7 +135,10 @@ impl ChainVerifier {
             return wrong(expected, &format!("entry {expected} is missing"));
         }
         if entry.prev != self.verdict.head {
-            return wrong(entry.seq, "it does not continue the entry before it");
+            return wrong(
+                entry.seq,
+                "its `prev` hash is not the hash of the previous entry",
+            );
         }
         let hash = entry_hash(
             &entry.prev,
@@ -147,7 +150,7 @@ impl ChainVerifier {
             &entry.detail,
         )?;
         if hash != entry.hash {
-            return wrong(entry.seq, "its content does not fit its hash");
+            return wrong(entry.seq, "its content does not match its hash");
         }
         while let Some((seq, hash, signature)) =
             self.checkpoints.next_if(|(seq, ..)| *seq == entry.seq)
@@ -159,7 +162,10 @@ impl ChainVerifier {
                 })
             });
             if !signed || hash != entry.hash {
-                return wrong(entry.seq, "the signed checkpoint does not fit");
+                return wrong(
+                    entry.seq,
+                    "the signed checkpoint for this entry does not match its hash or the signing key",
+                );
             }
             self.verdict.checkpoints += 1;
         }

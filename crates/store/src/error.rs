@@ -23,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     Approval(#[from] abbey_engine::approval::Refusal),
     /// A result is missing fields that the delegation expects.
-    #[error("the result is missing {}; give each as a field of `data`", missing.join(", "))]
+    #[error("the result lacks the required fields {}; pass each as a field of `data`", missing.join(", "))]
     Handoff {
         /// Names of the fields.
         missing: Vec<String>,
@@ -47,7 +47,7 @@ pub enum Error {
         name: String,
     },
     /// The name is taken.
-    #[error("there is a {what} `{name}` already")]
+    #[error("a {what} `{name}` already exists")]
     Exists {
         /// Kind of object.
         what: &'static str,
@@ -55,7 +55,9 @@ pub enum Error {
         name: String,
     },
     /// The caller saw an older version.
-    #[error("{what} changed meanwhile: you saw version {seen}, it is now {current}; read it again")]
+    #[error(
+        "{what} has changed: the request is based on version {seen}, the current version is {current}; read it again"
+    )]
     Stale {
         /// Object that changed.
         what: String,
@@ -65,10 +67,10 @@ pub enum Error {
         current: u64,
     },
     /// The same idempotency key came with another request.
-    #[error("the idempotency key `{0}` was used for a different request")]
+    #[error("the idempotency key `{0}` was already used for a different request; send a new key")]
     KeyReused(String),
     /// The agent has as many runs as it may have.
-    #[error("{agent} already has {running} runs, which is its limit; wait until one is over")]
+    #[error("{agent} already has {running} runs, which is its limit; wait until one has ended")]
     Busy {
         /// Slug of the agent.
         agent: Slug,
@@ -76,10 +78,10 @@ pub enum Error {
         running: u32,
     },
     /// A model call belongs to a run without a valid lease.
-    #[error("run {0} has no live lease, so no model can be called for it")]
+    #[error("run {0} has no valid lease, so it may not call a model")]
     NoLease(String),
     /// The disk of the state file is full.
-    #[error("no space is left for the state in `{0}`; free some, nothing was lost")]
+    #[error("no disk space is left for the state in `{0}`; free some space; nothing was lost")]
     DiskFull(PathBuf),
     /// The file is not a sound database of this house.
     #[error(
@@ -93,7 +95,7 @@ pub enum Error {
     },
     /// The file was written by a newer version.
     #[error(
-        "the state file `{path}` has format {found}, this version knows {known}; use a newer abbey"
+        "the state file `{path}` has format {found}, but this version of Abbey reads only formats up to {known}; install a newer version"
     )]
     Newer {
         /// Path of the file.
@@ -104,7 +106,9 @@ pub enum Error {
         known: i64,
     },
     /// The bundled database is too old.
-    #[error("SQLite {0} has a fault that can damage state; 3.51.3 or newer is needed")]
+    #[error(
+        "SQLite {0} has a bug that can damage the database; version 3.51.3 or newer is required"
+    )]
     OldSqlite(String),
     /// A file could not be used.
     #[error("could not {what} `{path}`")]
@@ -118,19 +122,19 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The database failed.
-    #[error("the database failed")]
+    #[error("a database operation failed")]
     Database(#[source] DatabaseError),
     /// The host gave no random bytes.
-    #[error("the host gives no random bytes")]
+    #[error("cannot get random bytes from the kernel")]
     Entropy(#[source] std::io::Error),
     /// A row does not hold what the schema promises.
-    #[error("a row of the database is not readable: {0}")]
+    #[error("a row of the database has invalid content: {0}")]
     Row(String),
     /// The time zone is not known.
     #[error("`{0}` is not a known time zone")]
     TimeZone(String),
     /// The store has been closed.
-    #[error("the store is closed")]
+    #[error("the database is closed, since the control plane is shutting down")]
     Closed,
 }
 

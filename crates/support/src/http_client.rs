@@ -19,13 +19,13 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The connection failed, so nothing was sent.
-    #[error("no connection: {0}")]
+    #[error("cannot connect: {0}")]
     Connect(String),
     /// The request was sent, and no response began.
-    #[error("no answer: {0}")]
+    #[error("no response was received: {0}")]
     NoAnswer(String),
     /// A response began, and it ended early or was longer than allowed.
-    #[error("the answer was cut off or too long: {0}")]
+    #[error("the response was incomplete or too long: {0}")]
     Answer(String),
 }
 

@@ -8,10 +8,10 @@ use unic_langid::LanguageIdentifier;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocaleError {
     /// Not a language tag.
-    #[error("`{0}` is no language tag; write it as `sl-SI`")]
+    #[error("`{0}` is not a language tag; write it like `sl-SI`")]
     Tag(String),
     /// Not a name of a POSIX locale.
-    #[error("`{0}` is no locale of the system; write it as `sl_SI.UTF-8`")]
+    #[error("`{0}` is not a system locale; write it like `sl_SI.UTF-8`")]
     System(String),
     /// A locale with another encoding than UTF-8.
     #[error("`{0}` is not in UTF-8; write it as `{1}.UTF-8`")]

@@ -31,7 +31,7 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
     let args: Value = json!(offer.args);
     if let Err(wrong) = crate::skill::check_arguments(&skill.args, &args) {
         return skill_failed(format!(
-            "the arguments do not fit skill `{}`: {wrong}",
+            "the arguments are not valid for skill `{}`: {wrong}",
             skill.name
         ));
     }

@@ -289,9 +289,9 @@ pub(super) fn restore_checkpoint(checkpoint: &str, into: &str) -> Outcome {
     let Some((name, tree)) = found else {
         let names: Vec<&str> = all.iter().map(|(n, _)| n.as_str()).collect();
         return Err(match names.as_slice() {
-            [] => "there is no checkpoint yet".to_owned(),
+            [] => "no checkpoint has been created yet".to_owned(),
             names => format!(
-                "there is no checkpoint `{checkpoint}`; there are {}",
+                "there is no checkpoint `{checkpoint}`; existing checkpoints: {}",
                 names.join(", ")
             ),
         });

@@ -197,8 +197,8 @@ pub(super) async fn report_firewall_status() -> Outcome {
     let data = read_fact("firewall", json!({})).await?;
     let cells = list(&data, "cells");
     let mut text = match data["stood"].as_bool() {
-        Some(true) => "the firewall stands as the plan says".to_owned(),
-        _ => "the firewall was not as the plan says, and stands again".to_owned(),
+        Some(true) => "the firewall rules match the plan".to_owned(),
+        _ => "the firewall rules differed from the plan and were restored".to_owned(),
     };
     let _to_a_string = write!(text, "; {} cells are behind it", cells.len());
     for cell in cells {

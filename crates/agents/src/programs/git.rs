@@ -96,7 +96,7 @@ fn open_repository(repository: &str) -> Result<PathBuf, String> {
         .map_err(|e| format!("repository `{repository}`: {e}"))?;
     if !path.starts_with(&workspace) || path == workspace {
         return Err(format!(
-            "repository `{repository}` lies outside the workspace"
+            "repository `{repository}` is outside the workspace"
         ));
     }
     run_for_output(&path, &["rev-parse", "--git-dir"])

@@ -152,7 +152,7 @@ fn list_backups() -> Result<Vec<PathBuf>, String> {
 fn database_size() -> Result<u64, String> {
     let text = psql("SELECT pg_database_size(current_database());")?;
     text.parse()
-        .map_err(|_| format!("the server said `{text}` where a size was asked for"))
+        .map_err(|_| format!("the server answered `{text}` instead of a size"))
 }
 
 /// Program `db-vacuum`: vacuums and analyzes the database, and reports its size before and after.

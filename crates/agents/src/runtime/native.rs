@@ -20,7 +20,10 @@ pub(super) static SPEC: RuntimeSpec = RuntimeSpec {
         within_microvm: Millis::from_secs(180),
     },
     stop_grace: Millis::from_secs(10),
-    exit_codes: &[(1, "the driver could not start; the cell's log says why")],
+    exit_codes: &[(
+        1,
+        "the driver could not start; the log of the cell shows the reason",
+    )],
 };
 
 fn environment(cell: &CellEnvironment<'_>) -> Vec<(String, String)> {

@@ -1,6 +1,6 @@
 //! `abbey activity`: shows, verifies and exports the audit log.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
 use abbey_api::headers::LastEventId;
@@ -35,30 +35,32 @@ pub(crate) enum ActivityCommand {
 
 fn print_entry(json: bool, entry: &EntryView) {
     if json {
-        output::line(&serde_json::to_string(entry).unwrap_or_default());
+        output::print_line(&serde_json::to_string(entry).unwrap_or_default());
     } else {
-        output::line(&format!(
+        output::print_line(&format!(
             "{:>6} {} {} {} {} {}",
             entry.seq, entry.at, entry.actor, entry.action, entry.entity, entry.detail
         ));
     }
 }
 
+/// `abbey activity`: prints entries of the audit log, as they arrive with `--follow`; `verify` checks every hash
+/// and signature (exit code 1 if one is wrong), `export` prints all entries as JSON Lines.
 pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     match args.command {
         Some(ActivityCommand::Verify) => {
             let client = client.timeout(Duration::from_secs(600));
             let doc = client.activity().verify().await?;
             if json {
-                output::json(&doc);
+                output::print_json(&doc);
             } else if doc.ok {
-                output::line(&format!(
+                output::print_line(&format!(
                     "ok: {} entries, {} signed checkpoints, head {}",
                     doc.entries, doc.checkpoints, doc.head
                 ));
             } else {
-                output::line(&format!(
+                output::print_line(&format!(
                     "entry {} does not verify: {}",
                     doc.first_bad.unwrap_or(0),
                     doc.why.clone().unwrap_or_default()
@@ -100,7 +102,9 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
                     seen = event.id.parse().unwrap_or(seen);
                     match serde_json::from_str::<EntryView>(&event.data) {
                         Ok(entry) => print_entry(json, &entry),
-                        Err(_) => output::say(&format!("{}: {}", event.event, event.data)),
+                        Err(_) => {
+                            output::print_message(&format!("{}: {}", event.event, event.data))
+                        }
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,11 +1,13 @@
 //! `abbey agent`: adds, moves and shows agents.
 
 use crate::commands::agent_lifecycle::{self, CloneArgs, RestoreArgs, RmArgs};
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::fleet_output::print_fleet;
-use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
-use crate::output::{self, say, table};
+use crate::fleet_output::print_agents;
+use crate::manifest_file::{
+    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+};
+use crate::output::{self, print_message, print_table};
 use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, Subcommand};
@@ -47,6 +49,8 @@ pub(crate) enum AgentCommand {
     },
 }
 
+/// `abbey agent`: runs a subcommand that adds, removes, clones, restores, shows or moves an agent, or rotates its
+/// credential.
 pub(crate) async fn cmd_agent(home: &Home, json: bool, command: AgentCommand) -> Outcome {
     match command {
         AgentCommand::New(args) => new(home, json, &args).await,
@@ -87,40 +91,40 @@ pub(crate) struct AgentMoveArgs {
 }
 
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
-    let name = slug(&args.agent)?;
-    let edited = edit(&args.file, |text| {
+    let name = parse_slug(&args.agent)?;
+    let edited = edit_manifest(&args.file, |text| {
         manifest::add_agent(
             text,
             &name,
             args.template.as_deref(),
             args.reports_to.as_deref(),
         )
-        .map_err(|m| mistakes(&m))
+        .map_err(|m| manifest_failure(&m))
     })?;
-    apply_edit(home, &args.file, edited, None, show(json)).await
+    apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await
 }
 
 /// Changes to whom an agent reports.
 async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
-    let name = slug(&args.agent)?;
-    let edited = edit(&args.file, |text| {
+    let name = parse_slug(&args.agent)?;
+    let edited = edit_manifest(&args.file, |text| {
         let edited = match args.to.as_str() {
             "operator" => manifest::remove_key(text, &name, "reports_to"),
-            above => manifest::set_key(text, &name, "reports_to", slug(above)?.as_str()),
+            above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),
         };
-        edited.map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+        edited.map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
-    apply_edit(home, &args.file, edited, None, show(json)).await
+    apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await
 }
 
 async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     if effective {
         let doc = client.agents().effective(agent).await?;
         if json {
-            output::json(&doc);
+            output::print_json(&doc);
         } else {
-            table(
+            print_table(
                 &["KEY", "VALUE", "ORIGIN"],
                 doc.values
                     .into_iter()
@@ -133,9 +137,9 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
     }
     let view = client.agents().show(agent).await?;
     if json {
-        output::json(&view);
+        output::print_json(&view);
     } else {
-        print_fleet(&FleetDoc {
+        print_agents(&FleetDoc {
             version: VERSION,
             house: String::new(),
             generation: 0,
@@ -147,12 +151,15 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
 }
 
 async fn rotate_credential(home: &Home, json: bool, agent: &str) -> Outcome {
-    let doc = client(home)?.agents().rotate_credential(agent).await?;
+    let doc = operator_client(home)?
+        .agents()
+        .rotate_credential(agent)
+        .await?;
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
     } else {
-        say(&format!(
-            "agent `{agent}` has a new credential; `abbey restart {agent}` makes it use it; the old one expires in {} s",
+        print_message(&format!(
+            "agent `{agent}` has a new credential; run `abbey restart {agent}` so that the agent uses it; the old one expires in {} s",
             doc.overlap_ms / 1000
         ));
     }

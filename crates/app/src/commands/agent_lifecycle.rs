@@ -1,10 +1,12 @@
 //! `abbey agent clone`, `rm` and `restore`: agents made like another, taken out, and brought back.
 
 use crate::agent_files::{send_bundle_files, write_charter};
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
-use crate::output::{Progress, say};
+use crate::manifest_file::{
+    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+};
+use crate::output::{Progress, print_message};
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
@@ -53,42 +55,45 @@ pub(crate) struct RestoreArgs {
     pub(crate) file: PathBuf,
 }
 
-/// Clones an agent: its manifest entry, charter and identity files. Credentials, logins, channels, schedules and the
-/// display name are not copied; a database that it uses is not shared either, the clone gets its own.
+/// `abbey agent clone`: copies the manifest entry, charter and identity files of an agent to a new agent, and
+/// applies the manifest. Credentials, logins, channels, schedules and the display name are not copied; the clone
+/// gets its own databases.
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
-    let (from, new) = (slug(&args.agent)?, slug(&args.new)?);
-    let client = client(home)?;
+    let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
+    let client = operator_client(home)?;
     let bundle = client.agents().export_bundle(from.as_str()).await?;
-    let edited = edit(&args.file, |text| {
+    let edited = edit_manifest(&args.file, |text| {
         let entry = manifest::agent_entry(text, &from)
-            .map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))?;
-        let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| mistakes(&m))?;
+            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))?;
+        let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| manifest_failure(&m))?;
         // A share of the budget belongs to one agent; two of the same share may exceed the whole.
         let shares = manifest::has_value_at(&text, &new, &["budget", "share"]);
         let budget = shares.then_some("budget");
         for key in KEYS_NOT_CLONED.into_iter().chain(budget) {
-            text = manifest::remove_key(&text, &new, key).map_err(|m| mistakes(&m))?;
+            text = manifest::remove_key(&text, &new, key).map_err(|m| manifest_failure(&m))?;
         }
         Ok(text)
     })?;
-    let code = apply_edit(home, &args.file, edited, None, show(json)).await?;
+    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await?;
     if code == exit::OK {
         send_bundle_files(&client, new.as_str(), bundle.files).await?;
     }
     Ok(code)
 }
 
-/// Removes an agent: waits for its current task, then reports what is kept and what is left over.
+/// `abbey agent rm`: removes an agent from the manifest once its current task has ended, applies the manifest, and
+/// prints which files are kept. Exit code 7 if resources of the agent are left over.
 pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outcome {
-    let name = slug(&args.agent)?;
-    let edited = edit(&args.file, |text| {
-        manifest::remove_agent(text, &name).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+    let name = parse_slug(&args.agent)?;
+    let edited = edit_manifest(&args.file, |text| {
+        manifest::remove_agent(text, &name)
+            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
-    let client = client(home)?;
+    let client = operator_client(home)?;
     if !args.now {
         wait_until_drained(&client, name.as_str(), Duration::from_secs(args.within)).await?;
     }
-    let code = apply_edit(home, &args.file, edited, None, show(json)).await;
+    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await;
     let code = match code {
         Ok(exit::OK) => exit::OK,
         // The plan was refused, so the agent stays: end the draining.
@@ -99,7 +104,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     };
     let left = client.agents().leftovers(name.as_str()).await?;
     if let Some(stamp) = left.removed.last() {
-        say(&format!(
+        print_message(&format!(
             "its files are kept in {}/{name}-{stamp}; `abbey agent restore {name}` restores the agent",
             left.place
         ));
@@ -109,19 +114,19 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
             || "is being removed".to_owned(),
             |t| format!("is kept until {t}"),
         );
-        say(&format!(
+        print_message(&format!(
             "{} of service {} {until}",
             kept.name, kept.service
         ));
     }
     if !left.tasks.is_empty() {
-        say(&format!(
+        print_message(&format!(
             "no agent works on {} any more; `abbey task show` shows the task",
             left.tasks.join(", ")
         ));
     }
     for leftover in &left.leftovers {
-        say(&format!(
+        print_message(&format!(
             "left over: {leftover}; `abbey doctor --fix` removes it"
         ));
     }
@@ -138,7 +143,7 @@ async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Re
     while let Some(task) = &agent.task {
         if Instant::now() >= until {
             progress.end();
-            say(&format!(
+            print_message(&format!(
                 "{task} has not ended in time; it is interrupted and returns to the queue"
             ));
             return Ok(());
@@ -151,10 +156,11 @@ async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Re
     Ok(())
 }
 
-/// Restores a removed agent: its last manifest entry, its files, and new credentials.
+/// `abbey agent restore`: restores a removed agent with its last manifest entry, its files and new credentials.
+/// Exit code 4 if the agent exists.
 pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArgs) -> Outcome {
-    let name = slug(&args.agent)?;
-    let client = client(home)?;
+    let name = parse_slug(&args.agent)?;
+    let client = operator_client(home)?;
     let entry = client.agents().entry(name.as_str()).await?;
     if entry.present {
         return Err(Failure::plain(format!(
@@ -162,8 +168,8 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         ))
         .with_code(exit::CONFLICT));
     }
-    let edited = edit(&args.file, |text| {
-        manifest::add_entry(text, &name, &entry.entry).map_err(|m| mistakes(&m))
+    let edited = edit_manifest(&args.file, |text| {
+        manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))
     })?;
     write_charter(&args.file, &edited, &name, &entry.charter)?;
     abbey_daemon::check_manifest(&edited)?;
@@ -171,12 +177,12 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         stamp: args.at.clone(),
     };
     let restored = client.agents().restore(name.as_str(), &body).await?;
-    let code = apply_edit(home, &args.file, edited, None, show(json)).await?;
+    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await?;
     if code == exit::OK {
         let of = restored
             .stamp
             .map_or_else(String::new, |s| format!(" of {s}"));
-        say(&format!("agent `{name}` is restored with its files{of}"));
+        print_message(&format!("agent `{name}` is restored with its files{of}"));
     }
     Ok(code)
 }

@@ -1,10 +1,10 @@
 //! `abbey start`, `stop`, `restart`, `pause` and `resume`: the desired state of agents.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::control_plane::DOWN_WITHIN;
 use crate::exit::{self, Failure, Outcome};
-use crate::fleet_output::print_fleet;
-use crate::output::{self, Progress, say};
+use crate::fleet_output::print_agents;
+use crate::output::{self, Progress, print_message};
 use abbey_api::{AgentView, FleetQuery};
 use abbey_daemon::Home;
 use abbey_model::Presence;
@@ -26,13 +26,16 @@ pub(crate) struct AgentsArgs {
 /// Most requests that are under way at the same time.
 const CONCURRENT_REQUESTS: usize = 8;
 
+/// `abbey start`, `stop`, `restart`, `pause` and `resume`: sets the desired state of agents, waits at most 60
+/// seconds until they reach it, and prints their table. Exit code is that of the last agent for which the request
+/// failed.
 pub(crate) async fn cmd_set_agent_state(
     home: &Home,
     json: bool,
     verb: &str,
     args: &AgentsArgs,
 ) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
         fleet.agents.iter().map(|a| a.name.clone()).collect()
@@ -86,9 +89,9 @@ pub(crate) async fn cmd_set_agent_state(
         if waiting.is_empty() || Instant::now() >= until {
             progress.end();
             if json {
-                output::json(&fleet)
+                output::print_json(&fleet)
             } else {
-                print_fleet(&fleet)
+                print_agents(&fleet)
             }
             break;
         }
@@ -98,7 +101,7 @@ pub(crate) async fn cmd_set_agent_state(
     let mut code = exit::OK;
     for (name, error) in failures {
         let failure = Failure::from(error);
-        say(&format!("{verb} {name}:"));
+        print_message(&format!("{verb} {name}:"));
         failure.print();
         code = failure.code();
     }

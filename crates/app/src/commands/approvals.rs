@@ -1,6 +1,6 @@
 //! `abbey approvals`: lists requests for approval, and decides them.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
 use abbey_api::{ApprovalView, ApprovalsQuery, DecideBody, Silence};
@@ -31,13 +31,14 @@ pub(crate) struct DecideArgs {
     pub(crate) note: Option<String>,
 }
 
+/// `abbey approvals`: lists approval requests, or approves, denies or returns one for revision.
 pub(crate) async fn cmd_approvals(
     home: &Home,
     json: bool,
     all: bool,
     command: Option<ApprovalCommand>,
 ) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let command = match command {
         None => {
             let query = ApprovalsQuery {
@@ -46,8 +47,8 @@ pub(crate) async fn cmd_approvals(
             };
             let doc = client.approvals().list(&query).await?;
             match json {
-                true => output::json(&doc),
-                false if doc.approvals.is_empty() => output::line(
+                true => output::print_json(&doc),
+                false if doc.approvals.is_empty() => output::print_line(
                     "no requests wait for a decision; `abbey approvals --all` lists the decided ones",
                 ),
                 false => doc.approvals.iter().for_each(print_approval),
@@ -69,7 +70,7 @@ pub(crate) async fn cmd_approvals(
         }
     };
     match json {
-        true => output::json(&view),
+        true => output::print_json(&view),
         false => print_approval(&view),
     }
     Ok(exit::OK)
@@ -77,15 +78,15 @@ pub(crate) async fn cmd_approvals(
 
 /// Prints everything that a decision needs.
 fn print_approval(view: &ApprovalView) {
-    output::line(&format!(
+    output::print_line(&format!(
         "{} {}: agent {} requests `{}` for {}",
         view.id, view.state, view.agent, view.action, view.task
     ));
-    output::line(&format!("  arguments: {}", view.args));
+    output::print_line(&format!("  arguments: {}", view.args));
     if !view.why.is_empty() {
-        output::line(&format!("  reason: {}", view.why));
+        output::print_line(&format!("  reason: {}", view.why));
     }
-    output::line(&format!(
+    output::print_line(&format!(
         "  {} {} unless decided before; digest {}",
         if view.silence == Silence::Approve {
             "approved at"
@@ -100,6 +101,6 @@ fn print_approval(view: &ApprovalView) {
             .note
             .as_deref()
             .map_or_else(String::new, |n| format!(": {n}"));
-        output::line(&format!("  decided by {by} at {at}{note}"));
+        output::print_line(&format!("  decided by {by} at {at}{note}"));
     }
 }

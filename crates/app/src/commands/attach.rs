@@ -1,6 +1,6 @@
 //! `abbey attach`: the terminal of a cell on this one.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::TerminalQuery;
@@ -62,14 +62,15 @@ fn keys() -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
-/// Relays keys and output until the viewer detaches or the program ends.
+/// `abbey attach`: relays keys and output between this terminal and that of an agent or `service/NAME`, until
+/// Ctrl-] or until the program ends.
 pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
     let (rows, columns) = size();
     let terminal = TerminalQuery {
         rows: Some(rows),
         columns: Some(columns),
     };
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let connection = match name.split_once('/') {
         Some(("service", name)) => client.services().attach(name, &terminal).await?,
         _ => client.agents().attach(name, &terminal).await?,
@@ -77,7 +78,7 @@ pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
     let (mut output_stream, mut typed) = tokio::io::split(TokioIo::new(connection));
     let by_hand = std::io::stdin().is_terminal();
     if by_hand {
-        output::say("attached; Ctrl-] detaches");
+        output::print_message("attached; Ctrl-] detaches");
     }
     let raw = by_hand.then(Raw::enter).flatten();
     let cannot =
@@ -113,7 +114,7 @@ pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
     };
     drop(raw);
     if by_hand {
-        output::say(if ended {
+        output::print_message(if ended {
             "the program has ended"
         } else {
             "detached; the program keeps running"

@@ -1,6 +1,6 @@
 //! `abbey backup` and `abbey restore`: the state and the agents' files in one archive.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::{BackupBody, VERSION};
@@ -8,6 +8,8 @@ use abbey_daemon::Home;
 use std::path::Path;
 use std::time::Duration;
 
+/// `abbey backup`: writes a backup of the running house into a new archive and prints its hash. Exit code 4 if the
+/// file exists.
 pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let exists = || {
@@ -22,7 +24,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     let made = home
         .backups_dir()
         .join(format!("asked-{}.tar", std::process::id()));
-    let client = client(home)?.timeout(Duration::from_secs(600));
+    let client = operator_client(home)?.timeout(Duration::from_secs(600));
     let body = BackupBody {
         path: made.display().to_string(),
     };
@@ -44,9 +46,9 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     })?;
     doc.path = path.display().to_string();
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
     } else {
-        output::line(&format!(
+        output::print_line(&format!(
             "{} ({} bytes), state hash {}",
             doc.path, doc.bytes, doc.state_hash
         ));
@@ -54,15 +56,18 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     Ok(exit::OK)
 }
 
+/// `abbey restore`: restores a backup into a home that has no state, without a control plane, and prints the hash
+/// of the state.
 pub(crate) async fn cmd_restore(home: &Home, json: bool, file: &Path) -> Outcome {
     let (root, from) = (home.root().to_owned(), file.to_owned());
     let restored =
         tokio::task::spawn_blocking(move || abbey_daemon::restore_backup(root, &from)).await;
-    let hash = restored.map_err(|e| Failure::plain(e.to_string()))??;
+    let hash =
+        restored.map_err(|e| Failure::plain(format!("cannot restore the backup: {e}")))??;
     if json {
-        output::json(&serde_json::json!({ "version": VERSION, "state_hash": hash }));
+        output::print_json(&serde_json::json!({ "version": VERSION, "state_hash": hash }));
     } else {
-        output::line(&format!(
+        output::print_line(&format!(
             "restored into {}, state hash {hash}",
             home.root().display()
         ));

@@ -1,8 +1,8 @@
 //! `abbey budget`: limits, spending and reservations.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{BudgetScope, BudgetsQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -17,12 +17,14 @@ pub(crate) enum BudgetCommand {
     Report,
 }
 
+/// `abbey budget`: prints limits, spending and reservations; `show` of the house and agents, `report` also of tasks
+/// and runs.
 pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) -> Outcome {
     print_budgets(home, json, matches!(command, BudgetCommand::Report)).await
 }
 
 async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let mut doc = client.budgets().list(&BudgetsQuery::default()).await?;
     while let Some(cursor) = doc.cursor.take() {
         let query = BudgetsQuery {
@@ -38,7 +40,7 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
             .retain(|s| s.scope == "house" || s.scope.starts_with("agent:"));
     }
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
     let row = |s: &BudgetScope| {
@@ -53,10 +55,10 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
             s.spent.to_string(),
             s.reserved.to_string(),
             s.state.to_string(),
-            dash(s.resets_at),
+            text_or_dash(s.resets_at),
         ]
     };
-    table(
+    print_table(
         &[
             "SCOPE",
             "METRIC",

@@ -1,6 +1,6 @@
 //! `abbey delegate`: gives a task to an agent by name.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::task_output::{print_task, wait_for_end};
 use abbey_api::DelegateBody;
@@ -41,9 +41,10 @@ pub(crate) struct DelegateArgs {
     pub(crate) idempotency_key: Option<String>,
 }
 
-/// Gives a task to an agent by name.
+/// `abbey delegate`: adds a task for the named agent and prints it; with `--wait` when it has ended, with the exit
+/// codes of `abbey task add --wait`.
 pub(crate) async fn cmd_delegate(home: &Home, json: bool, args: DelegateArgs) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let body = DelegateBody {
         to: args.agent,
         text: args.text,

@@ -1,8 +1,8 @@
 //! `abbey document`: lists, shows and writes shared documents.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{
     DocumentBody, DocumentQuery, DocumentType, DocumentView, DocumentsDoc, DocumentsQuery,
 };
@@ -40,13 +40,14 @@ pub(crate) enum DocumentCommand {
     },
 }
 
+/// `abbey document`: lists shared documents, prints one, or writes a new version of one.
 pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentCommand) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     match command {
         DocumentCommand::List => {
             let doc = client.documents().list(&DocumentsQuery::default()).await?;
             match json {
-                true => output::json(&doc),
+                true => output::print_json(&doc),
                 false => list(&doc),
             }
         }
@@ -54,8 +55,8 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
             let query = DocumentQuery { version };
             let doc = client.documents().show(&document, &query).await?;
             match json {
-                true => output::json(&doc),
-                false => output::line(doc.text.trim_end()),
+                true => output::print_json(&doc),
+                false => output::print_line(doc.text.trim_end()),
             }
         }
         DocumentCommand::Write {
@@ -85,8 +86,8 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
             let body = DocumentBody { text, seen };
             let doc = client.documents().write(&document, &body, None).await?;
             match json {
-                true => output::json(&doc),
-                false => output::line(&format!(
+                true => output::print_json(&doc),
+                false => output::print_line(&format!(
                     "document `{document}` is at version {}",
                     doc.document.newest
                 )),
@@ -102,12 +103,12 @@ fn list(doc: &DocumentsDoc) {
             d.name.clone(),
             d.kind.to_string(),
             d.newest.to_string(),
-            dash(d.author.clone()),
+            text_or_dash(d.author.clone()),
             d.writers.join(", "),
             d.readers.join(", "),
         ]
     };
-    table(
+    print_table(
         &["DOCUMENT", "KIND", "NEWEST", "BY", "WRITERS", "READERS"],
         doc.documents.iter().map(row).collect(),
         "no documents; the key `documents` of the manifest declares them",

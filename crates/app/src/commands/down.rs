@@ -1,27 +1,29 @@
 //! `abbey down`: stops every agent, every service and the control plane.
 
-use crate::connect::{client, is_up};
-use crate::control_plane::{ensure_up, take_down};
+use crate::connect::{is_control_plane_up, operator_client};
+use crate::control_plane::{ensure_control_plane_up, shut_down_house};
 use crate::exit::{self, Outcome};
-use crate::output::{self, say};
+use crate::output::{self, print_message};
 use abbey_api::VERSION;
 use abbey_daemon::Home;
 
+/// `abbey down`: stops all agents, services and the control plane, and waits until they have exited. Exit code 0 if
+/// no house is running.
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
-    if !is_up(home).await && !home.database_file().exists() {
-        say(&format!(
+    if !is_control_plane_up(home).await && !home.database_file().exists() {
+        print_message(&format!(
             "no house is running in `{}`",
             home.root().display()
         ));
         return Ok(exit::OK);
     }
     // A control plane or hostd that was killed may have left cells: recover them first, then stop them.
-    ensure_up(home).await?;
-    take_down(home, &client(home)?).await?;
+    ensure_control_plane_up(home).await?;
+    shut_down_house(home, &operator_client(home)?).await?;
     if json {
-        output::json(&serde_json::json!({ "version": VERSION, "down": true }));
+        output::print_json(&serde_json::json!({ "version": VERSION, "down": true }));
     } else {
-        say("the house is down; its state is kept");
+        print_message("the house is down; its state is kept");
     }
     Ok(exit::OK)
 }

@@ -1,9 +1,9 @@
 //! `abbey export`: writes an agent's bundle into a directory.
 
 use crate::agent_files::{ENTRY_FILE, create_file};
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, say};
+use crate::output::{self, print_message};
 use abbey_daemon::Home;
 use clap::Args;
 use std::fs;
@@ -17,9 +17,10 @@ pub(crate) struct ExportArgs {
     pub(crate) to: PathBuf,
 }
 
-/// Writes the bundle of an agent: its manifest entry, and identity files in a layout that other tools read as well.
+/// `abbey export`: writes the bundle of an agent (manifest entry, charter and identity files, no credentials) into
+/// a new directory. Exit code 4 if it exists.
 pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let entry = client.agents().entry(&args.agent).await?;
     let bundle = client.agents().export_bundle(&args.agent).await?;
     if args.to.exists() {
@@ -39,11 +40,11 @@ pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Ou
     fs::rename(&new, &args.to)
         .map_err(|e| Failure::plain(format!("cannot create `{}`: {e}", args.to.display())))?;
     for left in &bundle.left_out {
-        say(&format!("left out: {left}"));
+        print_message(&format!("left out: {left}"));
     }
     match json {
-        true => output::json(&bundle),
-        false => say(&format!(
+        true => output::print_json(&bundle),
+        false => print_message(&format!(
             "agent `{}` is exported to {}: manifest entry, charter and {} more files, without credentials",
             args.agent,
             args.to.display(),

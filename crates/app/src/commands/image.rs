@@ -52,10 +52,11 @@ fn failed(error: abbey_cells::Error) -> Failure {
     Failure::from(abbey_daemon::Error::Cell(error))
 }
 
-/// Works on the image directory in this process, without the control plane: images belong to the operator.
+/// `abbey image`: builds, imports, lists, verifies or removes microVM images in the home, without the control
+/// plane.
 pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outcome {
     let images = home.root().join("images");
-    let told = |image: &Image, done: &str| match json {
+    let print_image = |image: &Image, done: &str| match json {
         true => println!("{}", serde_json::json!(image)),
         false => {
             println!("{done} `{}`: {}, {}", image.name, image.suite, image.kernel);
@@ -71,13 +72,14 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             include,
         } => {
             let recipe = ImageRecipe { suite, include };
-            let tell = |what: &str| eprintln!("{what}");
-            let image = image::build_image(&images, &name, &recipe, &tell).map_err(failed)?;
-            told(&image, "built");
+            let report_step = |what: &str| eprintln!("{what}");
+            let image =
+                image::build_image(&images, &name, &recipe, &report_step).map_err(failed)?;
+            print_image(&image, "built");
         }
         ImageCommand::Import { from, name } => {
             let image = image::import_image(&images, &name, &from).map_err(failed)?;
-            told(&image, "imported");
+            print_image(&image, "imported");
         }
         ImageCommand::List => {
             let all = image::list_images(&images).map_err(failed)?;
@@ -95,7 +97,7 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
         }
         ImageCommand::Verify { name } => {
             let image = image::verify_image(&images, &name).map_err(failed)?;
-            told(&image, "verified");
+            print_image(&image, "verified");
         }
         ImageCommand::Remove { name } => {
             image::remove_image(&images, &name).map_err(failed)?;

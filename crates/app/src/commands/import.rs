@@ -1,10 +1,12 @@
 //! `abbey import`: agents of another installation become agents of the manifest, through a plan like every other agent.
 
 use crate::agent_files::{create_file, send_bundle_files};
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
-use crate::output::{self, say, table};
+use crate::manifest_file::{
+    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+};
+use crate::output::{self, print_message, print_table};
 use abbey_api::HouseQuery;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, BundleFile, VERSION};
@@ -32,16 +34,18 @@ pub(crate) struct ImportArgs {
     pub(crate) file: PathBuf,
 }
 
+/// `abbey import`: reads the agents of another installation, prints the import report, and unless `--dry-run` adds
+/// them to the manifest and applies it. Exit code 4 if a name is in use or the manifest would be invalid.
 pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
-    let text = edit(&args.file, |text| Ok(text.to_owned()))?;
-    let house = manifest::parse(&text).map_err(|m| mistakes(&m).with_code(exit::USAGE))?;
+    let text = edit_manifest(&args.file, |text| Ok(text.to_owned()))?;
+    let house = manifest::parse(&text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
     let taken = house.agents.keys().chain(house.services.keys());
     let here = TargetHouse {
         taken: taken.cloned().collect(),
         providers: house.providers.keys().cloned().collect(),
-        named: args.named.as_deref().map(slug).transpose()?,
+        named: args.named.as_deref().map(parse_slug).transpose()?,
     };
     if let Some(named) = here.named.as_ref().filter(|n| here.taken.contains(*n)) {
         let text = format!(
@@ -53,7 +57,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let mut edited = text;
     for agent in &import.agents {
         edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
-            .map_err(|m| mistakes(&m))?;
+            .map_err(|m| manifest_failure(&m))?;
     }
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
@@ -71,13 +75,13 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     if args.dry_run || import.agents.is_empty() {
         return Ok(exit::OK);
     }
-    let client = client(home)?;
+    let client = operator_client(home)?;
     // Fails here, before anything is written, when no house answers.
     client.house().show(&HouseQuery::default()).await?;
     let charters = Charters::write(&args.file, &import.agents)?;
     let code = apply_edit(home, &args.file, edited, None, |plan| {
         if !json {
-            show(false)(plan);
+            print_applied_plan(false)(plan);
         }
     })
     .await?;
@@ -159,7 +163,7 @@ fn print_report(import: &Import, json: bool, applied: bool) {
             .iter()
             .map(|f| json!({ "kind": f.kind.name(), "place": f.place, "text": f.text }))
             .collect();
-        output::json(&json!({
+        output::print_json(&json!({
             "version": VERSION, "applied": applied && !import.agents.is_empty(),
             "agents": agents, "tasks": tasks, "findings": findings,
         }));
@@ -167,30 +171,30 @@ fn print_report(import: &Import, json: bool, applied: bool) {
     }
     for agent in &import.agents {
         for line in agent.manifest_lines() {
-            output::line(&format!("  {line}"));
+            output::print_line(&format!("  {line}"));
         }
         if !agent.files.is_empty() {
             let files: Vec<&str> = agent.files.iter().map(|(path, _)| path.as_str()).collect();
-            output::line(&format!("    # with {}", files.join(", ")));
+            output::print_line(&format!("    # with {}", files.join(", ")));
         }
     }
     for task in &import.tasks {
         let first = task.text.lines().next().unwrap_or_default();
         let to = task.to.as_ref().map_or("any agent", |t| t.as_str());
-        output::line(&format!("  # {} work for {to}: {first}", task.priority));
+        output::print_line(&format!("  # {} work for {to}: {first}", task.priority));
     }
     let kinds: BTreeSet<&str> = import.findings.iter().map(|f| f.kind.name()).collect();
     if !kinds.is_empty() {
         let row = |f: &abbey_import::ReportEntry| {
             vec![f.kind.name().to_owned(), f.place.clone(), f.text.clone()]
         };
-        table(
+        print_table(
             &["WHAT", "WHERE", "WHY"],
             import.findings.iter().map(row).collect(),
             "nothing to report",
         );
     }
     if import.agents.is_empty() {
-        say("no agents were found to import");
+        print_message("no agents were found to import");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::examples;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::say;
+use crate::output::print_message;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ pub(crate) struct InitArgs {
 
 const STARTER: &str = include_str!("starter.yaml");
 
+/// `abbey init`: writes a new `abbey.yaml`, optionally that of an example. Exit code 4 if the file exists.
 pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
     let text = match &args.example {
         None => STARTER,
@@ -50,7 +51,7 @@ pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
         }
         _ => Failure::plain(format!("cannot write `{}`: {e}", path.display())),
     })?;
-    say(&format!(
+    print_message(&format!(
         "wrote {}; next: abbey up -f {}",
         path.display(),
         path.display()

@@ -1,6 +1,6 @@
 //! `abbey logs` and `abbey service logs`: what a cell printed.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
 use abbey_api::{LogLine, LogQuery};
@@ -21,12 +21,16 @@ pub(crate) struct LogsArgs {
     pub(crate) lines: usize,
 }
 
+/// `abbey logs`: prints the last lines that an agent wrote to its standard streams; new ones as they arrive with
+/// `--follow`.
 pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
     print_logs(home, json, "agents", args).await
 }
 
+/// Prints the last log lines of an agent (`kind` is `agents`) or a service (`services`); new ones as they arrive
+/// with `--follow`.
 pub(crate) async fn print_logs(home: &Home, json: bool, kind: &str, args: &LogsArgs) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let name = &args.agent;
     let mut lines = args.lines;
     let mut newest = None;
@@ -45,9 +49,9 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: &str, args: &LogsA
             .collect();
         for l in &fresh {
             if json {
-                output::line(&serde_json::to_string(l).unwrap_or_default())
+                output::print_line(&serde_json::to_string(l).unwrap_or_default())
             } else {
-                output::line(&format!("{} {} {}", l.at, l.stream, l.text))
+                output::print_line(&format!("{} {} {}", l.at, l.stream, l.text))
             }
         }
         newest = fresh.last().map(|l| l.at).or(newest);

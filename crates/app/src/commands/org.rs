@@ -1,6 +1,6 @@
 //! `abbey org`: the org chart as text, as a document, and drawn.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
 use abbey_api::{OrgDoc, OrgRow};
@@ -13,12 +13,13 @@ const BOX: (u32, u32) = (180, 44);
 
 const STEP: (u32, u32) = (210, 64);
 
+/// `abbey org`: prints the org chart as text, as JSON, or with `draw` as SVG.
 pub(crate) async fn cmd_org(home: &Home, json: bool, draw: bool) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let doc = client.org().show().await?;
     match (draw, json) {
-        (true, _) => output::line(&draw_chart(&doc).to_string()),
-        (false, true) => output::json(&doc),
+        (true, _) => output::print_line(&draw_chart(&doc).to_string()),
+        (false, true) => output::print_json(&doc),
         (false, false) => print_chart(&doc),
     }
     Ok(exit::OK)
@@ -32,24 +33,24 @@ fn list(names: &[String]) -> String {
 }
 
 fn print_chart(doc: &OrgDoc) {
-    output::line("operator");
+    output::print_line("operator");
     for row in &doc.agents {
         let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
-        output::line(&format!(
+        output::print_line(&format!(
             "{indent}{} ({}), may delegate to {}",
             row.name,
             row.role,
             list(&row.delegates_to)
         ));
         if !row.asks.is_empty() {
-            output::line(&format!("{indent}  may ask {}", list(&row.asks)));
+            output::print_line(&format!("{indent}  may ask {}", list(&row.asks)));
         }
         for (kind, names) in &row.relations {
-            output::line(&format!("{indent}  {kind}: {}", list(names)));
+            output::print_line(&format!("{indent}  {kind}: {}", list(names)));
         }
     }
     for finding in &doc.findings {
-        output::line(&format!("note: {finding}"));
+        output::print_line(&format!("note: {finding}"));
     }
 }
 

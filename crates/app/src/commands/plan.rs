@@ -1,6 +1,6 @@
 //! `abbey plan`: shows what applying the manifest would change.
 
-use crate::connect::{client, is_up};
+use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
 use crate::manifest_file::read_manifest;
 use crate::output;
@@ -20,20 +20,22 @@ pub(crate) struct PlanArgs {
     pub(crate) schema: bool,
 }
 
+/// `abbey plan`: prints what applying the manifest would change, also without a control plane; `--schema` prints
+/// the JSON Schema of the manifest instead. Exit code 4 if the plan has fatal notes.
 pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcome {
     if args.schema {
-        output::json(&manifest::json_schema());
+        output::print_json(&manifest::json_schema());
         return Ok(exit::OK);
     }
     let body = read_manifest(&args.file)?;
-    let doc: PlanDoc = if is_up(home).await {
-        client(home)?.house().plan(&body).await?
+    let doc: PlanDoc = if is_control_plane_up(home).await {
+        operator_client(home)?.house().plan(&body).await?
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };
     let fatal = doc.notes.iter().any(|n| n.severity == PlanSeverity::Fatal);
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
     } else {
         print_plan(&doc);
     }

@@ -1,11 +1,11 @@
 //! `abbey reload`: brings a changed manifest to running agents and waits until each works under it.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::control_plane::DOWN_WITHIN;
 use crate::exit::{self, Failure, Outcome};
-use crate::fleet_output::print_fleet;
-use crate::manifest_file::{apply_edit, edit, mistakes, slug};
-use crate::output::{self, Progress, say};
+use crate::fleet_output::print_agents;
+use crate::manifest_file::{apply_edit, edit_manifest, manifest_failure, parse_slug};
+use crate::output::{self, Progress, print_message};
 use crate::plan_output::print_plan;
 use abbey_api::{AgentView, FleetQuery};
 use abbey_daemon::{Home, manifest};
@@ -35,15 +35,16 @@ pub(crate) struct ReloadArgs {
     pub(crate) file: PathBuf,
 }
 
-/// Applies the manifest to running agents and waits until each has acknowledged its new configuration (S5-12).
+/// `abbey reload`: applies the manifest and waits at most 60 seconds until each agent has acknowledged its new
+/// configuration (S5-12). Exit code 7 if one has not.
 pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = match args.all {
         true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
         false => args.agents.clone(),
     };
-    let mut edited = edit(&args.file, |text| Ok(text.to_owned()))?;
+    let mut edited = edit_manifest(&args.file, |text| Ok(text.to_owned()))?;
     for name in &names {
         let known = fleet.agents.iter().find(|a| a.name == *name);
         let known = known.ok_or_else(|| {
@@ -59,8 +60,8 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
             })?,
             (None, false) => continue,
         };
-        edited =
-            manifest::set_key(&edited, &slug(name)?, "model", &model).map_err(|m| mistakes(&m))?;
+        edited = manifest::set_key(&edited, &parse_slug(name)?, "model", &model)
+            .map_err(|m| manifest_failure(&m))?;
     }
     let code = apply_edit(home, &args.file, edited, args.reason.clone(), |plan| {
         if !json && !plan.steps.is_empty() {
@@ -88,14 +89,14 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
                     Some(task) => format!("it is working on {task}"),
                     None => format!("it is {}", agent.presence),
                 };
-                say(&format!(
+                print_message(&format!(
                     "agent `{}` has not acknowledged the new configuration: {why}",
                     agent.name
                 ));
             }
             match json {
-                true => output::json(&fleet),
-                false => print_fleet(&fleet),
+                true => output::print_json(&fleet),
+                false => print_agents(&fleet),
             }
             return Ok(if late.is_empty() {
                 exit::OK

@@ -1,19 +1,20 @@
 //! `abbey report`: lists reports, or makes one.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::{ReportQuery, ReportsDoc, ReportsQuery};
 use abbey_daemon::Home;
 
-/// Lists reports, or shows one that is selected by its name or by a question.
+/// `abbey report`: lists the reports, or prints the one that `asked` names or matches as a question. Exit code 3 if
+/// none does.
 pub(crate) async fn cmd_report(
     home: &Home,
     json: bool,
     asked: &[String],
     locale: Option<&str>,
 ) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let asked = asked.join(" ");
     let locale = locale.map(str::to_owned);
     let list = async |question: &str| -> Result<ReportsDoc, Failure> {
@@ -26,11 +27,11 @@ pub(crate) async fn cmd_report(
     let all = list("").await?;
     if asked.is_empty() {
         match json {
-            true => output::json(&all),
+            true => output::print_json(&all),
             false => all
                 .reports
                 .iter()
-                .for_each(|r| output::line(&format!("{:<10} {}", r.label, r.value))),
+                .for_each(|r| output::print_line(&format!("{:<10} {}", r.label, r.value))),
         }
         return Ok(exit::OK);
     }
@@ -50,8 +51,8 @@ pub(crate) async fn cmd_report(
     let query = ReportQuery { locale };
     let doc = client.reports().show(&name, &query).await?;
     match json {
-        true => output::json(&doc),
-        false => output::line(abbey_daemon::report_text(&doc).trim_end()),
+        true => output::print_json(&doc),
+        false => output::print_line(abbey_daemon::report_text(&doc).trim_end()),
     }
     Ok(exit::OK)
 }

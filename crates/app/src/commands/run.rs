@@ -1,9 +1,10 @@
 //! `abbey run`: runs one command in a fresh cell.
 
 use crate::command_stream::{
-    decode_part, exit_code, follow, internal_failure, pass_on, read_stdin,
+    decode_output, internal_failure, print_program_output, program_exit_code, read_stdin_base64,
+    stream_program_output,
 };
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
@@ -87,7 +88,7 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     }
     Ok(CommandBody {
         argv: args.command,
-        stdin: read_stdin(),
+        stdin: read_stdin_base64(),
         cell: Some(args.cell),
         image: args.image,
         memory_bytes: args.memory.as_ref().map(amount).transpose()?,
@@ -102,21 +103,22 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     })
 }
 
-/// Runs a command in a fresh cell. The exit code is that of the command, 124 after its time limit, 125 when Abbey failed.
+/// `abbey run`: runs a command in a fresh cell, which is removed afterwards. Returns the exit code of the command,
+/// 124 after its time limit, or 125 when Abbey failed.
 pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
     let body = request_body(args)?;
     let names = body.take.clone();
-    let client = client(home).map_err(internal_failure)?;
+    let client = operator_client(home).map_err(internal_failure)?;
     let stream = client.commands().run(&body).await;
     let stream = stream.map_err(internal_failure)?;
     let mut document = json!({ "version": VERSION, "stdout": "", "stderr": "" });
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let end = follow(stream, |output| {
+    let end = stream_program_output(stream, |output| {
         if !json {
-            return pass_on(output);
+            return print_program_output(output);
         }
-        out.extend(decode_part(output, "stdout").unwrap_or_default());
-        err.extend(decode_part(output, "stderr").unwrap_or_default());
+        out.extend(decode_output(output, "stdout").unwrap_or_default());
+        err.extend(decode_output(output, "stderr").unwrap_or_default());
         for key in ["cell", "layers", "boot"] {
             if !output[key].is_null() {
                 document[key] = output[key].clone();
@@ -134,17 +136,19 @@ pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
         for key in ["exit", "reason", "timed_out", "usage", "error"] {
             document[key] = end[key].clone();
         }
-        output::json(&document);
-        return Ok(exit_code(&end));
+        output::print_json(&document);
+        return Ok(program_exit_code(&end));
     }
     let reason = end["reason"].as_str().unwrap_or("the command did not run");
     match (end["error"].as_str(), end["timed_out"] == true) {
-        (Some(why), _) => output::say(&format!("error: {why}")),
-        (None, true) => output::say("the command exceeded its time limit and was killed"),
-        (None, false) if exit_code(&end) == 125 || reason.contains("memory") => output::say(reason),
+        (Some(why), _) => output::print_message(&format!("error: {why}")),
+        (None, true) => output::print_message("the command exceeded its time limit and was killed"),
+        (None, false) if program_exit_code(&end) == 125 || reason.contains("memory") => {
+            output::print_message(reason)
+        }
         (None, false) => {}
     }
-    Ok(exit_code(&end))
+    Ok(program_exit_code(&end))
 }
 
 /// Packs files and directories under their own names as a Base64 tar archive.
@@ -190,7 +194,7 @@ fn unpack(archive: &[u8], names: &[String]) -> Result<(), Failure> {
         let simple = matches!(kind, tar::EntryType::Regular | tar::EntryType::Directory);
         if !(path.components().all(plain) && requested && simple) {
             let unexpected = std::io::Error::other(format!(
-                "the cell returned `{}`, which `--out` does not name",
+                "the cell returned `{}`, which no `--out` option names",
                 path.display()
             ));
             return Err(cannot(unexpected));

@@ -1,10 +1,10 @@
 //! `abbey schedule`: lists, shows, fires, adds and removes schedules.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::key_values::pairs;
-use crate::manifest_file::{self, apply_edit, edit, mistakes, slug};
-use crate::output::{self, dash, table};
+use crate::key_values::parse_key_values;
+use crate::manifest_file::{self, apply_edit, edit_manifest, manifest_failure, parse_slug};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::client::Client;
 use abbey_api::{ScheduleDoc, ScheduleView, SchedulesQuery};
 use abbey_daemon::{Home, manifest};
@@ -93,31 +93,47 @@ pub(crate) struct ScheduleAddArgs {
     pub(crate) file: PathBuf,
 }
 
+/// `abbey schedule`: lists schedules, shows or fires one, or adds or removes one in the manifest and applies it.
 pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleCommand) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     match command {
         ScheduleCommand::Add(args) => {
             let (agent, name) = parse_name(&args.schedule)?;
             let does = manifest_entry(&args)?;
-            let edited = edit(&args.file, |text| {
-                let lives = manifest::parse(text).is_ok_and(|h| h.agents.contains_key(&agent));
-                let code = if lives {
+            let edited = edit_manifest(&args.file, |text| {
+                let agent_exists =
+                    manifest::parse(text).is_ok_and(|h| h.agents.contains_key(&agent));
+                let code = if agent_exists {
                     exit::CONFLICT
                 } else {
                     exit::NOT_FOUND
                 };
                 manifest::add_schedule(text, &agent, &name, &does)
-                    .map_err(|m| mistakes(&m).with_code(code))
+                    .map_err(|m| manifest_failure(&m).with_code(code))
             })?;
-            apply_edit(home, &args.file, edited, None, manifest_file::show(json)).await
+            apply_edit(
+                home,
+                &args.file,
+                edited,
+                None,
+                manifest_file::print_applied_plan(json),
+            )
+            .await
         }
         ScheduleCommand::Rm { schedule, file } => {
             let (agent, name) = parse_name(&schedule)?;
-            let edited = edit(&file, |text| {
+            let edited = edit_manifest(&file, |text| {
                 manifest::remove_schedule(text, &agent, &name)
-                    .map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+                    .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
             })?;
-            apply_edit(home, &file, edited, None, manifest_file::show(json)).await
+            apply_edit(
+                home,
+                &file,
+                edited,
+                None,
+                manifest_file::print_applied_plan(json),
+            )
+            .await
         }
         ScheduleCommand::List => list_schedules(&client, json).await,
         ScheduleCommand::Show { schedule } => {
@@ -140,7 +156,7 @@ fn parse_name(text: &str) -> Result<(Slug, Slug), Failure> {
         Failure::plain(format!("invalid schedule `{text}`: write AGENT/NAME"))
             .with_code(exit::USAGE)
     })?;
-    Ok((slug(agent)?, slug(name)?))
+    Ok((parse_slug(agent)?, parse_slug(name)?))
 }
 
 /// The manifest entry of a schedule, on one line; values are quoted as JSON, which is valid YAML.
@@ -161,7 +177,7 @@ fn manifest_entry(args: &ScheduleAddArgs) -> Result<String, Failure> {
     let given = keys.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
     let mut parts: Vec<String> = given.map(|(k, v)| format!("{k}: {}", json!(v))).collect();
     if !args.with.is_empty() {
-        let pairs = pairs(&args.with)?;
+        let pairs = parse_key_values(&args.with)?;
         let pair = |(key, value): (&String, &serde_json::Value)| format!("{}: {value}", json!(key));
         let pairs: Vec<String> = pairs.iter().map(pair).collect();
         parts.push(format!("with: {{ {} }}", pairs.join(", ")));
@@ -182,19 +198,19 @@ fn split(schedule: &str) -> Result<(&str, &str), Failure> {
 async fn list_schedules(client: &Client, json: bool) -> Outcome {
     let doc = client.schedules().list(&SchedulesQuery::default()).await?;
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
     let row = |s: &ScheduleView| {
         vec![
             s.name.clone(),
             s.when.clone(),
-            dash(s.next_at.map(|t| t.to_string())),
+            text_or_dash(s.next_at.map(|t| t.to_string())),
             format!("{} / {} / {}", s.fired, s.skipped, s.missed),
-            dash(s.last_task.clone()),
+            text_or_dash(s.last_task.clone()),
         ]
     };
-    table(
+    print_table(
         &[
             "SCHEDULE",
             "WHEN",
@@ -210,23 +226,23 @@ async fn list_schedules(client: &Client, json: bool) -> Outcome {
 
 fn print_schedule(json: bool, doc: &ScheduleDoc) {
     if json {
-        output::json(doc);
+        output::print_json(doc);
         return;
     }
     let s = &doc.schedule;
-    output::line(&format!("{} ({}): {}", s.name, s.when, s.task));
-    output::line(&format!(
+    output::print_line(&format!("{} ({}): {}", s.name, s.when, s.task));
+    output::print_line(&format!(
         "  next {}; overlap {}, catch up {}",
-        dash(s.next_at.map(|t| t.to_string())),
+        text_or_dash(s.next_at.map(|t| t.to_string())),
         s.overlap,
         s.catch_up
     ));
     for line in &doc.history {
-        output::line(&format!(
+        output::print_line(&format!(
             "  {} {} {}",
             line.instant,
             line.outcome,
-            dash(line.task.clone())
+            text_or_dash(line.task.clone())
         ));
     }
 }

@@ -1,9 +1,9 @@
 //! `abbey service`: lists services, shows their logs, restarts them.
 
 use crate::commands::logs::{LogsArgs, print_logs};
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -25,6 +25,7 @@ pub(crate) enum ServiceCommand {
     },
 }
 
+/// `abbey service`: lists services, prints the log of one, or restarts one.
 pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand) -> Outcome {
     match command {
         ServiceCommand::List => list_services(home, json).await,
@@ -35,20 +36,20 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
 
 /// Restarts a service.
 async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
-    let client = client(home)?.timeout(Duration::from_secs(60));
+    let client = operator_client(home)?.timeout(Duration::from_secs(60));
     let doc = client.services().restart(service).await?;
     match json {
-        true => output::json(&doc),
-        false => output::line(&format!("service `{service}` restarts")),
+        true => output::print_json(&doc),
+        false => output::print_line(&format!("service `{service}` is restarting")),
     }
     Ok(exit::OK)
 }
 
 async fn list_services(home: &Home, json: bool) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     let doc = client.services().list(&ServicesQuery::default()).await?;
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
     let row = |s: &ServiceView| {
@@ -58,15 +59,15 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
         vec![
             s.name.clone(),
             s.presence.to_string(),
-            dash(health),
+            text_or_dash(health),
             s.cell.clone(),
-            dash(s.port),
-            dash(s.pid),
+            text_or_dash(s.port),
+            text_or_dash(s.pid),
             s.restarts.to_string(),
             s.consumers.join(", "),
         ]
     };
-    table(
+    print_table(
         &[
             "SERVICE",
             "PRESENCE",

@@ -1,8 +1,8 @@
 //! `abbey skill`: lists, searches, shows, checks and runs skills.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use crate::task_output;
 use abbey_api::{AddTask, SkillView, SkillsDoc, SkillsQuery, VERSION};
 use abbey_daemon::Home;
@@ -47,10 +47,11 @@ pub(crate) enum SkillCommand {
     },
 }
 
+/// `abbey skill`: lists, searches, shows or checks skills, or runs one as a task and waits for its result.
 pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) -> Outcome {
     match command {
         SkillCommand::List => {
-            let client = client(home)?;
+            let client = operator_client(home)?;
             let doc = client.skills().list(&SkillsQuery::default()).await?;
             print_skills(json, &doc);
             Ok(exit::OK)
@@ -60,7 +61,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 q: Some(query),
                 ..SkillsQuery::default()
             };
-            let doc = client(home)?.skills().list(&query).await?;
+            let doc = operator_client(home)?.skills().list(&query).await?;
             print_skills(json, &doc);
             Ok(if doc.skills.is_empty() {
                 exit::NOT_FOUND
@@ -69,7 +70,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             })
         }
         SkillCommand::Show { name } => {
-            let client = client(home)?;
+            let client = operator_client(home)?;
             let doc = client.skills().list(&SkillsQuery::default()).await?;
             let missing = || {
                 Failure::plain(format!("there is no skill `{name}`"))
@@ -81,7 +82,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 .iter()
                 .find(|s| s.name == name)
                 .ok_or_else(missing)?;
-            output::json(skill);
+            output::print_json(skill);
             Ok(exit::OK)
         }
         SkillCommand::Check { dir } => {
@@ -95,11 +96,11 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let skill = abbey_agents::skill::load_skill(&path)
                 .map_err(|e| Failure::plain(e.to_string()))?;
             if json {
-                output::json(
+                output::print_json(
                     &serde_json::json!({ "version": VERSION, "name": skill.name, "hash": skill.hash, "ok": true }),
                 );
             } else {
-                output::line(&format!(
+                output::print_line(&format!(
                     "{} is valid: {} patterns, hash {}",
                     skill.name,
                     skill.patterns.len(),
@@ -117,7 +118,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 })?;
                 pairs.insert(key.to_owned(), value.to_owned());
             }
-            let client = client(home)?;
+            let client = operator_client(home)?;
             let text = format!("run skill {name} {}", args.join(" "));
             let body = AddTask {
                 evidence: Vec::new(),
@@ -136,21 +137,21 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
 
 fn print_skills(json: bool, doc: &SkillsDoc) {
     if json {
-        output::json(doc);
+        output::print_json(doc);
         return;
     }
     let row = |s: &SkillView| {
         vec![
             s.name.clone(),
-            dash(s.skill_version.as_ref()),
-            dash(s.owner.as_ref()),
-            dash(s.score),
+            text_or_dash(s.skill_version.as_ref()),
+            text_or_dash(s.owner.as_ref()),
+            text_or_dash(s.score),
             s.risk.to_string(),
             s.agents.join(", "),
             s.description.clone(),
         ]
     };
-    table(
+    print_table(
         &[
             "SKILL",
             "VERSION",

@@ -1,10 +1,10 @@
 //! `abbey task`: adds, lists, shows, explains, cancels, retries, exports and imports tasks.
 
 use crate::commands::work_queue;
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, dash, table};
-use crate::task_output::{first_line, print_task, wait_for_end};
+use crate::output::{self, print_table, text_or_dash};
+use crate::task_output::{print_task, shorten_title, wait_for_end};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
@@ -123,8 +123,9 @@ pub(crate) struct TaskAddArgs {
     pub(crate) timeout: u64,
 }
 
+/// `abbey task`: adds, lists, shows, explains, cancels, retries, unblocks, exports, imports or synchronises tasks.
 pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     match command {
         TaskCommand::Add(args) => add(&client, json, args).await,
         TaskCommand::List {
@@ -140,19 +141,19 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             };
             let doc = client.tasks().list(&query).await?;
             if json {
-                output::json(&doc);
+                output::print_json(&doc);
             } else {
                 let row = |t: &TaskView| {
                     vec![
                         t.number.clone(),
                         t.state.to_string(),
                         t.priority.to_string(),
-                        dash(t.assignee.clone()),
-                        dash(t.verified),
-                        first_line(&t.title),
+                        text_or_dash(t.assignee.clone()),
+                        text_or_dash(t.verified),
+                        shorten_title(&t.title),
                     ]
                 };
-                table(
+                print_table(
                     &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
                     doc.tasks.iter().map(row).collect(),
                     "no tasks; `abbey task add TEXT` adds one",
@@ -170,22 +171,24 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
         TaskCommand::Why { task } => {
             let doc = client.tasks().why(&task).await?;
             if json {
-                output::json(&doc);
+                output::print_json(&doc);
             } else {
-                output::line(&format!("{} is {}", doc.task, doc.state));
+                output::print_line(&format!("{} is {}", doc.task, doc.state));
                 for reason in &doc.reasons {
-                    output::line(&format!("  {}: {}", reason.code, reason.text));
+                    output::print_line(&format!("  {}: {}", reason.code, reason.text));
                 }
             }
             Ok(exit::OK)
         }
-        TaskCommand::Export { markdown: true } => work_queue::export(&client).await,
+        TaskCommand::Export { markdown: true } => work_queue::export_work_queue(&client).await,
         TaskCommand::Export { markdown: false } => export(&client).await,
         TaskCommand::Import { file } if file.extension().is_some_and(|e| e == "md") => {
-            work_queue::import(&client, json, &file).await
+            work_queue::import_work_queue(&client, json, &file).await
         }
         TaskCommand::Import { file } => import(&client, json, &file).await,
-        TaskCommand::Sync { file, watch } => work_queue::sync(home, json, &file, watch).await,
+        TaskCommand::Sync { file, watch } => {
+            work_queue::sync_work_queue(home, json, &file, watch).await
+        }
         TaskCommand::Cancel { task } => {
             print_task(json, &client.tasks().cancel(&task, None).await?);
             Ok(exit::OK)
@@ -220,7 +223,7 @@ async fn export(client: &Client) -> Outcome {
             "text": task.title, "to": task.assignee, "priority": task.priority,
             "number": task.number, "state": task.state,
         });
-        output::line(&line.to_string());
+        output::print_line(&line.to_string());
     }
     Ok(exit::OK)
 }
@@ -243,7 +246,13 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
             fields.retain(|key, _| !["number", "state"].contains(&key.as_str()));
             serde_json::from_value(fields.into())
         };
-        let body = parse().map_err(|e| wrong(format!("{}:{}: {e}", file.display(), i + 1)))?;
+        let body = parse().map_err(|e| {
+            wrong(format!(
+                "{}:{}: the line is not a valid task: {e}",
+                file.display(),
+                i + 1
+            ))
+        })?;
         bodies.push((i, body));
     }
     let mut rows = Vec::new();
@@ -255,17 +264,23 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
         rows.push(doc.task);
     }
     if json {
-        output::json(&TasksDoc {
+        output::print_json(&TasksDoc {
             version: VERSION,
             tasks: rows,
             cursor: None,
         });
     } else {
-        let row = |t: &TaskView| vec![t.number.clone(), t.state.to_string(), first_line(&t.title)];
-        table(
+        let row = |t: &TaskView| {
+            vec![
+                t.number.clone(),
+                t.state.to_string(),
+                shorten_title(&t.title),
+            ]
+        };
+        print_table(
             &["TASK", "STATE", "TITLE"],
             rows.iter().map(row).collect(),
-            "the file holds no tasks",
+            "the file contains no tasks",
         );
     }
     Ok(exit::OK)
@@ -300,19 +315,19 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
 async fn print_tree(client: &Client, json: bool, task: &str) -> Outcome {
     let doc = client.tasks().tree(task).await?;
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
     for row in &doc.rows {
         let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
         let task = &row.task;
-        output::line(&format!(
+        output::print_line(&format!(
             "{indent}{} {} ({} for {}): {}",
             task.number,
             task.state,
             task.assignee.as_deref().unwrap_or("unassigned"),
             task.author,
-            first_line(&task.title)
+            shorten_title(&task.title)
         ));
     }
     Ok(exit::OK)

@@ -1,7 +1,7 @@
 //! `abbey template`: the stock templates.
 
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, table};
+use crate::output::{self, print_table};
 use abbey_api::VERSION;
 use abbey_daemon::manifest;
 use clap::Subcommand;
@@ -20,6 +20,7 @@ pub(crate) enum TemplateCommand {
     },
 }
 
+/// `abbey template`: lists the built-in templates for agents, or prints the charter of one.
 pub(crate) fn cmd_template(json: bool, command: TemplateCommand) -> Outcome {
     match command {
         TemplateCommand::List => list(json),
@@ -30,7 +31,7 @@ pub(crate) fn cmd_template(json: bool, command: TemplateCommand) -> Outcome {
 fn list(json: bool) -> Outcome {
     if json {
         let rows: Vec<Value> = manifest::templates::ALL.iter().map(|t| serde_json::json!({ "name": t.name, "role": t.role, "summary": t.summary, "skills": t.skills })).collect();
-        output::json(&serde_json::json!({ "version": VERSION, "templates": rows }));
+        output::print_json(&serde_json::json!({ "version": VERSION, "templates": rows }));
     } else {
         let row = |t: &manifest::templates::Template| {
             vec![
@@ -40,7 +41,7 @@ fn list(json: bool) -> Outcome {
                 t.skills.join(", "),
             ]
         };
-        table(
+        print_table(
             &["TEMPLATE", "ROLE", "FOR", "SKILLS"],
             manifest::templates::ALL.iter().map(row).collect(),
             "no templates",
@@ -57,11 +58,11 @@ fn show(json: bool, name: &str) -> Outcome {
     };
     let t = manifest::templates::find(name).ok_or_else(missing)?;
     if json {
-        output::json(
+        output::print_json(
             &serde_json::json!({ "version": VERSION, "name": t.name, "role": t.role, "skills": t.skills, "charter": t.charter }),
         );
     } else {
-        output::line(t.charter.trim_end());
+        output::print_line(t.charter.trim_end());
     }
     Ok(exit::OK)
 }

@@ -1,8 +1,8 @@
 //! `abbey token`: named credentials of the operator API, with scopes.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, dash, table};
+use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{NewTokenBody, TokenView};
 use abbey_daemon::{Home, manifest};
 use abbey_model::AccessScope;
@@ -43,8 +43,9 @@ pub(crate) struct TokenNewArgs {
     pub(crate) expires: Option<String>,
 }
 
+/// `abbey token`: creates a token of the operator API and prints its secret once, lists the tokens, or revokes one.
 pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) -> Outcome {
-    let client = client(home)?;
+    let client = operator_client(home)?;
     match command {
         TokenCommand::New(args) => {
             let expires_in_s = args.expires.as_deref().map(seconds).transpose()?;
@@ -56,11 +57,11 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
             };
             let created = client.tokens().create(&body).await?;
             if json {
-                output::json(&created);
+                output::print_json(&created);
                 return Ok(exit::OK);
             }
-            output::line(&created.secret);
-            output::say(&format!(
+            output::print_line(&created.secret);
+            output::print_message(&format!(
                 "token `{}` has the scopes `{}` and expires {}; store it now, it can't be shown again",
                 created.token.name,
                 scopes(&created.token),
@@ -70,7 +71,7 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
         TokenCommand::List => {
             let doc = client.tokens().list().await?;
             if json {
-                output::json(&doc);
+                output::print_json(&doc);
                 return Ok(exit::OK);
             }
             let row = |t: &TokenView| {
@@ -79,14 +80,14 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
                     t.principal.clone(),
                     scopes(t),
                     t.created_at.to_string(),
-                    dash(t.last_used_at),
+                    text_or_dash(t.last_used_at),
                     match t.expired {
                         true => "expired".to_owned(),
                         false => expiry(t),
                     },
                 ]
             };
-            table(
+            print_table(
                 &[
                     "NAME",
                     "ACTS AS",
@@ -102,10 +103,10 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
         TokenCommand::Revoke { name } => {
             let doc = client.tokens().revoke(&name).await?;
             if json {
-                output::json(&doc);
+                output::print_json(&doc);
                 return Ok(exit::OK);
             }
-            output::line(&format!("token `{}` is revoked", doc.name));
+            output::print_line(&format!("token `{}` is revoked", doc.name));
         }
     }
     Ok(exit::OK)

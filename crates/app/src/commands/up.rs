@@ -1,11 +1,11 @@
 //! `abbey up`: starts the control plane and applies the manifest.
 
-use crate::connect::client;
-use crate::control_plane::{ensure_up, take_down};
+use crate::connect::operator_client;
+use crate::control_plane::{ensure_control_plane_up, shut_down_house};
 use crate::exit::{self, Outcome};
-use crate::fleet_output::print_fleet;
+use crate::fleet_output::print_agents;
 use crate::manifest_file::read_manifest;
-use crate::output::{self, Progress, say};
+use crate::output::{self, Progress, print_message};
 use abbey_api::HouseQuery;
 use abbey_api::{AgentView, FleetQuery, PlanAction};
 use abbey_daemon::Home;
@@ -27,14 +27,16 @@ pub(crate) struct UpArgs {
 /// Longest wait until the agents are ready.
 const UP_WITHIN: Duration = Duration::from_secs(90);
 
+/// `abbey up`: starts the control plane if none is running, applies the manifest, and waits at most 90 seconds
+/// until the agents are ready. Exit code 7 if one is not.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let body = read_manifest(&args.file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
     progress.show("starting the control plane");
-    let started = ensure_up(home).await?;
-    let client = client(home)?;
+    let started = ensure_control_plane_up(home).await?;
+    let client = operator_client(home)?;
     progress.show("applying the manifest");
     let applied = client.house().apply(&body, None).await;
     let doc = match applied {
@@ -44,7 +46,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             let empty = client.house().show(&HouseQuery::default()).await?;
             if started && empty.house.is_none() {
                 // It was started for this manifest only; leave the host as it was.
-                take_down(home, &client).await?;
+                shut_down_house(home, &client).await?;
             }
             return Err(error.into());
         }
@@ -74,7 +76,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     progress.end();
     let house = client.house().show(&HouseQuery::default()).await?;
     if json {
-        output::json(&fleet);
+        output::print_json(&fleet);
     } else {
         let steps = doc
             .steps
@@ -86,11 +88,11 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         } else {
             "nothing to change".to_owned()
         };
-        say(&format!(
+        print_message(&format!(
             "house {} is up, generation {} ({change}), operator API {}",
             fleet.house, doc.generation, house.address
         ));
-        print_fleet(&fleet);
+        print_agents(&fleet);
     }
     let late = !args.no_wait
         && fleet

@@ -1,26 +1,27 @@
 //! `abbey why`: explains the state of an agent.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, dash};
+use crate::output::{self, text_or_dash};
 use abbey_daemon::Home;
 
+/// `abbey why`: prints the state of an agent with its reasons, its last exit and its next retry.
 pub(crate) async fn cmd_why(home: &Home, json: bool, agent: &str) -> Outcome {
-    let doc = client(home)?.agents().why(agent).await?;
+    let doc = operator_client(home)?.agents().why(agent).await?;
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
-    output::line(&format!("{} is {}", doc.agent, doc.presence));
+    output::print_line(&format!("{} is {}", doc.agent, doc.presence));
     for reason in &doc.reasons {
-        output::line(&format!("  {}: {}", reason.code, reason.text));
+        output::print_line(&format!("  {}: {}", reason.code, reason.text));
     }
-    output::line(&format!(
+    output::print_line(&format!(
         "  last exit: {}{}",
-        dash(doc.last_exit),
+        text_or_dash(doc.last_exit),
         doc.last_exit_at
             .map_or_else(String::new, |t| format!(" at {t}"))
     ));
-    output::line(&format!("  next retry: {}", dash(doc.next_retry)));
+    output::print_line(&format!("  next retry: {}", text_or_dash(doc.next_retry)));
     Ok(exit::OK)
 }

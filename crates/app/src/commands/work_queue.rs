@@ -1,6 +1,6 @@
 //! `abbey task sync`, and `task import` and `export` of Markdown: the work queue as a file that people edit.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::client::Client;
@@ -32,15 +32,16 @@ fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     move |e| Failure::plain(format!("{text}: {e}"))
 }
 
-/// Prints the work queue as Markdown.
-pub(crate) async fn export(client: &Client) -> Outcome {
+/// Prints the work queue of the house as Markdown.
+pub(crate) async fn export_work_queue(client: &Client) -> Outcome {
     let doc = client.queue().show().await?;
-    output::line(doc.text.trim_end());
+    output::print_line(doc.text.trim_end());
     Ok(exit::OK)
 }
 
-/// Applies the edits in a work queue file; the file itself is not changed.
-pub(crate) async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
+/// Applies the edits in a work queue file to the house and prints the changes; the file is not changed. Exit code 4
+/// if an edit conflicts.
+pub(crate) async fn import_work_queue(client: &Client, json: bool, file: &Path) -> Outcome {
     let text = std::fs::read_to_string(file).map_err(broken("read", file))?;
     let doc = client.queue().merge(&QueueBody { text }).await?;
     report(json, file, &doc)
@@ -48,16 +49,16 @@ pub(crate) async fn import(client: &Client, json: bool, file: &Path) -> Outcome 
 
 fn report(json: bool, file: &Path, doc: &QueueDoc) -> Outcome {
     if json {
-        output::json(doc);
+        output::print_json(doc);
     } else {
-        doc.done.iter().for_each(|d| output::line(d));
+        doc.done.iter().for_each(|d| output::print_line(d));
         for c in &doc.conflicts {
             let place = format!("{}:{}", file.display(), c.line);
             let task = c
                 .task
                 .as_ref()
                 .map_or_else(String::new, |t| format!("{t}: "));
-            output::line(&format!("{place}: {task}{}", c.why));
+            output::print_line(&format!("{place}: {task}{}", c.why));
         }
     }
     Ok(match doc.conflicts.is_empty() {
@@ -66,9 +67,10 @@ fn report(json: bool, file: &Path, doc: &QueueDoc) -> Outcome {
     })
 }
 
-/// Synchronises the file and the house; with `watch`, again whenever one of them changes, until interrupted.
-pub(crate) async fn sync(home: &Home, json: bool, file: &Path, watch: bool) -> Outcome {
-    let client = client(home)?;
+/// Applies the edits in a work queue file to the house, and writes the changes of the house into the file; with
+/// `watch` again whenever one of them changes, until interrupted. Exit code 4 if an edit conflicts.
+pub(crate) async fn sync_work_queue(home: &Home, json: bool, file: &Path, watch: bool) -> Outcome {
+    let client = operator_client(home)?;
     if !watch {
         let doc = synchronize(&client, file).await?;
         return report(json, file, &doc);
@@ -249,7 +251,7 @@ fn keep_original(file: &Path, text: &str) -> Result<(), Failure> {
     match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
         Ok(()) => {
             let place = place.display();
-            output::say(&format!(
+            output::print_message(&format!(
                 "the previous content of the file is kept in `{place}`"
             ));
             Ok(())
@@ -307,7 +309,7 @@ fn watch_file(file: &Path, changed: mpsc::Sender<()>) -> Result<(), Failure> {
 /// Sends a message for every event of the house; reconnects when the house restarts.
 async fn watch_house(home: Home, changed: mpsc::Sender<()>) {
     while !changed.is_closed() {
-        if let Ok(client) = client(&home)
+        if let Ok(client) = operator_client(&home)
             && let Ok(stream) = client.activity().follow(None).await
         {
             let mut events = Box::pin(stream.events());

@@ -1,10 +1,10 @@
 //! `abbey workflow`: checks, runs, lists, shows and cancels workflows, and reports events to them.
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::key_values::pairs;
+use crate::key_values::parse_key_values;
 use crate::manifest_file::read_manifest;
-use crate::output::{self, Progress, dash, table};
+use crate::output::{self, Progress, print_table, text_or_dash};
 use crate::workflow_drawing::{Node, draw_run, draw_steps};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
@@ -92,6 +92,8 @@ pub(crate) enum WorkflowCommand {
     },
 }
 
+/// `abbey workflow`: checks the workflows of a manifest, starts, lists, shows or cancels runs, or reports an event
+/// to them.
 pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowCommand) -> Outcome {
     match command {
         WorkflowCommand::Check { svg, file } => check(json, svg.as_deref(), &file),
@@ -102,9 +104,9 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             timeout,
             idempotency_key,
         } => {
-            let client = client(home)?;
+            let client = operator_client(home)?;
             let body = RunWorkflowBody {
-                input: pairs(&input)?,
+                input: parse_key_values(&input)?,
             };
             let key = idempotency_key.map(IdempotencyKey);
             let doc = client.workflows().start(&workflow, &body, key).await?;
@@ -124,24 +126,24 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
                 limit: Some(limit),
                 cursor: None,
             };
-            let doc = client(home)?.workflows().runs(&query).await?;
+            let doc = operator_client(home)?.workflows().runs(&query).await?;
             match json {
-                true => output::json(&doc),
+                true => output::print_json(&doc),
                 false => list(&doc),
             }
             Ok(exit::OK)
         }
         WorkflowCommand::Show { run, svg } => {
             let now = WaitQuery::default();
-            let doc = client(home)?.workflows().run(&run, &now).await?;
+            let doc = operator_client(home)?.workflows().run(&run, &now).await?;
             match svg {
-                true => output::line(&draw_run(&doc.run).to_string()),
+                true => output::print_line(&draw_run(&doc.run).to_string()),
                 false => show(json, &doc),
             }
             Ok(exit::OK)
         }
         WorkflowCommand::Cancel { run } => {
-            let doc = client(home)?.workflows().cancel(&run).await?;
+            let doc = operator_client(home)?.workflows().cancel(&run).await?;
             show(json, &doc);
             Ok(exit::OK)
         }
@@ -159,11 +161,11 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             };
             let body = EventBody { data, run };
             let key = idempotency_key.map(IdempotencyKey);
-            let client = client(home)?;
+            let client = operator_client(home)?;
             let doc = client.workflows().report_event(&event, &body, key).await?;
             match json {
-                true => output::json(&doc),
-                false => output::line(&format!(
+                true => output::print_json(&doc),
+                false => output::print_line(&format!(
                     "delivered to {}; started {}",
                     names(&doc.told),
                     names(&doc.started)
@@ -197,7 +199,7 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
             let names: Vec<String> = doc.workflows.iter().map(|w| w.name.clone()).collect();
             let text = format!("`{}` has no workflow `{name}`", file.display());
             Failure::plain(text)
-                .hint(format!("its workflows: {}", self::names(&names)))
+                .hint(format!("workflows in this file: {}", self::names(&names)))
                 .with_code(exit::NOT_FOUND)
         })?;
         let node = |s: &DeclaredStep| Node {
@@ -207,29 +209,29 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
             state: None,
         };
         let nodes = found.steps.iter().map(node).collect();
-        output::line(&draw_steps(&found.name, nodes).to_string());
+        output::print_line(&draw_steps(&found.name, nodes).to_string());
         return Ok(exit::OK);
     }
     if json {
-        output::json(&doc);
+        output::print_json(&doc);
         return Ok(exit::OK);
     }
     for workflow in &doc.workflows {
         let input = workflow.input.iter().map(|(n, t)| format!("{n}: {t}"));
         let input: Vec<String> = input.collect();
-        output::line(&format!("{} ({})", workflow.name, input.join(", ")));
+        output::print_line(&format!("{} ({})", workflow.name, input.join(", ")));
         for step in &workflow.steps {
             let needs = match step.needs.as_slice() {
                 [] => String::new(),
                 needs => format!(", after {}", needs.join(", ")),
             };
-            output::line(&format!(
+            output::print_line(&format!(
                 "  {} ({}{needs}): {}",
                 step.name, step.kind, step.about
             ));
         }
     }
-    output::line(&format!("{} workflows, no errors", doc.workflows.len()));
+    output::print_line(&format!("{} workflows, no errors", doc.workflows.len()));
     Ok(exit::OK)
 }
 
@@ -274,7 +276,7 @@ fn list(doc: &WorkflowsDoc) {
             r.began_at.to_string(),
         ]
     };
-    table(
+    print_table(
         &["RUN", "WORKFLOW", "STATE", "DONE", "BY", "BEGAN"],
         doc.runs.iter().map(row).collect(),
         "no runs; `abbey workflow run NAME` starts one, `abbey workflow check` lists the workflows",
@@ -283,21 +285,21 @@ fn list(doc: &WorkflowsDoc) {
 
 fn show(json: bool, doc: &WorkflowDoc) {
     if json {
-        output::json(doc);
+        output::print_json(doc);
         return;
     }
     let run = &doc.run;
-    output::line(&format!(
+    output::print_line(&format!(
         "{} {} {}, by {}",
         run.id, run.workflow, run.state, run.by
     ));
     if run.changed {
-        output::line(
+        output::print_line(
             "  the workflow was changed since; this run follows the version with which it began",
         );
     }
     if let Some(why) = &run.failure {
-        output::line(&format!("  reason: {why}"));
+        output::print_line(&format!("  reason: {why}"));
     }
     let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
     for step in &run.steps {
@@ -319,14 +321,14 @@ fn show(json: bool, doc: &WorkflowDoc) {
             Some(value) => format!(": {}", value["text"].as_str().unwrap_or_default()),
         };
         let first = result.lines().next().unwrap_or_default();
-        output::line(&format!(
+        output::print_line(&format!(
             "  {place} ({}) {}{again} {}{undo}{first}",
             step.kind,
             step.state,
-            dash(step.began.clone())
+            text_or_dash(step.began.clone())
         ));
     }
     if let Some(output) = &run.output {
-        output::line(&format!("  output: {output}"));
+        output::print_line(&format!("  output: {output}"));
     }
 }

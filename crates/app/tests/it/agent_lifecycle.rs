@@ -84,7 +84,7 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
     assert!(
         house
             .expect_refusal(4, "agent clone iris rosa")
-            .contains("already here")
+            .contains("already exists in the manifest")
     );
     assert!(
         house
@@ -112,7 +112,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert!(
         house
             .expect_refusal(3, "agent restore stranger")
-            .contains("never was one")
+            .contains("no earlier manifest declared one")
     );
     // Whoever was cut off when the files were back, and the manifest was not, goes on.
     let brought = std::process::Command::new("curl")

@@ -252,7 +252,7 @@ fn bad_request_bodies_are_refused_with_a_reason_and_never_a_500() {
             .send()
             .0,
         403,
-        "no live lease"
+        "no valid lease"
     );
     assert_eq!(
         house

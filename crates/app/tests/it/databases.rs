@@ -334,7 +334,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     assert!(
         house
             .expect_refusal(2, "up")
-            .contains("agent `iris` uses `db`, and no such service is declared")
+            .contains("agent `iris` uses the service `db`, which is not declared")
     );
 }
 
@@ -364,7 +364,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     assert!(!token.is_empty());
     let told = house.expect(0, args!("exec iris -- sh -c {}", "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/operations/service-restart"));
     assert!(
-        told.contains("no running task of `iris` uses a skill that may do `service-restart`"),
+        told.contains("no running task of agent `iris` uses a skill that is granted the operation `service-restart`"),
         "{told}"
     );
     let task = work(&house, 1, "sys", "restart the agent sys");

@@ -143,8 +143,14 @@ fn undeclared_delegation_is_refused_with_an_alternative() {
     assert_eq!(
         whys,
         [
-            ("agent:tech-lead", "tech-lead may not delegate to manager"),
-            ("agent:tech-lead", "tech-lead cannot delegate to itself"),
+            (
+                "agent:tech-lead",
+                "agent tech-lead may not delegate to agent manager"
+            ),
+            (
+                "agent:tech-lead",
+                "agent tech-lead cannot delegate a task to itself"
+            ),
         ]
     );
     // Work does not come back to who gave it on.
@@ -328,7 +334,7 @@ fn ask_is_limited_to_declared_agents_and_refuses_cycles() {
         told["detail"]
             .as_str()
             .unwrap()
-            .contains("third may not ask ezra"),
+            .contains("agent third may not ask agent ezra"),
         "{told}"
     );
     assert_eq!(entries(&house, "task.ask.refused").len(), 1);

@@ -88,7 +88,7 @@ fn doctor_names_the_process_that_holds_a_port() {
     let text = taken["text"].as_str().unwrap();
     assert!(
         text.contains(&format!(
-            "port {port} of agent-sysadmin is held by pid {}",
+            "port {port} of agent-sysadmin is in use by pid {}",
             std::process::id()
         )),
         "{text}"

@@ -17,7 +17,7 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
     let told = house.expect_refusal(4, "up");
     assert!(
         told.contains(&format!(
-            "port {port} is held by pid {}",
+            "port {port} is in use by pid {}",
             std::process::id()
         )),
         "{told}"
@@ -114,7 +114,7 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
     assert!(
         house
             .expect_refusal(4, args!("restore {}", archive))
-            .contains("has state already")
+            .contains("already has state")
     );
     std::fs::rename(&database, house.path("damaged.db")).unwrap();
     for rest in ["abbey.db-wal", "abbey.db-shm"] {
@@ -175,7 +175,7 @@ fn a_full_disk_loses_nothing_and_recovers_without_restart() {
         }
         acknowledged += 1;
     }
-    assert!(refusal.contains("no space is left"), "{refusal}");
+    assert!(refusal.contains("no disk space is left"), "{refusal}");
     std::fs::remove_file(&filler).unwrap();
     house.expect(
         0,

@@ -253,7 +253,7 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
         )
     );
     for (wrong, told) in [
-        ("169.254.169.254:80", "no link-local one"),
+        ("169.254.169.254:80", "not a link-local address"),
         ("[::1]:80", "is an IPv4 address"),
     ] {
         house.manifest(&manifest(wrong));

@@ -93,7 +93,7 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
         hostile["task"]["failure"]
             .as_str()
             .unwrap()
-            .contains("do not fit")
+            .contains("are not valid for")
     );
 }
 

@@ -64,7 +64,10 @@ fn every_report_is_rendered_in_every_language() {
     // Where none is named, the house's own; another than these is refused by name.
     assert!(house.expect(0, "report status").contains("## Beobachtet"));
     let told = house.expect_refusal(2, "report status --locale fr-FR");
-    assert!(told.contains("there are en, sl, de, ru, zh"), "{told}");
+    assert!(
+        told.contains("available languages: en, sl, de, ru, zh"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -125,11 +128,11 @@ fn programs_get_an_available_locale() {
     for (wrong, told) in [
         (
             "display: sl_SI",
-            "`sl_SI` is no language tag; write it as `sl-SI`",
+            "`sl_SI` is not a language tag; write it like `sl-SI`",
         ),
         (
             "system: sl-SI",
-            "`sl-SI` is no locale of the system; write it as `sl_SI.UTF-8`",
+            "`sl-SI` is not a system locale; write it like `sl_SI.UTF-8`",
         ),
         (
             "system: sl_SI.ISO-8859-2",

@@ -142,10 +142,7 @@ fn a_token_is_listed_with_its_use_and_ends_when_it_is_revoked() {
     house.expect(0, "up");
     assert_eq!(call(), 200);
     let taken = house.expect_refusal(4, "token new board --scope admin");
-    assert!(
-        taken.contains("there is a token `board` already"),
-        "{taken}"
-    );
+    assert!(taken.contains("a token `board` already exists"), "{taken}");
     house.expect(0, "token revoke board");
     assert_eq!(call(), 401);
     let unknown = house.expect_refusal(3, "token revoke board");

@@ -110,8 +110,8 @@ fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
     let curl = |agent: &str| {
         house.expect(0, args!("exec {} -- sh -c {}", agent, "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/tools/tides/high_water"))
     };
-    assert!(curl("cook").contains("uses no tool server `tides`"));
-    assert!(curl("pilot").contains("works on nothing, so it calls no tool"));
+    assert!(curl("cook").contains("does not use the tool server `tides`"));
+    assert!(curl("pilot").contains("has no running task, so it may not call a tool"));
     assert_eq!(house.audit_entries("tool.call").len(), 2);
     // There is no other way to it than the one that enters each call.
     let env = house.expect(0, "exec pilot -- env");

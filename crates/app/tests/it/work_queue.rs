@@ -311,7 +311,10 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     house.expect(0, "task import theirs.md");
     std::fs::write(&queue, mine).unwrap();
     let text = house.expect(4, args!("task sync {}", file));
-    assert!(text.contains("it was changed on both sides"), "{text}");
+    assert!(
+        text.contains("it was changed in the file and in the house"),
+        "{text}"
+    );
     assert!(view(&house).contains("Sweep all"));
     let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
     assert!(conflicts.contains("Sweep nothing"));

@@ -236,7 +236,10 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
     for (args, told) in [
         (&["survey"][..], "`queries` is missing, a list"),
         (&["survey", "queries=x"], "`queries` is a list"),
-        (&["survey", "queries=[]", "z=1"], "it takes no `z`"),
+        (
+            &["survey", "queries=[]", "z=1"],
+            "`z` is not a declared input",
+        ),
     ] {
         let mut all = vec!["workflow", "run"];
         all.extend(args);

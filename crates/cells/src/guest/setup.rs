@@ -81,7 +81,7 @@ pub(super) fn read_config() -> Result<GuestConfig> {
     let file = fs::File::open(&path).map_err(Error::file("open", &path))?;
     // The kernel looked for partitions when it found the drive, and what it saw then may have changed.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
-        .map_err(step("read anew", "the drive of instructions"))?;
+        .map_err(step("reread", "the drive of instructions"))?;
     // It is one line; what follows is there for the size of the drive.
     BufReader::new(file)
         .read_until(b'\n', &mut bytes)

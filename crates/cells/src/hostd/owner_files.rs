@@ -25,7 +25,7 @@ pub(super) fn archive_owner_files(
     let removed = config.home.join("removed");
     ensure_dir(CWD, &removed, 0o700, (0, 0))?;
     let to = removed.join(format!("{}-{stamp}", owner.slug()));
-    std::fs::rename(&from, &to).map_err(Error::file("move aside", from))
+    std::fs::rename(&from, &to).map_err(Error::file("archive", from))
 }
 
 /// Archived files of agents, as agent name and time stamp, oldest first.

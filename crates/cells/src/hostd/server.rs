@@ -216,7 +216,9 @@ pub(super) fn perform_operation(
         HostdOperation::Allocate { owner, allocation } => {
             let mut held = held()?;
             if allocation.uid.is_some() && !config.privileged {
-                return refused("without root privileges hostd cannot allocate users");
+                return refused(
+                    "hostd runs without root privileges, so it cannot allocate user ids",
+                );
             }
             let before = held.allocations.owners.get(&owner).cloned();
             match held.allocations.assign(&owner, allocation) {
@@ -233,10 +235,12 @@ pub(super) fn perform_operation(
         HostdOperation::Release { owner } => {
             let mut held = held()?;
             if config.cell_records_dir().join(owner.to_string()).exists() {
-                return refused(format!("{owner} still has a cell"));
+                return refused(format!("{owner} still has a running cell; stop it first"));
             }
             if config.owner_dir(&owner).exists() {
-                return refused(format!("{owner} still has files"));
+                return refused(format!(
+                    "{owner} still has files; archive or delete them first; archive or delete them first"
+                ));
             }
             if !dry && held.allocations.owners.remove(&owner).is_some() {
                 held.save()?;
@@ -336,7 +340,9 @@ pub(super) fn perform_operation(
                 (CellName::Agent(_) | CellName::Service(_), _) => {
                     refused("only a command (`run-…`) has staged files")
                 }
-                (CellName::Run(_), None) => refused("no archive was passed"),
+                (CellName::Run(_), None) => {
+                    refused("the request passed no file descriptor of an archive")
+                }
                 (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
                 (CellName::Run(_), Some(fd)) => {
                     stage::unpack_command_files(config, &owner, uid, fd).map(|()| HostdReply::Done)
@@ -347,7 +353,7 @@ pub(super) fn perform_operation(
             (CellName::Agent(_) | CellName::Service(_), _) => {
                 refused("only files of a command (`run-…`) can be collected")
             }
-            (CellName::Run(_), None) => refused("no file was passed"),
+            (CellName::Run(_), None) => refused("the request passed no file descriptor"),
             (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
             (CellName::Run(_), Some(fd)) => {
                 stage::pack_command_files(config, &owner, &paths, fd).map(|()| HostdReply::Done)
@@ -358,7 +364,7 @@ pub(super) fn perform_operation(
                 return refused("only files of a command (`run-…`) can be deleted");
             }
             if config.cell_records_dir().join(owner.to_string()).exists() {
-                return refused(format!("{owner} still has a cell"));
+                return refused(format!("{owner} still has a running cell; stop it first"));
             }
             if !dry {
                 stage::delete_command_files(config, &owner)?;
@@ -370,7 +376,7 @@ pub(super) fn perform_operation(
             Ok(HostdReply::Done)
         }
         HostdOperation::Pack { owner } => match fds.into_iter().next() {
-            None => refused("no file was passed"),
+            None => refused("the request passed no file descriptor"),
             Some(_) if dry => Ok(HostdReply::Done),
             Some(fd) => {
                 let allocations = held()?.allocations;
@@ -402,7 +408,7 @@ pub(super) fn perform_operation(
                     Ok(streams) => Some(streams),
                     Err(_) => {
                         return refused(
-                            "exactly three descriptors must be passed: input, output, error output",
+                            "exactly three file descriptors must be passed: standard input, output and error",
                         );
                     }
                 },
@@ -416,11 +422,13 @@ pub(super) fn perform_operation(
             };
             let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
                 return refused(
-                    "exactly three descriptors must be passed: input, output, error output",
+                    "exactly three file descriptors must be passed: standard input, output and error",
                 );
             };
             if !spec.microvm.as_ref().is_some_and(|m| m.origin.waits()) {
-                return refused("only a microVM that waits can be given a program");
+                return refused(
+                    "a program can be started only in a microVM that is waiting for one",
+                );
             }
             if dry {
                 return Ok(HostdReply::Done);
@@ -445,11 +453,11 @@ pub(super) fn perform_operation(
             };
             let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
                 return refused(
-                    "exactly three descriptors must be passed: input, output, error output",
+                    "exactly three file descriptors must be passed: standard input, output and error",
                 );
             };
             if argv.is_empty() {
-                return refused("no program was named");
+                return refused("the request names no program to run");
             }
             if dry {
                 return Ok(HostdReply::Done);

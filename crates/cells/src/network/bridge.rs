@@ -30,7 +30,7 @@ pub(crate) fn update_bridge(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Re
         return Ok(());
     }
     if subnets.len() > BRIDGE_PORTS_MAX {
-        let text = format!("a bridge has {BRIDGE_PORTS_MAX} ports at most");
+        let text = format!("a bridge may have at most {BRIDGE_PORTS_MAX} ports");
         return Err(io::Error::other(text));
     }
     let (index, made) = match host.interface_index(&name) {

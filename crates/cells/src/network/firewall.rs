@@ -87,7 +87,7 @@ fn run(args: &[&str], input: &str) -> io::Result<String> {
 pub(crate) fn check_kernel_support() -> std::result::Result<(), String> {
     run(&["-c", "-f", "-"], "table inet abbey_probe {}\n")
         .map(drop)
-        .map_err(|e| format!("the kernel takes no rules from `nft`: {e}"))
+        .map_err(|e| format!("the kernel accepts no rules from `nft`: {e}"))
 }
 
 /// Number of the kernel's rules: it grows with every change of any table (`NFT_MSG_GETGEN`).

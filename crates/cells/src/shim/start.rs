@@ -123,7 +123,7 @@ impl Shim {
             let missing = record.in_force.is_none() || io != outer.limits.io;
             if missing && !spec.waived.contains(&Layer::Limits) {
                 return Err(Error::Limits(
-                    "the kernel does not show all of them as applied".to_owned(),
+                    "the kernel does not report all of them as applied".to_owned(),
                 ));
             }
         }
@@ -180,7 +180,7 @@ fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<PortFor
         (ListenAddress::Cell(_), true) => {
             let lost = || Error::Shim {
                 cell: spec.cell.clone(),
-                why: "a listener was not handed over".to_owned(),
+                why: "a listening socket was not passed".to_owned(),
             };
             let listener = made.next().ok_or_else(lost)?;
             PortForwarder::with_listener(listener, forward, &spec.cell)

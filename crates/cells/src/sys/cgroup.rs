@@ -37,7 +37,7 @@ fn disk_of(path: &Path) -> Result<String> {
     let known = Path::new("/sys/dev/block").join(&number);
     let none = || {
         let text = format!(
-            "`{}` is on no disk that the kernel could bound",
+            "`{}` is on a file system for which the kernel cannot limit disk I/O",
             path.display()
         );
         Error::Limits(text)

@@ -115,7 +115,7 @@ pub(crate) async fn authenticate(
             response
         }
         Err(refusal) => problem_response(refusal.remedy(
-            "send a token from `abbey token new`, or the text of `operator.token` in the house's directory, as a bearer credential",
+            "send `Authorization: Bearer TOKEN` with a token from `abbey token new`, or with the text of the file `operator.token` in the state directory",
         )),
     }
 }

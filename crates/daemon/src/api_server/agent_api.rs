@@ -110,10 +110,10 @@ async fn authenticate(
         }
         Ok(other) => problem_response(Problem::new(
             FaultKind::Forbidden,
-            format!("{other} is not an agent; this API is for agents"),
+            format!("the credential belongs to {other}; this API accepts only credentials of agents"),
         )),
         Err(refusal) => problem_response(refusal.remedy(
-            "send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential",
+            "send `Authorization: Bearer TOKEN` with the text of the file that the environment variable ABBEY_TOKEN_FILE names",
         )),
     }
 }
@@ -291,9 +291,11 @@ async fn note(
     Json(body): Json<NoteBody>,
 ) -> Result<Doc<LoggedDoc>> {
     if body.text.trim().is_empty() || body.text.len() > 8192 {
-        return Err(
-            Problem::new(FaultKind::Invalid, "a note has a text of 1 to 8192 bytes").into(),
-        );
+        return Err(Problem::new(
+            FaultKind::Invalid,
+            "the text of a note must have 1 to 8192 bytes",
+        )
+        .into());
     }
     let entity = format!("agent:{slug}");
     let note = NewAuditEntry {

@@ -212,7 +212,7 @@ pub(crate) fn lease_proof(api: &ApiState, slug: Slug, headers: &HeaderMap) -> Re
         .ok_or_else(|| {
             Problem::new(
                 FaultKind::Invalid,
-                "the header `Abbey-Lease` with the lease's token is missing",
+                "the header `Abbey-Lease` is missing; send the lease token that claiming the task returned",
             )
         })?;
     Ok(LeaseProof {
@@ -281,7 +281,7 @@ async fn complete(
     if body.text.len() > limit {
         return Err(Problem::new(
             FaultKind::TooLarge,
-            format!("a result has at most {limit} bytes"),
+            format!("the result is too long; it may have at most {limit} bytes"),
         )
         .into());
     }
@@ -372,7 +372,7 @@ async fn block(
 ) -> Result<Doc<TaskDoc>> {
     let hold = lease_proof(&api, slug, &headers)?;
     if body.on.trim().is_empty() {
-        return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
+        return Err(Problem::new(FaultKind::Invalid, "`on` is empty; write what must happen before the task can continue").into());
     }
     let row = api
         .core

@@ -67,7 +67,7 @@ async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Entry
         .last_manifest_with_agent(slug.clone())
         .await?;
     let Some((generation, manifest, charter)) = former else {
-        let text = format!("there is no agent `{slug}`, and there never was one");
+        let text = format!("there is no agent `{slug}`, and no earlier manifest declared one");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
     let entry = abbey_plan::edit::agent_entry(&manifest, &slug).map_err(|m| {
@@ -120,7 +120,7 @@ async fn bundle(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Bund
         let cleaned = redactor.clean(&file.text).into_owned();
         if cleaned != file.text {
             left_out.push(format!(
-                "{}: what looks like a credential is taken out of it",
+                "{}: text that looks like a credential is removed from it",
                 file.path
             ));
             file.text = cleaned;
@@ -183,10 +183,14 @@ fn file_name(path: &str) -> Result<FileName> {
         "AGENTS.md" => FileName::BroughtRules,
         "MEMORY.md" => FileName::BroughtMemory,
         "HEARTBEAT.md" => FileName::BroughtHeartbeat,
-        "SOUL.md" => return Err(wrong("a charter comes with the manifest").into()),
+        "SOUL.md" => {
+            return Err(
+                wrong("a charter is set in the manifest and cannot be imported as a file").into(),
+            );
+        }
         other => match other.strip_prefix("memory/") {
             Some(note) => FileName::Note(NoteName::try_from(note.to_owned()).map_err(wrong)?),
-            None => return Err(wrong("it is no file of a bundle").into()),
+            None => return Err(wrong("a bundle cannot contain this file").into()),
         },
     })
 }
@@ -268,7 +272,7 @@ async fn removed(api: &ApiState, slug: &Slug) -> Result<Vec<String>> {
         crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::Archives {}, &[]))
             .await?;
     let HostdReply::Archives { archives } = asked else {
-        return Err(Problem::new(FaultKind::Internal, "the helper gave another answer").into());
+        return Err(Problem::new(FaultKind::Internal, "hostd, the privileged helper, sent an unexpected reply; see the log of the control plane").into());
     };
     let mine = archives.into_iter().filter(|(agent, _)| agent == slug);
     Ok(mine.map(|(_, stamp)| stamp).collect())
@@ -295,7 +299,7 @@ async fn restore(
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
     if lives {
-        let text = format!("agent `{slug}` lives here; nothing of it needs to come back");
+        let text = format!("agent `{slug}` exists; only a removed agent can be restored");
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     // An earlier try brought them, and no plan has the agent yet.
@@ -321,10 +325,13 @@ async fn restore(
     };
     let Some(stamp) = wanted.cloned() else {
         let have = match stamps.is_empty() {
-            true => "nothing of it lies aside".to_owned(),
-            false => format!("there are {}", stamps.join(", ")),
+            true => "no removed files of this agent are kept".to_owned(),
+            false => format!(
+                "removed files exist with the time stamps {}",
+                stamps.join(", ")
+            ),
         };
-        let text = format!("no files of `{slug}` can be brought back: {have}");
+        let text = format!("no files of agent `{slug}` can be restored: {have}");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
     let owner = CellName::Agent(slug.clone());
@@ -358,23 +365,27 @@ async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<L
     let mut left = Vec::new();
     if let Some(current) = api.core.plan.current() {
         if current.house.agents.contains_key(&slug) {
-            let text = format!("agent `{slug}` lives here; nothing is left over of it");
+            let text = format!(
+                "agent `{slug}` has not been removed; leftovers are listed only for removed agents"
+            );
             return Err(Problem::new(FaultKind::Conflict, text).into());
         }
         let owner = format!("agent:{slug}");
         let held = current.registry.rows().filter(|r| r.owner == owner);
-        left.extend(held.map(|r| format!("{} {} is held by it", r.kind.name(), r.value)));
+        left.extend(
+            held.map(|r| format!("{} {} is still allocated to it", r.kind.name(), r.value)),
+        );
     }
     let hostd = Arc::clone(&api.core.hostd);
     let owners = crate::core::hostd::call_blocking(move || hostd.owners()).await?;
     if owners.contains(&cell) {
-        left.push("the helper keeps a user for it".to_owned());
+        left.push("hostd, the privileged helper, still reserves a user id for it".to_owned());
     }
     let backend = Arc::clone(&api.cells.backend);
     let cells = runtime::run_blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
-        left.push("its cell is not swept".to_owned());
+        left.push("its cell has not been removed".to_owned());
     }
     let me = Principal::Agent(slug.clone());
     let now = api.core.store.now();

@@ -72,7 +72,7 @@ async fn delegate_subtask(
     let mine = body.task.as_deref().ok_or_else(|| {
         Problem::new(
             FaultKind::Invalid,
-            "`task` is missing: the task that this is a subtask of",
+            "`task` is missing; write the number of the task whose subtask this is",
         )
     })?;
     let parent = (
@@ -101,7 +101,7 @@ async fn find_delegated_task(api: &ApiState, slug: &Slug, name: &str) -> Result<
         true => Ok(TaskRef::Id(row.id)),
         false => Err(Problem::new(
             FaultKind::NotFound,
-            format!("there is no task `{name}` of yours"),
+            format!("this agent delegated no task `{name}`"),
         )
         .into()),
     }

@@ -71,7 +71,7 @@ async fn attach_terminal(
 ) -> Result<Response> {
     let wanted = request.headers().get(header::UPGRADE);
     if wanted.is_none_or(|v| v != PROTOCOL) {
-        let text = format!("this route takes `Upgrade: {PROTOCOL}`");
+        let text = format!("this route requires the header `Upgrade: {PROTOCOL}`");
         return Err(Problem::new(FaultKind::Invalid, text).into());
     }
     let current = api.core.plan.current();
@@ -81,7 +81,11 @@ async fn attach_terminal(
         CellName::Run(_) => false,
     });
     if !known {
-        return Err(Problem::new(FaultKind::NotFound, format!("there is no {cell}")).into());
+        return Err(Problem::new(
+            FaultKind::NotFound,
+            format!("the manifest declares no {cell}"),
+        )
+        .into());
     }
     let (backend, name) = (Arc::clone(&api.cells.backend), cell.clone());
     let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));

@@ -324,13 +324,13 @@ async fn add(
         Caller::Shared => Principal::House,
         Caller::Agent(me) => {
             let text = format!(
-                "{me} gives work on under the lease of its own task: POST /api/v1/self/delegate"
+                "{me} can delegate only under the lease of its own task; use POST /api/v1/self/delegate"
             );
             return Err(Problem::new(FaultKind::Forbidden, text).into());
         }
     };
     if body.agent_id.is_some() {
-        return Err(invalid("`agent_id` is not taken; say `assigned_to`").into());
+        return Err(invalid("`agent_id` is not supported; use `assigned_to`").into());
     }
     let to = body.assigned_to.as_deref();
     let to = to.ok_or_else(|| invalid("`assigned_to` is missing"))?;
@@ -340,7 +340,10 @@ async fn add(
         more => format!("{}\n\n{more}", body.title.trim()),
     };
     if body.title.trim().is_empty() || text.len() > TEXT_MAX {
-        return Err(invalid("a task has a title, and at most 65536 bytes").into());
+        return Err(invalid(
+            "`title` must not be empty, and the task may have at most 65536 bytes",
+        )
+        .into());
     }
     let key = idempotency_key(&headers, &author, "controlplane/tasks")?;
     let digest = abbey_support::digest::sha256_hex(
@@ -465,7 +468,8 @@ async fn log(
     }
     let detail = json!({ "event": body.event, "task": body.task_id, "data": body.rest });
     if body.event.is_empty() || detail.to_string().len() > ENTRY_MAX {
-        let text = format!("an entry has an `event`, and at most {ENTRY_MAX} bytes");
+        let text =
+            format!("`event` must not be empty, and the entry may have at most {ENTRY_MAX} bytes");
         return Err(Problem::new(FaultKind::Invalid, text).into());
     }
     let (actor, by) = match caller {

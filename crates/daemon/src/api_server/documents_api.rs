@@ -174,7 +174,9 @@ async fn read(
     if let Some(wanted) = version
         && rows.first().is_none_or(|r| r.version != wanted)
     {
-        let text = format!("document `{name}` has no version {wanted} any more, or not yet");
+        let text = format!(
+            "document `{name}` has no version {wanted}; it has been removed or does not exist yet"
+        );
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
     let newest = api.core.store.document(name.clone(), u64::MAX, 1).await?;

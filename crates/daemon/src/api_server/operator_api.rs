@@ -189,7 +189,7 @@ async fn generation(
 )]
 async fn current(State(api): Shared, headers: HeaderMap) -> Result<Response> {
     let current = api.core.plan.current().ok_or_else(|| {
-        Problem::new(FaultKind::NotFound, "no manifest was applied yet")
+        Problem::new(FaultKind::NotFound, "no manifest has been applied yet")
             .remedy("`abbey up` applies one")
     })?;
     if matches_if_none_match(&headers, current.generation) {

@@ -109,7 +109,7 @@ impl OperatorListener {
             let holder = facts.and_then(|facts| facts.ports.get(&address.port()).cloned());
             refused(match holder {
                 Some(holder) => format!(
-                    "the port is held by {holder}; stop it, or set `listen.address` in the manifest"
+                    "the port is in use by {holder}; stop that process, or set `listen.address` in the manifest"
                 ),
                 None => e.to_string(),
             })

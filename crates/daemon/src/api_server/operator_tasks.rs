@@ -56,7 +56,7 @@ async fn tasks(State(api): Shared, Query(query): Query<TaskQuery>) -> Result<Doc
         .cursor
         .map(|c| {
             c.parse::<u64>()
-                .map_err(|_| invalid("the cursor is not one of ours".to_owned()))
+                .map_err(|_| invalid("the cursor is not valid; start again without a cursor".to_owned()))
         })
         .transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
@@ -100,13 +100,13 @@ async fn add_task(
     let text = body.text.trim().to_owned();
     if text.is_empty() || text.len() > 64 << 10 {
         return Err(
-            Problem::new(FaultKind::Invalid, "a task has a text of 1 to 65536 bytes").into(),
+            Problem::new(FaultKind::Invalid, "the text of a task must have 1 to 65536 bytes").into(),
         );
     }
     if api.core.shutdown.is_requested() {
         return Err(Problem::new(
             FaultKind::Unavailable,
-            "the house is going down and takes no more tasks",
+            "the house is shutting down and accepts no new tasks; add the task after the next `abbey up`",
         )
         .into());
     }
@@ -125,7 +125,7 @@ async fn add_task(
             abbey_agents::skill::check_arguments(&found.args, &args).map_err(|why| {
                 Problem::new(
                     FaultKind::Invalid,
-                    format!("the arguments do not fit skill `{skill}`: {why}"),
+                    format!("the arguments are not valid for skill `{skill}`: {why}"),
                 )
             })?;
             api.work.intake_for_skill(skill, body.args.clone())

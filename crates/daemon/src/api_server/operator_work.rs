@@ -59,9 +59,9 @@ fn language_of(api: &ApiState, locale: Option<&str>) -> Result<Language> {
         let all = Language::ALL.map(Language::tag).join(", ");
         Problem::new(
             FaultKind::Invalid,
-            format!("no reports are made in `{tag}`"),
+            format!("reports are not available in the language `{tag}`"),
         )
-        .remedy(format!("there are {all}"))
+        .remedy(format!("available languages: {all}"))
     })?)
 }
 

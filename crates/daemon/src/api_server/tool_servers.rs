@@ -59,7 +59,7 @@ async fn request_tool_server(
         Problem::new(FaultKind::Unavailable, text)
     };
     let at = abbey_plan::host_endpoint(&current.house, &current.registry, service);
-    let at = at.ok_or_else(|| gone("it has no address".to_owned()))?;
+    let at = at.ok_or_else(|| gone("it has no address, so it is probably not running; `abbey service list` shows its state".to_owned()))?;
     let body = json!({ "method": method, "params": params }).to_string();
     let request = Request::post(format!("http://{at}/ask"))
         .header("content-type", "application/json")
@@ -146,7 +146,9 @@ async fn call(
     let current = api.core.plan.require()?;
     let used = servers(&current, &me);
     let Some(service) = used.into_iter().find(|s| s.as_str() == service) else {
-        let text = format!("`{me}` uses no tool server `{service}`");
+        let text = format!(
+            "agent `{me}` does not use the tool server `{service}`; add it to `uses` in the manifest"
+        );
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let running = TaskFilter {
@@ -158,7 +160,7 @@ async fn call(
     let tasks = api.core.store.tasks(running).await?;
     let holds = |t: &&abbey_store::TaskRow| t.phase.lease().is_some_and(|l| l.holder == me);
     let Some(task) = tasks.iter().find(holds) else {
-        let text = format!("`{me}` works on nothing, so it calls no tool");
+        let text = format!("agent `{me}` has no running task, so it may not call a tool");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let entity = CellName::Service(service.clone()).to_string();

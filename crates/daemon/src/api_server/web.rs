@@ -67,7 +67,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let kind = header_text(request.headers(), "content-type").unwrap_or("application/json");
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if native && !kind.eq_ignore_ascii_case("application/json") {
-            let text = format!("the body is `{kind}`; this route takes `application/json`");
+            let text = format!(
+                "the request body has the content type `{kind}`; this route accepts only `application/json`"
+            );
             let mut refusal = Problem::new(FaultKind::Invalid, text);
             refusal.status = 415;
             return Err(problem_response(refusal));
@@ -129,8 +131,9 @@ pub(crate) fn paginate<T>(
         Some(cursor) => {
             let at = items.iter().position(|item| key(item) == cursor);
             1 + at.ok_or_else(|| {
-                let text = format!("no page begins after `{cursor}`; its item may be gone");
-                Problem::new(FaultKind::Invalid, text).remedy("begin again without a cursor")
+                let text =
+                    format!("the cursor `{cursor}` is not valid; its item may have been removed");
+                Problem::new(FaultKind::Invalid, text).remedy("start again without a cursor")
             })?
         }
     };
@@ -197,7 +200,7 @@ pub(crate) async fn refuse_method(request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
     let mut refusal = Problem::new(
         FaultKind::Invalid,
-        format!("`{path}` has no method {method}"),
+        format!("the route `{path}` does not support the method {method}"),
     );
     refusal.status = 405;
     problem_response(refusal)
@@ -218,7 +221,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
     serde_json::from_slice(text).map_err(|e| {
         problem_response(Problem::new(
             FaultKind::Invalid,
-            format!("the body is not the JSON that this route takes: {e}"),
+            format!("the request body is not valid for this route: {e}"),
         ))
     })
 }
@@ -233,7 +236,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Respons
     let (mut text, mut total) = (BytesMut::new(), 0usize);
     while let Some(frame) = frames.next().await {
         let frame = frame.map_err(|why| {
-            let text = format!("the body can't be read: {why}");
+            let text = format!("the request body cannot be read: {why}");
             problem_response(Problem::new(FaultKind::Invalid, text))
         })?;
         total = total.saturating_add(frame.len());
@@ -244,7 +247,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Respons
         }
     }
     if total > limit {
-        let text = format!("the body is larger than {limit} bytes");
+        let text = format!("the request body is larger than {limit} bytes");
         return Err(problem_response(Problem::new(FaultKind::TooLarge, text)));
     }
     Ok(text.freeze())
@@ -270,7 +273,7 @@ pub(crate) fn parse_if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem
         Some(text) => text.trim_matches('"').parse().map(Some).map_err(|_| {
             Problem::new(
                 FaultKind::Invalid,
-                format!("`If-Match: {text}` is not a version that this house gave out"),
+                format!("`If-Match: {text}` is not a valid version; send the value of the `ETag` header of an earlier response"),
             )
         }),
     }
@@ -294,7 +297,9 @@ pub(crate) fn refuse_unknown(api: Api, path: &str) -> Response {
         return problem_response(Problem::new(FaultKind::NotBuilt, text));
     }
     let text = format!("there is no route `{path}`");
-    problem_response(Problem::new(FaultKind::NotFound, text).remedy("see /openapi.json"))
+    problem_response(
+        Problem::new(FaultKind::NotFound, text).remedy("`/openapi.json` lists the routes"),
+    )
 }
 
 /// The authenticated agent.

@@ -87,7 +87,8 @@ impl CommandRequest {
             _ => 4,
         };
         if limits.memory < Bytes(least << 20) {
-            let text = format!("a command in a {cell} needs {least} MiB of memory at least");
+            let text =
+                format!("a command in a {cell} needs a memory limit of at least {least} MiB");
             return Err(invalid(text));
         }
         if cell == CellKind::Microvm && egress.nets().next().is_some() {

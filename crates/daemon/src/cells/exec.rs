@@ -38,7 +38,7 @@ pub(crate) fn check_argv(argv: &[String]) -> Result<()> {
     let invalid = |text: &str| Err(Problem::new(FaultKind::Invalid, text).into());
     match argv.first().map(String::as_str) {
         None | Some("") => invalid("`argv` names no program; write [\"PROGRAM\", \"ARGUMENT\"]"),
-        _ if argv.iter().any(|a| a.contains('\0')) => invalid("`argv` holds a NUL byte"),
+        _ if argv.iter().any(|a| a.contains('\0')) => invalid("`argv` must not contain NUL bytes"),
         _ => Ok(()),
     }
 }
@@ -72,8 +72,12 @@ async fn start_program(
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
     }
-    let spec = specs::cell_spec(cells, &current, &cell)?
-        .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
+    let spec = specs::cell_spec(cells, &current, &cell)?.ok_or_else(|| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("the current plan has no cell `{cell}`"),
+        )
+    })?;
     let (stdin_child, stdin_ours) = create_pipe()?;
     let (out, out_child) = create_pipe()?;
     let (err, err_child) = create_pipe()?;

@@ -239,7 +239,7 @@ async fn perform_step(
         }
         _ => Err(Problem::new(
             FaultKind::Internal,
-            format!("saga {kind} has no step {step}"),
+            format!("internal error: the provisioning saga `{kind}` has no step {step}; report this as a bug"),
         )
         .into()),
     }

@@ -91,7 +91,7 @@ pub fn restore_backup(root: PathBuf, from: &Path) -> std::result::Result<String,
     let _lock = home.acquire_lock()?;
     if home.database_file().exists() {
         let text = format!(
-            "`{}` has state already; restore into an empty home, or move that file away first",
+            "`{}` already has state; restore into an empty home, or move that file to another directory first",
             home.root().display()
         );
         return Err(Problem::new(FaultKind::Conflict, text).into());
@@ -130,7 +130,7 @@ pub fn restore_backup(root: PathBuf, from: &Path) -> std::result::Result<String,
     }
     if !found {
         return Err(damaged(
-            "it contains no `abbey.db`; give an archive that `abbey backup` wrote".to_owned(),
+            "it contains no `abbey.db`; use an archive that `abbey backup` wrote".to_owned(),
         ));
     }
     let hash = hash_database_file(&staged)?;

@@ -37,13 +37,11 @@ pub enum Error {
         holder: String,
     },
     /// Paths of sockets below this home would exceed the limit of Unix socket paths.
-    #[error(
-        "the path `{0}` is too long for the house's sockets; choose a home with a shorter path"
-    )]
+    #[error("the path `{0}` is too long for a Unix socket; choose a home with a shorter path")]
     HomeTooDeep(PathBuf),
     /// A directory above the home cannot be entered by the users of agents.
     #[error(
-        "agents have users of their own, which cannot enter `{dir}` on the way to `{home}`; choose another --home, or `chmod o+x` that directory"
+        "agents run as users of their own, which cannot enter `{dir}`, a parent of the home `{home}`; choose another `--home`, or run `chmod o+x {dir}`"
     )]
     HomeClosed {
         /// Path of the home.
@@ -140,7 +138,7 @@ impl From<Error> for Problem {
 fn start_remedy(cell: &CellName) -> Option<String> {
     match cell {
         CellName::Agent(slug) => Some(format!(
-            "`abbey why {slug}` says why it is down; `abbey start {slug}` starts it"
+            "`abbey why {slug}` explains why it is down; `abbey start {slug}` starts it"
         )),
         CellName::Service(slug) => Some(format!(
             "`abbey service logs {slug}` shows its output; `abbey service restart {slug}` starts it"

@@ -156,7 +156,12 @@ impl Runtime {
     /// `Host`, if there are none.
     pub(crate) fn fill_random(&self, bytes: &mut [u8]) -> Result<(), Problem> {
         let filled = self.random.fill(bytes);
-        filled.map_err(|why| Problem::new(FaultKind::Host, format!("no random bytes: {why}")))
+        filled.map_err(|why| {
+            Problem::new(
+                FaultKind::Host,
+                format!("cannot get random bytes from the kernel: {why}"),
+            )
+        })
     }
 
     /// Requests the end of every loop and connection of the control plane; cells keep running.

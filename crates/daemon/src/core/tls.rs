@@ -22,7 +22,7 @@ pub(crate) fn load_tls_acceptor(
     let key = PrivateKeyDer::from_pem_file(at(key))
         .map_err(|e| {
             format!(
-                "the key `{key}` cannot be read by the control plane, which is user {}: {e}; put it into `credentials/` of the home, whose files it may read",
+                "the key `{key}` cannot be read by the control plane, which runs as user {}: {e}; move it to the directory `credentials/` of the home",
                 rustix::process::geteuid().as_raw()
             )
         })?;

@@ -268,7 +268,7 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
             ),
             _ => say(
                 "down",
-                "its desired state is up, and it does not run".to_owned(),
+                "its desired state is running, but it is not running".to_owned(),
             ),
         }
         if seen.history.failures > 0 {

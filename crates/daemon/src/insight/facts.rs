@@ -53,9 +53,11 @@ pub(crate) async fn read_fact(
             let report = reports::make_report(work, &name, language).await?;
             Ok(json!({ "text": reports::render_as_text(&report), "report": report }))
         }
-        other => {
-            Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())
-        }
+        other => Err(Problem::new(
+            FaultKind::NotFound,
+            format!("there is no source of facts `{other}`; correct the name in the skill"),
+        )
+        .into()),
     }
 }
 

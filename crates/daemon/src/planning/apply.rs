@@ -330,11 +330,11 @@ fn check_against_host(
         && let Err(e) = std::net::TcpListener::bind(listen)
     {
         let holder = host.ports.get(&listen.port()).cloned();
-        let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is held by {h}"));
+        let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is in use by {h}"));
         fatal(
             "listen".to_owned(),
             format!(
-                "the operator API cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"
+                "the operator API cannot listen on {listen}: {why}; stop that process or set another `listen.address`"
             ),
         );
     }
@@ -380,7 +380,7 @@ fn check_against_host(
                 .map(|s| s.version.as_deref().unwrap_or("none"));
             if let Some(is) = is.filter(|is| *is != wanted.as_str()) {
                 let text = format!(
-                    "it has `{name}@{wanted}`, and the house has version {is} of it; look at what changed, then write that"
+                    "it requires `{name}@{wanted}`, but the house has version {is}; review the changes, then write `{name}@{is}`"
                 );
                 fatal(format!("agent:{}", agent.slug), text);
             }
@@ -421,7 +421,10 @@ fn load_charters(
     if mistakes.is_empty() {
         return Ok(charters);
     }
-    let mut problem = Problem::new(FaultKind::Invalid, "charters are missing");
+    let mut problem = Problem::new(
+        FaultKind::Invalid,
+        "the request lacks the text of charter files that the manifest names",
+    );
     problem.mistakes = mistakes;
     Err(problem.into())
 }

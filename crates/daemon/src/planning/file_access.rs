@@ -24,7 +24,7 @@ pub(super) fn unreadable_files(
     let closed = secrets.chain(tls).filter_map(|(subject, path)| {
         let at = first_denied_path(&path, runs_as)?;
         let text = format!(
-            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; put it into `credentials/` of the home and write `credential:NAME`, or the path there for TLS",
+            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; move it to `credentials/` of the home and write `credential:NAME`, or the path there for TLS",
             path.display(),
             at.display()
         );

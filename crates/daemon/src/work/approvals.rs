@@ -61,7 +61,7 @@ pub(crate) fn parse_approval_number(text: &str) -> Result<u64> {
             FaultKind::NotFound,
             format!("there is no approval `{text}`"),
         )
-        .remedy("`abbey approvals` lists those that wait")
+        .remedy("`abbey approvals` lists the open requests")
         .into()
     })
 }

@@ -79,7 +79,7 @@ pub(crate) async fn delegate_task(
             ];
             let asked = asked.map(|(k, v): (&str, Value)| (k.to_owned(), v));
             let text =
-                format!("A colleague asks you something; answer them as your charter says ({who})");
+                format!("Agent {who} asks you a question; answer it according to your charter");
             (text, asked.into_iter().collect())
         }
     };
@@ -89,7 +89,7 @@ pub(crate) async fn delegate_task(
         if !fits {
             let names: Vec<&str> = grant.skills.iter().map(String::as_str).collect();
             let text = format!(
-                "{who} may give {to} only work for the skills {}; this text fits none of them",
+                "{who} may delegate to {to} only tasks for the skills {}; this text matches none of them",
                 names.join(", ")
             );
             return Err(Problem::new(FaultKind::Forbidden, text).into());

@@ -173,7 +173,7 @@ pub(crate) async fn write_document(
         let writers = document_view(work, &name, &document, None)
             .writers
             .join(", ");
-        let text = format!("{who} may not write it; its writers are: {writers}");
+        let text = format!("{who} may not write this document; its writers are: {writers}");
         return Err(refuse(FaultKind::Forbidden, text).into());
     }
     let (based_on, most) = match (&document.kind, body.seen) {

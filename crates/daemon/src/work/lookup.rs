@@ -57,7 +57,7 @@ pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
         Some(other) => other,
     };
     Ok(word.to_uppercase().parse().map_err(|e: String| {
-        Problem::new(FaultKind::Invalid, e).remedy("P0 to P3, or urgent, high, medium, low")
+        Problem::new(FaultKind::Invalid, e).remedy("use P0 to P3, or urgent, high, medium or low")
     })?)
 }
 

@@ -62,7 +62,8 @@ impl Router for PlannedModels {
             return Err(forbidden("no_model", text));
         };
         if requested_model != model.to_string() && requested_model != model.model {
-            let text = format!("agent `{slug}` may use `{model}`, not `{requested_model}`");
+            let text =
+                format!("agent `{slug}` may use the model `{model}`, not `{requested_model}`");
             return Err(forbidden("model_not_allowed", text));
         }
         Ok(vec![Target {

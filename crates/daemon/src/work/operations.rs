@@ -116,7 +116,7 @@ fn parse_operation(
         "cell-restart" => {
             let slug = named("agent")?;
             if *who == Principal::Agent(slug.clone()) {
-                let text = "an agent cannot restart its own cell, since that would end the task that asks for it";
+                let text = "an agent cannot restart its own cell, since that would interrupt the task that requested it";
                 return Err(Problem::new(FaultKind::Forbidden, text).into());
             }
             match current.house.agents.contains_key(&slug) {
@@ -172,11 +172,11 @@ impl RequestedOperation {
         match self {
             RequestedOperation::RestartService(slug) => {
                 restart_cell(work, CellName::Service(slug.clone()), who).await?;
-                Ok(json!({ "text": format!("service `{slug}` restarts"), "service": slug }))
+                Ok(json!({ "text": format!("service `{slug}` is restarting"), "service": slug }))
             }
             RequestedOperation::RestartAgent(slug) => {
                 restart_cell(work, CellName::Agent(slug.clone()), who).await?;
-                Ok(json!({ "text": format!("the cell of `{slug}` restarts"), "agent": slug }))
+                Ok(json!({ "text": format!("the cell of `{slug}` is restarting"), "agent": slug }))
             }
             RequestedOperation::Snapshot => {
                 let stamp = abbey_api::Time(work.core.store.now()).to_string();
@@ -214,7 +214,9 @@ pub(crate) async fn run_operation_for_agent(
 ) -> Result<Value> {
     let granted = find_granted_task(work, agent, &format!("op:{name}")).await?;
     let Some((task, token)) = granted else {
-        let text = format!("no running task of `{agent}` uses a skill that may do `{name}`");
+        let text = format!(
+            "no running task of agent `{agent}` uses a skill that is granted the operation `{name}`"
+        );
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let args = json!(task.route.args);

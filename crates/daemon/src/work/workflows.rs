@@ -136,7 +136,7 @@ pub(crate) fn check_new_run(
             FaultKind::NotFound,
             format!("there is no workflow `{name}`"),
         )
-        .remedy("`abbey workflow check` lists those of the manifest")
+        .remedy("`abbey workflow check` lists the workflows of the manifest")
     })?;
     let size = serde_json::to_vec(&input).map_or(0, |v| v.len());
     if size > DATA_MAX {
@@ -146,7 +146,7 @@ pub(crate) fn check_new_run(
     }
     let input = workflow.validate_input(input).map_err(|wrong| {
         invalid(format!(
-            "the input of the workflow `{name}`: {}",
+            "the input of the workflow `{name}` is not valid: {}",
             wrong.join("; ")
         ))
     })?;
@@ -185,9 +185,12 @@ pub(crate) async fn start_run(
 pub(crate) fn parse_run_number(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("WF-").unwrap_or(text);
     digits.parse().map_err(|_| {
-        Problem::new(FaultKind::NotFound, format!("there is no run `{text}`"))
-            .remedy("`abbey workflow list` lists them")
-            .into()
+        Problem::new(
+            FaultKind::NotFound,
+            format!("there is no workflow run `{text}`"),
+        )
+        .remedy("`abbey workflow list` lists the runs")
+        .into()
     })
 }
 

@@ -139,7 +139,7 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The event is not possible in this state.
-    #[error("a task that is {state} cannot {event}")]
+    #[error("`{event}` is not possible for a task in state {state}")]
     Illegal {
         /// State of the task.
         state: TaskState,
@@ -147,7 +147,7 @@ pub enum Refusal {
         event: &'static str,
     },
     /// The principal may not cause this event on this task.
-    #[error("{who} may not {event} this task")]
+    #[error("{who} may not perform `{event}` on this task")]
     NotAllowed {
         /// Principal that caused the event.
         who: Principal,
@@ -155,7 +155,7 @@ pub enum Refusal {
         event: &'static str,
     },
     /// Another agent holds the lease.
-    #[error("held by {holder} until its lease ends")]
+    #[error("agent {holder} holds the lease of this task; wait until it ends or expires")]
     Held {
         /// Agent that holds the lease.
         holder: Slug,
@@ -164,7 +164,7 @@ pub enum Refusal {
     },
     /// The token is not the one of the current lease.
     #[error(
-        "lease token {given} is not the current one ({current}): the task was claimed again; drop this work and poll for new work"
+        "lease token {given} is not the current one ({current}): the task was claimed again; discard this work and poll for new work"
     )]
     Fenced {
         /// Token that the caller presented.
@@ -179,7 +179,7 @@ pub enum Refusal {
         late_ms: i64,
     },
     /// The lease or wall time is not over yet.
-    #[error("the lease is still valid")]
+    #[error("the lease of the task is still valid, so it cannot expire yet")]
     NotDue,
 }
 

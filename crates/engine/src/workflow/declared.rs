@@ -275,7 +275,7 @@ impl Workflow {
         let mut wrong: Vec<String> = given
             .keys()
             .filter(|name| !self.input.contains_key(*name))
-            .map(|name| format!("it takes no `{name}`"))
+            .map(|name| format!("`{name}` is not a declared input"))
             .collect();
         for (name, field) in &self.input {
             match (given.get(name), &field.default) {
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(
             wrong,
             [
-                "it takes no `z`",
+                "`z` is not a declared input",
                 "`n` is a number",
                 "`t` is missing, a text"
             ]

@@ -155,10 +155,10 @@ impl Decoder<'_> {
         let wake = entry.value.get("wake");
         if let Some(times) = agent.wake {
             if times.every.0 < WAKE_EVERY_MIN {
-                self.report_mistake(wake, "`wake.every` is at least 30s");
+                self.report_mistake(wake, "`wake.every` must be at least 30s");
             }
             if times.jitter > times.every {
-                self.report_mistake(wake, "`wake.jitter` is at most `wake.every`");
+                self.report_mistake(wake, "`wake.jitter` must be at most `wake.every`");
             }
         }
         let drives = written("drives");
@@ -170,7 +170,7 @@ impl Decoder<'_> {
             if size < DRIVE_MIN {
                 self.report_mistake(
                     drives.and_then(|d| d.get(key)),
-                    "a drive has at least 16 MiB",
+                    "a drive must have at least 16 MiB",
                 );
             }
         }

@@ -20,7 +20,7 @@ impl Decoder<'_> {
         if let Some(node) = self.root.get("documents")
             && node.entries().len() > DOCUMENTS_MAX
         {
-            let text = format!("a house has at most {DOCUMENTS_MAX} documents");
+            let text = format!("a house may have at most {DOCUMENTS_MAX} documents");
             self.mistakes.push(node.place.mistake(text));
         }
         for entry in self.root.get("documents").map_or(&[][..], Node::entries) {

@@ -60,10 +60,10 @@ impl Decoder<'_> {
                     blame("a hook of kind `openclaw` needs `agent`".to_owned());
                 }
                 if hooks.values().any(|h: &Hook| h.kind == HookKind::Openclaw) {
-                    blame("there is a hook of kind `openclaw` already".to_owned());
+                    blame("a hook of kind `openclaw` is already declared".to_owned());
                 }
             } else if trusted || !more.is_empty() {
-                blame("`agents` and `trusted` go with kind `openclaw`".to_owned());
+                blame("`agents` and `trusted` are only for hooks of kind `openclaw`".to_owned());
             }
             match &action {
                 HookAction::Task(agent) if !agents.contains_key(agent) => {
@@ -90,7 +90,7 @@ impl Decoder<'_> {
                 .filter(|a| !a.starts_with("https://") && !a.starts_with("http://127.0.0.1:"));
             if let Some(api) = wrong {
                 blame(format!(
-                    "`api` is `{api}`, and a credential goes only to https:// or to 127.0.0.1"
+                    "`api` is `{api}`, but a credential is sent only to https:// or to 127.0.0.1"
                 ));
             }
             let secret = |key| text(value, key).and_then(|t| t.parse().ok());

@@ -125,7 +125,7 @@ impl Decoder<'_> {
         }
         if !is_private((pool, pool_prefix)) {
             let text = format!(
-                "`network.pool`: {pool}/{pool_prefix} is not inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10; others would no longer be reached from this host"
+                "`network.pool`: {pool}/{pool_prefix} is not inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10; with other addresses, this host could no longer reach hosts on the internet"
             );
             self.report_mistake(node, text);
         }
@@ -165,7 +165,7 @@ impl Decoder<'_> {
             } else if offset == cell {
                 "is the address of the cell itself".to_owned()
             } else if let Some((other, _)) = slots.iter().find(|(_, o)| **o == offset) {
-                format!("is taken by slot `{other}`")
+                format!("is already used by the slot `{other}`")
             } else {
                 slots.insert(slug.clone(), offset);
                 continue;
@@ -196,7 +196,9 @@ impl Decoder<'_> {
                     if !(url.starts_with("http://") || url.starts_with("https://")) {
                         self.report_mistake(
                             value.get("base_url"),
-                            format!("`providers.{name}.base_url` begins with http:// or https://"),
+                            format!(
+                                "`providers.{name}.base_url` must begin with http:// or https://"
+                            ),
                         );
                     }
                     Endpoint::Url(url.trim_end_matches('/').to_owned())

@@ -47,7 +47,7 @@ impl Decoder<'_> {
                     ),
                 ),
                 ScheduleTrigger::Every(every) if every.0 < 1000 => {
-                    blame("every", "is at least a second".to_owned());
+                    blame("every", "must be at least 1 second".to_owned());
                 }
                 ScheduleTrigger::At(_) | ScheduleTrigger::Cron(_) | ScheduleTrigger::Every(_) => {}
             }

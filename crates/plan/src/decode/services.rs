@@ -73,7 +73,10 @@ impl Decoder<'_> {
                 self.mistakes.push(place.mistake(text));
             }
             (true, Some(at)) => {
-                let text = format!("a `{}` has a program already", kind.name());
+                let text = format!(
+                    "`command` cannot be set for a `{}`, which has a built-in program",
+                    kind.name()
+                );
                 self.report_mistake(Some(at), text);
             }
             _ => {}
@@ -81,12 +84,12 @@ impl Decoder<'_> {
         if service.probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
             self.report_mistake(
                 value.get("probe"),
-                format!("`services.{slug}.probe` is a path and begins with `/`"),
+                format!("`services.{slug}.probe` must be a path that begins with `/`"),
             );
         }
         if kind.is_stock() && service.probe.is_some() {
             let text = format!(
-                "`probe` has no meaning for a `{}`: the house has a health check of its own",
+                "`probe` cannot be set for a `{}`, which has a built-in health check",
                 kind.name()
             );
             self.report_mistake(value.get("probe"), text);
@@ -105,7 +108,7 @@ impl Decoder<'_> {
             ),
         ] {
             if let (false, Some(at)) = (used, value.get(name)) {
-                let text = format!("`{name}` has no meaning for a `{}`", kind.name());
+                let text = format!("`{name}` cannot be set for a `{}`", kind.name());
                 self.report_mistake(Some(at), text);
             }
         }
@@ -122,7 +125,7 @@ impl Decoder<'_> {
             });
             if let Some(other) = same {
                 let other = &other.slug;
-                self.report_mistake(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
+                self.report_mistake(at, format!("slot `{name}` is already used by service `{other}`; give each its own `port`, or set `enabled: false` on one of two alternatives"));
             }
         }
         service.at = self.external_address(&slug, kind, value);
@@ -143,7 +146,7 @@ impl Decoder<'_> {
         ];
         for key in taken {
             if let Some(there) = value.get(key) {
-                let text = format!("`{key}` has no meaning for a service outside the house (`at`)");
+                let text = format!("`{key}` cannot be set for a service outside the house (`at`)");
                 self.report_mistake(Some(there), text);
             }
         }
@@ -155,7 +158,7 @@ impl Decoder<'_> {
             SocketAddr::V4(at) if may_be_service(*at.ip()) => Some(at),
             _ => {
                 let text = format!(
-                    "`services.{slug}.at` is an IPv4 address of a server, and no link-local one"
+                    "`services.{slug}.at` must be the IPv4 address of a server and not a link-local address"
                 );
                 self.report_mistake(Some(node), text);
                 None
@@ -180,7 +183,9 @@ impl Decoder<'_> {
             let mut seen = BTreeSet::new();
             while let Some(next) = waits.pop() {
                 if *next == service.slug {
-                    let text = format!("`{next}` would wait for itself");
+                    let text = format!(
+                        "`{next}` would wait for itself, since its dependencies form a cycle, since its dependencies form a cycle"
+                    );
                     self.report_mistake(at, text);
                     break;
                 }
@@ -203,7 +208,7 @@ impl Decoder<'_> {
             for name in used.iter().filter(|n| !services.contains_key(*n)) {
                 let known = suggest_similar(name.as_str(), services.keys().map(Slug::as_str));
                 let text = format!(
-                    "agent `{}` uses `{name}`, and no such service is declared{known}",
+                    "agent `{}` uses the service `{name}`, which is not declared{known}",
                     entry.key
                 );
                 self.report_mistake(entry.value.get("uses"), text);

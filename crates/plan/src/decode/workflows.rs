@@ -240,7 +240,7 @@ impl Reading<'_, '_, '_> {
         if !workflow.on.is_empty()
             && let Some(why) = check_payload_input(workflow)
         {
-            self.blame(node, format!("it starts at an event, and {why}"));
+            self.blame(node, format!("it is started by an event, but {why}"));
         }
         if workflow.steps.is_empty() {
             self.blame(node, "it has no step");
@@ -257,7 +257,7 @@ impl Reading<'_, '_, '_> {
             {
                 self.blame(
                     place,
-                    format!("step `{name}` needs `{need}`, and there is no such step"),
+                    format!("step `{name}` needs the step `{need}`, which does not exist"),
                 );
             }
             let undo = step.undo.iter().flat_map(|u| u.with.values());
@@ -274,7 +274,9 @@ impl Reading<'_, '_, '_> {
                 {
                     self.blame(
                         place,
-                        format!("step `{name}`: {of} is compared with a number"),
+                        format!(
+                            "step `{name}`: {of} is compared with a number, but is not a number, but is not a number"
+                        ),
                     );
                 }
             }
@@ -284,7 +286,7 @@ impl Reading<'_, '_, '_> {
             {
                 self.blame(
                     place,
-                    format!("step `{name}` runs for each of what is {of}, and no list"),
+                    format!("step `{name}` runs for each item of a list, but its input is {of}"),
                 );
             }
         }

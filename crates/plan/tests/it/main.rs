@@ -49,7 +49,7 @@ fn after(house: &House, plan: &Plan) -> Inventory {
 fn every_mistake_is_reported_in_one_go_with_its_place() {
     let text = "version: 2\nhouse: Demo\nagnets: {}\nagents:\n  a b: {}\n  one:\n    cell: process\n    rol: x\n    limits: { memory: 512 }\n    reports_to: twoo\n    channels: [irc]\n  two: { runtime: openclaw, model: nowhere/x, budget: { share: 180% } }\n  two: {}\n";
     let mistakes = parse(text).unwrap_err();
-    insta::assert_snapshot!(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"), @"line 13, column 3: `two` stands here a second time; the first is on line 12");
+    insta::assert_snapshot!(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"), @"line 13, column 3: the key `two` is a duplicate; the first is on line 12");
     let mistakes = parse(&text.replace("  two: {}\n", "")).unwrap_err();
     insta::assert_snapshot!(
         mistakes

@@ -4,7 +4,7 @@
 mod rcd;
 mod systemd;
 
-use crate::connect::client;
+use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_daemon::Home;
@@ -80,15 +80,17 @@ struct File {
     text: String,
 }
 
+/// `abbey unit`: prints or installs the files for the service manager of the host, or has it enable, disable,
+/// start, stop or show the house.
 pub(crate) async fn cmd_unit(home: &Home, command: UnitCommand) -> Outcome {
     let verb = match &command {
         UnitCommand::Print(args) | UnitCommand::Install(args) => {
             let kind = kind_of(args)?;
             let facts = facts(home, kind).await?;
             let files = match kind {
-                Kind::Systemd => systemd::system(&facts),
-                Kind::User => systemd::user(&facts),
-                Kind::Rcd => rcd::scripts(&facts),
+                Kind::Systemd => systemd::system_units(&facts),
+                Kind::User => systemd::user_units(&facts),
+                Kind::Rcd => rcd::rcd_scripts(&facts),
             };
             let dir = args.dir.clone().map_or_else(|| place(kind), Ok)?;
             return match command {
@@ -178,7 +180,7 @@ async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
 
 /// Credentials of the applied manifest; none when no house answers.
 async fn credentials(home: &Home) -> BTreeSet<String> {
-    let Ok(client) = client(home) else {
+    let Ok(client) = operator_client(home) else {
         return BTreeSet::new();
     };
     let current = client.house().manifest().await;
@@ -209,8 +211,8 @@ fn version() -> u32 {
 fn print(dir: &Path, files: &[File]) {
     for (n, file) in files.iter().enumerate() {
         let gap = if n == 0 { "" } else { "\n" };
-        output::line(&format!("{gap}# {}", dir.join(file.name).display()));
-        output::line(file.text.trim_end());
+        output::print_line(&format!("{gap}# {}", dir.join(file.name).display()));
+        output::print_line(file.text.trim_end());
     }
 }
 
@@ -224,10 +226,10 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     for file in files {
         let path = dir.join(file.name);
         publish(&path, &file.text, file.mode, Sync::Content).map_err(broken("write", &path))?;
-        output::line(&path.display().to_string());
+        output::print_line(&path.display().to_string());
     }
     if kind == Kind::User && !lingers() {
-        output::say(
+        output::print_message(
             "note: lingering is off for this user, so the house stops with the last session and does not start at boot; `loginctl enable-linger` turns it on",
         );
     }
@@ -237,7 +239,7 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
         Kind::Rcd => "",
     };
     let first = if next.is_empty() { "" } else { ", then " };
-    output::say(&format!(
+    output::print_message(&format!(
         "installed, not started; next: {next}{first}`abbey unit enable` and `abbey unit start`"
     ));
     Ok(exit::OK)

@@ -7,8 +7,8 @@ use super::{Facts, File};
 /// Script of the control plane.
 pub(super) const HOUSE: &str = "abbey";
 
-/// Every script.
-pub(super) fn scripts(facts: &Facts) -> Vec<File> {
+/// Renders the rc.d scripts of the house for FreeBSD.
+pub(super) fn rcd_scripts(facts: &Facts) -> Vec<File> {
     let Facts { binary, home, .. } = facts;
     // The control plane drops its privileges by itself.
     let supervised = |name: &str, about: &str, needs: &str, role: &str| {

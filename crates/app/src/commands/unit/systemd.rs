@@ -74,8 +74,8 @@ fn credentials(facts: &Facts) -> String {
     text
 }
 
-/// Units of a house that root owns.
-pub(super) fn system(facts: &Facts) -> Vec<File> {
+/// Renders the systemd system units of a house that root owns.
+pub(super) fn system_units(facts: &Facts) -> Vec<File> {
     let Facts {
         binary,
         home,
@@ -157,8 +157,8 @@ WantedBy=multi-user.target
     ]
 }
 
-/// Units of a house that an unprivileged user owns.
-pub(super) fn user(facts: &Facts) -> Vec<File> {
+/// Renders the systemd user units of a house that an unprivileged user owns.
+pub(super) fn user_units(facts: &Facts) -> Vec<File> {
     let Facts { binary, home, .. } = facts;
     // hostd and every cell are started from this unit and would inherit every restriction.
     let house = format!(

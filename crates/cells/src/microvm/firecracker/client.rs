@@ -196,7 +196,10 @@ impl FirecrackerClient {
             match self.instance_info() {
                 Ok(info) if info.id == self.id => return Ok(info),
                 Ok(info) => {
-                    let text = format!("`{}` answers there, and not `{}`", info.id, self.id);
+                    let text = format!(
+                        "microVM `{}` answers on this socket instead of `{}`",
+                        info.id, self.id
+                    );
                     return Err(self.failed(text));
                 }
                 Err(error) if Instant::now() >= until => return Err(error),

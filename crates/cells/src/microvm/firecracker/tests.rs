@@ -234,7 +234,10 @@ fn ready_is_who_answers_under_the_right_name() {
     let told = client(&other)
         .wait_until_ready(Duration::from_secs(5))
         .unwrap_err();
-    assert!(told.to_string().contains("`other` answers there"), "{told}");
+    assert!(
+        told.to_string().contains("`other` answers on this socket"),
+        "{told}"
+    );
     let mute = fake(Manners::Mute);
     let told = client(&mute)
         .wait_until_ready(Duration::from_millis(10))

@@ -158,11 +158,11 @@ async fn receive(
         refused(format!("hook `{name}`: {why}"))
     })?;
     if !allowed_now(api, &name) {
-        let text = format!("hook `{name}`: too many deliveries; come again in a minute");
+        let text = format!("hook `{name}`: too many requests; try again in a minute");
         return Err(Problem::new(FaultKind::Limit, text).into());
     }
     let payload: Value = serde_json::from_slice(body).map_err(|e| {
-        let text = format!("hook `{name}`: a delivery is JSON: {e}");
+        let text = format!("hook `{name}`: the body of the request is not valid JSON: {e}");
         Problem::new(FaultKind::Invalid, text)
     })?;
     let key = format!("hook {name} {key}");
@@ -259,7 +259,7 @@ async fn task(
     key: String,
 ) -> Result<Value> {
     let text = format!(
-        "{} #{} of {} was opened or changed; deal with it as your charter says",
+        "{} #{} of {} was opened or changed; handle it according to your charter",
         subject.kind, subject.number, subject.repository
     );
     let origin = HookOrigin {

@@ -90,7 +90,7 @@ async fn serve(
     let Some(((hook_name, hook), current)) = declared else {
         return Err(refused(
             StatusCode::NOT_FOUND,
-            "no hook of kind `openclaw` is declared",
+            "the manifest declares no hook of kind `openclaw`",
         ));
     };
     let secret = api
@@ -109,18 +109,22 @@ async fn serve(
         );
         return Err(refused(
             StatusCode::UNAUTHORIZED,
-            "the credential is not that of this hook",
+            "the credential is not valid for this hook",
         ));
     }
     if !allowed_now(api, hook_name) {
         return Err(refused(
             StatusCode::TOO_MANY_REQUESTS,
-            "too many calls; come again in a minute",
+            "too many requests; try again in a minute",
         ));
     }
     let body = web::read_body(body, BODY_MAX).await;
-    let body =
-        body.map_err(|_| refused(StatusCode::PAYLOAD_TOO_LARGE, "a call has at most 256 KiB"))?;
+    let body = body.map_err(|_| {
+        refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request body may have at most 256 KiB",
+        )
+    })?;
     let key =
         header_text(headers, "idempotency-key").map(|k| format!("hook {hook_name} {name} {k}"));
     match name {
@@ -149,7 +153,7 @@ async fn serve(
             }
             let agent = target(hook, call.agent_id.as_deref()).map_err(|why| bad(&why))?;
             let data = json!({ "message": call.message, "name": call.name });
-            let why = "A hook gives you work; do what comes along as your charter says";
+            let why = "A hook gives you work; handle each request according to your charter";
             let text = said(hook, why, &call.message).map_err(|why| bad(&why))?;
             let within = timeout.map(|s| Millis(s * 1000));
             let number = give(api, agent, text, (hook, data), within, key).await?;

@@ -105,7 +105,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         network.is_none(),
         CheckSeverity::Warn,
         network.map_or_else(
-            || "cells can have networks of their own".to_owned(),
+            || "cells can have their own networks".to_owned(),
             |why| format!("cells have loopback and the egress proxy only: {why}"),
         ),
         "start the house as root, with nftables installed",
@@ -204,9 +204,9 @@ fn check_clock(work: &WorkState, checks: &mut Checks) {
         ahead <= CLOCK_AHEAD_MOST,
         CheckSeverity::Warn,
         match ahead <= CLOCK_AHEAD_MOST {
-            true => "the host's clock and the control plane's agree".to_owned(),
+            true => "the clocks of the host and the control plane agree".to_owned(),
             false => format!(
-                "the host's clock is {} s behind the newest entry of the audit log; the control plane's clock stands still until then",
+                "the host's clock is {} s behind the newest entry of the audit log; the control plane's clock does not advance until the host's clock has caught up; set the host's clock",
                 ahead / 1000
             ),
         },
@@ -235,6 +235,6 @@ fn check_credentials(work: &WorkState, checks: &mut Checks) {
             None => format!("{count} credentials can be read"),
             Some(first) => first.clone(),
         },
-        "put it where the manifest says, readable for the control plane's user",
+        "create it at the path that the manifest names, readable for the user of the control plane",
     );
 }

@@ -87,7 +87,7 @@ pub(super) async fn check_agents_and_services(
             };
             let port = current.port_of(&owner, purpose);
             if let Some((port, holder)) = port.and_then(|p| Some((p, facts.ports.get(&p)?))) {
-                taken.push(format!("port {port} of {cell} is held by {holder}"));
+                taken.push(format!("port {port} of {cell} is in use by {holder}"));
             }
         }
     }

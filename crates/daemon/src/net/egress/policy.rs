@@ -43,7 +43,7 @@ pub(crate) fn check_host(
 ) -> Result<Option<Ipv4Addr>, Denied> {
     let not_allowed = || {
         let text = format!(
-            "{host}:{port} is not allowed by `egress` ({egress}); the operator may add it there"
+            "{host}:{port} is not allowed by `egress` ({egress}); the operator can add it to `egress` in the manifest"
         );
         Denied::new("not_allowed", text)
     };

@@ -67,7 +67,7 @@ pub(super) fn merge_items(
         };
         if !seen.insert(number) {
             conflict(format!(
-                "TASK-{number} stands there twice; the first counts"
+                "TASK-{number} is listed twice; only the first line was applied"
             ));
             continue;
         }
@@ -108,7 +108,7 @@ fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
             state => Err(format!("it is {state}, so it is not changed any more")),
         },
         Some(_) => Err(format!(
-            "it was changed on both sides; it now says ({}, {}) {}",
+            "it was changed in the file and in the house; the house now has ({}, {}) {}",
             task.fields.priority,
             task.fields.assignee.as_deref().unwrap_or("-"),
             task.fields.text
@@ -138,7 +138,7 @@ fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>
                 Ok(Some(QueueEdit::Retry(task.number)))
             }
             _ => Err(format!(
-                "it is {}; a state is what happened, and `cancelled` or `retry` what one may want",
+                "it is {}; the only states that can be written here are `cancelled` and `retry`",
                 task.state
             )),
         };
@@ -146,7 +146,7 @@ fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>
     let was_over = was.map_or(task.state.is_terminal(), over);
     match (item.ticked, was_over) {
         (true, false) if !task.state.is_terminal() => Err(format!(
-            "it is {}, and only who holds it says that it is done; write `cancelled` to call it off",
+            "it is {}, and only the agent that holds its lease can complete it; write `cancelled` to cancel it",
             task.state
         )),
         (false, true) if task.state.is_terminal() => Err(format!(
@@ -210,7 +210,12 @@ mod tests {
             ("bake", "bake bread", "Edit(1", ""),
             ("(P2, -, ready)", "(P0, mason, ready)", "Edit(1", ""),
             ("(P2, -, ready)", "(P2, -, cancelled)", "Cancel(1)", ""),
-            ("- [ ] **TASK-1", "- [x] **TASK-1", "", "only who holds it"),
+            (
+                "- [ ] **TASK-1",
+                "- [x] **TASK-1",
+                "",
+                "only the agent that holds",
+            ),
             ("sing", "sing loud", "", "it is running"),
             ("(P2, -, running)", "(P2, -, cancelled)", "Cancel(3)", ""),
             (
@@ -222,7 +227,7 @@ mod tests {
             ("(P2, -, failed)", "(P2, -, retry)", "Retry(2)", ""),
             ("- [x] **TASK-2", "- [ ] **TASK-2", "", "write `retry`"),
             ("**TASK-2**", "**TASK-9**", "", "there is no TASK-9"),
-            ("**TASK-2**", "**TASK-1**", "", "stands there twice"),
+            ("**TASK-2**", "**TASK-1**", "", "is listed twice"),
             (
                 "## Over",
                 "- [ ] new work\n- [ ] new work\n\n## Over",
@@ -262,7 +267,10 @@ mod tests {
         let edited = written.replace("bake", "bake wheat");
         let (edits, conflicts) = merge_items(&parse_file(&edited).1, &moved);
         assert!(edits.is_empty());
-        assert!(conflicts[0].why.contains("on both sides"), "{conflicts:?}");
+        assert!(
+            conflicts[0].why.contains("in the file and in the house"),
+            "{conflicts:?}"
+        );
         let stripped = "- [ ] **TASK-1** (P2, -) bake wheat\n";
         let (edits, conflicts) = merge_items(&parse_file(stripped).1, &moved);
         assert!(edits.is_empty());
