@@ -74,7 +74,7 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// What can be told without running Abbey.
+/// Checks that do not run Abbey.
 fn sources() -> Result<(), String> {
     let lock = fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     let packages = lock.lines().filter(|l| l.starts_with("name = ")).count();

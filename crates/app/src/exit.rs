@@ -4,26 +4,37 @@ use abbey_api::Problem;
 use abbey_api::client::Error;
 use abbey_model::FaultKind;
 
+/// The command succeeded.
 pub(crate) const OK: u8 = 0;
 
+/// The command failed for a reason without a code of its own.
 pub(crate) const FAILURE: u8 = 1;
 
+/// Invalid arguments, manifest or request.
 pub(crate) const USAGE: u8 = 2;
 
+/// The named object does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
 
+/// The object exists, has changed, or the plan has fatal notes.
 pub(crate) const CONFLICT: u8 = 4;
 
+/// The task is blocked or waits for an approval.
 pub(crate) const APPROVAL: u8 = 5;
 
+/// The control plane does not answer.
 pub(crate) const UNREACHABLE: u8 = 6;
 
+/// Done, but an agent is not ready, a check failed or resources are left over.
 pub(crate) const DEGRADED: u8 = 7;
 
+/// The task is parked until its budget is reset.
 pub(crate) const PARKED: u8 = 8;
 
+/// The time limit of the command or the wait is over.
 pub(crate) const TIMEOUT: u8 = 124;
 
+/// The command was interrupted with Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Exit code of a command, or its failure.

@@ -12,7 +12,7 @@ struct Group {
     verbs: &'static [&'static str],
 }
 
-/// Every verb is in one group, which a test checks. What is said of a verb comes from its definition.
+/// Every verb is in one group, which a test checks. The description of a verb comes from its definition.
 const GROUPS: &[Group] = &[
     Group {
         heading: "House",

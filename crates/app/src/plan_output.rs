@@ -34,7 +34,7 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
     }
 }
 
-/// Prints each key whose effective value changes; nothing where no key does.
+/// Prints each key whose effective value changes; prints nothing if none does.
 fn print_changes(doc: &PlanDoc) {
     let row = |step: &PlanStep, change: &PlanChange| {
         vec![

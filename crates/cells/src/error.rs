@@ -13,7 +13,7 @@ pub enum Error {
         what: &'static str,
         /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -43,15 +43,15 @@ pub enum Error {
         /// Layer and reason.
         why: String,
     },
-    /// hostd did not do what was asked.
+    /// A hostd operation failed.
     #[error("hostd could not {op}: {why}")]
     Hostd {
         /// Name of the operation.
         op: &'static str,
-        /// What it said, or that it did not answer.
+        /// Reason that hostd reported, or that it did not answer.
         why: String,
     },
-    /// The process that served a call ended before it answered.
+    /// The hostd process that performed the operation exited before it replied.
     #[error(
         "hostd, the privileged helper, exited during `{op}`; run `abbey up` to restart it and clean up"
     )]
@@ -65,7 +65,7 @@ pub enum Error {
     /// Limits cannot be enforced here.
     #[error("resource limits cannot be enforced on this host: {0}")]
     Limits(String),
-    /// Processes are left that could not be ended.
+    /// Processes did not exit after they were killed.
     #[error(
         "{count} processes of {cell} did not exit when they were killed; process ids: {pids:?}"
     )]
@@ -93,29 +93,29 @@ pub enum Error {
         /// What went wrong.
         why: String,
     },
-    /// The program that runs microVMs did not do what was asked.
-    #[error("the microVM monitor at `{socket}` failed: {why}")]
+    /// A request to the microVM monitor or container runtime failed.
+    #[error("the microVM monitor or container runtime at `{socket}` failed: {why}")]
     Monitor {
         /// Socket of the program.
         socket: PathBuf,
         /// Reason that it reported.
         why: String,
     },
-    /// What was asked was understood and refused.
+    /// hostd rejected the request.
     #[error("hostd, the privileged helper, rejected the request: {why}")]
     Refused {
         /// Reason that was given.
         why: String,
     },
-    /// The drives of an owner are in use by another machine.
+    /// The drives of an owner are in use by another microVM.
     #[error("the drives of {0} are attached to another microVM; stop that microVM first")]
     Attached(CellName),
-    /// A guest did not do what it was asked.
+    /// A request to the guest process failed.
     #[error("the guest process in the microVM or container {cell} {why}")]
     Guest {
         /// Cell that it concerns.
         cell: CellName,
-        /// What it did, as the rest of a sentence.
+        /// Verb phrase of the message, such as `cannot be reached`.
         why: String,
     },
     /// Another boot of the cell is running.

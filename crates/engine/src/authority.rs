@@ -28,9 +28,9 @@ pub enum Refusal {
     /// The manifest does not let the agent delegate to the other one.
     #[error("agent {from} may not delegate to agent {to}{}", ask(whom))]
     NotAllowed {
-        /// Agent that wants to delegate or ask.
+        /// Agent that would delegate or ask.
         from: Slug,
-        /// Agent that it wants to delegate to.
+        /// Agent that would get the task.
         to: Slug,
         /// Agents that may delegate to `to`.
         whom: Vec<Slug>,
@@ -40,9 +40,9 @@ pub enum Refusal {
         "agent {from} may not ask agent {to}; add it to `asks` of {from} in the manifest to allow it"
     )]
     MayNotAsk {
-        /// Agent that wants to ask.
+        /// Agent that would ask.
         from: Slug,
-        /// Agent that it wants to ask.
+        /// Agent that would be asked.
         to: Slug,
     },
     /// An agent cannot delegate to itself or ask itself.
@@ -62,7 +62,7 @@ pub enum Refusal {
         arrows(chain)
     )]
     Circle {
-        /// Who would get it.
+        /// Agent that would get the task.
         to: Slug,
         /// Agents that delegated the task so far, in order.
         chain: Vec<Slug>,

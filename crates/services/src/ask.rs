@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 
 /// Longest question, bytes.
 const QUESTION_MAX: u64 = 64 << 10;
-/// Longest name of what belongs to a consumer, bytes. Source: PostgreSQL's `NAMEDATALEN`, less its end.
+/// Longest name of a consumer's database, repository or site, in bytes. Source: PostgreSQL's `NAMEDATALEN`, less its end.
 pub const NAME_MAX: usize = 63;
 
 /// Request of the control plane to a stock service.
@@ -30,14 +30,14 @@ pub enum ServiceRequest {
     },
     /// Revokes the consumer's credential; its data is backed up and kept.
     Close {
-        /// What it is called here.
+        /// Name of the consumer's database, repository or site.
         name: String,
         /// Time of the request, milliseconds since 1970.
         at_ms: i64,
     },
     /// Deletes the data of a closed consumer, after another backup.
     Drop {
-        /// What it is called here.
+        /// Name of the consumer's database, repository or site.
         name: String,
         /// Instant, milliseconds since 1970.
         at_ms: i64,

@@ -1,4 +1,4 @@
-//! The HTTP door of a service: who comes, by name and credential, and how many at once.
+//! HTTP server of a stock service: authenticates consumers by name and credential, and limits concurrent requests.
 
 use crate::registry::{Consumer, ConsumerRegistry, ExceededLimit, RequestLimiter};
 use crate::{Error, Result};

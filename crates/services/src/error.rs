@@ -1,4 +1,4 @@
-//! Why a stock service did not do what it was asked.
+//! Errors of the stock services.
 
 use std::path::{Path, PathBuf};
 
@@ -18,15 +18,15 @@ pub enum Error {
     /// A program that the service needs is not installed.
     #[error("{what} was not found; {remedy}")]
     Missing {
-        /// Which.
+        /// Name of the program.
         what: &'static str,
         /// What to install.
         remedy: String,
     },
     /// A program of the service failed.
-    #[error("{what}: {said}")]
+    #[error("{what} failed: {said}")]
     Refused {
-        /// What was asked of it.
+        /// Program, or operation that failed.
         what: &'static str,
         /// Its error output.
         said: String,

@@ -74,7 +74,7 @@ fn bundle(
     for entry in entries.filter(|e| e.path().join("HEAD").is_file()) {
         let path = entry.path();
         let refs = git(&path, &["for-each-ref", "--count=1", "--format=%(refname)"])?;
-        // Nothing was ever brought there.
+        // Nothing was ever pushed there.
         if refs.trim().is_empty() {
             continue;
         }
@@ -132,7 +132,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
         parts.next().unwrap_or_default(),
         parts.next().unwrap_or_default(),
     );
-    // Whose it is does not concern others, nor that it is there.
+    // Other consumers must not learn that it exists.
     if owner != guest.name || !is_name(name) {
         let text = format!("your repositories are at /{}/NAME.git", guest.name);
         return text_response(StatusCode::NOT_FOUND, text);
@@ -234,7 +234,7 @@ async fn backend(
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("GIT_CONFIG_NOSYSTEM", "1")
-        // Hooks of a repository are nobody's program here.
+        // Hooks of a repository never run.
         .env("GIT_CONFIG_COUNT", "1")
         .env("GIT_CONFIG_KEY_0", "core.hooksPath")
         .env("GIT_CONFIG_VALUE_0", "/dev/null")
@@ -261,7 +261,7 @@ async fn backend(
         drop(tokio::spawn(async move {
             let mut chunks = body.into_data_stream();
             while let Some(Ok(chunk)) = chunks.next().await {
-                // Whoever refuses says why on its way out.
+                // The process writes the reason of a refusal before it exits.
                 if input.write_all(&chunk).await.is_err() {
                     return;
                 }

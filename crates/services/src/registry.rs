@@ -1,4 +1,4 @@
-//! Who may use a service that the house has the program of: names, digests of credentials, and what each may take.
+//! Consumers of a stock service: names, digests of their credentials, and their limits.
 
 use crate::ask::{ConsumerState, ServiceRequest};
 use crate::{Error, Result};

@@ -1,4 +1,4 @@
-//! Files over HTTP: everybody who reaches the service reads them, and each consumer writes below its own name.
+//! Files over HTTP: every client can read them, and each consumer can write below its own name.
 
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, HttpService, text_response};

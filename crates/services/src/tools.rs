@@ -27,7 +27,7 @@ const LINE_MAX: u64 = 4 << 20;
 const WITHIN: Duration = Duration::from_secs(120);
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// The server, and who waits for which answer of it.
+/// The tool server, and the pending requests by id.
 #[derive(Debug)]
 struct Bridge {
     to: tokio::sync::Mutex<ChildStdin>,
@@ -74,7 +74,7 @@ impl Bridge {
         }
     }
 
-    /// Reads what the server says until it ends.
+    /// Reads the messages of the tool server until it ends.
     async fn listen(&self, from: impl tokio::io::AsyncRead + Unpin) {
         let mut from = BufReader::new(from);
         loop {
@@ -106,7 +106,7 @@ impl Bridge {
                         let _nobody_waits_any_more = tell.send(message);
                     }
                 }
-                // It asks for something of its client, which has nothing to offer.
+                // A request to the client, which implements no methods.
                 (_, Some(_)) if !message["id"].is_null() => {
                     let refusal = json!({ "jsonrpc": "2.0", "id": message["id"], "error": { "code": -32_601, "message": "not offered" } });
                     let _it_ends = self.send(&refusal).await;
@@ -114,7 +114,7 @@ impl Bridge {
                 _ => {}
             }
         }
-        // Whoever waits is told that nothing comes.
+        // Pending requests fail.
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -4,7 +4,7 @@
 
 mod locale;
 
-pub use locale::{LocaleError, SystemLocale, tag};
+pub use locale::{LocaleError, SystemLocale, normalize_language_tag};
 
 use fluent_bundle::concurrent::FluentBundle;
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue};
@@ -60,7 +60,7 @@ impl Language {
     }
 
     /// Language of a tag such as `sl-SI`; none when there are no texts in that language.
-    pub fn of(tag: &str) -> Option<Language> {
+    pub fn from_tag(tag: &str) -> Option<Language> {
         let parsed: LanguageIdentifier = tag.parse().ok()?;
         let mut all = Language::ALL.into_iter();
         all.find(|l| l.tag() == parsed.language.as_str())
@@ -288,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_language_is_found_by_any_of_its_tags() {
-        assert_eq!(Language::of("sl-SI"), Some(Language::Slovenian));
-        assert_eq!(Language::of("zh-Hans-CN"), Some(Language::Chinese));
-        assert_eq!(Language::of("fr-FR"), None);
-        assert_eq!(Language::of("not a tag"), None);
+        assert_eq!(Language::from_tag("sl-SI"), Some(Language::Slovenian));
+        assert_eq!(Language::from_tag("zh-Hans-CN"), Some(Language::Chinese));
+        assert_eq!(Language::from_tag("fr-FR"), None);
+        assert_eq!(Language::from_tag("not a tag"), None);
     }
 }

@@ -22,7 +22,7 @@ pub enum LocaleError {
 ///
 /// # Errors
 /// [`LocaleError::Tag`] when it is not a language tag.
-pub fn tag(text: &str) -> Result<String, LocaleError> {
+pub fn normalize_language_tag(text: &str) -> Result<String, LocaleError> {
     let wrong = || LocaleError::Tag(text.to_owned());
     let parsed: LanguageIdentifier = text.parse().map_err(|_| wrong())?;
     // The notation of the other kind parses as well.
@@ -121,10 +121,10 @@ mod tests {
 
     #[test]
     fn both_notations_are_told_apart_and_checked() {
-        assert_eq!(tag("sl-si").unwrap(), "sl-SI");
-        assert_eq!(tag("zh-CN").unwrap(), "zh-CN");
+        assert_eq!(normalize_language_tag("sl-si").unwrap(), "sl-SI");
+        assert_eq!(normalize_language_tag("zh-CN").unwrap(), "zh-CN");
         for wrong in ["", "sl_SI", "slovenian language", "sl_SI.UTF-8", "$(id)"] {
-            assert!(tag(wrong).is_err(), "{wrong}");
+            assert!(normalize_language_tag(wrong).is_err(), "{wrong}");
         }
         let system = |text: &str| text.parse::<SystemLocale>();
         assert_eq!(system("sl_SI.UTF-8").unwrap().file_name(), "sl_SI.utf8");

@@ -1,6 +1,6 @@
 //! What the rules of `tidy` found.
 
-/// What the rules found.
+/// Findings of the rules.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     /// Violations; one is enough to fail.

@@ -1,4 +1,4 @@
-//! `abbey agent clone`, `rm` and `restore`: agents made like another, taken out, and brought back.
+//! `abbey agent clone`, `rm` and `restore`: clones, removes and restores agents.
 
 use crate::agent_files::{send_bundle_files, write_charter};
 use crate::connect::operator_client;

@@ -15,7 +15,7 @@ pub(crate) enum ApprovalCommand {
     /// Deny the action; its task fails.
     #[command(after_help = "Example:\n  abbey approvals deny APPR-7 --note \"too risky\"")]
     Deny(DecideArgs),
-    /// Ask the agent to request something else; the note says what.
+    /// Return the request to the agent for revision; the note states what to change.
     #[command(
         after_help = "Example:\n  abbey approvals revise APPR-7 --note \"only the staging database\""
     )]

@@ -24,7 +24,7 @@ pub(crate) struct DelegateArgs {
     /// Recipient of the result: `agent:NAME`.
     #[arg(long, value_name = "RECIPIENT")]
     pub(crate) deliver: Option<String>,
-    /// Send the result to nobody; it stays with the task (the default).
+    /// Do not deliver the result; it is stored with the task (the default).
     #[arg(long, conflicts_with = "deliver")]
     pub(crate) no_deliver: bool,
     /// Field that the result must have; may be given several times.

@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 /// Time in which further changes are collected before a synchronisation.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// Delay before a house that does not answer is tried again.
+/// Delay before the next request to a control plane that does not answer.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// How long previous content of the file is kept, for editors that still have it open.
 const KEEP_PREVIOUS: Duration = Duration::from_secs(600);
 
-/// Rounds in which the file may change during a synchronisation before it is given up.
+/// Rounds in which the file may change during a synchronisation before it is stopped.
 const ROUNDS_MAX: u32 = 20;
 
 fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
@@ -179,7 +179,7 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
         Err(rustix::io::Errno::NOENT) => {
             return match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(String::new()),
-                // Somebody created the file at this moment: apply its content first.
+                // The file was created concurrently: apply its content first.
                 Err(rustix::io::Errno::EXIST) => read(file),
                 Err(e) => Err(broken("write", file)(e.into())),
             };
@@ -207,7 +207,7 @@ fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> 
 }
 
 /// Edits that were written into previous content after the exchange, or that an interrupted synchronisation left. Files
-/// that nobody has changed for a while are removed.
+/// that have not changed for 10 minutes are removed.
 fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
     let dir = dir_of(file);
     let begins = prefix(file);

@@ -194,7 +194,7 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
         ),
         (
             "x: { skill: disk-usage, needs: [z] }",
-            "there is no such step",
+            "which does not exist",
         ),
         (
             "x: { skill: disk-usage, agent: nobody }",
@@ -205,7 +205,10 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
             "x: { skill: disk-usage, with: { a: $input.m } }",
             "not declared as input",
         ),
-        ("x: { skill: disk-usage, each: $input.n }", "no list"),
+        (
+            "x: { skill: disk-usage, each: $input.n }",
+            "for each item of a list",
+        ),
         (
             "x: { skill: disk-usage }, y: { task: t, with: { a: $steps.x.rows } }",
             "gives no `rows`",

@@ -55,7 +55,7 @@ fn language_of(api: &ApiState, locale: Option<&str>) -> Result<Language> {
     let Some(tag) = locale else {
         return Ok(api.core.plan.language_of(None));
     };
-    Ok(Language::of(tag).ok_or_else(|| {
+    Ok(Language::from_tag(tag).ok_or_else(|| {
         let all = Language::ALL.map(Language::tag).join(", ");
         Problem::new(
             FaultKind::Invalid,

@@ -209,7 +209,7 @@ impl PlanState {
             None => c.house.display.clone(),
         });
         display
-            .and_then(|tag| Language::of(&tag))
+            .and_then(|tag| Language::from_tag(&tag))
             .unwrap_or_default()
     }
 }

@@ -70,7 +70,8 @@ impl Decoder<'_> {
         let documents = self.decode_documents(&agents);
         let escalation = self.decode_escalation(&agents);
         let locale = self.root.get("defaults").and_then(|d| d.get("locale"));
-        let display = text(locale, "display").and_then(|t| abbey_words::tag(t).ok());
+        let display =
+            text(locale, "display").and_then(|t| abbey_words::normalize_language_tag(t).ok());
         Some(House {
             display,
             escalation,

@@ -1,5 +1,5 @@
-//! A database and a role for each consumer. The server itself remembers who is closed and since when, so what it says
-//! is the whole state, also after a backup of it was put back.
+//! Database and role of each consumer. PostgreSQL itself stores which consumers are closed and since when, so that its
+//! catalog is the whole state, also after a backup of it was restored.
 
 use super::places::{ADMIN, PostgresPaths};
 use crate::ask::{ConsumerState, ServiceReply, ServiceRequest};
@@ -154,7 +154,7 @@ fn find(places: &PostgresPaths, name: &str) -> Result<Option<ConsumerState>> {
 fn holdings(places: &PostgresPaths) -> Result<Vec<ConsumerState>> {
     let text = psql(places, &[], STATE)?;
     let rows: Vec<Row> = serde_json::from_str(&text).map_err(|e| Error::Refused {
-        what: "list databases",
+        what: "listing the databases",
         said: e.to_string(),
     })?;
     let holding = |row: Row| ConsumerState {

@@ -1,4 +1,4 @@
-//! PostgreSQL in a cell: a database and a role for each consumer, and nobody else may connect to it (S1-17, S2-05).
+//! PostgreSQL in a cell: a database and a role for each consumer, to which only that consumer may connect (S1-17, S2-05).
 //!
 //! The server listens for consumers with TLS and passwords; whoever administers it comes by a Unix socket in the
 //! service's own directory, as the one user of the cell, so there is no password of an administrator anywhere.

@@ -1,4 +1,5 @@
-//! The server itself: made once, told how to listen at every start, ended without waiting for its clients.
+//! The PostgreSQL server: its cluster is created once, the listen address is configured at every start, and a stop does
+//! not wait for clients.
 
 use super::places::{ADMIN, PostgresPaths};
 use crate::{Error, Result};
@@ -126,7 +127,7 @@ fn certify(places: &PostgresPaths) -> Result<()> {
         return Ok(());
     }
     let refused = |e: rcgen::Error| Error::Refused {
-        what: "make a certificate",
+        what: "creating a certificate",
         said: e.to_string(),
     };
     let pair = rcgen::KeyPair::generate().map_err(refused)?;
@@ -136,7 +137,7 @@ fn certify(places: &PostgresPaths) -> Result<()> {
     write(&places.certificate_file(), 0o644, &certificate.pem())
 }
 
-/// Who may come in, and how.
+/// Text of `pg_hba.conf`: which users may connect, and how they authenticate.
 fn rules(places: &PostgresPaths) -> Result<()> {
     let mine = Command::new("id").arg("-un").output();
     let mine = mine.map_err(Error::file("run", "id"))?;

@@ -1,5 +1,5 @@
 //! `abbey unit`: files for the host's service manager, so that a house starts with its host (S3-08 to S3-12, S1-20).
-//! The files are rendered from what the house knows; enabling, starting and querying is left to the service manager.
+//! The files are rendered from facts about the house; enabling, starting and querying is left to the service manager.
 
 mod rcd;
 mod systemd;

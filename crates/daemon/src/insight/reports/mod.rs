@@ -45,7 +45,7 @@ const PAGES_MAX: usize = 100;
 /// Renders a report as Markdown text, in the language of the report.
 pub fn render_as_text(report: &ReportDoc) -> String {
     use std::fmt::Write as _;
-    let language = Language::of(&report.language).unwrap_or_default();
+    let language = Language::from_tag(&report.language).unwrap_or_default();
     let part = |id| language.render(&Text::new(id));
     let head = Text::new("report-at")
         .with("name", &report.name)

@@ -105,7 +105,7 @@ fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
             TaskState::Pending | TaskState::Parked | TaskState::Ready => {
                 Err("a task must have a text".to_owned())
             }
-            state => Err(format!("it is {state}, so it is not changed any more")),
+            state => Err(format!("it is {state}, so it can no longer be edited")),
         },
         Some(_) => Err(format!(
             "it was changed in the file and in the house; the house now has ({}, {}) {}",
