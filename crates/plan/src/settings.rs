@@ -398,7 +398,7 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
                 Shape::Bytes => shape::parse_bytes(text)?.into(),
                 Shape::Duration => shape::parse_duration_ms(text)?.into(),
                 Shape::Percent => shape::parse_percent(text)?.into(),
-                Shape::Language => abbey_words::tag(text).ok()?.into(),
+                Shape::Language => abbey_words::normalize_language_tag(text).ok()?.into(),
                 _ => text.into(),
             }
         }

@@ -284,7 +284,9 @@ impl Shape {
             Shape::TimeZone => TimeZone::get(text).map(drop).map_err(|_| {
                 format!("unknown time zone `{text}`; write an IANA name like `Europe/Ljubljana`")
             }),
-            Shape::Language => abbey_words::tag(text).map(drop).map_err(|e| e.to_string()),
+            Shape::Language => abbey_words::normalize_language_tag(text)
+                .map(drop)
+                .map_err(|e| e.to_string()),
             Shape::SystemLocale => text
                 .parse::<SystemLocale>()
                 .map(drop)

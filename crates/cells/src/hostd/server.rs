@@ -239,7 +239,7 @@ pub(super) fn perform_operation(
             }
             if config.owner_dir(&owner).exists() {
                 return refused(format!(
-                    "{owner} still has files; archive or delete them first; archive or delete them first"
+                    "{owner} still has files; archive or delete them first"
                 ));
             }
             if !dry && held.allocations.owners.remove(&owner).is_some() {

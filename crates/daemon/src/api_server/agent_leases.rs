@@ -372,7 +372,11 @@ async fn block(
 ) -> Result<Doc<TaskDoc>> {
     let hold = lease_proof(&api, slug, &headers)?;
     if body.on.trim().is_empty() {
-        return Err(Problem::new(FaultKind::Invalid, "`on` is empty; write what must happen before the task can continue").into());
+        return Err(Problem::new(
+            FaultKind::Invalid,
+            "`on` is empty; write what must happen before the task can continue",
+        )
+        .into());
     }
     let row = api
         .core

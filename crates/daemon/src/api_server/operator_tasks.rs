@@ -55,8 +55,9 @@ async fn tasks(State(api): Shared, Query(query): Query<TaskQuery>) -> Result<Doc
     let before = query
         .cursor
         .map(|c| {
-            c.parse::<u64>()
-                .map_err(|_| invalid("the cursor is not valid; start again without a cursor".to_owned()))
+            c.parse::<u64>().map_err(|_| {
+                invalid("the cursor is not valid; start again without a cursor".to_owned())
+            })
         })
         .transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
@@ -99,9 +100,11 @@ async fn add_task(
 ) -> Result<Response> {
     let text = body.text.trim().to_owned();
     if text.is_empty() || text.len() > 64 << 10 {
-        return Err(
-            Problem::new(FaultKind::Invalid, "the text of a task must have 1 to 65536 bytes").into(),
-        );
+        return Err(Problem::new(
+            FaultKind::Invalid,
+            "the text of a task must have 1 to 65536 bytes",
+        )
+        .into());
     }
     if api.core.shutdown.is_requested() {
         return Err(Problem::new(

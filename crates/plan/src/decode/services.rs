@@ -184,7 +184,7 @@ impl Decoder<'_> {
             while let Some(next) = waits.pop() {
                 if *next == service.slug {
                     let text = format!(
-                        "`{next}` would wait for itself, since its dependencies form a cycle, since its dependencies form a cycle"
+                        "`{next}` would wait for itself, since its dependencies form a cycle"
                     );
                     self.report_mistake(at, text);
                     break;

@@ -275,7 +275,7 @@ impl Reading<'_, '_, '_> {
                     self.blame(
                         place,
                         format!(
-                            "step `{name}`: {of} is compared with a number, but is not a number, but is not a number"
+                            "step `{name}`: {of} is compared with a number, but is not a number"
                         ),
                     );
                 }
