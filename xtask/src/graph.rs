@@ -105,7 +105,7 @@ fn relative(path: &Path, base: &Path) -> PathBuf {
 }
 
 /// Root files of a crate in the folder `dir`: library or main program first, then further programs and test targets.
-pub(crate) fn roots(dir: &Path) -> Vec<(String, PathBuf)> {
+pub(crate) fn crate_root_files(dir: &Path) -> Vec<(String, PathBuf)> {
     let name = dir
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());

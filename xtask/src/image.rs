@@ -1,13 +1,13 @@
 //! Images that microVMs boot from, built once for examples, tests and benches.
 
-use crate::run::{install, root, step};
+use crate::run::{install_packages, repository_root, run_step};
 
 /// Name of each image, and its packages beside the stock ones.
 const IMAGES: [(&str, &str); 2] = [("base", ""), ("podman", "podman,crun,uidmap")];
 
 /// Builds the images that are missing below `target/images`, and installs what that needs.
-pub(crate) fn image() -> Result<(), String> {
-    install(&[
+pub(crate) fn build_images() -> Result<(), String> {
+    install_packages(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("mmdebstrap", "mmdebstrap"),
         ("cpio", "cpio"),
@@ -16,7 +16,7 @@ pub(crate) fn image() -> Result<(), String> {
         ("dpkg-deb", "dpkg"),
         ("apt-get", "apt"),
     ])?;
-    let target = root().join("target");
+    let target = repository_root().join("target");
     let release = target.join("release/abbey");
     let program = if release.exists() {
         release
@@ -32,7 +32,7 @@ pub(crate) fn image() -> Result<(), String> {
         if !include.is_empty() {
             args.extend(["--include", include]);
         }
-        step("image", &program, &args)?;
+        run_step("image", &program, &args)?;
     }
     Ok(())
 }

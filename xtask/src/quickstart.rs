@@ -1,6 +1,6 @@
 //! From a fresh machine to a house that does real work, in one command.
 
-use crate::run::{have, install, root, step};
+use crate::run::{install_packages, program_succeeds, repository_root, run_step};
 use std::path::Path;
 
 /// Folder of `target` for the profile `quick`.
@@ -8,7 +8,7 @@ const PROFILE: &str = "quick";
 
 /// Builds the binaries and runs the story of the example; the house stays up.
 pub(crate) fn quickstart() -> Result<(), String> {
-    let is_root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
+    let is_root = program_succeeds("sh", &["-c", "test \"$(id -u)\" = 0"]);
     let mut needs = vec![("cc", "gcc"), ("git", "git")];
     // Only root makes networks; without, cells have loopback and the proxy.
     if is_root {
@@ -21,7 +21,7 @@ pub(crate) fn quickstart() -> Result<(), String> {
     );
     println!(
         "   2. build Abbey in {} (a few minutes on two processors, once)",
-        root().join("target").display()
+        repository_root().join("target").display()
     );
     println!("   3. start a house of four agents, give it work, and leave it running");
     if is_root {
@@ -30,9 +30,9 @@ pub(crate) fn quickstart() -> Result<(), String> {
         );
     }
     println!("== step 1 of 3: packages");
-    install(&needs)?;
+    install_packages(&needs)?;
     println!("== step 2 of 3: build");
-    step(
+    run_step(
         "build",
         "cargo",
         &[
@@ -46,13 +46,16 @@ pub(crate) fn quickstart() -> Result<(), String> {
         ],
     )?;
     println!("== step 3 of 3: the house");
-    let story = root().join("examples/clawdie/try").display().to_string();
-    step(
+    let story = repository_root()
+        .join("examples/clawdie/try")
+        .display()
+        .to_string();
+    run_step(
         "the house of four",
         "env",
         &[&format!("ABBEY_PROFILE={PROFILE}"), &story, "--keep"],
     )?;
-    what_next(&root().join("target").join(PROFILE));
+    what_next(&repository_root().join("target").join(PROFILE));
     Ok(())
 }
 
@@ -64,7 +67,7 @@ fn packages(needs: &[(&str, &str)]) -> String {
 /// Commands that work as they are printed.
 fn what_next(programs: &Path) {
     let home = "/var/lib/abbey-quickstart";
-    let home = match have("sh", &["-c", "test \"$(id -u)\" = 0"]) {
+    let home = match program_succeeds("sh", &["-c", "test \"$(id -u)\" = 0"]) {
         true => home.to_owned(),
         false => "${XDG_STATE_HOME:-$HOME/.local/state}/abbey-quickstart".to_owned(),
     };

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Path of the root of this repository.
-pub(crate) fn root() -> PathBuf {
+pub(crate) fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or(Path::new("."))
@@ -16,12 +16,12 @@ pub(crate) fn root() -> PathBuf {
 ///
 /// # Errors
 /// When it can't be started or fails.
-pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), String> {
+pub(crate) fn run_step(title: &str, program: &str, args: &[&str]) -> Result<(), String> {
     println!("== {title}: {program} {}", args.join(" "));
     let start = Instant::now();
     let status = Command::new(program)
         .args(args)
-        .current_dir(root())
+        .current_dir(repository_root())
         .status()
         .map_err(|e| format!("`{program}` can't be started: {e}"))?;
     println!("== {title}: {:.1} s", start.elapsed().as_secs_f32());
@@ -33,7 +33,7 @@ pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), Stri
 }
 
 /// Whether a program is installed: it can be run and succeeds.
-pub(crate) fn have(program: &str, args: &[&str]) -> bool {
+pub(crate) fn program_succeeds(program: &str, args: &[&str]) -> bool {
     Command::new(program)
         .args(args)
         .output()
@@ -44,10 +44,10 @@ pub(crate) fn have(program: &str, args: &[&str]) -> bool {
 ///
 /// # Errors
 /// Names the packages when they can't be installed here.
-pub(crate) fn install(needs: &[(&str, &str)]) -> Result<(), String> {
+pub(crate) fn install_packages(needs: &[(&str, &str)]) -> Result<(), String> {
     let missing: Vec<&str> = needs
         .iter()
-        .filter(|(program, _)| !have("sh", &["-c", &format!("command -v {program}")]))
+        .filter(|(program, _)| !program_succeeds("sh", &["-c", &format!("command -v {program}")]))
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
@@ -57,13 +57,13 @@ pub(crate) fn install(needs: &[(&str, &str)]) -> Result<(), String> {
         "install these packages and run this again: {}",
         missing.join(" ")
     );
-    if !have("sh", &["-c", "command -v apt-get && test \"$(id -u)\" = 0"]) {
+    if !program_succeeds("sh", &["-c", "command -v apt-get && test \"$(id -u)\" = 0"]) {
         return Err(remedy);
     }
-    step("package lists", "apt-get", &["update", "-qq"])?;
+    run_step("package lists", "apt-get", &["update", "-qq"])?;
     let args: Vec<&str> = ["install", "-y", "-qq", "--no-install-recommends"]
         .into_iter()
         .chain(missing)
         .collect();
-    step("packages", "apt-get", &args).map_err(|_| remedy)
+    run_step("packages", "apt-get", &args).map_err(|_| remedy)
 }

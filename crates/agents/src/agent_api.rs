@@ -19,7 +19,7 @@ pub enum StartError {
     )]
     Environment(&'static str),
     /// The credential cannot be read.
-    #[error("could not read the credential `{path}`")]
+    #[error("could not read the credential file `{path}`")]
     Credential {
         /// File of the credential.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The session file cannot be opened.
-    #[error("could not open the session file")]
+    #[error("could not open the session file of the agent")]
     Session(#[source] io::Error),
 }
 

@@ -294,7 +294,7 @@ operations! {
         GET "/api/v1/tasks" list() [query TaskQuery] -> json(TasksDoc);
         /// Adds a task.
         POST "/api/v1/tasks" add() [body AddTask] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
-        /// One task with its runs; `wait_ms` waits until it comes to rest.
+        /// One task with its runs; `wait_ms` waits until it has ended, is parked or needs a person.
         GET "/api/v1/tasks/{task}" show(task) [query WaitQuery] -> json(TaskDoc);
         /// Why a task waits, or how it ended.
         GET "/api/v1/tasks/{task}/why" why(task) -> json(WhyDoc);

@@ -54,7 +54,7 @@ pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
                 home.root().display()
             ))
             .with_code(crate::exit::UNREACHABLE)
-            .hint("`abbey up` starts one; `--home` or ABBEY_HOME selects another directory"));
+            .hint("`abbey up` starts a house; `--home` or ABBEY_HOME selects another directory"));
         }
         Err(e) => {
             return Err(Failure::plain(format!(

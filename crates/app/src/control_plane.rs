@@ -71,7 +71,7 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
             "cannot write to the home `{}`: {e}",
             home.root().display()
         ))
-        .hint("fix its permissions, or select another home with `--home` or ABBEY_HOME")
+        .hint("fix the permissions of the home, or select another home with `--home` or ABBEY_HOME")
     })?;
     let mut child = Command::new("/proc/self/exe")
         .args(["role", "serve", "--home"])

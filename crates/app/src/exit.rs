@@ -131,9 +131,9 @@ impl From<Error> for Failure {
                     Some(source) => format!("{other}: {source}"),
                     None => other.to_string(),
                 };
-                Failure::plain(text)
-                    .with_code(UNREACHABLE)
-                    .hint("`abbey up` starts the house; `--home` or ABBEY_HOME selects another one")
+                Failure::plain(text).with_code(UNREACHABLE).hint(
+                    "`abbey up` starts the house; `--home` or ABBEY_HOME selects another house",
+                )
             }
         }
     }

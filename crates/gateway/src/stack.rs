@@ -235,7 +235,7 @@ impl Gateway {
                 StatusCode::BAD_GATEWAY,
                 "provider_broke_off",
                 format!(
-                    "{} ended its answer early, or sent more than {} bytes",
+                    "the response of {} ended early or is longer than {} bytes",
                     chosen.provider.name, limits.answer_bytes_max
                 ),
             ));

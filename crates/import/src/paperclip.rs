@@ -160,7 +160,7 @@ pub(crate) fn read_paperclip(
     for (dir, why) in [
         (
             "projects",
-            "there are no projects; describe it in a shared document",
+            "Abbey has no projects; describe the project in a shared document",
         ),
         ("images", "images are not imported"),
     ] {

@@ -307,7 +307,7 @@ fn unreachable_network(agent: &Agent) -> Option<String> {
     };
     raw.map(|raw| {
         format!(
-            "`{raw}` cannot be reached from a {}, which has no interface and goes out by name through the proxy; name the host, or use `cell: sandbox`",
+            "`{raw}` cannot be reached from a {}, which has no network interface and reaches other hosts only by name through the proxy; write the name of the host, or use `cell: sandbox`",
             agent.cell
         )
     })

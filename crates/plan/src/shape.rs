@@ -31,7 +31,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             let Kind::Map(entries) = &node.kind else {
                 if !node.is_null() {
                     mistakes.push(node.place.mistake(format!(
-                        "`{path}` is a mapping of names, not {}",
+                        "`{path}` must be a mapping of names, not {}",
                         node.describe()
                     )));
                 }
@@ -48,7 +48,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
         Shape::Dict(inner) => {
             if !matches!(&node.kind, Kind::Map(_)) && !node.is_null() {
                 mistakes.push(node.place.mistake(format!(
-                    "`{path}` is a mapping of fields, not {}",
+                    "`{path}` must be a mapping of fields, not {}",
                     node.describe()
                 )));
             }
@@ -66,7 +66,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             let Kind::List(items) = &node.kind else {
                 mistakes.push(
                     node.place
-                        .mistake(format!("`{path}` is a list, not {}", node.describe())),
+                        .mistake(format!("`{path}` must be a list, not {}", node.describe())),
                 );
                 return;
             };
@@ -85,7 +85,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             }
             Kind::Scalar { .. } | Kind::Map(_) => {
                 mistakes.push(node.place.mistake(format!(
-                    "`{path}` is `none`, `full` or a list like `[api.example.org:443]`"
+                    "`{path}` must be `none`, `full` or a list like `[api.example.org:443]`"
                 )));
             }
         },
@@ -97,7 +97,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             };
             if words.is_empty() && !matches!(&node.kind, Kind::List(_)) {
                 mistakes.push(node.place.mistake(format!(
-                    "`{path}` is `all`, `none`, or a list like `[atlas, mason]` or `[all, -manager]`"
+                    "`{path}` must be `all`, `none`, or a list like `[atlas, mason]` or `[all, -manager]`"
                 )));
             }
             for word in words {
@@ -117,10 +117,9 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
                 }
             }
             Kind::Scalar { .. } | Kind::Map(_) => {
-                mistakes.push(
-                    node.place
-                        .mistake(format!("`{path}` is a list of tools or the word `all`")),
-                );
+                mistakes.push(node.place.mistake(format!(
+                    "`{path}` must be a list of tools or the word `all`"
+                )));
             }
         },
         scalar => {
@@ -143,10 +142,10 @@ fn check_object(fields: &[&Key], node: &Node, path: &str, mistakes: &mut Vec<Mis
     let Kind::Map(entries) = &node.kind else {
         // An agent may be named and nothing more.
         if !node.is_null() || fields.iter().any(|f| f.required) {
-            mistakes.push(
-                node.place
-                    .mistake(format!("`{path}` is a mapping, not {}", node.describe())),
-            );
+            mistakes.push(node.place.mistake(format!(
+                "`{path}` must be a mapping, not {}",
+                node.describe()
+            )));
         }
         return;
     };
@@ -193,7 +192,7 @@ fn unknown(fields: &[&Key], key: &str, at: &str, place: Place) -> Mistake {
         None => {
             let known: Vec<&str> = fields.iter().map(|f| f.name).collect();
             place.mistake(format!(
-                "unknown key `{at}`; known here: {}",
+                "unknown key `{at}`; known keys: {}",
                 known.join(", ")
             ))
         }

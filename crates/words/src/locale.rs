@@ -14,7 +14,7 @@ pub enum LocaleError {
     #[error("`{0}` is not a system locale; write it like `sl_SI.UTF-8`")]
     System(String),
     /// A locale with another encoding than UTF-8.
-    #[error("`{0}` is not in UTF-8; write it as `{1}.UTF-8`")]
+    #[error("the locale `{0}` is not in UTF-8; write it as `{1}.UTF-8`")]
     Charset(String, String),
 }
 

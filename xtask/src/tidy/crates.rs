@@ -1,7 +1,7 @@
 //! Which crate may depend on which, which outside crates are banned, and which licences are accepted.
 
 use super::findings::Findings;
-use super::sources::read;
+use super::sources::read_source_text;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -64,7 +64,7 @@ pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
         ));
     }
     for (name, allowed) in EDGES.iter().filter(|(n, _)| present.contains(*n)) {
-        let manifest = read(&dir.join(name).join("Cargo.toml"))?;
+        let manifest = read_source_text(&dir.join(name).join("Cargo.toml"))?;
         for dependency in section(&manifest, "[dependencies]") {
             match dependency.strip_prefix("abbey-") {
                 Some(inner) if !allowed.contains(&inner) => {

@@ -9,13 +9,13 @@ mod modules;
 mod requirements;
 mod sources;
 
-use crate::run::root;
+use crate::run::repository_root;
 use findings::Findings;
 use std::path::{Path, PathBuf};
 
 /// Checks every rule on this repository, prints the module tables and the findings, and fails when there is an error.
 pub(crate) fn tidy() -> Result<(), String> {
-    let findings = check(&root())?;
+    let findings = check(&repository_root())?;
     for table in &findings.tables {
         println!("{table}");
     }
@@ -36,7 +36,7 @@ pub(crate) fn tidy() -> Result<(), String> {
 
 /// Prints the import graph of every crate, or of one, of this repository or of another checkout.
 pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
-    let (mut top, mut only) = (root(), None);
+    let (mut top, mut only) = (repository_root(), None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match *arg {
@@ -44,12 +44,12 @@ pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
             name => only = Some(name),
         }
     }
-    let graphs = modules::graphs(&top)?;
+    let graphs = modules::read_import_graphs(&top)?;
     for graph in graphs
         .iter()
         .filter(|g| only.is_none_or(|name| g.name == name))
     {
-        println!("{}", modules::table(graph));
+        println!("{}", modules::render_import_table(graph));
     }
     Ok(())
 }
@@ -57,7 +57,7 @@ pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
 /// Checks every rule on the repository whose root is `top`.
 pub(crate) fn check(top: &Path) -> Result<Findings, String> {
     let mut findings = Findings::default();
-    let sources = sources::all(top)?;
+    let sources = sources::read_all_sources(top)?;
     crates::check(top, &mut findings)?;
     modules::check(top, &mut findings)?;
     clock::check(&sources, &mut findings);

@@ -1,7 +1,7 @@
 //! Which folder of a crate may import which, and no import cycle of more than a few files.
 
 use super::findings::Findings;
-use crate::graph::{Graph, roots};
+use crate::graph::{Graph, crate_root_files};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -126,7 +126,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Reports imports against the order of a crate's folders, and import cycles of more than three files.
 pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
-    for graph in graphs(top)? {
+    for graph in read_import_graphs(top)? {
         let layers = LAYERS
             .iter()
             .find(|(name, _)| *name == graph.name)
@@ -143,13 +143,13 @@ pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
                 shown(cycle)
             ));
         }
-        findings.tables.push(table(&graph));
+        findings.tables.push(render_import_table(&graph));
     }
     Ok(())
 }
 
 /// Import graphs of every crate below `top`, with those of its programs and test targets.
-pub(crate) fn graphs(top: &Path) -> Result<Vec<Graph>, String> {
+pub(crate) fn read_import_graphs(top: &Path) -> Result<Vec<Graph>, String> {
     let mut dirs: Vec<_> = fs::read_dir(top.join("crates"))
         .map_err(|e| e.to_string())?
         .flatten()
@@ -158,7 +158,7 @@ pub(crate) fn graphs(top: &Path) -> Result<Vec<Graph>, String> {
         .collect();
     dirs.sort();
     dirs.push(top.join("xtask"));
-    let all = dirs.iter().flat_map(|d| roots(d));
+    let all = dirs.iter().flat_map(|d| crate_root_files(d));
     all.map(|(name, root)| Graph::read(&name, &root)).collect()
 }
 
@@ -216,7 +216,7 @@ fn shown(cycle: &[&Path]) -> String {
 }
 
 /// Text of a crate's imports between folders (number of pairs of files) and of its largest cycle.
-pub(crate) fn table(graph: &Graph) -> String {
+pub(crate) fn render_import_table(graph: &Graph) -> String {
     let mut text = format!(
         "== modules of {}: {} files, {} imports",
         graph.name,

@@ -2,7 +2,7 @@
 //! `SPECIFICATION.md` exists.
 
 use super::findings::Findings;
-use super::sources::{Source, read};
+use super::sources::{Source, read_source_text};
 use std::path::Path;
 
 /// Requirements by system: its number and its last requirement.
@@ -14,7 +14,7 @@ const SPECIFICATION: &str = "SPECIFICATION.md";
 /// Reports requirements and hazards without a line in `docs/requirements.md`, and proofs there or in `SPECIFICATION.md`
 /// that do not exist.
 pub(super) fn check(top: &Path, sources: &[Source], findings: &mut Findings) -> Result<(), String> {
-    let requirements = read(&top.join(REQUIREMENTS))?;
+    let requirements = read_source_text(&top.join(REQUIREMENTS))?;
     for (system, last) in SYSTEMS {
         for n in 1..=last {
             let id = format!("{system}-{n:02}");
@@ -40,7 +40,7 @@ pub(super) fn check(top: &Path, sources: &[Source], findings: &mut Findings) -> 
             }
         }
     }
-    let specification = read(&top.join(SPECIFICATION))?;
+    let specification = read_source_text(&top.join(SPECIFICATION))?;
     let promises = specification.split("\n## ").next().unwrap_or_default();
     for row in promises.lines().filter(|l| l.starts_with("| ")).skip(1) {
         let proofs: Vec<&str> = last_cell(row).split('`').skip(1).step_by(2).collect();

@@ -30,12 +30,12 @@ impl Source {
 ///
 /// # Errors
 /// Names the path when the file can't be read.
-pub(crate) fn read(path: &Path) -> Result<String, String> {
+pub(crate) fn read_source_text(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
 /// Reads every file below `top`, except build output and version control.
-pub(crate) fn all(top: &Path) -> Result<Vec<Source>, String> {
+pub(crate) fn read_all_sources(top: &Path) -> Result<Vec<Source>, String> {
     let mut paths = Vec::new();
     list(top, &mut paths)?;
     paths.sort();

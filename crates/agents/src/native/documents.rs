@@ -50,7 +50,7 @@ pub(super) async fn use_documents(
                 .ok_or("the argument `seen` is missing: give the version that you read, or 0 for a new document")?,
         ),
         "append" => None,
-        other => return Err(format!("documents have no action `{other}`")),
+        other => return Err(format!("the tool for documents has no action `{other}`")),
     };
     let body = DocumentBody {
         text: get("text")?.to_owned(),
@@ -61,5 +61,8 @@ pub(super) async fn use_documents(
     let key = IdempotencyKey(format!("document {} {digest}", lease.task));
     let doc = client.me().write_document(name, &body, Some(key)).await;
     let doc = doc.map_err(|e| e.to_string())?;
-    Ok(format!("`{name}` has version {} now", doc.document.newest))
+    Ok(format!(
+        "document `{name}` is now at version {}",
+        doc.document.newest
+    ))
 }

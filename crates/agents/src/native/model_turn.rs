@@ -116,7 +116,7 @@ pub(super) async fn request_turn(
         };
         return Err((
             reason,
-            format!("the model call was refused ({status}): {text}"),
+            format!("the model call was rejected (HTTP status {status}): {text}"),
         ));
     }
     let bytes = BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
@@ -128,7 +128,8 @@ pub(super) async fn request_turn(
     let mut calls: BTreeMap<u64, ToolCall> = BTreeMap::new();
     let mut finished = false;
     while let Some(event) = events.next().await {
-        let event = event.map_err(|e| provider(format!("the model's stream was cut off: {e}")))?;
+        let event = event
+            .map_err(|e| provider(format!("the response stream of the model ended early: {e}")))?;
         if event.data == "[DONE]" {
             finished = true;
             break;

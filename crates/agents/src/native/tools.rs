@@ -494,6 +494,6 @@ fn memory<'a>(
             write(&own, "MEMORY.md", &format!("{}\n", lines.join("\n")))?;
             Ok(format!("saved {path}"))
         }
-        other => Err(format!("memory has no action `{other}`")),
+        other => Err(format!("the tool for memory has no action `{other}`")),
     }
 }

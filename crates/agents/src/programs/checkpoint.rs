@@ -213,7 +213,9 @@ pub(super) fn create_checkpoint(keep: &str) -> Outcome {
     )?;
     let ids: Vec<&str> = ids.lines().collect();
     if ids.len() != found.files.len() {
-        return Err("git kept another number of files than it was given".to_owned());
+        return Err(
+            "git stored a different number of files than the checkpoint contains".to_owned(),
+        );
     }
     let mut index = String::new();
     for ((path, _, executable), id) in found.files.iter().zip(&ids) {

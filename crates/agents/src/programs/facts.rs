@@ -12,7 +12,7 @@ async fn read_fact(name: &str, body: Value) -> Result<Value, String> {
     let client = client_from_environment().map_err(|e| e.to_string())?;
     retry_through_restart(|| client.me().fact(name, &body))
         .await
-        .map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
+        .map_err(|e| format!("cannot read the fact `{name}` from the control plane: {e}"))
 }
 
 fn number(value: &Value, key: &str) -> u64 {
@@ -163,7 +163,7 @@ pub(super) async fn search_logs(query: &str) -> Outcome {
     };
     let lines: Vec<String> = list(&data, "hits").iter().map(line).collect();
     let text = if lines.is_empty() {
-        format!("nothing in the logs holds `{query}`")
+        format!("no line of the logs contains `{query}`")
     } else {
         lines.join("\n")
     };
@@ -187,7 +187,7 @@ pub(super) async fn back_up_state() -> Outcome {
 pub(super) async fn run_operation(name: &str) -> Outcome {
     let client = client_from_environment().map_err(|e| e.to_string())?;
     let done = retry_through_restart(|| client.me().operate(name)).await;
-    let done = done.map_err(|e| format!("the house did not do it: {e}"))?;
+    let done = done.map_err(|e| format!("the control plane did not perform the operation: {e}"))?;
     let text = done["text"].as_str().unwrap_or_default().to_owned();
     Ok((text, done))
 }

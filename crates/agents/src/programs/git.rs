@@ -126,7 +126,7 @@ pub(super) fn update_mirror(url: &str, name: &str) -> Outcome {
         false => name,
     };
     if name.is_empty() || name.starts_with('.') {
-        return Err(format!("`{url}` names no repository; say `as NAME`"));
+        return Err(format!("`{url}` names no repository; add `as NAME`"));
     }
     let dir = Path::new(MIRRORS);
     std::fs::create_dir_all(dir).map_err(|e| format!("could not make `{MIRRORS}`: {e}"))?;
@@ -151,7 +151,7 @@ pub(super) fn update_mirror(url: &str, name: &str) -> Outcome {
         let known = run_in_store(&path, &["config", "remote.origin.url"], &[], "")?;
         if known != url {
             return Err(format!(
-                "`{shown}` mirrors {known}; say `as NAME` for another"
+                "`{shown}` mirrors {known}; add `as NAME` to use another directory"
             ));
         }
         run(&["--git-dir", &shown, "remote", "update", "--prune"])?;
@@ -200,7 +200,8 @@ pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outc
         .status
         .success()
     {
-        let text = format!("`{target}` already holds `{source}` in {repository}; nothing to merge");
+        let text =
+            format!("`{target}` already contains `{source}` in {repository}; nothing to merge");
         return Ok((text, json!({ "commit": onto, "merged": false })));
     }
     let tree = git(
@@ -222,7 +223,7 @@ pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outc
         Some(1) => {
             let files: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
             return Err(format!(
-                "`{source}` and `{target}` conflict in {}; the branch is as it was",
+                "`{source}` and `{target}` conflict in {}; the branch was not changed",
                 files.join(", ")
             ));
         }
@@ -288,7 +289,7 @@ pub(super) fn create_release_tag(repository: &str, target: &str, tag: &str) -> O
     .success()
     {
         return Err(format!(
-            "tag `{tag}` exists already; a release is not moved"
+            "tag `{tag}` already exists; the tag of a release cannot be moved"
         ));
     }
     run_for_output(

@@ -195,7 +195,7 @@ pub(super) fn apply_migrations(directory: &str) -> Outcome {
         let before = known.iter().find(|(number, _)| *number == migration.number);
         if before.is_some_and(|(_, hash)| *hash != migration.hash) {
             return Err(format!(
-                "`{}` was applied as something else; write another migration instead of editing it",
+                "`{}` was changed after it was applied; write a new migration instead of editing it",
                 migration.name
             ));
         }
@@ -218,7 +218,7 @@ pub(super) fn apply_migrations(directory: &str) -> Outcome {
 
 fn read_migrations(directory: &str) -> Result<Vec<Migration>, String> {
     if directory.split('/').any(|part| part == "..") {
-        return Err(format!("`{directory}` leaves the workspace"));
+        return Err(format!("`{directory}` is outside the workspace"));
     }
     let entries = fs::read_dir(directory)
         .map_err(|e| format!("the migrations in `{directory}` cannot be read: {e}"))?;
@@ -233,7 +233,10 @@ fn read_migrations(directory: &str) -> Result<Vec<Migration>, String> {
             format!("`{name}` does not begin with a number, as `12_name.sql` does")
         })?;
         if let Some(other) = all.iter().find(|m| m.number == number) {
-            return Err(format!("`{}` and `{name}` have one number", other.name));
+            return Err(format!(
+                "`{}` and `{name}` have the same number",
+                other.name
+            ));
         }
         if entry.metadata().map_or(0, |m| m.len()) > MIGRATION_MAX {
             return Err(format!("`{name}` is larger than {MIGRATION_MAX} bytes"));
@@ -303,7 +306,7 @@ COMMIT;
     match psql(&script) {
         Ok(said) => Ok(said.lines().any(|l| l == "done")),
         Err(why) if why.contains("invalid command \\restrict") => Err(
-            "psql is too old to carry out a file safely; bring PostgreSQL up to its newest minor version".to_owned(),
+            "this version of psql cannot run a file safely; update PostgreSQL to its newest minor version".to_owned(),
         ),
         Err(why) => Err(format!("`{}` was not applied: {why}", migration.name)),
     }
@@ -322,7 +325,7 @@ pub(super) fn restore_database(backup: &str, approved: bool) -> Outcome {
             .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
             .collect();
         return Err(format!(
-            "there is no backup `{backup}`; there are: {}",
+            "there is no backup `{backup}`; existing backups: {}",
             have.join(", ")
         ));
     }
@@ -333,7 +336,7 @@ pub(super) fn restore_database(backup: &str, approved: bool) -> Outcome {
             "SELECT coalesce(string_agg(relname || ' (' || n_live_tup || ' rows)', ', ' ORDER BY relname), 'nothing') FROM pg_stat_user_tables;",
         )?;
         let why = format!(
-            "{name} is replaced by {backup}, with {} tables; in it are now: {now}. A backup of that is made first",
+            "{name} is replaced by {backup}, with {} tables; it contains now: {now}. A backup of the present content is made first",
             tables(&listed)
         );
         return Ok((why.clone(), json!({ super::ASK: { "why": why } })));
@@ -354,7 +357,7 @@ pub(super) fn restore_database(backup: &str, approved: bool) -> Outcome {
     successful_output("pg_restore", restored)
         .map_err(|why| format!("nothing was changed: {why}"))?;
     let text = format!(
-        "restored {name} from {backup}; what was there is in {}",
+        "restored {name} from {backup}; the previous content is in {}",
         before.display()
     );
     Ok((
@@ -394,7 +397,7 @@ mod tests {
             read_migrations("../elsewhere")
                 .err()
                 .unwrap()
-                .contains("leaves the workspace")
+                .contains("is outside the workspace")
         );
     }
 }

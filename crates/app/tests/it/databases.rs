@@ -217,7 +217,7 @@ fn a_migration_is_atomic() {
         assert!(told.contains(text), "{text}: {told}");
     };
     fails(
-        "was applied as something else",
+        "was changed after it was applied",
         "1_a.sql",
         "CREATE TABLE a (x bigint);\n",
     );

@@ -71,7 +71,7 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
             .contains("conflict in a")
     );
     let after = house.expect(0, "exec git-admin -- git -C demo log --oneline -1");
-    assert_eq!(log, after, "the branch is as it was");
+    assert_eq!(log, after, "the branch was not changed");
     house.expect(0, "task add 'tag release v1.0 on main in demo' --wait");
     assert!(
         house

@@ -278,7 +278,7 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     house.install_default_image();
     let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.contains("goes out by name"), "{said}");
+    assert!(said.contains("reaches other hosts only by name"), "{said}");
     let said = house.expect_refusal(2, args!("up -f {}", small(&house)));
     assert!(said.contains("at least 16 MiB"), "{said}");
     // A part that was touched is found before anything boots from it.

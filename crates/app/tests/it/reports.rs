@@ -76,7 +76,7 @@ fn every_report_has_three_parts_and_exact_figures() {
     assert!(
         house
             .expect_refusal(3, "report weather")
-            .contains("use one of status, disk")
+            .contains("use one of the reports status, disk")
     );
     // No model was asked for any of it.
     let metrics = house.json(0, "budget show");

@@ -91,7 +91,7 @@ pub(super) fn validate_spec(
     if let Some(network) = &mut spec.network {
         if spec.sandbox.is_none() {
             return Err(format!(
-                "{cell} has no isolation, so it cannot have a network of its own"
+                "{cell} has no isolation, so it cannot have its own network"
             ));
         }
         network.tag = Some(allocations.house_tag());
@@ -123,7 +123,9 @@ fn sized(microvm: &MicroVm) -> Result<(), String> {
     }
     // What others begin from, or begins from another, has no drive of its own.
     if microvm.origin != BootOrigin::Cold && microvm.drives.is_some() {
-        return Err("a microVM with drives of its own cannot use a template".to_owned());
+        return Err(
+            "a microVM with its own drives cannot start from a template snapshot".to_owned(),
+        );
     }
     let sizes = microvm
         .drives

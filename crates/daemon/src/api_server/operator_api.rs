@@ -190,7 +190,7 @@ async fn generation(
 async fn current(State(api): Shared, headers: HeaderMap) -> Result<Response> {
     let current = api.core.plan.current().ok_or_else(|| {
         Problem::new(FaultKind::NotFound, "no manifest has been applied yet")
-            .remedy("`abbey up` applies one")
+            .remedy("`abbey up` applies a manifest")
     })?;
     if matches_if_none_match(&headers, current.generation) {
         return Ok(not_modified(current.generation));

@@ -85,6 +85,7 @@ async fn agent(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Agent
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+            .remedy("`abbey ps` lists the agents")
     })?))
 }
 
@@ -169,7 +170,9 @@ async fn service_logs(
         .is_some_and(|c| c.house.services.contains_key(&slug))
     {
         return Err(
-            Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`")).into(),
+            Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`"))
+                .remedy("`abbey service list` lists the services")
+                .into(),
         );
     }
     Ok(read_logs(&api, CellName::Service(slug), query).await)
@@ -289,7 +292,9 @@ async fn restart_service(
         .is_some_and(|c| c.house.services.contains_key(&slug));
     if !known {
         let text = format!("there is no service `{name}`");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
+        return Err(Problem::new(FaultKind::NotFound, text)
+            .remedy("`abbey service list` lists the services")
+            .into());
     }
     operations::restart_cell(&api.work, CellName::Service(slug), by).await?;
     Ok(Doc(RestartedDoc {

@@ -173,7 +173,7 @@ async fn add_task(
 /// One task; with `wait_ms`, answers once it has stopped moving or the time is over.
 #[utoipa::path(
     get, path = "/api/v1/tasks/{task}", operation_id = "tasks_show", tag = "tasks",
-    summary = "One task with its runs; `wait_ms` waits until it comes to rest",
+    summary = "One task with its runs; `wait_ms` waits until it has ended, is parked or needs a person",
     params(WaitQuery, headers::IfNoneMatch),
     responses((status = 200, body = TaskDoc), (status = 304, description = "Unchanged")),
 )]

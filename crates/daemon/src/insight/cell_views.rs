@@ -217,7 +217,9 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
     let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
     let Some(agent) = agent else {
         return Err(
-            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
+            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+                .remedy("`abbey ps` lists the agents")
+                .into(),
         );
     };
     let seen = work.cells.observations.snapshot();
@@ -283,7 +285,7 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
     if !agent.cell.isolates() {
         say(
             "not_isolated",
-            format!("its cell `{}` is not a boundary", agent.cell),
+            format!("its cell `{}` is not isolated", agent.cell),
         );
     }
     let exit = seen.and_then(|s| s.history.last_exit.as_ref());

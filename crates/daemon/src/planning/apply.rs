@@ -409,11 +409,11 @@ fn load_charters(
                 drop(charters.insert(agent.slug.clone(), text))
             }
             Some(_) => mistakes.push(format!(
-                "line {}: the charter of `{}` is larger than {CHARTER_MAX} bytes",
+                "line {}: the charter of agent `{}` is larger than {CHARTER_MAX} bytes",
                 agent.line, agent.slug
             )),
             None => mistakes.push(format!(
-                "line {}: the charter of `{}` cannot be read",
+                "line {}: the charter of agent `{}` cannot be read",
                 agent.line, agent.slug
             )),
         }

@@ -50,6 +50,7 @@ pub(crate) fn find_readable_document(
             FaultKind::NotFound,
             format!("there is no document `{name}`"),
         )
+        .remedy("`abbey document list` lists the documents")
     };
     Ok(found.ok_or_else(missing)?)
 }

@@ -134,7 +134,7 @@ async fn request_review(
         .is_some_and(|c| c.house.agents.contains_key(reviewer));
     if !exists {
         return Ok(EvidenceResult::Unknown(format!(
-            "there is no agent `{reviewer}` to review it"
+            "there is no agent `{reviewer}` to review the result"
         )));
     }
     let row = work.core.store.task(task).await?;
@@ -172,7 +172,7 @@ async fn request_review(
             let why = said.map(|r| r.text.clone()).unwrap_or_default();
             let why = why.trim();
             Ok(EvidenceResult::Missing(format!(
-                "`{reviewer}` does not accept it (TASK-{}): {why}",
+                "`{reviewer}` rejected the result (TASK-{}): {why}",
                 asked.task.number
             )))
         }

@@ -143,7 +143,7 @@ impl RequestedOperation {
                 let users: Vec<&str> = users.map(|a| a.slug.as_str()).collect();
                 let others = match users.is_empty() {
                     true => "no agent uses it".to_owned(),
-                    false => format!("{} cannot use it meanwhile", users.join(", ")),
+                    false => format!("{} cannot use it during the restart", users.join(", ")),
                 };
                 Ok(Some(format!("service `{slug}` is restarted; {others}")))
             }

@@ -280,7 +280,7 @@ fn unknown_schedule(name: &str) -> crate::core::error::Error {
         FaultKind::NotFound,
         format!("there is no schedule `{name}`"),
     )
-    .remedy("`abbey schedule list` shows them as AGENT/NAME")
+    .remedy("`abbey schedule list` lists the schedules as AGENT/NAME")
     .into()
 }
 

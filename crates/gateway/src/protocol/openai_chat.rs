@@ -24,8 +24,9 @@ pub struct OpenAiChat;
 
 impl Protocol for OpenAiChat {
     fn parse(&self, _head: &Parts, body: Bytes) -> Result<Box<dyn ModelCall>, Refusal> {
-        let request: Value = serde_json::from_slice(&body)
-            .map_err(|e| Refusal::invalid_request(format!("the body is not JSON: {e}")))?;
+        let request: Value = serde_json::from_slice(&body).map_err(|e| {
+            Refusal::invalid_request(format!("the request body is not valid JSON: {e}"))
+        })?;
         let model = request["model"]
             .as_str()
             .ok_or_else(|| Refusal::invalid_request("the body has no string `model`"))?

@@ -157,7 +157,7 @@ fn plain(what: &str, path: &Path) -> Result<String, Failure> {
             path.display()
         ))
         .with_code(exit::USAGE)
-        .hint("move it, or use a symbolic link with an allowed path")),
+        .hint("move the file or directory, or use a symbolic link with an allowed path")),
     }
 }
 

@@ -77,7 +77,7 @@ async fn serve(
     let bad = |why: &str| refused(StatusCode::BAD_REQUEST, why);
     if uri.query().is_some() {
         return Err(bad(
-            "a credential comes in a header, and nothing else is asked for in a query",
+            "send the credential in a header; this route accepts no query parameters",
         ));
     }
     let current = api.core.plan.current();
@@ -133,7 +133,7 @@ async fn serve(
             let ignored = call.mode.filter(|m| m != "now").map(|_| "mode");
             let data = json!({ "text": call.text });
             let agent = target(hook, None).map_err(|why| bad(&why))?;
-            let why = "You are woken; look whether what comes along needs anything of you";
+            let why = "A hook woke you; check whether its text requires an action";
             let text = said(hook, why, &call.text).map_err(|why| bad(&why))?;
             let number = give(api, agent, text, (hook, data), None, key).await?;
             let ignored: Vec<&str> = ignored.into_iter().collect();

@@ -52,7 +52,7 @@ pub(super) async fn check_isolation(
         argv.extend(theirs.chain(ours).map(|p| p.display().to_string()));
         let (good, text) = match exec::run_to_end(&work.cells, slug, argv, WITHIN).await {
             Ok((0, read)) if read.trim().is_empty() => {
-                (true, format!("{slug} reads nothing that is not its own"))
+                (true, format!("agent {slug} can read only its own files"))
             }
             Ok((0, read)) => {
                 let first = read.lines().next().unwrap_or_default();
@@ -60,7 +60,7 @@ pub(super) async fn check_isolation(
                 (
                     false,
                     format!(
-                        "{slug} can read {count} files that are not its own, such as `{first}`"
+                        "agent {slug} can read {count} files of other owners, such as `{first}`"
                     ),
                 )
             }

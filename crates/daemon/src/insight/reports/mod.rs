@@ -165,7 +165,7 @@ pub(crate) async fn make_report(
             let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             return Err(
                 Problem::new(FaultKind::NotFound, format!("there is no report `{other}`"))
-                    .remedy(format!("use one of {}", names.join(", ")))
+                    .remedy(format!("use one of the reports {}", names.join(", ")))
                     .into(),
             );
         }

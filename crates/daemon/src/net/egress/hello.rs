@@ -56,11 +56,15 @@ pub(crate) fn check_client_hello(
                     Some(name) if name.eq_ignore_ascii_case(host) => Ok(HelloVerdict::Pass),
                     Some(name) => Err(Denied::new(
                         "other_name",
-                        format!("{host} was asked for, and TLS began for {name}"),
+                        format!(
+                            "the proxy request names {host}, but the TLS handshake names {name}"
+                        ),
                     )),
                     None => Err(Denied::new(
                         "other_name",
-                        format!("{host} was asked for, and TLS began without a name"),
+                        format!(
+                            "the proxy request names {host}, but the TLS handshake has no server name"
+                        ),
                     )),
                 };
             }
