@@ -11,6 +11,10 @@ words! {
         Out = "out",
         /// Standard error.
         Err = "err",
+        /// Console of a microVM.
+        Console = "console",
+        /// The program that runs a microVM or a container, and the shim.
+        Machine = "machine",
     }
 }
 

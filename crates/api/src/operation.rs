@@ -35,6 +35,7 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// Schema of a type of the API.
     pub(crate) const fn of<T: ToSchema>() -> Self {
         Schema {
             name: T::name,

@@ -126,6 +126,7 @@ impl Call {
         }
     }
 
+    /// Sets the query string of the request.
     pub(crate) fn query<Q: Serialize>(&mut self, query: &Q) -> Result<(), Error> {
         let text = serde_urlencoded::to_string(query).map_err(|e| Error::Broken(e.into()))?;
         if !text.is_empty() {
@@ -134,16 +135,19 @@ impl Call {
         Ok(())
     }
 
+    /// Sets the JSON body of the request.
     pub(crate) fn body<B: Serialize>(&mut self, body: &B) -> Result<(), Error> {
         let bytes = serde_json::to_vec(body).map_err(|e| Error::Broken(e.into()))?;
         self.body = Some(bytes.into());
         Ok(())
     }
 
+    /// Adds a request header as it is.
     pub(crate) fn raw_header(&mut self, name: &'static str, value: &str) {
         self.headers.push((name, value.to_owned()));
     }
 
+    /// Adds a typed request header, unless it has no value.
     pub(crate) fn header<H: HeaderField>(&mut self, header: &H) {
         if let Some(value) = header.value() {
             self.headers.push((H::NAME, value));
@@ -163,6 +167,7 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
+    /// A transport to this endpoint with this credential, and a time limit of one minute for each request.
     pub(crate) fn new(endpoint: Endpoint, token: Option<Secret>) -> Self {
         Transport {
             endpoint,
@@ -171,6 +176,7 @@ impl Transport {
         }
     }
 
+    /// Changes the time limit of each request.
     pub(crate) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }

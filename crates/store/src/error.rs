@@ -23,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     Approval(#[from] abbey_engine::approval::Refusal),
     /// A result is missing fields that the delegation expects.
-    #[error("the result lacks the required fields {}; pass each as a field of `data`", missing.join(", "))]
+    #[error("the result is missing the required fields {}; pass each as a field of `data`", missing.join(", "))]
     Handoff {
         /// Names of the fields.
         missing: Vec<String>,

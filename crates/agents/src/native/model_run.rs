@@ -147,7 +147,7 @@ async fn call_tool(
         if !missing.is_empty() {
             receipt.ok = false;
             receipt.text = format!(
-                "rejected: `data` lacks the fields {}, which the author of the task requires",
+                "rejected: `data` is missing the fields {}, which the author of the task requires",
                 missing.join(", ")
             );
         }

@@ -100,7 +100,7 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
         let missing = context.missing_fields(&answer["data"]);
         if !missing.is_empty() {
             return skill_failed(format!(
-                "the result of skill `{}` lacks the fields {}, which the author of the task requires",
+                "the result of skill `{}` is missing the fields {}, which the author of the task requires",
                 skill.name,
                 missing.join(", ")
             ));

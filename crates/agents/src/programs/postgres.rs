@@ -384,7 +384,12 @@ mod tests {
             ["2_first.sql", "10_second.sql"]
         );
         put("002_again.sql");
-        assert!(read_migrations(path).err().unwrap().contains("one number"));
+        assert!(
+            read_migrations(path)
+                .err()
+                .unwrap()
+                .contains("the same number")
+        );
         fs::remove_file(dir.path().join("002_again.sql")).unwrap();
         put("first.sql");
         assert!(

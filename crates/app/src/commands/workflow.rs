@@ -199,7 +199,10 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
             let names: Vec<String> = doc.workflows.iter().map(|w| w.name.clone()).collect();
             let text = format!("`{}` has no workflow `{name}`", file.display());
             Failure::plain(text)
-                .hint(format!("workflows in this file: {}", self::names(&names)))
+                .hint(format!(
+                    "use one of the workflows of this manifest: {}",
+                    self::names(&names)
+                ))
                 .with_code(exit::NOT_FOUND)
         })?;
         let node = |s: &DeclaredStep| Node {

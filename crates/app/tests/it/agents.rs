@@ -447,7 +447,7 @@ fn an_agent_can_pin_a_skill_version() {
     manifest("disk-usage@7");
     let told = house.expect_refusal(4, "up");
     assert!(
-        told.contains("it has `disk-usage@7`, and the house has version 1 of it"),
+        told.contains("it requires `disk-usage@7`, but the house has version 1"),
         "{told}"
     );
     manifest("disk-usage@1");

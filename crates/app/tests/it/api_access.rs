@@ -471,7 +471,10 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
     .unwrap();
     // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
     let said = house.expect_refusal(4, "up");
-    assert!(said.contains("put it into `credentials/`"), "{said}");
+    assert!(
+        said.contains("move it to the directory `credentials/`"),
+        "{said}"
+    );
     std::fs::rename(
         house.path("key.pem"),
         house.home().join("credentials/key.pem"),

@@ -63,9 +63,12 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
         (json!({ "title": "x" }), "`assigned_to` is missing"),
         (
             json!({ "title": "x", "agent_id": "ops" }),
-            "say `assigned_to`",
+            "use `assigned_to`",
         ),
-        (json!({ "title": " ", "assigned_to": "ops" }), "has a title"),
+        (
+            json!({ "title": " ", "assigned_to": "ops" }),
+            "`title` must not be empty",
+        ),
     ] {
         let (status, told) = post("/api/controlplane/tasks", wrong);
         assert_eq!(status, 422, "{told}");

@@ -345,7 +345,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     assert_eq!(task["state"], "awaiting_approval");
     let inbox = house.expect(0, "approvals");
     assert!(
-        inbox.contains("iris, otto use it and are cut off meanwhile"),
+        inbox.contains("iris, otto cannot use it during the restart"),
         "{inbox}"
     );
     house.expect(0, "approvals approve APPR-1");
@@ -369,7 +369,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     );
     let task = work(&house, 1, "sys", "restart the agent sys");
     assert!(
-        said(&task).contains("would end the task that asks for it"),
+        said(&task).contains("would interrupt the task that requested it"),
         "{}",
         said(&task)
     );

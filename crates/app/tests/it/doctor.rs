@@ -112,7 +112,10 @@ fn doctor_reports_a_missing_model_with_the_available_ones() {
     });
     let told = check(&house, &[], 0, "models.scripted");
     assert_eq!(told["state"], "attention");
-    assert_eq!(told["text"], "`model` lacks absent-1; it has scripted-1");
+    assert_eq!(
+        told["text"],
+        "model server `model` does not have the models absent-1; it has scripted-1"
+    );
     house.manifest(&with_model("  a: { template: orchestrator }\n"));
     house.expect(0, "up");
     assert_eq!(check(&house, &[], 0, "models.scripted")["state"], "ok");

@@ -82,7 +82,7 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
         house.json(1, "task add 'tag release v1.0 on main in demo' --wait")["task"]["failure"]
             .as_str()
             .unwrap()
-            .contains("exists already")
+            .contains("already exists")
     );
     // Arguments never reach a shell, and never become options.
     let hostile = house.json(

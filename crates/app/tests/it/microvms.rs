@@ -320,7 +320,7 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     house.install_default_image();
     let lock = std::fs::File::open(drive(&house, "lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    start_in_vain("are attached to another machine");
+    start_in_vain("are attached to another microVM");
     drop(lock);
     house.expect(0, "start alpha");
     assert_eq!(show(&house)["presence"], "ready");

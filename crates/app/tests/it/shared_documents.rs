@@ -55,7 +55,12 @@ fn a_document_has_one_writer_and_refuses_stale_writes() {
     );
     let (status, told) = put(&house, "a", "status", json!({ "text": "again", "seen": 0 }));
     assert_eq!(status, 409, "{told}");
-    assert!(told["detail"].as_str().unwrap().contains("it is now 1"));
+    assert!(
+        told["detail"]
+            .as_str()
+            .unwrap()
+            .contains("the current version is 1")
+    );
     for who in ["b", "c"] {
         let (status, told) = put(&house, who, "status", json!({ "text": "mine", "seen": 1 }));
         assert_eq!(status, 403, "{told}");

@@ -226,7 +226,7 @@ fn a_result_without_evidence_is_returned_with_the_reason() {
         doc["task"]["failure"]
             .as_str()
             .unwrap()
-            .contains("the file `other.md` is not there")
+            .contains("the file `other.md` does not exist")
     );
 }
 

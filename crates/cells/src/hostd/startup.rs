@@ -17,6 +17,21 @@ pub fn is_privileged_hostd_running(home: &Path) -> bool {
     hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
 }
 
+/// Ends hostd, and waits until its process has exited: at most 5 seconds, after which it is left to end by itself.
+///
+/// # Errors
+/// As [`HostdApi::call`].
+pub fn end_hostd(hostd: &dyn HostdApi) -> Result<()> {
+    let hello = hostd.hello()?;
+    let process = crate::identify(hello.pid);
+    hostd.call(HostdOperation::End {}, &[])?;
+    let until = Instant::now() + END_WITHIN;
+    while process.as_ref().is_some_and(crate::is_alive) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// Starts hostd from the executable `binary` unless one with this version and privilege answers; ends one that
 /// differs.
 ///
@@ -28,11 +43,7 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
         if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
             return Ok(());
         }
-        client.call(HostdOperation::End {}, &[])?;
-        let until = Instant::now() + END_WITHIN;
-        while crate::identify(hello.pid).is_some() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        end_hostd(&client)?;
     }
     let failed = |why: String| Error::Hostd {
         op: "start",

@@ -184,7 +184,7 @@ pub(crate) fn stale_to_precondition_failed(error: Error) -> Error {
     problem.into()
 }
 
-/// Body of the health route.
+/// Handler of the health check: answers `ok` while the control plane serves requests.
 #[utoipa::path(
     get, path = "/healthz", operation_id = "house_health", tag = "house",
     summary = "Whether the house answers; needs no credential",

@@ -11,7 +11,7 @@ use crate::core::home::Home;
 use crate::core::runtime;
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
-use abbey_cells::hostd::{HostdClient, HostdOperation, InProcessHostd};
+use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
 use abbey_model::Millis;
 use abbey_store::Clock;
 use std::net::SocketAddr;
@@ -111,9 +111,7 @@ pub async fn serve(options: Options) -> Result<()> {
         core.store.checkpoint().await?;
         // Last: hostd is needed until no cell is left.
         let hostd = Arc::clone(&core.hostd);
-        if let Err(error) =
-            crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::End {}, &[])).await
-        {
+        if let Err(error) = crate::core::hostd::call_blocking(move || end_hostd(&*hostd)).await {
             tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
         let _gone_already = std::fs::remove_file(home.run_dir().join("serve.lock"));

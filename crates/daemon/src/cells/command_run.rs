@@ -56,7 +56,7 @@ struct CommandStreams {
 }
 
 impl CommandRun {
-    /// A run of the command with this name in a cell of its own.
+    /// Handle of one command run. `slug` is the random name of this run and of its cell. Starts nothing.
     pub(super) fn new(cells: &Arc<CellsState>, slug: Slug, source: VmSource) -> CommandRun {
         CommandRun {
             cells: Arc::clone(cells),

@@ -36,3 +36,17 @@ fn parse_line(text: &str) -> Option<LogLine> {
         text: value["text"].as_str()?.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_every_stream_of_a_shim_are_read() {
+        for stream in ["out", "err", "console", "machine"] {
+            let line = format!(r#"{{"at":1,"stream":"{stream}","text":"x"}}"#);
+            let parsed = parse_line(&line).map(|l| l.stream.to_string());
+            assert_eq!(parsed.as_deref(), Some(stream));
+        }
+    }
+}

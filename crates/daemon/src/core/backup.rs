@@ -28,7 +28,10 @@ pub(crate) async fn write_backup(core: &Arc<CoreState>, to: &Path) -> Result<Bac
     if to.exists() {
         return Err(Problem::new(
             FaultKind::Conflict,
-            format!("`{}` exists already; choose another name", to.display()),
+            format!(
+                "the backup file `{}` exists already; choose another name",
+                to.display()
+            ),
         )
         .into());
     }

@@ -21,7 +21,7 @@ impl OperatorAddress {
         }
     }
 
-    /// Address that replaces the manifest's, if any.
+    /// Address, given when the control plane was started, that replaces `listen.address` of the manifest; if any.
     pub(crate) fn fixed(&self) -> Option<SocketAddr> {
         self.fixed
     }

@@ -423,7 +423,7 @@ fn load_charters(
     }
     let mut problem = Problem::new(
         FaultKind::Invalid,
-        "the request lacks the text of charter files that the manifest names",
+        "the request is missing the text of charter files that the manifest names",
     );
     problem.mistakes = mistakes;
     Err(problem.into())

@@ -100,7 +100,9 @@ pub(crate) async fn request_approval(
     }
     let within = body.within_ms.map_or(ANSWER_TIME_DEFAULT, Millis);
     if within < ANSWER_TIME_RANGE.0 || within > ANSWER_TIME_RANGE.1 {
-        return Err(invalid("`within_ms` must be between 1 second and 30 days"));
+        return Err(invalid(
+            "`within_ms`, the time to decide about the approval, must be between 1 second and 30 days",
+        ));
     }
     let ask = ApprovalRequest {
         task: lease.0,

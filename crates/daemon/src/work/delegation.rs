@@ -213,7 +213,7 @@ fn parse_deadline(ms: Option<i64>) -> Result<Option<Millis>> {
 /// Problem for a channel as recipient: no connectors exist in this version.
 fn no_channel(address: &ChannelAddress) -> Problem {
     invalid(format!(
-        "there is no channel `{}`: this house has no connectors",
+        "`{}` cannot receive outcomes: this version of Abbey does not send to channels; name `me` or an agent",
         address.channel
     ))
 }

@@ -22,7 +22,7 @@ impl Decoder<'_> {
 pub(crate) fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {
     node?.get(key)?.text()
 }
-/// Value of a key of a mapping as a slug; none when it is absent or not valid.
+/// Value of a key of a mapping as a slug; none when it is absent or not valid, which the check of shapes has reported.
 pub(crate) fn slug(node: Option<&Node>, key: &str) -> Option<Slug> {
     text(node, key)?.parse().ok()
 }

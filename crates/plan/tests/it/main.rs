@@ -269,7 +269,7 @@ fn two_services_share_a_slot_as_alternatives_or_on_ports_of_their_own() {
     };
     let told = house("port: 11434", "port: 11434").unwrap_err()[0].to_string();
     assert!(
-        told.contains("taken by service `ollama`") && told.contains("enabled: false"),
+        told.contains("already used by service `ollama`") && told.contains("enabled: false"),
         "{told}"
     );
     assert_eq!(

@@ -97,7 +97,8 @@ fn verified(
     }
 }
 
-/// Receives a delivery of a hook.
+/// Handles a webhook delivery: authenticates it as its hook in the manifest requires, and does what that declares, such
+/// as adding a task or publishing an event.
 #[utoipa::path(
     post, path = "/hooks/{hook}", operation_id = "hooks_deliver", tag = "hooks",
     summary = "A delivery from elsewhere, authenticated by its signature",

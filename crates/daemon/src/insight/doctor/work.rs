@@ -185,7 +185,7 @@ pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Chec
             false => {
                 let has: Vec<&str> = has.into_iter().take(20).collect();
                 format!(
-                    "model server `{service}` lacks the models {}; it has {}",
+                    "model server `{service}` does not have the models {}; it has {}",
                     missing.join(", "),
                     has.join(", ")
                 )

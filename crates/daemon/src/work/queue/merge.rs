@@ -222,7 +222,7 @@ mod tests {
                 "(P2, -, running)",
                 "(P2, -, done)",
                 "",
-                "a state is what happened",
+                "the only states that can be written here",
             ),
             ("(P2, -, failed)", "(P2, -, retry)", "Retry(2)", ""),
             ("- [x] **TASK-2", "- [ ] **TASK-2", "", "write `retry`"),
