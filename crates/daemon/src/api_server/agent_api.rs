@@ -20,7 +20,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -59,16 +59,15 @@ pub(crate) fn agent_openapi() -> OpenApi {
     openapi::complete_document(Api::Agent, routes.into_openapi())
 }
 
-static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(agent_openapi);
-
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
     summary = "This document; needs no credential",
     security(()),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn openapi_json() -> Doc<&'static OpenApi> {
-    Doc(&DOCUMENT)
+async fn openapi_json() -> Doc<OpenApi> {
+    // It is asked for rarely, and takes megabytes while it exists.
+    Doc(agent_openapi())
 }
 
 /// HTTP router of the agent API, with the model gateway's routes.
