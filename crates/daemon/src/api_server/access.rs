@@ -1,7 +1,7 @@
 //! Access to the operator API: the scope that each route requires, and the principal of each request.
 //!
 //! A route declares its scope in its OpenAPI description (`security(("bearer" = ["tasks"]))`); without one, `GET`
-//! requires `read` and every other method `admin`. The document is all that is consulted here, so a client reads
+//! requires `read` and every other method `admin`. That description is all that is consulted here, so a client reads
 //! exactly what is enforced.
 
 use crate::api_server::state::ApiState;
@@ -40,11 +40,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 /// Declares the default scope of its method for an operation that declares none.
 pub(crate) fn declare_scope(method: &Method, operation: &mut Operation) {
     if operation.security.is_none() {
-        let scope = match *method {
-            Method::GET => AccessScope::Read,
-            _ => AccessScope::Admin,
-        };
-        operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
+        let scope = default_scope(method).name();
+        operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope])]);
+    }
+}
+
+/// Scope of a route that declares none.
+fn default_scope(method: &Method) -> AccessScope {
+    match *method {
+        Method::GET => AccessScope::Read,
+        _ => AccessScope::Admin,
     }
 }
 
@@ -52,14 +57,20 @@ pub(crate) fn declare_scope(method: &Method, operation: &mut Operation) {
 pub(crate) struct RouteScopes(HashMap<String, HashMap<Method, AccessScope>>);
 
 impl RouteScopes {
-    /// Scopes that an OpenAPI document declares for its routes. An unknown scope counts as `admin`.
-    pub(crate) fn declared_in(document: &OpenApi) -> RouteScopes {
+    /// The scopes that descriptions of routes declare. A scope of an unknown name counts as `admin`.
+    pub(crate) fn declared_in<'d>(
+        descriptions: impl IntoIterator<Item = &'d OpenApi>,
+    ) -> RouteScopes {
         let mut scopes = HashMap::<_, HashMap<_, _>>::new();
-        for (path, item) in &document.paths.paths {
+        let described = descriptions.into_iter();
+        for (path, item) in described.flat_map(|d| &d.paths.paths) {
             let methods = [(Method::GET, &item.get), (Method::POST, &item.post)];
             for (method, operation) in methods {
                 if let Some(operation) = operation {
-                    let scope = declared_scope(operation).unwrap_or(AccessScope::Admin);
+                    let scope = match &operation.security {
+                        None => default_scope(&method),
+                        Some(_) => declared_scope(operation).unwrap_or(AccessScope::Admin),
+                    };
                     scopes
                         .entry(path.clone())
                         .or_default()
@@ -94,7 +105,7 @@ fn declared_scope(operation: &Operation) -> Option<AccessScope> {
 /// Middleware: admits a request whose credential grants the scope of its route, also on loopback, and tells the
 /// handler its [`Caller`].
 pub(crate) async fn authenticate(
-    State((api, scopes)): State<(Arc<ApiState>, &'static RouteScopes)>,
+    State((api, scopes)): State<(Arc<ApiState>, Arc<RouteScopes>)>,
     mut request: Request,
     next: Next,
 ) -> Response {

@@ -61,7 +61,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 /// Middleware: admits the credentials that are valid here, which are more than those of the operator API, and tells the
 /// handler its [`Caller`].
 pub(crate) async fn authenticate(
-    State((api, scopes)): State<(Arc<ApiState>, &'static RouteScopes)>,
+    State((api, scopes)): State<(Arc<ApiState>, Arc<RouteScopes>)>,
     mut request: Request,
     next: Next,
 ) -> Response {

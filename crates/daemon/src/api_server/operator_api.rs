@@ -27,7 +27,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use std::convert::Infallible;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -77,9 +77,6 @@ pub(crate) fn operator_openapi() -> OpenApi {
     openapi::complete_document(Api::Operator, routes.into_openapi())
 }
 
-static SCOPES: LazyLock<RouteScopes> =
-    LazyLock::new(|| RouteScopes::declared_in(&operator_openapi()));
-
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
     summary = "This document",
@@ -92,15 +89,18 @@ async fn openapi_json() -> Doc<OpenApi> {
 
 /// HTTP router of the operator API.
 pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
-    let state = (Arc::clone(&api), &*SCOPES);
-    let compatibility = Router::from(controlplane_api::routes())
+    let (guarded, described) = guarded_routes().split_for_parts();
+    let (compatibility, described_too) = controlplane_api::routes().split_for_parts();
+    let scopes = RouteScopes::declared_in([&described, &described_too]);
+    let state = (Arc::clone(&api), Arc::new(scopes));
+    let compatibility = compatibility
         .method_not_allowed_fallback(web::refuse_method)
         .layer(from_fn_with_state(
             state.clone(),
             controlplane_api::authenticate,
         ));
     let guard = from_fn_with_state(state, access::authenticate);
-    let guarded = Router::from(guarded_routes())
+    let guarded = guarded
         .method_not_allowed_fallback(web::refuse_method)
         .layer(guard);
     Router::from(other_routes())
