@@ -17,7 +17,7 @@ pub enum Sync {
 }
 
 /// Replaces the file at `path` by one with these bytes and exactly this mode, whatever the umask. The temporary file
-/// lies beside it as `.NAME.XXXXXX.new`; on failure it is removed and the old file stays.
+/// lies beside it as `.NAME.RANDOM.new`; on failure it is removed and the old file stays.
 ///
 /// # Errors
 /// The first step that failed; also when `path` has no file name.

@@ -3,7 +3,7 @@
 use super::channel::StreamEnds;
 use super::protocol::{GuestConfig, GuestStream, UID};
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{c_string, find_program};
+use crate::sys::programs::{c_arguments, c_environment, c_string, find_program};
 use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,14 +137,8 @@ pub(super) fn launch_as_guest_user(
             c_string(path.as_os_str().as_encoded_bytes())?,
             None,
         ),
-        argv: argv
-            .iter()
-            .map(|a| c_string(a.as_bytes()))
-            .collect::<Result<_>>()?,
-        env: env
-            .iter()
-            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
-            .collect::<Result<_>>()?,
+        argv: c_arguments(argv)?,
+        env: c_environment(&env)?,
         cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
         user: rustix::process::getuid().is_root().then_some(UID),
         groups: groups.open_for_launch()?,

@@ -1,7 +1,7 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{c_string, find_program};
+use crate::sys::programs::{c_arguments, c_environment, c_string, find_program};
 use crate::sys::terminal::Terminal;
 use crate::{
     CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
@@ -190,15 +190,8 @@ fn prepare(
     };
     let launch = abbey_launch::LaunchSpec {
         program,
-        argv: spec
-            .argv
-            .iter()
-            .map(|a| c_string(a.as_bytes()))
-            .collect::<Result<_>>()?,
-        env: env
-            .iter()
-            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
-            .collect::<Result<_>>()?,
+        argv: c_arguments(&spec.argv)?,
+        env: c_environment(&env)?,
         cwd: c_string(spec.cwd.as_os_str().as_encoded_bytes())?,
         user: spec.uid.filter(|_| spec.sandbox.is_none()),
         groups: groups

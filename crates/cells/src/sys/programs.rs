@@ -29,6 +29,23 @@ pub(crate) fn find_program(name: &str, search: &str, cwd: &Path) -> Option<PathB
         .find(|p| p.is_file())
 }
 
+/// Converts arguments to C strings.
+///
+/// # Errors
+/// As [`c_string`].
+pub(crate) fn c_arguments(argv: &[String]) -> Result<Vec<CString>> {
+    argv.iter().map(|a| c_string(a.as_bytes())).collect()
+}
+
+/// Converts environment variables to C strings `NAME=VALUE`.
+///
+/// # Errors
+/// As [`c_string`].
+pub(crate) fn c_environment(env: &[(String, String)]) -> Result<Vec<CString>> {
+    let entry = |(name, value): &(String, String)| c_string(format!("{name}={value}").as_bytes());
+    env.iter().map(entry).collect()
+}
+
 /// Converts bytes to a C string.
 ///
 /// # Errors

@@ -115,7 +115,18 @@ pub(crate) async fn authenticate(
             request.extensions_mut().insert(Caller(principal));
             next.run(request).await
         }
-        Err(refusal) if refusal.status == 403 => {
+        Err(refusal) => refusal_response(refusal, scope),
+    }
+}
+
+/// Response to a request that was not admitted to a route that requires a scope. A 403 names that scope in its
+/// challenge (RFC 6750, section 3).
+pub(crate) fn refusal_response(refusal: Problem, scope: AccessScope) -> Response {
+    match refusal.status {
+        401 => problem_response(refusal.remedy(
+            "send `Authorization: Bearer TOKEN` with a token from `abbey token new`, or with the text of the file `operator.token` in the state directory",
+        )),
+        403 => {
             let mut response = problem_response(refusal);
             let challenge = format!(
                 "Bearer realm=\"abbey\", error=\"insufficient_scope\", scope=\"{scope}\""
@@ -125,9 +136,7 @@ pub(crate) async fn authenticate(
             }
             response
         }
-        Err(refusal) => problem_response(refusal.remedy(
-            "send `Authorization: Bearer TOKEN` with a token from `abbey token new`, or with the text of the file `operator.token` in the state directory",
-        )),
+        _ => problem_response(refusal),
     }
 }
 

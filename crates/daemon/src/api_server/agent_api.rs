@@ -15,12 +15,13 @@ use abbey_api::*;
 use abbey_gateway::Gateway;
 use abbey_model::{FaultKind, Metric, Permission, Principal, Scope};
 use abbey_store::NewAuditEntry;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -65,9 +66,9 @@ pub(crate) fn agent_openapi() -> OpenApi {
     security(()),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn openapi_json() -> Doc<OpenApi> {
-    // It is asked for rarely, and takes megabytes while it exists.
-    Doc(agent_openapi())
+async fn openapi_json() -> Response {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(&agent_openapi()));
+    openapi::document_response(&TEXT)
 }
 
 /// HTTP router of the agent API, with the model gateway's routes.

@@ -65,17 +65,22 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match find_caller(&api, request.headers(), scopes.required_by(&request)) {
+    let scope = scopes.required_by(&request);
+    match find_caller(&api, request.headers(), scope) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => access::refusal_response(refusal, scope),
     }
 }
 
 /// The caller behind the credential of a request; a token of the operator API must have `scope`.
-fn find_caller(api: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
+fn find_caller(
+    api: &Arc<ApiState>,
+    headers: &HeaderMap,
+    scope: AccessScope,
+) -> std::result::Result<Caller, Problem> {
     let authorization = header_text(headers, "authorization");
     let refusal = match access::authenticate_header(api, authorization, scope) {
         Ok(principal) => return Ok(Caller::Operator(principal)),
@@ -103,8 +108,8 @@ fn find_caller(api: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> 
         Some(Ok(secret)) if bool::from(given.as_bytes().ct_eq(secret.expose().as_bytes())) => {
             Ok(Caller::Shared)
         }
-        Some(Err(why)) => Err(Problem::new(FaultKind::Unavailable, why).into()),
-        _ => Err(refusal.into()),
+        Some(Err(why)) => Err(Problem::new(FaultKind::Unavailable, why)),
+        _ => Err(refusal),
     }
 }
 

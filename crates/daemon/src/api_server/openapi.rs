@@ -3,7 +3,11 @@
 use crate::api_server::access::{self, BEARER};
 use abbey_api::headers::{HeaderField, IdempotencyKey, IfMatch};
 use abbey_api::{Api, Problem};
+use axum::body::Bytes;
 use axum::http::Method;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use std::sync::LazyLock;
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, Info, OpenApi, Ref, RefOr, ResponseBuilder};
@@ -128,6 +132,17 @@ fn refusal(status: &str) -> utoipa::openapi::Response {
     response
         .content("application/problem+json", content.build())
         .build()
+}
+
+/// Response with a document. Its text is rendered once, as it is served without a credential too.
+pub(crate) fn document_response(text: &'static LazyLock<Bytes>) -> Response {
+    let json = [(CONTENT_TYPE, "application/json")];
+    (json, Bytes::clone(text)).into_response()
+}
+
+/// A document as compact JSON.
+pub(crate) fn render_document(document: &OpenApi) -> Bytes {
+    serde_json::to_vec(document).unwrap_or_default().into()
 }
 
 /// OpenAPI document of an API as formatted JSON.

@@ -21,13 +21,14 @@ use abbey_api::*;
 use abbey_model::FaultKind;
 use abbey_store::Topic;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -82,9 +83,9 @@ pub(crate) fn operator_openapi() -> OpenApi {
     summary = "This document",
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn openapi_json() -> Doc<OpenApi> {
-    // It is asked for rarely, and takes megabytes while it exists.
-    Doc(operator_openapi())
+async fn openapi_json() -> Response {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(&operator_openapi()));
+    openapi::document_response(&TEXT)
 }
 
 /// HTTP router of the operator API.

@@ -16,7 +16,7 @@ use std::time::Duration;
 const PAGES: i32 = 512;
 
 /// Copies the state file to the path `to` while the store is in use. The copy appears under its name only when it is
-/// complete.
+/// complete. Named tokens are left out: a restored copy would bring back those that were revoked since.
 pub(super) fn copy_to(db: &Connection, to: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let file = |what: &'static str| {
@@ -42,6 +42,7 @@ fn copy_pages(db: &Connection, target: &mut Connection) -> rusqlite::Result<()> 
         Duration::from_millis(1),
         None,
     )?;
+    target.execute("DELETE FROM tokens WHERE name IS NOT NULL", [])?;
     // One file, complete in itself.
     target.pragma_update(None, "journal_mode", "DELETE")
 }

@@ -1,7 +1,7 @@
 //! Retention, copies, the clock, counters and subscriptions.
 
 use super::case::cases;
-use crate::support::{Bench, Done, START, intake, new_task};
+use crate::support::{Bench, Done, START, intake, new_task, slug};
 use abbey_model::*;
 use abbey_store::*;
 
@@ -43,6 +43,17 @@ fn retention_removes_all_that_belongs_to_a_task(bench: &mut Bench) {
 
 fn backups_are_the_same_state(bench: &mut Bench) {
     bench.claimed("agent-a");
+    let token = |hash: &str, name: Option<Slug>| NewToken {
+        hash: hash.into(),
+        principal: Principal::Operator,
+        grant: CredentialGrant::Operator(AccessScopes::all()),
+        name,
+        expires_at: None,
+        issued_by: Principal::House,
+    };
+    bench.store().add_token(token("own", None)).done();
+    let named = Some(slug("ci"));
+    bench.store().add_token(token("named", named)).done();
     let copy = bench.factory.backup_path();
     bench.store().backup(copy.clone()).done();
     let copied = bench
@@ -53,6 +64,13 @@ fn backups_are_the_same_state(bench: &mut Bench) {
         copied.state_hash().done(),
         bench.store().state_hash().done()
     );
+    let hashes = |rows: Vec<TokenRow>| rows.into_iter().map(|r| r.hash).collect::<Vec<_>>();
+    assert_eq!(
+        hashes(copied.tokens().done()),
+        ["own"],
+        "a named token may be revoked before the copy is restored"
+    );
+    assert_eq!(bench.store().tokens().done().len(), 2);
 }
 
 fn the_hash_of_the_state_leaves_out_credentials(bench: &mut Bench) {
