@@ -2,7 +2,8 @@
 
 use crate::house::{House, WITHIN};
 use abbey_support::http::{Limits, exchange_unix_blocking};
-use hyper::{Method, Request as HttpRequest};
+use bytes::Bytes;
+use hyper::{Method, Request as HttpRequest, Response};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -83,6 +84,19 @@ impl Request {
     /// # Panics
     /// If the request cannot be written as HTTP.
     pub fn attempt(&self) -> std::io::Result<(u16, Value)> {
+        let response = self.exchange()?;
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        Ok((response.status().as_u16(), body))
+    }
+
+    /// The whole response with its headers.
+    ///
+    /// # Errors
+    /// When there is no whole response.
+    ///
+    /// # Panics
+    /// When the request cannot be written as HTTP.
+    pub fn exchange(&self) -> std::io::Result<Response<Bytes>> {
         let method: Method = self.method.parse().expect("a method");
         let mut request = HttpRequest::builder().method(method).uri(&self.path);
         for (name, value) in &self.headers {
@@ -93,9 +107,7 @@ impl Request {
             within: WITHIN,
             body_max: BODY_MAX,
         };
-        let response = exchange_unix_blocking(&self.socket, request, limits)?;
-        let body = serde_json::from_slice(response.body()).unwrap_or_default();
-        Ok((response.status().as_u16(), body))
+        exchange_unix_blocking(&self.socket, request, limits)
     }
 }
 

@@ -557,3 +557,39 @@ fn a_blocked_task_names_the_command_that_unblocks_it() {
     house.expect_refusal(4, "task unblock TASK-1");
     house.expect_refusal(3, "task unblock TASK-99");
 }
+
+#[test]
+fn tokens_that_a_runtime_counted_are_shown_where_they_differ_from_those_metered() {
+    let house = up(TWO);
+    house.expect(0, "stop --all");
+    house.expect(0, "task add 'show system stats' --to sysadmin");
+    let sysadmin = house.agent_token("sysadmin");
+    let send = |method: &str, path: &str| house.agent_api(method, path).token(&sysadmin);
+    let (_, offer) = send("GET", "/api/v1/self/next").send();
+    let task = format!("/api/v1/self/tasks/{}", offer["task"].as_str().unwrap());
+    let (status, claim) = send("POST", &format!("{task}/claim"))
+        .json(&json!({ "revision": offer["revision"] }))
+        .send();
+    assert_eq!(status, 200, "{claim}");
+    let lease = claim["lease"]["token"].to_string();
+    let report = |facts: Value| {
+        send("POST", &format!("{task}/renew"))
+            .header("abbey-lease", &lease)
+            .json(&json!({ "facts": facts }))
+            .send()
+    };
+    let counted = json!({ "input": 70, "output": 7, "cached": 0 });
+    let (status, renewed) = report(json!({ "reported_usage": counted }));
+    assert_eq!(status, 200, "{renewed}");
+    // A report without the count leaves it as it was; numbers that are none are refused.
+    assert_eq!(report(json!({ "receipts": 1 })).0, 200);
+    for odd in [
+        json!({ "input": -1, "output": 0, "cached": 0 }),
+        json!({}),
+        json!("70"),
+    ] {
+        assert_eq!(report(json!({ "reported_usage": odd })).0, 422, "{odd}");
+    }
+    let shown = house.expect(0, "task show TASK-1");
+    assert!(shown.contains("(the runtime counted 70 + 7)"), "{shown}");
+}

@@ -71,6 +71,45 @@ fn every_route_refuses_tokens_without_its_scope_and_names_it() {
 }
 
 #[test]
+fn a_refusal_names_the_missing_scope_in_its_challenge() {
+    let house = up(TWO);
+    let token = new_token(&house, "board", "read");
+    for path in ["/api/v1/tasks", "/api/controlplane/tasks"] {
+        let challenge = |token: &str| {
+            let request = house.operator_api("POST", path).token(token);
+            let response = request.json(&json!({})).exchange().unwrap();
+            let header = response.headers().get("www-authenticate");
+            let header = header.and_then(|h| h.to_str().ok()).map(str::to_owned);
+            (response.status().as_u16(), header.unwrap_or_default())
+        };
+        let (status, header) = challenge(&token);
+        assert_eq!(status, 403, "{path}");
+        assert!(
+            header.contains("error=\"insufficient_scope\", scope=\"tasks\""),
+            "{path}: {header}"
+        );
+        let (status, header) = challenge("nonsense");
+        assert_eq!((status, header.as_str()), (401, "Bearer realm=\"abbey\""));
+    }
+}
+
+#[test]
+fn a_restored_house_has_no_named_tokens() {
+    let house = up(TWO);
+    let token = new_token(&house, "ci", "admin");
+    let copy = house.path("copy.tar");
+    house.expect(0, args!("backup {}", copy.display()));
+    house.expect(0, "token revoke ci");
+    house.expect(0, "down");
+    std::fs::rename(house.home(), house.path("old-home")).unwrap();
+    house.expect(0, args!("restore {}", copy.display()));
+    house.expect(0, "up");
+    assert_eq!(house.json(0, "token list")["tokens"], json!([]));
+    let call = house.operator_api("GET", "/api/v1/agents").token(&token);
+    assert_eq!(call.send().0, 401);
+}
+
+#[test]
 fn a_token_acts_as_itself_in_the_audit_log_and_a_person_by_name() {
     let house = up(TWO);
     let ci = new_token(&house, "ci", "tasks");
