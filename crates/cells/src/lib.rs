@@ -40,6 +40,7 @@ pub mod shim;
 mod spec;
 mod sys;
 
+pub use abbey_launch::release_free_memory;
 pub use backend::{Backend, ShimBackend};
 pub use error::{Error, Result};
 pub use guest::{GuestRequest, run_guest};

@@ -67,7 +67,7 @@ pub(crate) fn agent_openapi() -> OpenApi {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn openapi_json() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(&agent_openapi()));
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(agent_openapi()));
     openapi::document_response(&TEXT)
 }
 

@@ -140,9 +140,12 @@ pub(crate) fn document_response(text: &'static LazyLock<Bytes>) -> Response {
     (json, Bytes::clone(text)).into_response()
 }
 
-/// A document as compact JSON.
-pub(crate) fn render_document(document: &OpenApi) -> Bytes {
-    serde_json::to_vec(document).unwrap_or_default().into()
+/// A document as compact JSON; its memory, several MiB, goes back to the system.
+pub(crate) fn render_document(document: OpenApi) -> Bytes {
+    let text = serde_json::to_vec(&document).unwrap_or_default();
+    drop(document);
+    abbey_cells::release_free_memory();
+    text.into()
 }
 
 /// OpenAPI document of an API as formatted JSON.

@@ -84,7 +84,7 @@ pub(crate) fn operator_openapi() -> OpenApi {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn openapi_json() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(&operator_openapi()));
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| openapi::render_document(operator_openapi()));
     openapi::document_response(&TEXT)
 }
 

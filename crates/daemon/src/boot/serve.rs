@@ -83,6 +83,8 @@ pub async fn serve(options: Options) -> Result<()> {
             "some files of agents or services could not be provisioned; fix the cause and apply the manifest again, or run `abbey doctor --fix`"
         );
     }
+    // The descriptions of the routes, of which little is kept, lie between what is.
+    abbey_cells::release_free_memory();
     tracing::info!(
         pid = announcement.pid,
         address = announcement.address,
