@@ -1,6 +1,6 @@
 //! Agents: how they are, what they are, and what the operator does with them.
 
-use crate::cells::{LogDoc, LogQuery, TerminalQuery};
+use crate::cells::{ExecBody, LogDoc, LogQuery, TerminalQuery};
 use crate::macros::{documents, operations, queries, requests};
 use crate::tasks::Reason;
 use crate::time::Time;
@@ -231,14 +231,6 @@ requests! {
         /// Stamp of the files, as `leftovers` lists it in `removed`; the newest when not given.
         #[serde(default)]
         stamp: Option<String>,
-    }
-    /// A command to run in the cell of an agent.
-    ExecBody {
-        /// Program and arguments.
-        argv: Vec<String>,
-        /// Standard input, Base64.
-        #[serde(default)]
-        stdin: Option<String>,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What agents and services have in common as cells: logs and terminals.
 
-use crate::macros::{documents, queries};
+use crate::macros::{documents, queries, requests};
 use crate::time::Time;
 use abbey_model::words;
 
@@ -34,6 +34,17 @@ documents! {
         stream: LogStream,
         /// The line, with secrets redacted.
         text: String,
+    }
+}
+
+requests! {
+    /// A command to run in a cell that is up.
+    ExecBody {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Standard input, Base64.
+        #[serde(default)]
+        stdin: Option<String>,
     }
 }
 

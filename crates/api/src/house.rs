@@ -88,6 +88,10 @@ documents! {
         agent: String,
         /// Explanation.
         detail: String,
+        /// What the step takes away, where that is kept and for how long. Such a step is done only with consent to
+        /// `RESOURCE:AGENT`.
+        #[serde(default)]
+        takes_away: Option<String>,
         /// Keys whose effective value changes.
         #[serde(default)]
         changes: Vec<PlanChange>,
@@ -143,6 +147,21 @@ documents! {
     }
 }
 
+impl PlanStep {
+    /// Name of what the step is about, as [`ManifestBody::consent`] names it: `agent:ada`.
+    pub fn subject(&self) -> String {
+        format!("{}:{}", self.resource, self.agent)
+    }
+}
+
+impl PlanDoc {
+    /// Steps that take something away, which are done only with consent.
+    pub fn steps_that_take_away(&self) -> impl Iterator<Item = (&PlanStep, &str)> {
+        let steps = self.steps.iter();
+        steps.filter_map(|step| Some((step, step.takes_away.as_deref()?)))
+    }
+}
+
 requests! {
     /// A manifest to be planned or applied.
     ManifestBody {
@@ -156,6 +175,9 @@ requests! {
         /// Reason for the change, for the audit log.
         #[serde(default)]
         reason: Option<String>,
+        /// Steps that may take something away, each as `RESOURCE:AGENT`, for example `agent:ada`.
+        #[serde(default)]
+        consent: Vec<String>,
     }
     /// Request for a backup.
     BackupBody {

@@ -1,6 +1,6 @@
 //! Services of the house.
 
-use crate::cells::{LogDoc, LogQuery, TerminalQuery};
+use crate::cells::{ExecBody, LogDoc, LogQuery, TerminalQuery};
 use crate::macros::{documents, operations, queries};
 use abbey_model::Presence;
 
@@ -44,6 +44,9 @@ documents! {
         trouble: Option<String>,
         /// Agents that use it.
         consumers: Vec<String>,
+        /// Those of them whose database, repositories or place is not set up yet.
+        #[serde(default)]
+        pending: Vec<String>,
     }
     /// A service is being restarted.
     RestartedDoc {
@@ -74,6 +77,8 @@ operations! {
         GET "/api/v1/services/{service}/logs" logs(service) [query LogQuery] -> json(LogDoc);
         /// Restarts its cell.
         POST "/api/v1/services/{service}/restart" restart(service) -> json(RestartedDoc);
+        /// Runs a command in its cell: JSON Lines of output, then the exit status.
+        POST "/api/v1/services/{service}/exec" exec(service) [body ExecBody] -> stream;
         /// Its terminal.
         GET "/api/v1/services/{service}/attach" attach(service) [query TerminalQuery] -> upgrade("abbey-terminal");
     }

@@ -46,8 +46,11 @@ pub(crate) enum Command {
     /// Stop every agent, every service and the control plane; all state is kept.
     #[command(after_help = "Example:\n  abbey down")]
     Down,
-    /// List agents with their presence, cell, memory and current task.
-    #[command(after_help = "Example:\n  abbey ps --json")]
+    /// List agents with their presence, cell, memory and current task, and services.
+    #[command(
+        visible_aliases = ["status", "list"],
+        after_help = "Example:\n  abbey ps --json"
+    )]
     Ps,
     /// Start agents.
     #[command(after_help = "Example:\n  abbey start merlin")]
@@ -71,19 +74,19 @@ pub(crate) enum Command {
     /// Resume paused agents.
     #[command(after_help = "Example:\n  abbey resume merlin")]
     Resume(agent_state::AgentsArgs),
-    /// Explain the state of an agent, with its last exit and next retry.
+    /// Explain the state of an agent, with its last exit and next retry, or of a service.
     #[command(after_help = "Example:\n  abbey why merlin")]
     Why {
-        /// Name of the agent.
+        /// Name of the agent or service.
         agent: String,
     },
     /// Show what an agent printed.
     #[command(after_help = "Example:\n  abbey logs merlin --follow")]
     Logs(logs::LogsArgs),
-    /// Run a command in the cell of a running agent, as that agent's user.
+    /// Run a command in the cell of a running agent or service, as its user.
     #[command(after_help = "Example:\n  abbey exec merlin -- ls -l workspace")]
     Exec {
-        /// Name of the agent.
+        /// Name of the agent, or `service/NAME`.
         agent: String,
         /// Program and arguments, after `--`.
         #[arg(required = true, last = true)]
@@ -240,7 +243,7 @@ impl Cli {
         let home = &connect::resolve_home(self.home.as_deref());
         let json = self.json;
         match self.command {
-            C::Init(args) => init::cmd_init(&args),
+            C::Init(args) => init::cmd_init(json, &args),
             C::Up(args) => up::cmd_up(home, json, &args).await,
             C::Plan(args) => plan::cmd_plan(home, json, &args).await,
             C::Down => down::cmd_down(home, json).await,
@@ -279,14 +282,15 @@ impl Cli {
             C::Activity(args) => activity::cmd_activity(home, json, args).await,
             C::Token(command) => token::cmd_token(home, json, command).await,
             C::Image(command) => image::cmd_image(home, json, command),
-            C::Unit(command) => unit::cmd_unit(home, command).await,
+            C::Unit(command) => unit::cmd_unit(home, json, command).await,
             C::Doctor { fix } => doctor::cmd_doctor(home, json, fix).await,
             C::Service(command) => service::cmd_service(home, json, command).await,
             C::Backup { file } => backup::cmd_backup(home, json, &file).await,
             C::Restore { file } => backup::cmd_restore(home, json, &file).await,
             C::Completions { shell } => {
-                let mut out = std::io::stdout();
-                clap_complete::generate(shell, &mut help::build_command(), "abbey", &mut out);
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut help::build_command(), "abbey", &mut script);
+                output::print_line(String::from_utf8_lossy(&script).trim_end());
                 Ok(exit::OK)
             }
             C::Man { markdown, words } => {

@@ -1,7 +1,8 @@
 //! Exit codes and failures: each kind of failure has one code (the table is in the README).
 
-use abbey_api::Problem;
+use crate::output::{print_json_error, print_message};
 use abbey_api::client::Error;
+use abbey_api::{Problem, VERSION};
 use abbey_model::FaultKind;
 
 /// The command succeeded.
@@ -79,14 +80,21 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
-    /// Prints the message, its details and its hint on standard error.
-    pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.text);
+    /// Prints the message, its details and its hint on standard error: as lines, or as one JSON document.
+    pub(crate) fn print(&self, json: bool) {
+        if json {
+            let error = serde_json::json!({
+                "text": self.text, "details": self.details, "hint": self.hint, "code": self.code,
+            });
+            let document = serde_json::json!({ "version": VERSION, "error": error });
+            return print_json_error(&document);
+        }
+        print_message(&format!("error: {}", self.text));
         for line in &self.details {
-            eprintln!("  {line}");
+            print_message(&format!("  {line}"));
         }
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            print_message(&format!("hint: {hint}"));
         }
     }
 }

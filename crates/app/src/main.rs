@@ -6,16 +6,19 @@ mod cli;
 mod command_stream;
 mod commands;
 mod connect;
+mod consent;
 mod control_plane;
 mod examples;
 mod exit;
 mod fleet_output;
 mod help;
 mod key_values;
+mod manifest_arg;
 mod manifest_file;
 mod manual;
 mod output;
 mod plan_output;
+mod readiness;
 mod roles;
 mod task_output;
 mod workflow_drawing;
@@ -50,7 +53,13 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let usage = error.use_stderr();
-            let _closed = error.print();
+            if usage && args.iter().any(|a| a == "--json") {
+                let text = error.render().to_string();
+                let text = text.trim_start_matches("error: ").trim_end();
+                exit::Failure::usage(text).print(true);
+            } else {
+                let _closed = error.print();
+            }
             return ExitCode::from(if usage { exit::USAGE } else { exit::OK });
         }
     };
@@ -64,6 +73,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit::FAILURE);
         }
     };
+    let json = cli.json;
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
@@ -73,7 +83,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            failure.print();
+            failure.print(json);
             ExitCode::from(failure.code())
         }
     }

@@ -2,9 +2,12 @@
 //! written, then applied.
 
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
-use crate::output;
+use crate::manifest_arg;
+use crate::output::{self, Progress};
 use crate::plan_output::print_plan;
+use crate::readiness::{WaitFor, wait_until_ready};
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
@@ -61,6 +64,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         base_dir: base.display().to_string(),
         charters,
         reason: None,
+        consent: Vec::new(),
     })
 }
 
@@ -80,12 +84,14 @@ pub(crate) fn edit_manifest(
 }
 
 /// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
-/// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4.
+/// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
+/// takes something away and nobody agrees to it.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
     edited: String,
     reason: Option<String>,
+    consent: Consent,
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
     abbey_daemon::check_manifest(&edited)?;
@@ -102,6 +108,7 @@ pub(crate) async fn apply_edit(
         print_plan(&planned);
         return Ok(exit::CONFLICT);
     }
+    body.consent = consent.obtain(&planned)?;
     let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
     let written = publish(file, &body.manifest, mode, Sync::Content);
     written.map_err(|e| {
@@ -112,8 +119,29 @@ pub(crate) async fn apply_edit(
     })?;
     let seen = Some(IfMatch(current.generation));
     let doc = client.house().apply(&body, seen).await?;
+    manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)
+}
+
+/// As [`apply_edit`], and waits until the agent `name` is ready. Prints the plan. Exit code 7 if it is not.
+pub(crate) async fn apply_edit_for_agent(
+    home: &Home,
+    file: &Path,
+    edited: String,
+    name: &str,
+    json: bool,
+) -> Outcome {
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, file, edited, None, Consent::Ask, show).await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
+    let client = operator_client(home)?;
+    let mut progress = Progress::new();
+    let readiness = wait_until_ready(&client, &mut progress, WaitFor::Agent(name)).await?;
+    progress.end();
+    Ok(readiness.conclude())
 }
 
 /// Function that prints an applied plan: as JSON with `json`, otherwise as tables.

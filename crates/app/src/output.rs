@@ -7,20 +7,77 @@ use std::io::{IsTerminal, Write};
 
 /// Prints a document as indented JSON on standard output.
 pub(crate) fn print_json(document: &impl Serialize) {
-    print_line(&serde_json::to_string_pretty(document).unwrap_or_default());
+    write_json(
+        std::io::stdout().lock(),
+        serde_json::to_string_pretty(document),
+    );
+}
+
+/// Prints a document as JSON on one line of standard output.
+pub(crate) fn print_json_line(document: &impl Serialize) {
+    write_json(std::io::stdout().lock(), serde_json::to_string(document));
+}
+
+/// Prints a document as JSON on one line of standard error.
+pub(crate) fn print_json_error(document: &impl Serialize) {
+    write_json(std::io::stderr().lock(), serde_json::to_string(document));
+}
+
+fn write_json(mut out: impl Write, document: serde_json::Result<String>) {
+    let escaped = |c: char| format!("\\u{:04x}", u32::from(c));
+    let text = escape_with(&document.unwrap_or_default(), escaped);
+    let _reader_gone = writeln!(out, "{text}");
 }
 
 /// Prints one line on standard output; a closed pipe is no failure.
 pub(crate) fn print_line(text: &str) {
-    let _reader_gone = writeln!(std::io::stdout().lock(), "{text}");
+    let _reader_gone = writeln!(std::io::stdout().lock(), "{}", escape(text));
 }
 
 /// Prints a line for people on standard error, so that it does not mix with output for programs.
 pub(crate) fn print_message(text: &str) {
-    let _reader_gone = writeln!(std::io::stderr().lock(), "{text}");
+    let _reader_gone = writeln!(std::io::stderr().lock(), "{}", escape(text));
 }
 
-/// Prints a table on standard output, or the line `when_empty` if it has no rows.
+/// Text as it may go to a terminal, whoever wrote it: characters that control the terminal or the direction of writing
+/// become visible as `\u{1b}`. Line ends and tabs stay.
+fn escape(text: &str) -> String {
+    escape_with(text, |c| c.escape_unicode().to_string())
+}
+
+fn escape_with(text: &str, escaped: impl Fn(char) -> String) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_hidden_control(c) {
+            true => safe.push_str(&escaped(c)),
+            false => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Whether a character has an effect on a terminal or on the order of the characters around it, and no shape of its own.
+/// Sources: ECMA-48 (C0 and C1) and Unicode Standard Annex #9 (explicit directional formatting).
+fn is_hidden_control(c: char) -> bool {
+    let control = c.is_control() && !matches!(c, '\n' | '\t');
+    control
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Width of the terminal on standard output; none if that is something else.
+fn terminal_width() -> Option<u16> {
+    let out = std::io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&out).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// Prints a table on standard output, as wide as the terminal at most, or the line `when_empty` if it has no rows.
 pub(crate) fn print_table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
     if rows.is_empty() {
         return print_line(when_empty);
@@ -30,8 +87,13 @@ pub(crate) fn print_table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &st
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(head.to_vec());
+    if let Some(width) = terminal_width() {
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+    }
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| escape(cell)));
     }
     for text in table.lines() {
         print_line(text.trim_end());
@@ -67,10 +129,11 @@ impl Progress {
             return;
         }
         let mut out = std::io::stderr().lock();
+        let shown = escape(text);
         let _reader_gone = if self.live {
-            write!(out, "\r\x1b[K{text}")
+            write!(out, "\r\x1b[K{shown}")
         } else {
-            writeln!(out, "{text}")
+            writeln!(out, "{shown}")
         };
         let _reader_gone = out.flush();
         text.clone_into(&mut self.last);
@@ -82,5 +145,33 @@ impl Progress {
             let _reader_gone = write!(std::io::stderr().lock(), "\r\x1b[K");
         }
         self.last.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_controls_a_terminal_passes() {
+        let hostile = "a\x1b]0;owned\x07\x1b[2J\u{9b}0m\r\u{202e}b\tc\nd\x7f";
+        assert_eq!(
+            escape(hostile),
+            "a\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{9b}0m\\u{d}\\u{202e}b\tc\nd\\u{7f}"
+        );
+        assert_eq!(
+            escape("Zürich, Ljubljana č, 東京"),
+            "Zürich, Ljubljana č, 東京"
+        );
+    }
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let text = "x\x1b\u{9b}\u{202e}\"y";
+        let mut out = Vec::new();
+        write_json(&mut out, serde_json::to_string(text));
+        let printed = String::from_utf8(out).unwrap();
+        assert!(printed.is_ascii(), "{printed}");
+        assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), text);
     }
 }

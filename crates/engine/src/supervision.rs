@@ -42,6 +42,9 @@ pub struct History {
     pub last_exit: Option<ExitRecord>,
     /// Earliest instant of the next start.
     pub retry_at: Option<Timestamp>,
+    /// Digest of the specification that was started last; failures of another one say nothing about it.
+    #[serde(default)]
+    pub tried: Option<String>,
 }
 
 /// Next action on a cell.
@@ -73,12 +76,16 @@ pub fn decide(
 ) -> (History, Action) {
     let mut next = history.clone();
     match (desired, observed) {
-        (Desired::Up { .. }, Observed::Nothing) => {
-            if let Some(at) = history.retry_at
+        (Desired::Up { spec }, Observed::Nothing) => {
+            let changed = history.tried.as_ref().is_some_and(|tried| tried != spec);
+            if changed {
+                next.failures = 0;
+            } else if let Some(at) = history.retry_at
                 && now < at
             {
                 return (next, Action::WaitUntil(at));
             }
+            next.tried = Some(spec.clone());
             if next.generation.0 > 0 {
                 next.restarts += 1;
             }
@@ -162,6 +169,16 @@ pub fn decide(
     }
 }
 
+/// History after a start that was refused before there was a cell: it is tried again as after a crash.
+pub fn after_refused_start(history: &History, now: Timestamp) -> History {
+    let failures = history.failures.saturating_add(1);
+    History {
+        failures,
+        retry_at: Some(now + backoff(failures)),
+        ..history.clone()
+    }
+}
+
 fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     // The same record is seen again when a sweep could not finish; it counts once.
     if history.last_exit.as_ref() == Some(&record) {
@@ -199,8 +216,8 @@ pub fn presence(
             (true, ingress) => Presence::from_probes(ingress, true),
         },
         Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
-            Desired::Down => Presence::Stopped,
-            Desired::Paused { .. } => Presence::Down,
+            // A paused cell that is gone stays away until it is resumed.
+            Desired::Down | Desired::Paused { .. } => Presence::Stopped,
             Desired::Up { .. } if history.failures >= CRASH_LOOP => Presence::Degraded,
             Desired::Up { .. } if history.failures > 0 => Presence::Down,
             Desired::Up { .. } => Presence::Starting,
@@ -249,6 +266,30 @@ mod tests {
             presence(&UP(), &Observed::Nothing, &history, false),
             Presence::Degraded
         );
+    }
+
+    #[test]
+    fn refused_starts_slow_down_and_another_specification_is_tried_at_once() {
+        let mut history = History::default();
+        let mut now = Timestamp(0);
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            let (h, action) = decide(&UP(), &Observed::Nothing, &history, now);
+            assert!(matches!(action, Action::Start(_)), "{action:?}");
+            history = after_refused_start(&h, now);
+            let (_, wait) = decide(&UP(), &Observed::Nothing, &history, now);
+            let Action::WaitUntil(at) = wait else {
+                panic!("expected a pause, got {wait:?}")
+            };
+            pauses.push(at.since(now).0 / 1000);
+            now = at;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8]);
+        let history = after_refused_start(&history, now);
+        let other = Desired::Up { spec: "b".into() };
+        let (h, action) = decide(&other, &Observed::Nothing, &history, now);
+        assert!(matches!(action, Action::Start(_)), "{action:?}");
+        assert_eq!(h.failures, 0);
     }
 
     #[test]

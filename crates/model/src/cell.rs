@@ -421,6 +421,16 @@ impl CellName {
             CellName::Agent(slug) | CellName::Service(slug) | CellName::Run(slug) => slug,
         }
     }
+
+    /// Name of the cell's owner in plans and their allocations: `agent:NAME`, `service:NAME`, `run:NAME`.
+    pub fn owner(&self) -> String {
+        let kind = match self {
+            CellName::Agent(_) => "agent",
+            CellName::Service(_) => "service",
+            CellName::Run(_) => "run",
+        };
+        format!("{kind}:{}", self.slug())
+    }
 }
 
 impl fmt::Display for CellName {

@@ -64,6 +64,10 @@ pub struct HostFacts {
     pub ports: BTreeMap<u16, String>,
     /// First uid for cells, where they can have their own.
     pub uid_first: Option<u32>,
+    /// Uids that are bound to an owner (`agent:NAME`, `service:NAME`), because files belong to them: also those of
+    /// services that are disabled or were removed.
+    #[serde(default)]
+    pub bound_uids: BTreeMap<String, u32>,
     /// Whether limits can be enforced; the reason when not.
     pub no_limits: Option<String>,
     /// Whether cells can have a network of their own; the reason when not.
@@ -178,7 +182,7 @@ impl Registry {
         });
     }
 
-    /// Allocates exactly this TCP port to an owner.
+    /// Allocates exactly this TCP port to an owner, unless another owner or a program among `in_use` has it.
     ///
     /// # Errors
     /// [`AllocationConflict::Held`] with the present owner or the host's program.
@@ -187,7 +191,7 @@ impl Registry {
         port: u16,
         owner: &str,
         purpose: &str,
-        host: &HostFacts,
+        in_use: &BTreeMap<u16, String>,
     ) -> Result<(), AllocationConflict> {
         let value = port.to_string();
         if self
@@ -198,7 +202,7 @@ impl Registry {
         }
         let holder = self
             .holder(ResourceKind::Port, &value)
-            .or_else(|| host.ports.get(&port).map(String::as_str));
+            .or_else(|| in_use.get(&port).map(String::as_str));
         if let Some(holder) = holder {
             return Err(AllocationConflict::Held {
                 kind: ResourceKind::Port,
@@ -272,8 +276,36 @@ impl Registry {
         Ok(base)
     }
 
-    /// Allocates the first free subnet of the network's pool that overlaps no network of the host; a subnet that the
-    /// owner has is kept.
+    /// Allocates exactly this subnet to an owner, and releases it from an owner that has another way to get one.
+    ///
+    /// # Errors
+    /// [`AllocationConflict::Held`] with what uses it on the host.
+    pub fn allocate_named_subnet(
+        &mut self,
+        subnet: Subnet,
+        owner: &str,
+        host: &HostFacts,
+    ) -> Result<(), AllocationConflict> {
+        let net = (subnet.base(), subnet.prefix());
+        let mut others = host.subnets.iter();
+        if let Some((_, _, holder)) = others.find(|(a, p, _)| overlap((*a, *p), net)) {
+            return Err(AllocationConflict::Held {
+                kind: ResourceKind::Subnet,
+                value: subnet.to_string(),
+                holder: holder.clone(),
+            });
+        }
+        self.release_purpose(owner, "subnet");
+        self.rows.retain(|r| {
+            let held = r.value.parse::<Subnet>();
+            r.kind != ResourceKind::Subnet || held.is_ok_and(|held| !held.overlaps(subnet))
+        });
+        self.insert(ResourceKind::Subnet, subnet.to_string(), owner, "subnet");
+        Ok(())
+    }
+
+    /// Allocates the first free subnet of the network's pool that overlaps no network of the host. A subnet that the
+    /// owner has is kept, unless the host uses it for something else by now.
     ///
     /// # Errors
     /// [`AllocationConflict::Exhausted`].
@@ -287,9 +319,14 @@ impl Registry {
             .find_allocation(owner, "subnet")
             .and_then(|r| r.value.parse().ok());
         let pool = (network.pool, network.pool_prefix);
+        let on_host = |net: (Ipv4Addr, u8)| {
+            let mut others = host.subnets.iter();
+            others.any(|(a, p, _)| overlap((*a, *p), net))
+        };
         // One that was cut from another pool or in another size is exchanged.
         if let Some(subnet) = held.filter(|s: &Subnet| {
-            s.prefix() == network.prefix && overlap(pool, (s.base(), s.prefix()))
+            let net = (s.base(), s.prefix());
+            s.prefix() == network.prefix && overlap(pool, net) && !on_host(net)
         }) {
             return Ok(subnet);
         }
@@ -310,11 +347,7 @@ impl Registry {
                     && crate::shape::parse_network(&r.value)
                         .is_some_and(|(a, p)| overlap((a, p), (address, network.prefix)))
             });
-            let on_host = host
-                .subnets
-                .iter()
-                .any(|(a, p, _)| overlap((*a, *p), (address, network.prefix)));
-            if !taken && !on_host {
+            if !taken && !on_host((address, network.prefix)) {
                 self.insert(ResourceKind::Subnet, subnet.to_string(), owner, "subnet");
                 return Ok(subnet);
             }
@@ -330,8 +363,9 @@ impl Registry {
         })
     }
 
-    /// Allocates a user id at or above `first`. A released id is not allocated again while a higher one is free, so
-    /// that a new owner does not get the files of an old one.
+    /// Allocates a user id at or above `first`: the one in `bound`, to which the owner's files belong, or the one that
+    /// it has already. A released id is not allocated again while a higher one is free, so that a new owner does not get
+    /// the files of an old one.
     ///
     /// # Errors
     /// [`AllocationConflict::Exhausted`].
@@ -340,18 +374,30 @@ impl Registry {
         owner: &str,
         first: u32,
         newest: u32,
+        bound: &BTreeMap<String, u32>,
     ) -> Result<u32, AllocationConflict> {
-        if let Some(uid) = self
-            .find_allocation(owner, "uid")
-            .and_then(|r| r.value.parse().ok())
-        {
-            return Ok(uid);
+        let row = self.find_allocation(owner, "uid");
+        let has: Option<u32> = row.and_then(|r| r.value.parse().ok());
+        let others = || bound.iter().filter(|(o, _)| *o != owner).map(|(_, u)| *u);
+        match bound.get(owner).copied() {
+            None => match has {
+                Some(uid) if !others().any(|u| u == uid) => return Ok(uid),
+                _ => self.release_purpose(owner, "uid"),
+            },
+            Some(uid) => {
+                if has != Some(uid) {
+                    self.release_purpose(owner, "uid");
+                    self.insert(ResourceKind::Uid, uid.to_string(), owner, "uid");
+                }
+                return Ok(uid);
+            }
         }
         let used: BTreeSet<u32> = self
             .rows
             .iter()
             .filter(|r| r.kind == ResourceKind::Uid)
             .filter_map(|r| r.value.parse().ok())
+            .chain(others())
             .collect();
         let last = first.saturating_add(UID_COUNT);
         let start = newest
@@ -408,14 +454,14 @@ mod tests {
             ..HostFacts::default()
         };
         registry
-            .allocate_port(8000, "service:a", "port", &host)
+            .allocate_port(8000, "service:a", "port", &host.ports)
             .unwrap();
         let error = registry
-            .allocate_port(8000, "service:b", "port", &host)
+            .allocate_port(8000, "service:b", "port", &host.ports)
             .unwrap_err();
         assert_eq!(error.to_string(), "port 8000 is in use by service:a");
         let error = registry
-            .allocate_port(9000, "service:b", "port", &host)
+            .allocate_port(9000, "service:b", "port", &host.ports)
             .unwrap_err();
         assert_eq!(error.to_string(), "port 9000 is in use by pid 12 (nginx)");
     }
@@ -441,7 +487,7 @@ mod tests {
         );
         assert!(
             registry
-                .allocate_port(18804, "agent:c", "door", &host)
+                .allocate_port(18804, "agent:c", "door", &host.ports)
                 .is_err()
         );
     }
@@ -479,7 +525,7 @@ mod tests {
                 let owner = format!("agent:a{who}");
                 match what {
                     0 => { let _ = registry.allocate_any_port(&network(), &[0, 3], &owner, "door", &host); }
-                    1 => { let _ = registry.allocate_subnet(&network(), &owner, &host); let _ = registry.allocate_uid(&owner, 700_000, 0); }
+                    1 => { let _ = registry.allocate_subnet(&network(), &owner, &host); let _ = registry.allocate_uid(&owner, 700_000, 0, &BTreeMap::new()); }
                     _ => registry.release_owner(&owner),
                 }
                 let mut seen = BTreeSet::new();

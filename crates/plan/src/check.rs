@@ -5,6 +5,7 @@ use crate::house::House;
 use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
 use crate::service_kind::ServiceKind;
+use crate::storage;
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 use abbey_words::SystemLocale;
 
@@ -37,6 +38,18 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             text,
         });
     };
+    if let Some(current) = &inventory.current
+        && current.house.name != house.name
+    {
+        let (is, named) = (&current.house.name, &house.name);
+        note(
+            Severity::Fatal,
+            "house",
+            format!(
+                "this is house `{is}`, and the manifest is of house `{named}`; `--home` or ABBEY_HOME selects the home of `{named}`"
+            ),
+        );
+    }
     if house.agents.is_empty() {
         note(
             Severity::Warning,
@@ -75,6 +88,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                     "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
                 ),
             );
+        }
+        let current = inventory.current.as_ref();
+        let old = current.and_then(|c| c.house.agents.get(&agent.slug));
+        if let Some(why) = old.and_then(|old| storage::refuse_change(old, agent)) {
+            note(Severity::Fatal, &subject, why);
         }
         if let (Some(_), Some(reason)) = (agent.disks(), &inventory.host.no_disks) {
             note(

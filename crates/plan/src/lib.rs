@@ -26,6 +26,7 @@ mod schema;
 mod service_kind;
 mod settings;
 mod shape;
+mod storage;
 pub mod templates;
 mod value;
 

@@ -49,6 +49,9 @@ pub struct PlanStep {
     pub agent: String,
     /// Description for people.
     pub detail: String,
+    /// What the step takes away from people, where that is kept and for how long; the step requires consent then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_away: Option<String>,
     /// Keys whose effective value changes, with the value before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<KeyChange>,
@@ -138,6 +141,13 @@ pub struct Plan {
     /// Allocations to store once the steps are done.
     #[serde(skip)]
     pub registry: Registry,
+}
+
+impl PlanStep {
+    /// Name of what the step is about, as a consent names it: `agent:NAME`, `service:NAME`.
+    pub fn subject(&self) -> String {
+        format!("{}:{}", self.resource, self.agent)
+    }
 }
 
 impl Plan {

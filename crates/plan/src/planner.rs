@@ -11,10 +11,10 @@ use crate::plan::{Action, AppliedPlan, Inventory, Note, Plan, PlanStep, Severity
 use crate::reach;
 use crate::service_kind::ServiceKind;
 use crate::settings::KeyChange;
-use abbey_model::{CellKind, Slug, Subnet};
+use abbey_model::{CellKind, Slug, Subnet, overlap};
 use abbey_support::digest::sha256_hex;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 /// Computes the plan that turns what exists (`inventory`) into the desired house: steps in order, findings, and new
@@ -34,9 +34,11 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         .keys()
         .filter(|s| !house.agents.contains_key(*s))
     {
-        let text =
-            "stop, revoke its token, keep its files under `removed/`, release addresses and ports";
+        let text = "stop, revoke its token, release its user, addresses and ports";
         work.add_step(Action::Remove, "agent", slug.as_str(), text.to_owned());
+        work.take_away(format!(
+            "agent `{slug}` goes, and its credential with it; its files are kept under `removed/` in the state directory until you delete them, its databases and repositories for the `grace` of their service, and `abbey agent restore {slug}` brings it back"
+        ));
         work.registry.release_owner(&format!("agent:{slug}"));
     }
     let external = inventory
@@ -50,13 +52,14 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
             continue;
         }
         let detail = match inventory.applied.services.contains_key(slug) {
-            true => "stop and release its port",
+            true => "stop, release its port; its files are kept for when it comes back",
             false => "external service, no longer reached",
         };
         work.add_step(Action::Remove, "service", slug.as_str(), detail.to_owned());
         work.explain(enabled(house.disabled.contains(slug), false));
         work.registry.release_owner(&format!("service:{slug}"));
     }
+    work.named_subnets(house, inventory);
     for service in house.services.values() {
         work.service(service, house, inventory, &mut applied);
     }
@@ -98,8 +101,16 @@ impl Planner {
             resource: resource.to_owned(),
             agent: agent.to_owned(),
             detail,
+            takes_away: None,
             changes: Vec::new(),
         });
+    }
+
+    /// Adds to the last step what it takes away.
+    fn take_away(&mut self, text: String) {
+        if let Some(step) = self.steps.last_mut() {
+            step.takes_away = Some(text);
+        }
     }
 
     /// Adds changed keys to the last step.
@@ -186,10 +197,57 @@ impl Planner {
         given.map(Some).map_err(|c| self.fatal(owner, &c)).ok()
     }
 
+    /// Gives the subnets that the manifest names to their agents, before anybody else gets one.
+    fn named_subnets(&mut self, house: &House, inventory: &Inventory) {
+        let network = &house.network;
+        let mut named: Vec<(&Slug, Subnet)> = Vec::new();
+        for agent in house.agents.values() {
+            let Some(subnet) = agent.subnet.filter(|_| agent.cell == CellKind::Sandbox) else {
+                continue;
+            };
+            let owner = format!("agent:{}", agent.slug);
+            let pool = (network.pool, network.pool_prefix);
+            let inside = subnet.prefix() == network.prefix
+                && overlap(pool, (subnet.base(), subnet.prefix()));
+            let other = named.iter().find(|(_, taken)| taken.overlaps(subnet));
+            let text = match (inside, other) {
+                (false, _) => format!(
+                    "its `subnet` {subnet} is not a /{} of `network.pool`, {}/{}; write one that is, or change `network`",
+                    network.prefix, network.pool, network.pool_prefix
+                ),
+                (true, Some((name, _))) => {
+                    format!(
+                        "its `subnet` {subnet} is also that of agent `{name}`; give one of them another"
+                    )
+                }
+                (true, None) => {
+                    let given =
+                        self.registry
+                            .allocate_named_subnet(subnet, &owner, &inventory.host);
+                    if let Err(conflict) = given {
+                        self.fatal(&owner, &conflict);
+                    }
+                    named.push((&agent.slug, subnet));
+                    continue;
+                }
+            };
+            self.notes.push(Note {
+                severity: Severity::Fatal,
+                subject: owner,
+                text,
+            });
+        }
+    }
+
     fn uid(&mut self, owner: &str, inventory: &Inventory) -> Option<u32> {
         let first = inventory.host.uid_first?;
         self.registry
-            .allocate_uid(owner, first, inventory.newest_uid)
+            .allocate_uid(
+                owner,
+                first,
+                inventory.newest_uid,
+                &inventory.host.bound_uids,
+            )
             .map_err(|c| self.fatal(owner, &c))
             .ok()
     }
@@ -205,10 +263,17 @@ impl Planner {
             return self.external_service(service, at, inventory);
         }
         let owner = format!("service:{}", service.slug);
+        // A program of the host is in the way only of what shares its network.
+        let own_network = service.cell.isolates() && inventory.host.no_network.is_none();
+        let nobody = BTreeMap::new();
+        let in_use = match own_network {
+            true => &nobody,
+            false => &inventory.host.ports,
+        };
         let port = match service.port {
             Some(port) => self
                 .registry
-                .allocate_port(port, &owner, "port", &inventory.host)
+                .allocate_port(port, &owner, "port", in_use)
                 .map(|()| port),
             None => self.registry.allocate_any_port(
                 &house.network,

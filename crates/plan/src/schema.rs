@@ -33,7 +33,7 @@ fn shape(shape_of: &Shape) -> Value {
         }
         Shape::Number(most) => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": most }),
         Shape::Boolean => json!({ "type": "boolean" }),
-        Shape::Bytes => json!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|TiB)$" }),
+        Shape::Bytes => json!({ "type": "string", "pattern": "^[0-9]+(B|[KMGT](iB)?)$" }),
         Shape::Duration => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
         Shape::Percent => json!({ "type": "string", "pattern": "^[0-9]{1,3}%$" }),
         Shape::PortRange => json!({ "type": "string", "pattern": "^[0-9]+-[0-9]+$" }),

@@ -412,7 +412,7 @@ pub(crate) fn canonical_tools(tools: impl IntoIterator<Item = Tool>) -> Value {
 }
 
 /// A canonical value as people read it, in the notation of the manifest.
-fn display(shape: &Shape, value: &Value) -> String {
+pub(crate) fn display(shape: &Shape, value: &Value) -> String {
     match (shape, value) {
         (_, Value::Null) => "none".to_owned(),
         (_, Value::Array(items)) if items.is_empty() => "none".to_owned(),

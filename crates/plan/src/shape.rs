@@ -64,10 +64,15 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
         }
         Shape::List(inner) | Shape::Set(inner) => {
             let Kind::List(items) = &node.kind else {
-                mistakes.push(
-                    node.place
-                        .mistake(format!("`{path}` must be a list, not {}", node.describe())),
-                );
+                let words: Vec<&str> = node.text().unwrap_or("").split_whitespace().collect();
+                let example = match words.is_empty() {
+                    true => String::new(),
+                    false => format!("; write `[{}]`", words.join(", ")),
+                };
+                mistakes.push(node.place.mistake(format!(
+                    "`{path}` must be a list, not {}{example}",
+                    node.describe()
+                )));
                 return;
             };
             for item in items {
@@ -167,11 +172,14 @@ fn check_object(fields: &[&Key], node: &Node, path: &str, mistakes: &mut Vec<Mis
             } else {
                 format!("`{path}`")
             };
-            mistakes.push(node.place.mistake(format!(
-                "{owner} needs the key `{}`: {}",
-                field.name,
-                field.text()
-            )));
+            // A key with one value is written as it is to be written.
+            let text = match field.shape {
+                Shape::Integer(least, most) if least == most => {
+                    format!("`{}: {least}` is missing", field.name)
+                }
+                _ => format!("{owner} needs the key `{}`: {}", field.name, field.text()),
+            };
+            mistakes.push(node.place.mistake(text));
         }
     }
 }
@@ -274,9 +282,20 @@ impl Shape {
                 Err(_) => Err(not()),
             },
             Shape::Boolean => ok(matches!(text, "true" | "false")),
+            Shape::Bytes if is_number(text) => {
+                Err(format!("`{text}` has no unit; write `{text}MiB`"))
+            }
             Shape::Bytes => ok(parse_bytes(text).is_some()),
+            Shape::Duration if is_number(text) => {
+                Err(format!("`{text}` has no unit; write `{text}s`"))
+            }
             Shape::Duration => ok(parse_duration_ms(text).is_some()),
-            Shape::Percent => ok(parse_percent(text).is_some()),
+            Shape::Percent => match text.strip_suffix('%') {
+                Some(number) if is_number(number) && parse_percent(text).is_none() => {
+                    Err(format!("`{text}` must be at most 100%"))
+                }
+                _ => ok(parse_percent(text).is_some()),
+            },
             Shape::PortRange => ok(parse_port_range(text).is_some()),
             Shape::Network => ok(parse_network(text).is_some()),
             Shape::Socket => ok(text.parse::<std::net::SocketAddr>().is_ok()),
@@ -333,6 +352,10 @@ fn quoted(words: &[&str]) -> String {
         .join(", ")
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (digits, unit) = text.split_at(split);
@@ -340,7 +363,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Number of bytes of an amount like `512MiB`; none when it is not one, or 0.
+/// Number of bytes of an amount like `512MiB`, or `512M` for short; none when it is not one, or 0.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     scaled(
         text,
@@ -350,6 +373,10 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
             ("MiB", 1 << 20),
             ("GiB", 1 << 30),
             ("TiB", 1 << 40),
+            ("K", 1 << 10),
+            ("M", 1 << 20),
+            ("G", 1 << 30),
+            ("T", 1 << 40),
         ],
     )
     .filter(|n| *n > 0)

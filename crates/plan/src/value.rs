@@ -7,7 +7,7 @@ use crate::agent_values::{Charter, ModelRef, RELATIONS};
 use crate::service_kind::ServiceKind;
 use abbey_model::{
     Authority, Bytes, CellKind, Egress, EgressRule, Grant, Layer, Millis, Profile, Runtime,
-    SecretRef, Slug, Tool, Vmm,
+    SecretRef, Slug, Subnet, Tool, Vmm,
 };
 use abbey_words::SystemLocale;
 use serde_json::Value;
@@ -85,6 +85,12 @@ impl FromValue for SocketAddrV4 {
             SocketAddr::V4(address) => Some(address),
             SocketAddr::V6(_) => None,
         }
+    }
+}
+
+impl FromValue for Subnet {
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_str()?.parse().ok()
     }
 }
 

@@ -75,6 +75,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "edit",
             "planner",
             "check",
+            "storage",
             "plan",
             "boot",
             "reach",

@@ -35,7 +35,7 @@ pub(crate) enum ActivityCommand {
 
 fn print_entry(json: bool, entry: &EntryView) {
     if json {
-        output::print_line(&serde_json::to_string(entry).unwrap_or_default());
+        output::print_json_line(entry);
     } else {
         output::print_line(&format!(
             "{:>6} {} {} {} {} {}",

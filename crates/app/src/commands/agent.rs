@@ -2,16 +2,18 @@
 
 use crate::commands::agent_lifecycle::{self, CloneArgs, RestoreArgs, RmArgs};
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    apply_edit, apply_edit_for_agent, edit_manifest, manifest_failure, parse_slug,
+    print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
 use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
@@ -73,9 +75,11 @@ pub(crate) struct AgentNewArgs {
     /// Agent to which it reports.
     #[arg(long, value_name = "AGENT")]
     pub(crate) reports_to: Option<String>,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    /// Model that it uses, as `PROVIDER/MODEL`.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 #[derive(Debug, Args)]
@@ -85,36 +89,42 @@ pub(crate) struct AgentMoveArgs {
     /// Agent to which it reports from now on; `operator` for the top of the org chart.
     #[arg(long, value_name = "AGENT")]
     pub(crate) to: String,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
+    let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&args.file, |text| {
+    let edited = edit_manifest(&file, |text| {
         manifest::add_agent(
             text,
             &name,
             args.template.as_deref(),
             args.reports_to.as_deref(),
         )
+        .and_then(|text| match &args.model {
+            Some(model) => manifest::set_key(&text, &name, "model", model),
+            None => Ok(text),
+        })
         .map_err(|m| manifest_failure(&m))
     })?;
-    apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await
+    apply_edit_for_agent(home, &file, edited, name.as_str(), json).await
 }
 
 /// Changes to whom an agent reports.
 async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
+    let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&args.file, |text| {
+    let edited = edit_manifest(&file, |text| {
         let edited = match args.to.as_str() {
             "operator" => manifest::remove_key(text, &name, "reports_to"),
             above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),
         };
         edited.map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
-    apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await
+    let show = print_applied_plan(json);
+    apply_edit(home, &file, edited, None, Consent::Ask, show).await
 }
 
 async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {

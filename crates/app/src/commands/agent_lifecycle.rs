@@ -2,20 +2,22 @@
 
 use crate::agent_files::{send_bundle_files, write_charter};
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    apply_edit, apply_edit_for_agent, edit_manifest, manifest_failure, parse_slug,
+    print_applied_plan,
 };
 use crate::output::{Progress, print_message};
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
 use clap::Args;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Keys of the manifest that a clone does not inherit.
-const KEYS_NOT_CLONED: [&str; 4] = ["schedules", "wake", "channels", "name"];
+const KEYS_NOT_CLONED: [&str; 5] = ["schedules", "wake", "channels", "name", "subnet"];
 
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {
@@ -23,9 +25,8 @@ pub(crate) struct CloneArgs {
     pub(crate) agent: String,
     /// Name of the new agent.
     pub(crate) new: String,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 #[derive(Debug, Args)]
@@ -38,9 +39,8 @@ pub(crate) struct RmArgs {
     /// Longest wait for its current task, in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub(crate) within: u64,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 #[derive(Debug, Args)]
@@ -50,19 +50,19 @@ pub(crate) struct RestoreArgs {
     /// Time stamp of the removed files, as `abbey agent rm` printed it [default: the newest].
     #[arg(long, value_name = "STAMP")]
     pub(crate) at: Option<String>,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 /// `abbey agent clone`: copies the manifest entry, charter and identity files of an agent to a new agent, and
 /// applies the manifest. Credentials, logins, channels, schedules and the display name are not copied; the clone
 /// gets its own databases.
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
+    let file = args.manifest.path(home);
     let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let client = operator_client(home)?;
     let bundle = client.agents().export_bundle(from.as_str()).await?;
-    let edited = edit_manifest(&args.file, |text| {
+    let edited = edit_manifest(&file, |text| {
         let entry = manifest::agent_entry(text, &from)
             .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))?;
         let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| manifest_failure(&m))?;
@@ -74,7 +74,7 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
         }
         Ok(text)
     })?;
-    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await?;
+    let code = apply_edit_for_agent(home, &file, edited, new.as_str(), json).await?;
     if code == exit::OK {
         send_bundle_files(&client, new.as_str(), bundle.files).await?;
     }
@@ -84,8 +84,9 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
 /// `abbey agent rm`: removes an agent from the manifest once its current task has ended, applies the manifest, and
 /// prints which files are kept. Exit code 7 if resources of the agent are left over.
 pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outcome {
+    let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&args.file, |text| {
+    let edited = edit_manifest(&file, |text| {
         manifest::remove_agent(text, &name)
             .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
@@ -93,7 +94,10 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     if !args.now {
         wait_until_drained(&client, name.as_str(), Duration::from_secs(args.within)).await?;
     }
-    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await;
+    // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
+    let consent = Consent::To(format!("agent:{name}"));
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, &file, edited, None, consent, show).await;
     let code = match code {
         Ok(exit::OK) => exit::OK,
         // The plan was refused, so the agent stays: end the draining.
@@ -159,6 +163,7 @@ async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Re
 /// `abbey agent restore`: restores a removed agent with its last manifest entry, its files and new credentials.
 /// Exit code 4 if the agent exists.
 pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArgs) -> Outcome {
+    let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let client = operator_client(home)?;
     let entry = client.agents().entry(name.as_str()).await?;
@@ -168,16 +173,16 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         ))
         .with_code(exit::CONFLICT));
     }
-    let edited = edit_manifest(&args.file, |text| {
+    let edited = edit_manifest(&file, |text| {
         manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))
     })?;
-    write_charter(&args.file, &edited, &name, &entry.charter)?;
+    write_charter(&file, &edited, &name, &entry.charter)?;
     abbey_daemon::check_manifest(&edited)?;
     let body = RestoreBody {
         stamp: args.at.clone(),
     };
     let restored = client.agents().restore(name.as_str(), &body).await?;
-    let code = apply_edit(home, &args.file, edited, None, print_applied_plan(json)).await?;
+    let code = apply_edit_for_agent(home, &file, edited, name.as_str(), json).await?;
     if code == exit::OK {
         let of = restored
             .stamp

@@ -102,7 +102,7 @@ pub(crate) async fn cmd_set_agent_state(
     for (name, error) in failures {
         let failure = Failure::from(error);
         print_message(&format!("{verb} {name}:"));
-        failure.print();
+        failure.print(json);
         code = failure.code();
     }
     Ok(code)

@@ -10,7 +10,7 @@ use crate::output;
 use abbey_api::ExecBody;
 use abbey_daemon::Home;
 
-/// `abbey exec`: runs a program in the cell of an agent with the standard streams of this process. Returns the exit
+/// `abbey exec`: runs a program in the cell of an agent, or of a service as `service/NAME`, with the standard streams of this process. Returns the exit
 /// code of the program, or 125 when Abbey failed.
 pub(crate) async fn cmd_exec(home: &Home, agent: &str, argv: Vec<String>) -> Outcome {
     let body = ExecBody {
@@ -18,7 +18,10 @@ pub(crate) async fn cmd_exec(home: &Home, agent: &str, argv: Vec<String>) -> Out
         stdin: read_stdin_base64(),
     };
     let client = operator_client(home).map_err(internal_failure)?;
-    let stream = client.agents().exec(agent, &body).await;
+    let stream = match agent.strip_prefix("service/") {
+        Some(service) => client.services().exec(service, &body).await,
+        None => client.agents().exec(agent, &body).await,
+    };
     let end =
         stream_program_output(stream.map_err(internal_failure)?, print_program_output).await?;
     if let Some(why) = end["error"].as_str() {

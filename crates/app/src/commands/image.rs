@@ -1,6 +1,7 @@
 //! `abbey image`: images that microVMs boot from.
 
 use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, print_line, print_message};
 use abbey_cells::microvm::image::{self, DEFAULT, Image, ImageRecipe};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -57,11 +58,14 @@ fn failed(error: abbey_cells::Error) -> Failure {
 pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outcome {
     let images = home.root().join("images");
     let print_image = |image: &Image, done: &str| match json {
-        true => println!("{}", serde_json::json!(image)),
+        true => output::print_json_line(image),
         false => {
-            println!("{done} `{}`: {}, {}", image.name, image.suite, image.kernel);
+            print_line(&format!(
+                "{done} `{}`: {}, {}",
+                image.name, image.suite, image.kernel
+            ));
             for (part, digest) in &image.digests {
-                println!("  {part:<10} sha256 {digest}");
+                print_line(&format!("  {part:<10} sha256 {digest}"));
             }
         }
     };
@@ -72,7 +76,7 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             include,
         } => {
             let recipe = ImageRecipe { suite, include };
-            let report_step = |what: &str| eprintln!("{what}");
+            let report_step = |what: &str| print_message(what);
             let image =
                 image::build_image(&images, &name, &recipe, &report_step).map_err(failed)?;
             print_image(&image, "built");
@@ -84,13 +88,16 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
         ImageCommand::List => {
             let all = image::list_images(&images).map_err(failed)?;
             match json {
-                true => println!("{}", serde_json::json!({ "images": all })),
+                true => output::print_json_line(&serde_json::json!({ "images": all })),
                 false if all.is_empty() => {
-                    println!("no images; `abbey image build` builds one");
+                    print_line("no images; `abbey image build` builds one");
                 }
                 false => {
                     for image in all {
-                        println!("{:<16} {:<10} {}", image.name, image.suite, image.kernel);
+                        print_line(&format!(
+                            "{:<16} {:<10} {}",
+                            image.name, image.suite, image.kernel
+                        ));
                     }
                 }
             }
@@ -101,7 +108,7 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
         }
         ImageCommand::Remove { name } => {
             image::remove_image(&images, &name).map_err(failed)?;
-            println!("removed `{name}`");
+            print_line(&format!("removed `{name}`"));
         }
     }
     Ok(exit::OK)

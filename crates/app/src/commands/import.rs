@@ -2,7 +2,9 @@
 
 use crate::agent_files::{create_file, send_bundle_files};
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
     apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
@@ -29,9 +31,8 @@ pub(crate) struct ImportArgs {
     /// Print the import report and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 /// `abbey import`: reads the agents of another installation, prints the import report, and unless `--dry-run` adds
@@ -39,7 +40,8 @@ pub(crate) struct ImportArgs {
 pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
-    let text = edit_manifest(&args.file, |text| Ok(text.to_owned()))?;
+    let file = args.manifest.path(home);
+    let text = edit_manifest(&file, |text| Ok(text.to_owned()))?;
     let house = manifest::parse(&text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
     let taken = house.agents.keys().chain(house.services.keys());
     let here = TargetHouse {
@@ -78,8 +80,8 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let client = operator_client(home)?;
     // Fails here, before anything is written, when no house answers.
     client.house().show(&HouseQuery::default()).await?;
-    let charters = Charters::write(&args.file, &import.agents)?;
-    let code = apply_edit(home, &args.file, edited, None, |plan| {
+    let charters = Charters::write(&file, &import.agents)?;
+    let code = apply_edit(home, &file, edited, None, Consent::Ask, |plan| {
         if !json {
             print_applied_plan(false)(plan);
         }

@@ -2,7 +2,8 @@
 
 use crate::examples;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::print_message;
+use crate::output::{print_json, print_message};
+use abbey_api::VERSION;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ pub(crate) struct InitArgs {
 const STARTER: &str = include_str!("starter.yaml");
 
 /// `abbey init`: writes a new `abbey.yaml`, optionally that of an example. Exit code 4 if the file exists.
-pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
+pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
     let text = match &args.example {
         None => STARTER,
         Some(name) => {
@@ -51,6 +52,10 @@ pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
         }
         _ => Failure::plain(format!("cannot write `{}`: {e}", path.display())),
     })?;
+    if json {
+        let document = serde_json::json!({ "version": VERSION, "manifest": path });
+        print_json(&document);
+    }
     print_message(&format!(
         "wrote {}; next: abbey up -f {}",
         path.display(),

@@ -1,64 +1,169 @@
-//! `abbey logs` and `abbey service logs`: what a cell printed.
+//! `abbey logs` and `abbey service logs`: what cells printed.
 
+use crate::commands::run::duration;
 use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::{LogLine, LogQuery};
+use abbey_api::client::Client;
+use abbey_api::{FleetQuery, LogLine, LogQuery, ServicesQuery, Time};
 use abbey_daemon::Home;
+use abbey_model::{Millis, Timestamp};
 use clap::Args;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// Name of the agent, or of the service for `abbey service logs`.
-    #[arg(value_name = "NAME")]
-    pub(crate) agent: String,
+    /// Names of agents, and of services as `service/NAME`; of services for `abbey service logs`.
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub(crate) names: Vec<String>,
+    /// Every agent; without `abbey service` every service as well.
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
     /// Wait for new lines and print them.
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Number of existing lines to print.
-    #[arg(short = 'n', long, default_value_t = 100)]
-    pub(crate) lines: usize,
+    /// Number of existing lines to print, of each.
+    #[arg(short = 'n', long, visible_alias = "tail", default_value_t = 100)]
+    pub(crate) lines: u32,
+    /// Only lines that are at most this old, like `10m`.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
 }
 
-/// `abbey logs`: prints the last lines that an agent wrote to its standard streams; new ones as they arrive with
-/// `--follow`.
-pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
-    print_logs(home, json, "agents", args).await
+/// Lines that are asked for where the number is not what limits them.
+const LINES_MAX: u32 = 10_000;
+/// Pause between two looks for new lines.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Whose log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Agent,
+    Service,
 }
 
-/// Prints the last log lines of an agent (`kind` is `agents`) or a service (`services`); new ones as they arrive
-/// with `--follow`.
-pub(crate) async fn print_logs(home: &Home, json: bool, kind: &str, args: &LogsArgs) -> Outcome {
-    let client = operator_client(home)?;
-    let name = &args.agent;
-    let mut lines = args.lines;
-    let mut newest = None;
-    loop {
-        let query = LogQuery {
-            lines: u32::try_from(lines).ok(),
+/// A log that is read, and where it was read up to.
+struct Source {
+    kind: Kind,
+    name: String,
+    /// Time of the newest line that was printed, and how many lines of that time were.
+    printed: Option<(Time, usize)>,
+}
+
+impl Source {
+    fn new(kind: Kind, name: String) -> Source {
+        Source {
+            kind,
+            name,
+            printed: None,
+        }
+    }
+
+    /// Lines that were not returned before, oldest first.
+    async fn fresh(&mut self, client: &Client, lines: u32) -> Result<Vec<LogLine>, Failure> {
+        let query = LogQuery { lines: Some(lines) };
+        let doc = match self.kind {
+            Kind::Service => client.services().logs(&self.name, &query).await?,
+            Kind::Agent => client.agents().logs(&self.name, &query).await?,
         };
-        let doc = match kind {
-            "services" => client.services().logs(name, &query).await?,
-            _ => client.agents().logs(name, &query).await?,
-        };
-        let fresh: Vec<&LogLine> = doc
-            .lines
-            .iter()
-            .filter(|l| newest.is_none_or(|n| l.at > n))
-            .collect();
-        for l in &fresh {
-            if json {
-                output::print_line(&serde_json::to_string(l).unwrap_or_default())
-            } else {
-                output::print_line(&format!("{} {} {}", l.at, l.stream, l.text))
+        // Several lines may have the same time; those of them that were printed come first.
+        let mut skip = self.printed.map_or(0, |(_, count)| count);
+        let mut fresh = Vec::new();
+        for line in doc.lines {
+            match self.printed {
+                Some((at, _)) if line.at < at => continue,
+                Some((at, _)) if line.at == at && skip > 0 => skip -= 1,
+                _ => fresh.push(line),
             }
         }
-        newest = fresh.last().map(|l| l.at).or(newest);
+        if let Some(newest) = fresh.last().map(|l| l.at) {
+            let same = fresh.iter().filter(|l| l.at == newest).count();
+            let before = self.printed.filter(|(at, _)| *at == newest);
+            self.printed = Some((newest, same + before.map_or(0, |(_, count)| count)));
+        }
+        Ok(fresh)
+    }
+}
+
+/// `abbey logs`: prints the last lines that agents wrote to their standard streams; new ones as they arrive with
+/// `--follow`.
+pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
+    print_logs(home, json, Kind::Agent, args).await
+}
+
+/// Prints the last log lines of agents or services, by time, with the name where there are several; new ones as they
+/// arrive with `--follow`.
+pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsArgs) -> Outcome {
+    let client = operator_client(home)?;
+    let oldest = args.since.as_ref().map(since).transpose()?;
+    let mut sources = match args.all {
+        false => {
+            let source = |name: &String| match name.strip_prefix("service/") {
+                Some(service) => Source::new(Kind::Service, service.to_owned()),
+                None => Source::new(kind, name.clone()),
+            };
+            args.names.iter().map(source).collect()
+        }
+        true => all_sources(&client, kind).await?,
+    };
+    let width = sources.iter().map(|s| s.name.len()).max().unwrap_or(0);
+    let several = sources.len() > 1;
+    let mut lines = match oldest {
+        Some(_) => LINES_MAX,
+        None => args.lines,
+    };
+    loop {
+        let mut fresh: Vec<(String, LogLine)> = Vec::new();
+        for source in &mut sources {
+            let lines = source.fresh(&client, lines).await?.into_iter();
+            let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
+            fresh.extend(lines.map(|l| (source.name.clone(), l)));
+        }
+        fresh.sort_by_key(|(_, line)| line.at);
+        for (name, line) in &fresh {
+            match (json, several) {
+                (true, false) => output::print_json_line(line),
+                (true, true) => {
+                    let named = serde_json::json!({
+                        "name": name, "at": line.at, "stream": line.stream, "text": line.text,
+                    });
+                    output::print_json_line(&named);
+                }
+                (false, false) => {
+                    output::print_line(&format!("{} {} {}", line.at, line.stream, line.text));
+                }
+                (false, true) => output::print_line(&format!(
+                    "{} {name:width$} {} {}",
+                    line.at, line.stream, line.text
+                )),
+            }
+        }
         if !args.follow {
             return Ok(exit::OK);
         }
-        lines = 1000;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        lines = LINES_MAX;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Every agent and service, or every service only.
+async fn all_sources(client: &Client, kind: Kind) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    if kind == Kind::Agent {
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
+        let names = fleet.agents.into_iter().map(|a| a.name);
+        sources.extend(names.map(|name| Source::new(Kind::Agent, name)));
+    }
+    let doc = client.services().list(&ServicesQuery::default()).await?;
+    let inside = doc.services.into_iter().filter(|s| !s.external);
+    sources.extend(inside.map(|s| Source::new(Kind::Service, s.name)));
+    Ok(sources)
+}
+
+/// The instant that lies this long before now.
+fn since(text: &String) -> Result<Time, Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let Millis(age) = Millis(duration(text)?);
+    Ok(Time(Timestamp(now.saturating_sub(age))))
 }

@@ -2,19 +2,18 @@
 
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::read_manifest;
 use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::{PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
 use clap::Args;
-use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
     /// Print the JSON Schema of the manifest instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
@@ -27,7 +26,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         output::print_json(&manifest::json_schema());
         return Ok(exit::OK);
     }
-    let body = read_manifest(&args.file)?;
+    let body = read_manifest(&args.manifest.path(home))?;
     let doc: PlanDoc = if is_control_plane_up(home).await {
         operator_client(home)?.house().plan(&body).await?
     } else {

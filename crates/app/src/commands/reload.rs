@@ -1,16 +1,17 @@
 //! `abbey reload`: brings a changed manifest to running agents and waits until each works under it.
 
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::control_plane::DOWN_WITHIN;
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{apply_edit, edit_manifest, manifest_failure, parse_slug};
 use crate::output::{self, Progress, print_message};
 use crate::plan_output::print_plan;
 use abbey_api::{AgentView, FleetQuery};
 use abbey_daemon::{Home, manifest};
 use clap::Args;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
@@ -30,9 +31,8 @@ pub(crate) struct ReloadArgs {
     /// Reason that is logged to the audit log.
     #[arg(long)]
     pub(crate) reason: Option<String>,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 /// `abbey reload`: applies the manifest and waits at most 60 seconds until each agent has acknowledged its new
@@ -44,7 +44,8 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
         true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
         false => args.agents.clone(),
     };
-    let mut edited = edit_manifest(&args.file, |text| Ok(text.to_owned()))?;
+    let file = args.manifest.path(home);
+    let mut edited = edit_manifest(&file, |text| Ok(text.to_owned()))?;
     for name in &names {
         let known = fleet.agents.iter().find(|a| a.name == *name);
         let known = known.ok_or_else(|| {
@@ -63,7 +64,8 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
         edited = manifest::set_key(&edited, &parse_slug(name)?, "model", &model)
             .map_err(|m| manifest_failure(&m))?;
     }
-    let code = apply_edit(home, &args.file, edited, args.reason.clone(), |plan| {
+    let reason = args.reason.clone();
+    let code = apply_edit(home, &file, edited, reason, Consent::Ask, |plan| {
         if !json && !plan.steps.is_empty() {
             print_plan(plan);
         }

@@ -57,19 +57,24 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
+/// Milliseconds of a duration that was given as an argument.
+///
+/// # Errors
+/// Exit code 2 if it is none.
+pub(crate) fn duration(text: &String) -> Result<i64, Failure> {
+    manifest::parse_duration_ms(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "invalid duration `{text}`: write a number with a unit, like `60s`"
+        ))
+    })
+}
+
 /// The request that the arguments describe.
 fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
         manifest::parse_bytes(text).ok_or_else(|| {
             Failure::usage(format!(
                 "invalid size `{text}`: write a number with a unit, like `512MiB`"
-            ))
-        })
-    };
-    let duration = |text: &String| {
-        manifest::parse_duration_ms(text).ok_or_else(|| {
-            Failure::usage(format!(
-                "invalid duration `{text}`: write a number with a unit, like `60s`"
             ))
         })
     };

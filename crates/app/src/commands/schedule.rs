@@ -1,8 +1,10 @@
 //! `abbey schedule`: lists, shows, fires, adds and removes schedules.
 
 use crate::connect::operator_client;
+use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::parse_key_values;
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{self, apply_edit, edit_manifest, manifest_failure, parse_slug};
 use crate::output::{self, print_table, text_or_dash};
 use abbey_api::client::Client;
@@ -11,7 +13,6 @@ use abbey_daemon::{Home, manifest};
 use abbey_model::Slug;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScheduleCommand {
@@ -40,9 +41,8 @@ pub(crate) enum ScheduleCommand {
     Rm {
         /// Schedule, as `AGENT/NAME`.
         schedule: String,
-        /// Path of the manifest.
-        #[arg(short, long, default_value = "abbey.yaml")]
-        file: PathBuf,
+        #[command(flatten)]
+        manifest: ManifestArg,
     },
 }
 
@@ -88,9 +88,8 @@ pub(crate) struct ScheduleAddArgs {
     /// Time limit of each task, like `10m`.
     #[arg(long)]
     pub(crate) timeout: Option<String>,
-    /// Path of the manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
 }
 
 /// `abbey schedule`: lists schedules, shows or fires one, or adds or removes one in the manifest and applies it.
@@ -100,7 +99,8 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
         ScheduleCommand::Add(args) => {
             let (agent, name) = parse_name(&args.schedule)?;
             let does = manifest_entry(&args)?;
-            let edited = edit_manifest(&args.file, |text| {
+            let file = args.manifest.path(home);
+            let edited = edit_manifest(&file, |text| {
                 let agent_exists =
                     manifest::parse(text).is_ok_and(|h| h.agents.contains_key(&agent));
                 let code = if agent_exists {
@@ -113,15 +113,17 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             })?;
             apply_edit(
                 home,
-                &args.file,
+                &file,
                 edited,
                 None,
+                Consent::Ask,
                 manifest_file::print_applied_plan(json),
             )
             .await
         }
-        ScheduleCommand::Rm { schedule, file } => {
+        ScheduleCommand::Rm { schedule, manifest } => {
             let (agent, name) = parse_name(&schedule)?;
+            let file = manifest.path(home);
             let edited = edit_manifest(&file, |text| {
                 manifest::remove_schedule(text, &agent, &name)
                     .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
@@ -131,6 +133,7 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
                 &file,
                 edited,
                 None,
+                Consent::Ask,
                 manifest_file::print_applied_plan(json),
             )
             .await

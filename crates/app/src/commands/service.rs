@@ -1,6 +1,6 @@
 //! `abbey service`: lists services, shows their logs, restarts them.
 
-use crate::commands::logs::{LogsArgs, print_logs};
+use crate::commands::logs::{Kind, LogsArgs, print_logs};
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output::{self, print_table, text_or_dash};
@@ -29,7 +29,7 @@ pub(crate) enum ServiceCommand {
 pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand) -> Outcome {
     match command {
         ServiceCommand::List => list_services(home, json).await,
-        ServiceCommand::Logs(args) => print_logs(home, json, "services", &args).await,
+        ServiceCommand::Logs(args) => print_logs(home, json, Kind::Service, &args).await,
         ServiceCommand::Restart { service } => restart_service(home, json, &service).await,
     }
 }
@@ -48,10 +48,15 @@ async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
 async fn list_services(home: &Home, json: bool) -> Outcome {
     let client = operator_client(home)?;
     let doc = client.services().list(&ServicesQuery::default()).await?;
-    if json {
-        output::print_json(&doc);
-        return Ok(exit::OK);
+    match json {
+        true => output::print_json(&doc),
+        false => print_services(&doc.services),
     }
+    Ok(exit::OK)
+}
+
+/// Prints a table of services on standard output.
+pub(crate) fn print_services(services: &[ServiceView]) {
     let row = |s: &ServiceView| {
         let health = s
             .healthy
@@ -78,8 +83,7 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
             "RESTARTS",
             "CONSUMERS",
         ],
-        doc.services.iter().map(row).collect(),
+        services.iter().map(row).collect(),
         "no services; the key `services` of the manifest declares them",
     );
-    Ok(exit::OK)
 }

@@ -223,7 +223,7 @@ async fn export(client: &Client) -> Outcome {
             "text": task.title, "to": task.assignee, "priority": task.priority,
             "number": task.number, "state": task.state,
         });
-        output::print_line(&line.to_string());
+        output::print_json_line(&line);
     }
     Ok(exit::OK)
 }

@@ -1,13 +1,26 @@
-//! `abbey why`: explains the state of an agent.
+//! `abbey why`: explains the state of an agent or a service.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, text_or_dash};
+use abbey_api::client::Client;
+use abbey_api::{ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 
-/// `abbey why`: prints the state of an agent with its reasons, its last exit and its next retry.
-pub(crate) async fn cmd_why(home: &Home, json: bool, agent: &str) -> Outcome {
-    let doc = operator_client(home)?.agents().why(agent).await?;
+/// `abbey why`: prints the state of an agent with its reasons, its last exit and its next retry, or the state of a
+/// service.
+pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
+    let client = operator_client(home)?;
+    let doc = match client.agents().why(name).await {
+        Ok(doc) => doc,
+        Err(error) => {
+            let failure = Failure::from(error);
+            return match find_service(&client, name, failure.code()).await? {
+                Some(service) => Ok(explain_service(json, &service)),
+                None => Err(failure),
+            };
+        }
+    };
     if json {
         output::print_json(&doc);
         return Ok(exit::OK);
@@ -24,4 +37,40 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, agent: &str) -> Outcome {
     ));
     output::print_line(&format!("  next retry: {}", text_or_dash(doc.next_retry)));
     Ok(exit::OK)
+}
+
+/// The service of this name (also `service/NAME`), where the house said that there is no such agent.
+async fn find_service(
+    client: &Client,
+    name: &str,
+    code: u8,
+) -> Result<Option<ServiceView>, Failure> {
+    if code != exit::NOT_FOUND {
+        return Ok(None);
+    }
+    let name = name.strip_prefix("service/").unwrap_or(name);
+    let doc = client.services().list(&ServicesQuery::default()).await?;
+    Ok(doc.services.into_iter().find(|s| s.name == name))
+}
+
+fn explain_service(json: bool, service: &ServiceView) -> u8 {
+    if json {
+        output::print_json(service);
+        return exit::OK;
+    }
+    let name = &service.name;
+    output::print_line(&format!("{name} is {}", service.presence));
+    match service.healthy {
+        Some(true) => output::print_line("  probe: it answers"),
+        Some(false) => output::print_line("  probe: it does not answer at its port"),
+        None => {}
+    }
+    for why in service.waits.iter().chain(&service.trouble) {
+        output::print_line(&format!("  waits: {why}"));
+    }
+    output::print_line(&format!(
+        "  restarts: {}; `abbey service logs {name}` shows its output",
+        service.restarts
+    ));
+    exit::OK
 }

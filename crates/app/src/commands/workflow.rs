@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::parse_key_values;
+use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::read_manifest;
 use crate::output::{self, Progress, print_table, text_or_dash};
 use crate::workflow_drawing::{Node, draw_run, draw_steps};
@@ -15,7 +16,6 @@ use abbey_api::{
 use abbey_daemon::{Home, manifest};
 use clap::Subcommand;
 use serde_json::Value;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Longest wait in one request.
@@ -29,9 +29,8 @@ pub(crate) enum WorkflowCommand {
         /// Print this workflow as SVG instead.
         #[arg(long, value_name = "WORKFLOW")]
         svg: Option<String>,
-        /// Path of the manifest.
-        #[arg(short, long, default_value = "abbey.yaml")]
-        file: PathBuf,
+        #[command(flatten)]
+        manifest: ManifestArg,
     },
     /// Start a run of a workflow.
     #[command(after_help = "Example:\n  abbey workflow run release version=1.4 --wait")]
@@ -96,7 +95,9 @@ pub(crate) enum WorkflowCommand {
 /// to them.
 pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowCommand) -> Outcome {
     match command {
-        WorkflowCommand::Check { svg, file } => check(json, svg.as_deref(), &file),
+        WorkflowCommand::Check { svg, manifest } => {
+            check(json, svg.as_deref(), &manifest.path(home))
+        }
         WorkflowCommand::Run {
             workflow,
             input,

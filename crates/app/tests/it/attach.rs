@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 const HOUSE: &str = "house: terminals
 services:
-  shell: { cell: process, terminal: true, command: [sh, -i] }
-  walled: { terminal: true, command: [sh, -i] }
-  plain: { cell: process, command: [sleep, '3600'] }
+  shell: { cell: process, terminal: true, command: [sh, -i], probe: none }
+  walled: { terminal: true, command: [sh, -i], probe: none }
+  plain: { cell: process, command: [sleep, '3600'], probe: none }
 agents:
   a: { template: orchestrator, terminal: true }
   b: { template: sysadmin, reports_to: a }

@@ -237,16 +237,13 @@ fn an_agent_that_fills_its_disk_affects_only_itself() {
     let blocks = shell("a", "df -m /agent/workspace | tail -1 | awk '{print $2}'");
     assert!(blocks.trim().parse::<u32>().unwrap() > 36, "{blocks}");
     assert_eq!(shell("a", "cat /agent/workspace/kept"), "work\n");
-    // Without them it does not start beside them.
+    // Without them it would not have its files.
     house.manifest(&plain);
-    house.expect(7, "up");
-    let why = house.json(0, "why a").to_string();
+    let why = house.expect_refusal(4, "up");
     assert!(
-        why.contains("go back to `cell: sandbox` with `drives`"),
+        why.contains("its files are on the file systems of its sandbox"),
         "{why}"
     );
-    house.manifest(SIZED);
-    house.expect(0, "up");
     house.expect(0, "down");
     let devices = std::process::Command::new("losetup")
         .args(["-a"])

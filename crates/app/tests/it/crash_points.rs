@@ -9,7 +9,7 @@ use std::process::Output;
 
 const ONE: &str = "house: crash
 services:
-  s: { cell: process, command: [sleep, '3600'] }
+  s: { cell: process, command: [sleep, '3600'], probe: none }
 defaults: { cell: sandbox }
 agents:
   a: { template: orchestrator }
@@ -29,7 +29,7 @@ fn insist(house: &House, args: &[&str], armed: &Path) {
             !armed.exists(),
             "{args:?} failed before the crash: {last:?}"
         );
-        let _may_meet_what_is_left = house.run("up");
+        let _may_meet_what_is_left = house.run("up --yes");
     }
     panic!("{args:?}: {last:?}\n{}", house.control_plane_log());
 }
@@ -153,17 +153,17 @@ fn live_through(place: &str) {
     let before = inventory(&house);
     arm_crash_point(&armed);
     house.manifest(&format!("{ONE}{TWO}"));
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     insist(&house, &["restart", "b"], &armed);
     insist(&house, &["stop", "b"], &armed);
     insist(&house, &["start", "b"], &armed);
     house.manifest(&format!("{ONE}{}", TWO.replace("sysadmin", "git-admin")));
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     insist(&house, &["reload", "--all"], &armed);
     house.manifest(ONE);
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     assert!(!armed.exists(), "nobody came by {place}");
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     until("one agent is up", || all_ready(&house, 1));
     let end = std::time::Instant::now() + WITHIN;
     while inventory(&house) != before {
@@ -246,7 +246,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     }
     arm_crash_point(&armed);
     house.manifest(&format!("{ONE}{machine}"));
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     if moves {
         until("it is up again", || all_ready(&house, 2));
         let read = ["exec", "b", "--", "sh", "-c", "cat $HOME/kept"];
@@ -257,7 +257,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     }
     insist(&house, &["stop", "b"], &armed);
     house.manifest(ONE);
-    insist(&house, &["up"], &armed);
+    insist(&house, &["up", "--yes"], &armed);
     assert!(!armed.exists(), "nobody came by {place}");
     house.crash_at = None;
     until("everything of it is gone", || inventory(&house) == before);

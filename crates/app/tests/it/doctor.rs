@@ -117,6 +117,6 @@ fn doctor_reports_a_missing_model_with_the_available_ones() {
         "model server `model` does not have the models absent-1; it has scripted-1"
     );
     house.manifest(&with_model("  a: { template: orchestrator }\n"));
-    house.expect(0, "up");
+    house.expect(0, "up --yes");
     assert_eq!(check(&house, &[], 0, "models.scripted")["state"], "ok");
 }

@@ -15,6 +15,7 @@ mod compatibility_api;
 mod concurrency;
 mod containers;
 mod containment;
+mod convergence;
 mod crash_points;
 mod databases;
 mod delegation;

@@ -358,13 +358,21 @@ fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
     );
     let image = image("base");
     assert!(image.join("base.ext4").exists(), "shared and never written");
-    // In a cell without drives it would begin with files of long ago: that is said, and not done.
-    house.manifest(&ONE.replace("cell: microvm", "cell: sandbox"));
-    house.expect(0, "up --no-wait");
-    until("it is said", || {
-        let why = house.expect(0, "why alpha");
-        why.contains("are on the drives of its microVM")
-    });
+    // In another cell it would begin with files of long ago, and a drive cannot shrink: the plan says so.
+    for (change, why) in [
+        (
+            ("cell: microvm", "cell: sandbox"),
+            "are on the drives of its microVM",
+        ),
+        (
+            ("workspace: 32MiB", "workspace: 64MiB"),
+            "cannot shrink from 96MiB to 64MiB",
+        ),
+    ] {
+        house.manifest(&ONE.replace(change.0, change.1));
+        assert!(house.expect(4, "plan").contains(why), "{why}");
+        assert!(house.expect_refusal(4, "up").contains(why), "{why}");
+    }
     house.expect(0, "agent rm alpha");
     assert!(!house.home().join("agents/alpha").exists());
     let removed: Vec<_> = std::fs::read_dir(house.home().join("removed"))

@@ -92,7 +92,7 @@ fn cpu_is_shared_by_weight_and_limit() {
 fn output_flood_is_bounded_in_the_log() {
     let house = crate::house();
     house.manifest(&format!(
-        "{HOUSE}services:\n  flood: {{ command: [yes, {}] }}\n",
+        "{HOUSE}services:\n  flood: {{ command: [yes, {}], probe: none }}\n",
         "x".repeat(2_000)
     ));
     house.expect(0, "up");

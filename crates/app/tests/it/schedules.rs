@@ -214,7 +214,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
 #[test]
 fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     let house = up(
-        "house: verbs\ndefaults: { cell: process }\nagents:\n  top: { template: orchestrator }\n  a: { template: sysadmin, reports_to: top } # the one\n  b: { template: sysadmin, reports_to: a }\nservices:\n  idle: { cell: process, command: [sleep, '1000'] }\n",
+        "house: verbs\ndefaults: { cell: process }\nagents:\n  top: { template: orchestrator }\n  a: { template: sysadmin, reports_to: top } # the one\n  b: { template: sysadmin, reports_to: a }\nservices:\n  idle: { cell: process, command: [sleep, '1000'], probe: none }\n",
     );
     let text = || std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     let task = "Say: \"hello, {you}\" & $(id)";

@@ -2,9 +2,11 @@
 
 use super::operation::{Hello, HostdOperation, HostdReply};
 use crate::Result;
+use crate::allocation::Allocation;
 use crate::files::FileName;
 use abbey_model::{CellName, Millis};
 use abbey_plan::HostFacts;
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 /// Calls of hostd: by a client of a running one, in this process, or by a fake in tests.
@@ -27,11 +29,11 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
         }
     }
 
-    /// Names of all owners that have an allocation.
+    /// Every owner that has an allocation, and what it is.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
-    fn owners(&self) -> Result<Vec<CellName>> {
+    fn owners(&self) -> Result<BTreeMap<CellName, Allocation>> {
         match self.call(HostdOperation::Owners {}, &[])? {
             HostdReply::Owners { owners } => Ok(owners),
             other => Err(other.unexpected_reply_error()),

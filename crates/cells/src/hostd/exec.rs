@@ -21,7 +21,7 @@ pub(super) struct ProgramInvocation {
 }
 
 /// Runs a further program in a running cell and waits for it; kills it if the caller disconnects. Returns a shell's
-/// status: 127 not found, 126 not executable, 128 plus the signal.
+/// status: 127 not found, 126 not executable (both with a line on the program's standard error), 128 plus the signal.
 pub(super) fn run_in_cell(
     cells: &Path,
     cell: &CellName,
@@ -51,7 +51,7 @@ pub(super) fn run_in_cell(
         Some(path) => path,
         // In an isolated cell a path is one of its own root.
         None if isolated && name.contains('/') => program.cwd.join(name),
-        None => return Ok(127),
+        None => return Ok(report_not_run(&streams[2], cell, name, 127)),
     };
     let texts = |all: &mut dyn Iterator<Item = String>| {
         all.map(|t| c_string(t.as_bytes()))
@@ -86,8 +86,12 @@ pub(super) fn run_in_cell(
         Ok(child) => child,
         // Only the program's own execution is its caller's affair.
         Err((stage, e)) => match e.kind() {
-            io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => return Ok(127),
-            io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => return Ok(126),
+            io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => {
+                return Ok(report_not_run(&launch.fds[2], cell, name, 127));
+            }
+            io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => {
+                return Ok(report_not_run(&launch.fds[2], cell, name, 126));
+            }
             _ => {
                 return Err(Error::Isolation {
                     cell: cell.clone(),
@@ -98,6 +102,17 @@ pub(super) fn run_in_cell(
     };
     drop(launch);
     wait(&child, caller)
+}
+
+/// Says on the standard error of a program that it could not be run; returns the status.
+fn report_not_run(err: &OwnedFd, cell: &CellName, name: &str, status: i32) -> i32 {
+    let why = match status {
+        127 => "was not found in the cell",
+        _ => "is not a program that can be run in the cell",
+    };
+    let text = format!("abbey: `{name}` {why} {cell}\n");
+    let _reader_gone = rustix::io::write(err, text.as_bytes());
+    status
 }
 
 /// A process through whose namespaces one may enter. The first process of a cell hides from other

@@ -1,22 +1,22 @@
 //! What the host uses already, read and never changed.
 
+use super::HostdConfig;
+use crate::allocation::Allocations;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::host;
-use crate::{HouseTag, container, microvm, network};
+use crate::{container, microvm, network};
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
-/// containers are unavailable. `uid_first` is the first user for cells, if hostd is root.
-pub(super) fn observe_host(
-    group: &str,
-    uid_first: Option<u32>,
-    tag: HouseTag,
-    images: &Path,
-) -> HostFacts {
-    let own = tag.interface_prefix();
+/// containers are unavailable; and the users that allocations of the house are bound to, if hostd is root.
+pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> HostFacts {
+    let own = allocations.house_tag().interface_prefix();
+    let group = &config.group;
+    let uid_first = config.privileged.then_some(allocations.uid_first + 1);
+    let owners = allocations.owners.iter();
+    let bound = owners.filter_map(|(owner, has)| Some((owner.owner(), has.uid?)));
     let others = host::ipv4_routes()
         .into_iter()
         .filter(|r| !r.2.starts_with(&own));
@@ -26,6 +26,7 @@ pub(super) fn observe_host(
             .collect(),
         ports: listening(),
         uid_first,
+        bound_uids: bound.collect(),
         no_limits: ControlGroups::why_unusable(group),
         no_network: network::why_networks_unusable(uid_first.is_some()),
         no_machines: microvm::why_microvms_unusable(),
@@ -34,7 +35,7 @@ pub(super) fn observe_host(
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         memory: host::read_meminfo("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
-        images: microvm::image::image_names(images),
+        images: microvm::image::image_names(&config.images_dir()),
         locales: host::installed_locales(),
     }
 }

@@ -6,6 +6,7 @@ use crate::{CellSpec, Error};
 use abbey_model::{CellName, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Longest request, bytes.
@@ -17,7 +18,7 @@ pub const REQUEST_MAX: u64 = 4 << 20;
 pub enum HostdOperation {
     /// Returns version, process and privilege of hostd.
     Hello {},
-    /// Returns the owners that have an allocation.
+    /// Returns the owners that have an allocation, and what it is.
     Owners {},
     /// Sets the allocation of an owner, which keeps its user.
     #[serde(rename = "claim")]
@@ -223,8 +224,8 @@ pub enum HostdReply {
     Hello(Hello),
     /// Reply to [`HostdOperation::Owners`].
     Owners {
-        /// All owners.
-        owners: Vec<CellName>,
+        /// Allocation of each owner.
+        owners: BTreeMap<CellName, Allocation>,
     },
     /// Reply to [`HostdOperation::Read`].
     Text {

@@ -211,7 +211,7 @@ pub(super) fn perform_operation(
             }))
         }
         HostdOperation::Owners {} => Ok(HostdReply::Owners {
-            owners: held()?.allocations.owners.into_keys().collect(),
+            owners: held()?.allocations.owners,
         }),
         HostdOperation::Allocate { owner, allocation } => {
             let mut held = held()?;
@@ -273,13 +273,7 @@ pub(super) fn perform_operation(
         }
         HostdOperation::Observe {} => {
             let allocations = held()?.allocations;
-            let first = config.privileged.then_some(allocations.uid_first + 1);
-            let facts = host_facts::observe_host(
-                &config.group,
-                first,
-                allocations.house_tag(),
-                &config.images_dir(),
-            );
+            let facts = host_facts::observe_host(config, &allocations);
             Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })

@@ -378,7 +378,7 @@ async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<L
     }
     let hostd = Arc::clone(&api.core.hostd);
     let owners = crate::core::hostd::call_blocking(move || hostd.owners()).await?;
-    if owners.contains(&cell) {
+    if owners.contains_key(&cell) {
         left.push("hostd, the privileged helper, still reserves a user id for it".to_owned());
     }
     let backend = Arc::clone(&api.cells.backend);

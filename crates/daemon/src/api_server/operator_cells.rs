@@ -41,6 +41,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(restart))
         .routes(routes!(rotate))
         .routes(routes!(exec_in))
+        .routes(routes!(exec_in_service))
         .routes(routes!(attach::attach_agent))
         .routes(routes!(attach::attach_service))
         .routes(routes!(restart_service))
@@ -330,5 +331,21 @@ async fn exec_in(
     Path(name): Path<String>,
     Json(body): Json<ExecBody>,
 ) -> Result<Response> {
-    exec::stream_exec(&api.cells, &parse_slug(&name)?, body, by).await
+    let cell = CellName::Agent(parse_slug(&name)?);
+    exec::stream_exec(&api.cells, cell, body, by).await
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/services/{service}/exec", operation_id = "services_exec", tag = "services",
+    summary = "Runs a command in its cell: JSON Lines of output, then the exit status",
+    responses((status = 200, body = String, content_type = "application/jsonl")),
+)]
+async fn exec_in_service(
+    State(api): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+    Json(body): Json<ExecBody>,
+) -> Result<Response> {
+    let cell = CellName::Service(parse_slug(&name)?);
+    exec::stream_exec(&api.cells, cell, body, by).await
 }

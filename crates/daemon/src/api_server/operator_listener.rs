@@ -71,13 +71,7 @@ impl OperatorListener {
         let current = core.plan.current();
         let mut open = self.open.lock().await;
         let (Some(current), Some(router)) = (&current, self.router.lock().clone()) else {
-            let announcement = Announcement {
-                pid: std::process::id(),
-                address: String::new(),
-                tls: false,
-            };
-            announce(&core.home, &announcement)?;
-            return Ok(announcement);
+            return announce_without_address(&core.home);
         };
         let listen = &current.house.listen;
         let address = net.operator_address.fixed().unwrap_or(listen.address);
@@ -139,6 +133,17 @@ impl OperatorListener {
         });
         Ok(announcement)
     }
+}
+
+/// Publishes an announcement of a control plane that answers at its Unix socket only.
+pub(crate) fn announce_without_address(home: &Home) -> Result<Announcement> {
+    let announcement = Announcement {
+        pid: std::process::id(),
+        address: String::new(),
+        tls: false,
+    };
+    announce(home, &announcement)?;
+    Ok(announcement)
 }
 
 fn announce(home: &Home, announcement: &Announcement) -> Result<()> {

@@ -20,7 +20,9 @@ pub(crate) async fn apply_manifest(
 ) -> Result<PlanDoc> {
     let _one_at_a_time = api.core.plan.lock_changes().await;
     let applied = commit_manifest(&api.work, body, seen, who).await?;
-    api.operator_listener.listen_as_planned(&api.net).await?;
+    let listening = api.operator_listener.listen_as_planned(&api.net).await;
+    // An address that cannot be had holds up no agent.
     carry_out_plan(&api.work).await?;
+    listening?;
     Ok(applied)
 }

@@ -62,6 +62,7 @@ impl Stage {
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            consent: Vec::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

@@ -1,6 +1,8 @@
 //! Start-up and shutdown of the control plane, in order.
 
-use crate::api_server::operator_listener::{Announcement, serve_on_unix_socket};
+use crate::api_server::operator_listener::{
+    Announcement, announce_without_address, serve_on_unix_socket,
+};
 use crate::api_server::{agent_api, operator_api};
 use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_plane};
 use crate::boot::duties;
@@ -68,11 +70,19 @@ pub async fn serve(options: Options) -> Result<()> {
     serve_on_unix_socket(rt, home.operator_api_socket(), operator_routes)?;
     egress::listen_for_egress(&plane.net)?;
     dns::listen_for_dns(&plane.net)?;
-    let announcement = plane
-        .api
-        .operator_listener
-        .listen_as_planned(&plane.net)
-        .await?;
+    let listening = plane.api.operator_listener.listen_as_planned(&plane.net);
+    let announcement = match listening.await {
+        Ok(announcement) => announcement,
+        // Another program may have taken the address while the house was down. The operator's tools still reach it by its
+        // Unix socket, with a manifest that names another address or with `abbey down`.
+        Err(error) => {
+            tracing::error!(
+                error = error.chain(),
+                "the operator API has no network address; it answers at its Unix socket only"
+            );
+            announce_without_address(&home)?
+        }
+    };
     duties::start_duties(&plane);
     drop(rt.spawn(crate::cells::vm_pool::run_pool_expiry(Arc::clone(
         &plane.cells,

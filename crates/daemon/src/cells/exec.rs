@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
-use abbey_model::{CellName, FaultKind, Principal, Slug};
+use abbey_model::{CellName, FaultKind, Observed, Principal, Slug};
 use abbey_store::NewAuditEntry;
 use axum::body::Body;
 use axum::response::Response;
@@ -71,6 +71,17 @@ async fn start_program(
     let record = cells.backend.record(&cell)?;
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
+    }
+    // A program would stand still with the others until somebody resumes them.
+    let seen = cells.observations.snapshot();
+    let paused = |observed: &Observed| matches!(observed, Observed::Running { paused: true, .. });
+    if seen.get(&cell).is_some_and(|s| paused(&s.observed)) {
+        let slug = cell.slug();
+        return Err(
+            Problem::new(FaultKind::Conflict, format!("`{slug}` is paused"))
+                .remedy(format!("`abbey resume {slug}` resumes it"))
+                .into(),
+        );
     }
     let spec = specs::cell_spec(cells, &current, &cell)?.ok_or_else(|| {
         Problem::new(
@@ -205,11 +216,11 @@ async fn read_last_bytes(mut pipe: pipe::Receiver) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// Runs a program in an agent's cell for the operator, and streams its output as JSON Lines; the
+/// Runs a program in the cell of an agent or a service for the operator, and streams its output as JSON Lines; the
 /// last line has its exit status.
 pub(crate) async fn stream_exec(
     cells: &Arc<CellsState>,
-    slug: &Slug,
+    cell: CellName,
     body: ExecBody,
     by: Principal,
 ) -> Result<Response> {
@@ -221,7 +232,7 @@ pub(crate) async fn stream_exec(
     let note = NewAuditEntry {
         actor: by,
         action: "cell.exec".to_owned(),
-        entity: CellName::Agent(slug.clone()).to_string(),
+        entity: cell.to_string(),
         detail: json!({ "argv": body.argv }),
     };
     let RunningProgram {
@@ -229,7 +240,7 @@ pub(crate) async fn stream_exec(
         out,
         err,
         end: running,
-    } = start_program(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
+    } = start_program(cells, cell, body.argv, Some(note)).await?;
     drop(cells.core.rt.spawn_untracked(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));

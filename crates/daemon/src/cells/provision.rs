@@ -4,6 +4,7 @@
 use crate::cells::agent_credentials::{
     agent_token_file, reload_credentials, rotate_agent_credentials,
 };
+use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::home::list_slug_dirs;
@@ -15,10 +16,11 @@ use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Slug};
+use abbey_model::{CellName, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug};
 use abbey_store::SagaRow;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Steps that create an agent.
 const CREATE: [&str; 3] = ["home", "files", "credential"];
@@ -50,41 +52,126 @@ pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
     outcome
 }
 
-async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
-    for saga in cells.core.store.open_sagas().await? {
-        if !matches!(saga.state, State::Stuck(_)) {
-            run_saga(cells, current, saga).await?;
+/// Failures of single owners, which hold up no other owner.
+#[derive(Default)]
+struct Failures(Vec<Error>);
+
+impl Failures {
+    /// Records and logs a failure.
+    fn note(&mut self, subject: &(dyn std::fmt::Display + Sync), outcome: Result<()>) {
+        if let Err(error) = outcome {
+            tracing::error!(%subject, error = error.chain(), "could not be provisioned; the others go on");
+            self.0.push(error);
         }
     }
-    let on_disk = list_slug_dirs(&cells.core.home.root().join("agents"))?;
-    // Services first, since port forwards of agents lead to them.
-    for service in current.house.services.keys() {
-        let owner = CellName::Service(service.clone());
-        prepare_home(cells, current, owner).await?;
+
+    /// The first failure, if there was any.
+    fn first(self) -> Result<()> {
+        self.0.into_iter().next().map_or(Ok(()), Err)
     }
-    for slug in current.house.agents.keys() {
-        if agent_token_file(cells, slug).exists() {
-            // What it may reach changes with the plan, and so do charters; the same again changes
-            // nothing.
-            prepare_home(cells, current, CellName::Agent(slug.clone())).await?;
-            write_house_files(cells, current, slug).await?;
-        } else {
-            begin_saga(cells, current, "agent.create", slug, &CREATE).await?;
+}
+
+/// Releases first what the plan takes away, then claims and creates what it gives: nothing that one owner gives up can
+/// be in the way of another, whatever the order of names.
+async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
+    let mut failures = Failures::default();
+    for saga in cells.core.store.open_sagas().await? {
+        if !matches!(saga.state, State::Stuck(_)) {
+            let subject = saga.subject.clone();
+            failures.note(&subject, run_saga(cells, current, saga).await);
         }
     }
     let hostd = Arc::clone(&cells.core.hostd);
-    let owners = hostd::call_blocking(move || hostd.owners()).await?;
-    // Agents that are not in the plan but still have files or claims are removed.
-    let holding = owners.iter().filter_map(|o| match o {
-        CellName::Agent(slug) => Some(slug),
-        CellName::Service(_) | CellName::Run(_) => None,
-    });
-    let known: BTreeSet<&Slug> = on_disk.iter().chain(holding).collect();
-    for slug in known
-        .into_iter()
-        .filter(|s| !current.house.agents.contains_key(*s))
+    let allocated = hostd::call_blocking(move || hostd.owners()).await?;
+    for (owner, has) in &allocated {
+        failures.note(owner, release_for(cells, current, owner, has).await);
+    }
+    remove_leftovers(cells, current, &allocated, &mut failures).await?;
+    // Services first, since port forwards of agents lead to them.
+    for service in current.house.services.keys() {
+        let owner = CellName::Service(service.clone());
+        failures.note(&owner.clone(), prepare_home(cells, current, owner).await);
+    }
+    for slug in current.house.agents.keys() {
+        failures.note(slug, provision_agent(cells, current, slug).await);
+    }
+    let owners: Vec<CellName> = allocated.into_keys().collect();
+    crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
+    firewall::apply_planned_firewall(&cells.net).await?;
+    reload_credentials(cells).await?;
+    failures.first()
+}
+
+/// Creates an agent, or brings what it has up to date.
+async fn provision_agent(
+    cells: &Arc<CellsState>,
+    current: &PlanInForce,
+    slug: &Slug,
+) -> Result<()> {
+    if !agent_token_file(cells, slug).exists() {
+        return begin_saga(cells, current, "agent.create", slug, &CREATE).await;
+    }
+    // What it may reach changes with the plan, and so do charters; the same again changes nothing.
+    prepare_home(cells, current, CellName::Agent(slug.clone())).await?;
+    write_house_files(cells, current, slug).await
+}
+
+/// Releases what an owner has and the plan does not give it any more. Its cell ends before its addresses are free: the
+/// interfaces would still be there.
+async fn release_for(
+    cells: &Arc<CellsState>,
+    current: &PlanInForce,
+    owner: &CellName,
+    has: &Allocation,
+) -> Result<()> {
+    match owner {
+        CellName::Run(_) => return Ok(()),
+        CellName::Agent(slug) if !current.house.agents.contains_key(slug) => {
+            return begin_saga(cells, current, "agent.remove", slug, &REMOVE).await;
+        }
+        CellName::Agent(_) | CellName::Service(_) => {}
+    }
+    let wanted = planned_allocation(current, owner);
+    let known = match owner {
+        CellName::Service(slug) => current.house.services.contains_key(slug),
+        CellName::Agent(_) | CellName::Run(_) => true,
+    };
+    let keeps = |had: bool, same: bool| !had || same;
+    if known
+        && keeps(has.subnet.is_some(), has.subnet == wanted.subnet)
+        && keeps(has.port.is_some(), has.port == wanted.port)
+        && keeps(has.door.is_some(), has.door == wanted.door)
     {
-        begin_saga(cells, current, "agent.remove", slug, &REMOVE).await?;
+        return Ok(());
+    }
+    // The files of a service that is disabled or removed stay, and so does their user.
+    let left = Allocation {
+        uid: has.uid,
+        disks: has.disks,
+        ..Allocation::default()
+    };
+    if *has == left {
+        return Ok(());
+    }
+    stop_and_sweep(cells, owner).await?;
+    allocate(cells, owner.clone(), left).await
+}
+
+/// Removes agents that still have files though neither the plan nor an allocation names them, and the rows of cells
+/// that are in no plan.
+async fn remove_leftovers(
+    cells: &Arc<CellsState>,
+    current: &PlanInForce,
+    allocated: &BTreeMap<CellName, Allocation>,
+    failures: &mut Failures,
+) -> Result<()> {
+    let on_disk = list_slug_dirs(&cells.core.home.root().join("agents"))?;
+    for slug in &on_disk {
+        let planned = current.house.agents.contains_key(slug);
+        if !planned && !allocated.contains_key(&CellName::Agent(slug.clone())) {
+            let outcome = begin_saga(cells, current, "agent.remove", slug, &REMOVE).await;
+            failures.note(slug, outcome);
+        }
     }
     for cell in cells.core.store.cells().await?.into_keys() {
         let known = match &cell {
@@ -96,26 +183,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
             cells.core.store.remove_cell(cell).await?;
         }
     }
-    let gone = owners.iter().filter(|o| match o {
-        CellName::Service(slug) => !current.house.services.contains_key(slug),
-        CellName::Agent(_) | CellName::Run(_) => false,
-    });
-    // A removed service keeps its files and user; its subnet and ports are released.
-    for owner in gone {
-        let allocation = Allocation {
-            uid: current.uid_of(&format!("service:{}", owner.slug())),
-            ..Allocation::default()
-        };
-        let owner = owner.clone();
-        hostd::run_operation(
-            &cells.core.hostd,
-            HostdOperation::Allocate { owner, allocation },
-        )
-        .await?;
-    }
-    crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
-    firewall::apply_planned_firewall(&cells.net).await?;
-    reload_credentials(cells).await
+    Ok(())
 }
 
 /// Stores a new saga for an agent and runs it.
@@ -186,7 +254,7 @@ async fn run_saga(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow)
                         cells
                             .core
                             .rt
-                            .sleep(std::time::Duration::from_millis(50 << tries))
+                            .sleep(Duration::from_millis(50 << tries))
                             .await;
                         continue;
                     }
@@ -216,7 +284,9 @@ async fn perform_step(
         }
         ("agent.create", "files") => write_house_files(cells, current, slug).await,
         ("agent.create", "credential") => rotate_agent_credentials(cells, slug, Millis(0)).await,
-        ("agent.remove", "stop") => stop_and_sweep(cells, slug).await,
+        ("agent.remove", "stop") => {
+            stop_and_sweep(cells, &CellName::Agent(slug.clone())).await
+        }
         ("agent.remove", "revoke") => {
             cells
                 .core
@@ -266,54 +336,52 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
     }
 }
 
-/// Claims the user, subnet and ports of an agent or service at hostd, and creates its directories.
-async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
-    let plan = &current.house;
-    let (name, egress) = match &owner {
-        CellName::Agent(slug) => (
-            format!("agent:{slug}"),
-            plan.agents.get(slug).map(|a| a.egress.clone()),
-        ),
-        CellName::Service(slug) => (
-            format!("service:{slug}"),
-            plan.services.get(slug).map(|s| s.egress.clone()),
-        ),
-        CellName::Run(slug) => (format!("run:{slug}"), None),
+/// What the plan in force gives to an owner.
+fn planned_allocation(current: &PlanInForce, owner: &CellName) -> Allocation {
+    let (plan, name) = (&current.house, owner.owner());
+    let (agent, service) = match owner {
+        CellName::Agent(slug) => (plan.agents.get(slug), None),
+        CellName::Service(slug) => (None, plan.services.get(slug)),
+        CellName::Run(_) => (None, None),
     };
+    let egress = agent
+        .map(|a| &a.egress)
+        .or_else(|| service.map(|s| &s.egress));
     let subnet = abbey_plan::allocated_subnet(&current.registry, &name);
-    let allocation = Allocation {
+    Allocation {
         uid: current.uid_of(&name),
         subnet,
         bridged: subnet.is_some() && plan.network.bridged,
-        disks: match &owner {
-            CellName::Agent(slug) => plan.agents.get(slug).and_then(|a| a.disks()),
-            CellName::Service(_) | CellName::Run(_) => None,
-        }
-        .map(|d| Disks {
+        disks: agent.and_then(|a| a.disks()).map(|d| Disks {
             state: d.state,
             workspace: d.workspace,
         }),
-        elsewhere: match &owner {
-            CellName::Service(slug) => plan.services.get(slug).and_then(|s| s.at),
-            CellName::Agent(_) | CellName::Run(_) => None,
-        },
+        elsewhere: service.and_then(|s| s.at),
         door: current.port_of(&name, "door").filter(|_| subnet.is_some()),
         port: current.port_of(&name, "port"),
-        egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
-    };
-    let files = Vec::new();
-    let has_cell = allocation.elsewhere.is_none();
-    let claimed = HostdOperation::Allocate {
-        owner: owner.clone(),
-        allocation,
-    };
-    hostd::run_operation(&cells.core.hostd, claimed).await?;
-    match has_cell {
-        true => {
-            hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
-        }
-        false => Ok(()),
+        egress: egress
+            .filter(|_| subnet.is_some())
+            .cloned()
+            .unwrap_or_default(),
     }
+}
+
+/// Sets the allocation of an owner at hostd.
+async fn allocate(cells: &CellsState, owner: CellName, allocation: Allocation) -> Result<()> {
+    let operation = HostdOperation::Allocate { owner, allocation };
+    hostd::run_operation(&cells.core.hostd, operation).await
+}
+
+/// Claims the user, subnet and ports of an agent or service at hostd, and creates its directories.
+async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
+    let allocation = planned_allocation(current, &owner);
+    let has_cell = allocation.elsewhere.is_none();
+    allocate(cells, owner.clone(), allocation).await?;
+    if !has_cell {
+        return Ok(());
+    }
+    let files = Vec::new();
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
 }
 
 /// Writes the files that the house owns in an agent's workspace; creates those that the agent owns
@@ -344,17 +412,37 @@ async fn write_house_files(cells: &CellsState, current: &PlanInForce, slug: &Slu
     Ok(())
 }
 
-async fn stop_and_sweep(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
-    let cell = CellName::Agent(slug.clone());
-    let backend = Arc::clone(&cells.backend);
-    let gone = runtime::run_blocking(move || {
-        let _not_running = backend.stop(&cell, Millis(2000));
-        backend.sweep(&cell)
-    });
-    gone.await
-        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    cells.core.store.revoke_leases(slug.clone(), None).await?;
+/// Ends the cell of an owner, running or not, and an agent's leases with it. Its program has the time that its stop may
+/// take.
+async fn stop_and_sweep(cells: &Arc<CellsState>, owner: &CellName) -> Result<()> {
+    let grace = specs::stop_grace(cells, owner);
+    let deadline = cells.core.rt.now() + grace.to_std();
+    let (backend, cell) = (Arc::clone(&cells.backend), owner.clone());
+    let _not_running = blocking(move || backend.stop(&cell, grace)).await;
+    loop {
+        let (backend, cell) = (Arc::clone(&cells.backend), owner.clone());
+        let running = matches!(
+            blocking(move || backend.observe(&cell)).await,
+            Ok(Observed::Running { .. })
+        );
+        if !running || cells.core.rt.now() >= deadline {
+            break;
+        }
+        cells.core.rt.sleep(Duration::from_millis(20)).await;
+    }
+    let (backend, cell) = (Arc::clone(&cells.backend), owner.clone());
+    blocking(move || backend.sweep(&cell)).await?;
+    if let CellName::Agent(slug) = owner {
+        cells.core.store.revoke_leases(slug.clone(), None).await?;
+    }
     Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
+) -> Result<T> {
+    let joined = runtime::run_blocking(work).await;
+    Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 
 /// Moves the files of an agent into the archive of removed agents; nothing is deleted.
@@ -392,6 +480,7 @@ agents:
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            consent: Vec::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

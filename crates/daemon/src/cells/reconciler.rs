@@ -241,7 +241,17 @@ async fn reconcile_cell(
                     cells.core.store.revoke_leases(slug.clone(), None).await?;
                 }
             }
-            Action::Start(generation) => start_cell(cells, cell, generation).await?,
+            Action::Start(generation) => {
+                if let Err(error) = start_cell(cells, cell, generation).await {
+                    // A start that failed later left an exit record, which the next look counts.
+                    if observe_cell(cells, cell, seen).await? == Observed::Nothing {
+                        let next = supervision::after_refused_start(&seen.history, now);
+                        write_history(cells, cell, &seen.history, &next).await?;
+                        seen.history = next;
+                    }
+                    return Err(error);
+                }
+            }
         }
     }
     Ok(MOVING)
@@ -343,7 +353,6 @@ async fn start_cell(
         return Ok(());
     };
     let backend = Arc::clone(&cells.backend);
-    // A failed start leaves an exit record; the next look finds it and backs off.
     let outcome = call_backend(move || backend.start(&spec, generation)).await;
     if let Err(error) = outcome {
         tracing::warn!(%cell, error = error.chain(), "the cell could not be started; it is retried after its backoff");

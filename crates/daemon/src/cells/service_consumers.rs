@@ -103,7 +103,8 @@ async fn provision_all_services(
             }
         }
     }
-    cells.set_consumer_problems(known.last_problems.clone());
+    let opened = known.opened.keys().cloned().collect();
+    cells.set_consumer_status((known.last_problems.clone(), opened));
     (settled, next)
 }
 

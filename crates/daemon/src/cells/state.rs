@@ -10,7 +10,7 @@ use crate::net::state::NetState;
 use abbey_cells::Backend;
 use abbey_model::{CellName, DesiredState, Slug};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -37,8 +37,12 @@ pub(crate) struct CellsState {
     /// Whether a pass that began after the shutdown request has ended, so that no start is in
     /// flight.
     starts_over: AtomicBool,
-    consumer_problems: RwLock<BTreeMap<Slug, String>>,
+    consumers: RwLock<ConsumerStatus>,
 }
+
+/// What the last pass over the services found: by service why the databases and accounts of agents in it are not as
+/// planned, and every (service, agent) whose access is set up.
+pub(crate) type ConsumerStatus = (BTreeMap<Slug, String>, BTreeSet<(Slug, Slug)>);
 
 impl CellsState {
     /// `desired` is the desired state of each cell that the store has.
@@ -59,7 +63,7 @@ impl CellsState {
             reconcile_requested: Notify::new(),
             provisioned: AtomicU64::new(0),
             starts_over: AtomicBool::new(false),
-            consumer_problems: RwLock::default(),
+            consumers: RwLock::default(),
         }
     }
 
@@ -94,13 +98,13 @@ impl CellsState {
         self.reconcile_requested.notified().await;
     }
 
-    /// By service, why the databases and accounts of agents in it are not as planned.
-    pub(crate) fn consumer_problems(&self) -> BTreeMap<Slug, String> {
-        self.consumer_problems.read().clone()
+    /// What the last pass over the services found about the access of agents to them.
+    pub(crate) fn consumer_status(&self) -> ConsumerStatus {
+        self.consumers.read().clone()
     }
 
-    /// Replaces the problems that the last pass over the services found.
-    pub(super) fn set_consumer_problems(&self, problems: BTreeMap<Slug, String>) {
-        *self.consumer_problems.write() = problems;
+    /// Replaces what the last pass over the services found.
+    pub(super) fn set_consumer_status(&self, status: ConsumerStatus) {
+        *self.consumers.write() = status;
     }
 }

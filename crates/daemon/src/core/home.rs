@@ -65,6 +65,10 @@ impl Home {
     pub fn operator_api_socket(&self) -> PathBuf {
         self.run_dir().join("operator.sock")
     }
+    /// Path of `manifest.path`, which names the manifest that the house was last brought up from.
+    pub fn last_manifest_file(&self) -> PathBuf {
+        self.root.join("manifest.path")
+    }
     /// Path of the file with the operator's credential, `operator.token`.
     pub fn operator_token_file(&self) -> PathBuf {
         self.root.join("operator.token")

@@ -148,7 +148,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         });
     };
     let seen = work.cells.observations.snapshot();
-    let trouble = work.cells.consumer_problems();
+    let (trouble, opened) = work.cells.consumer_status();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
         let at = abbey_plan::host_endpoint(&current.house, &current.registry, slug);
@@ -191,6 +191,16 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             kind: service.kind.name().to_owned(),
             waits: seen.and_then(|s| s.waits.clone()),
             trouble: trouble.get(slug).cloned(),
+            pending: match service.kind.has_consumers() {
+                false => Vec::new(),
+                true => {
+                    let agents = current.house.agents.values();
+                    let users = agents.filter(|a| a.uses.contains(slug));
+                    let has = |a: &Slug| opened.contains(&(slug.clone(), a.clone()));
+                    let without = users.filter(|a| !has(&a.slug));
+                    without.map(|a| a.slug.to_string()).collect()
+                }
+            },
             consumers: current
                 .house
                 .agents

@@ -89,11 +89,29 @@ pub(crate) async fn commit_manifest(
             .collect();
         return Err(problem.into());
     }
+    require_consent(&planned.plan, &body.consent)?;
     work.skills.reload();
     if !planned.plan.is_empty() {
         commit_plan(work, &planned, &body, who).await?;
     }
     Ok(plan_document(&planned.plan, true))
+}
+
+/// Refuses a plan with a step that takes something away without consent to it.
+fn require_consent(plan: &Plan, consent: &[String]) -> std::result::Result<(), Problem> {
+    let steps = plan.steps.iter();
+    let refused: Vec<String> = steps
+        .filter(|s| !consent.contains(&s.subject()))
+        .filter_map(|s| s.takes_away.clone())
+        .collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let text = "the plan takes something away and requires consent; nothing was changed";
+    let mut problem = Problem::new(FaultKind::Conflict, text)
+        .remedy("repeat it with `--yes`, or with the steps under `consent`");
+    problem.mistakes = refused;
+    Err(problem)
 }
 
 /// Provisions the files of the plan in force, admits waiting tasks again, and requests a reconciler
@@ -493,6 +511,7 @@ fn plan_document(plan: &Plan, applied: bool) -> PlanDoc {
                 resource: s.resource.clone(),
                 agent: s.agent.clone(),
                 detail: s.detail.clone(),
+                takes_away: s.takes_away.clone(),
                 changes: s.changes.iter().map(change_view).collect(),
             })
             .collect(),

@@ -381,6 +381,7 @@ mod tests {
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            consent: Vec::new(),
         }
     }
 

@@ -237,6 +237,7 @@ agents:
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            consent: Vec::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

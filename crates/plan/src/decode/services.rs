@@ -1,7 +1,7 @@
 //! Decodes services and checks their dependencies and users (S1-16 to S1-18, S2-05).
 
 use super::decoder::{Decoder, names, suggest_similar, text};
-use crate::keys::{Agent, Service};
+use crate::keys::{Agent, NO_PROBE, Service};
 use crate::node::{Entry, Node};
 use crate::service_kind::ServiceKind;
 use crate::settings::{self, Given, Layer};
@@ -81,10 +81,11 @@ impl Decoder<'_> {
             }
             _ => {}
         }
-        if service.probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
+        let is_probe = |probe: &str| probe.starts_with('/') || probe == NO_PROBE;
+        if service.probe.as_deref().is_some_and(|p| !is_probe(p)) {
             self.report_mistake(
                 value.get("probe"),
-                format!("`services.{slug}.probe` must be a path that begins with `/`"),
+                format!("`services.{slug}.probe` must be a path that begins with `/`, or `none`"),
             );
         }
         if kind.is_stock() && service.probe.is_some() {
@@ -206,11 +207,21 @@ impl Decoder<'_> {
         for entry in self.root.get("agents").map_or(&[][..], Node::entries) {
             let used = names(Some(&entry.value), "uses");
             for name in used.iter().filter(|n| !services.contains_key(*n)) {
-                let known = suggest_similar(name.as_str(), services.keys().map(Slug::as_str));
-                let text = format!(
-                    "agent `{}` uses the service `{name}`, which is not declared{known}",
-                    entry.key
-                );
+                let declared = self.root.get("services");
+                let text = match declared.and_then(|all| all.get(name.as_str())) {
+                    Some(_) => format!(
+                        "agent `{}` uses the service `{name}`, which is disabled; enable it, or take it out of `uses`",
+                        entry.key
+                    ),
+                    None => {
+                        let all = services.keys().map(Slug::as_str);
+                        let known = suggest_similar(name.as_str(), all);
+                        format!(
+                            "agent `{}` uses the service `{name}`, which is not declared{known}",
+                            entry.key
+                        )
+                    }
+                };
                 self.report_mistake(entry.value.get("uses"), text);
             }
         }

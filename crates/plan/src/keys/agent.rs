@@ -12,7 +12,7 @@ use crate::settings::{Setting, Settings};
 use crate::value::{FromValue, cpu_milli, file_command, later, nano_usd, seconds};
 use abbey_model::{
     Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, Profile, Runtime,
-    Slug, Tool, ToolPolicy, Vmm,
+    Slug, Subnet, Tool, ToolPolicy, Vmm,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +109,10 @@ keys! {
         /// the house.
         pub drives: Drives =
             Key::new("drives", Shape::Section(DriveKeys::KEYS), Restart).inherited().whole(),
+        /// Subnet of its cell, like `10.77.7.0/24`: one of `network.pool` in the size of `network.prefix`. Without one it
+        /// gets a free one and keeps it.
+        pub subnet: Option<Subnet> =
+            Key::new("subnet", Shape::Network, Restart).only_in(IN_SANDBOX, NoEffect),
         /// What it may reach outside: `none`, `full`, or a list like `[api.example.org:443]`.
         pub egress: Egress = Key::new("egress", Shape::Egress, Live).default("none").inherited(),
     }

@@ -17,4 +17,5 @@ pub use agent::{Agent, AgentBudgetKeys, Wake};
 pub use house::{Admission, Budget, Compatibility, Delegation};
 pub(crate) use house::{ListenKeys, MANIFEST, ManifestKeys, NetworkKeys, ProviderKeys};
 pub use locale::Locale;
+pub(crate) use service::NO_PROBE;
 pub use service::Service;

@@ -12,6 +12,9 @@ use std::net::SocketAddrV4;
 
 const CELLS: Shape = Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
 
+/// Value of `probe` for a program that serves no port.
+pub(crate) const NO_PROBE: &str = "none";
+
 keys! {
     /// A program that agents use.
     pub struct Service {
@@ -31,7 +34,8 @@ keys! {
         pub command: Vec<String> = Key::new("command", Shape::List(&Shape::Text), Restart),
         /// Port; one of the house's range when not given.
         pub port: Option<u16> = Key::new("port", Shape::Integer(1, 65535), Restart),
-        /// Path that answers 200 when the service is healthy.
+        /// Path that answers 200 when the service is healthy. Without one, it is healthy once it accepts connections;
+        /// `none` for a program that serves no port.
         pub probe: Option<String> = Key::new("probe", Shape::Text, Live),
         /// Whether every agent may use it; otherwise only those whose `uses` names it.
         pub shared: bool = Key::new("shared", Shape::Boolean, Live).default("true"),
@@ -75,7 +79,11 @@ impl Service {
     /// there is no check.
     pub fn probe(&self) -> Option<&str> {
         match self.kind {
-            ServiceKind::Command => self.probe.as_deref(),
+            ServiceKind::Command => match self.probe.as_deref() {
+                None => Some(""),
+                Some(NO_PROBE) => None,
+                Some(path) => Some(path),
+            },
             ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools => Some("/healthz"),
             ServiceKind::Postgres => Some(""),
         }

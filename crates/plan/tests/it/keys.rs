@@ -215,6 +215,7 @@ fn value(path: &str) -> Option<(Value, Vec<(&'static str, Value)>)> {
 fn by_name(name: &str) -> Option<(Value, Vec<(&'static str, Value)>)> {
     let value = match name {
         "model" => json!("local/large"),
+        "subnet" => json!("10.77.200.0/24"),
         "image" => json!("other"),
         "waive" => json!(["limits"]),
         "egress" => json!("full"),

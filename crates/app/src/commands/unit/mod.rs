@@ -7,6 +7,7 @@ mod systemd;
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use abbey_api::VERSION;
 use abbey_daemon::Home;
 use abbey_model::SecretRef;
 use clap::{Args, Subcommand, ValueEnum};
@@ -82,7 +83,7 @@ struct File {
 
 /// `abbey unit`: prints or installs the files for the service manager of the host, or has it enable, disable,
 /// start, stop or show the house.
-pub(crate) async fn cmd_unit(home: &Home, command: UnitCommand) -> Outcome {
+pub(crate) async fn cmd_unit(home: &Home, json: bool, command: UnitCommand) -> Outcome {
     let verb = match &command {
         UnitCommand::Print(args) | UnitCommand::Install(args) => {
             let kind = kind_of(args)?;
@@ -96,7 +97,7 @@ pub(crate) async fn cmd_unit(home: &Home, command: UnitCommand) -> Outcome {
             return match command {
                 UnitCommand::Install(_) => install(kind, &dir, &files),
                 _ => {
-                    print(&dir, &files);
+                    print(json, &dir, &files);
                     Ok(exit::OK)
                 }
             };
@@ -208,7 +209,12 @@ fn version() -> u32 {
     found.unwrap_or(systemd::OLDEST)
 }
 
-fn print(dir: &Path, files: &[File]) {
+fn print(json: bool, dir: &Path, files: &[File]) {
+    if json {
+        let file = |f: &File| serde_json::json!({ "path": dir.join(f.name), "mode": format!("{:o}", f.mode), "text": f.text });
+        let files: Vec<_> = files.iter().map(file).collect();
+        return output::print_json(&serde_json::json!({ "version": VERSION, "files": files }));
+    }
     for (n, file) in files.iter().enumerate() {
         let gap = if n == 0 { "" } else { "\n" };
         output::print_line(&format!("{gap}# {}", dir.join(file.name).display()));

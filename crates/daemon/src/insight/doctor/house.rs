@@ -70,6 +70,23 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         format!("the operator's credential has mode {mode:03o}"),
         "chmod 600 the file `operator.token`",
     );
+    let planned = work.core.plan.current();
+    if let Some(current) = planned {
+        let bound = work.cells.net.operator_address.bound_text();
+        add(
+            "operator_address",
+            !bound.is_empty(),
+            CheckSeverity::Fail,
+            match bound.is_empty() {
+                false => format!("the operator API answers at {bound}"),
+                true => format!(
+                    "the operator API could not listen on {}; it answers at its Unix socket only",
+                    current.house.listen.address
+                ),
+            },
+            "free that address or set another `listen.address`, then run `abbey up`",
+        );
+    }
     let hostd = Arc::clone(&work.core.hostd);
     let helper =
         crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe_host()?)))

@@ -51,7 +51,15 @@ pub(super) async fn check_agents_and_services(
         );
     }
     for service in cell_views::services_doc(work).await?.services {
-        let good = service.healthy != Some(false) && service.presence != Presence::Degraded;
+        let good = matches!(
+            service.presence,
+            Presence::Ready
+                | Presence::Starting
+                | Presence::Stopping
+                | Presence::Stopped
+                | Presence::Paused
+                | Presence::Idle
+        );
         let why = service.waits.as_ref().or(service.trouble.as_ref());
         let more = why.map_or_else(String::new, |w| format!(": {w}"));
         checks.add(

@@ -1,0 +1,61 @@
+//! Which manifest a command works on: the one that it is told, the one here, or the one that the house was brought up
+//! from.
+
+use abbey_daemon::Home;
+use abbey_support::file::{Sync, publish};
+use clap::Args;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Name of a manifest that is not told.
+const MANIFEST: &str = "abbey.yaml";
+
+#[derive(Debug, Args)]
+pub(crate) struct ManifestArg {
+    /// Path of the manifest [default: `abbey.yaml` in this directory, or else the one that the house was last brought up
+    /// from].
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl ManifestArg {
+    /// Path of the manifest; it need not exist.
+    pub(crate) fn path(&self, home: &Home) -> PathBuf {
+        if let Some(file) = &self.file {
+            return file.clone();
+        }
+        let here = PathBuf::from(MANIFEST);
+        match here.exists() {
+            true => here,
+            false => remembered(home).unwrap_or(here),
+        }
+    }
+}
+
+/// The manifest that the house was last brought up from, if this user wrote down which. What another user wrote is not
+/// trusted: whoever reads a manifest also reads the files that it names.
+fn remembered(home: &Home) -> Option<PathBuf> {
+    let path = home.last_manifest_file();
+    let mine = rustix::process::geteuid().as_raw();
+    let written = std::fs::symlink_metadata(&path).ok()?;
+    if !written.is_file() || written.uid() != mine {
+        return None;
+    }
+    let bytes = std::fs::read(&path).ok()?;
+    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+/// Writes down the manifest that the house has just been brought up from. Only the owner of the home does; for anybody
+/// else nothing changes.
+pub(crate) fn remember(home: &Home, file: &Path) {
+    let mine = rustix::process::geteuid().as_raw();
+    let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
+    let Ok(path) = std::path::absolute(file) else {
+        return;
+    };
+    if owner == mine && remembered(home).as_ref() != Some(&path) {
+        let bytes = path.as_os_str().as_bytes();
+        let _told_next_time = publish(&home.last_manifest_file(), bytes, 0o644, Sync::Content);
+    }
+}

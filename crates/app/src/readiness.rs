@@ -1,0 +1,118 @@
+//! Waiting until agents and services are ready.
+
+use crate::exit::{self, Failure};
+use crate::output::{Progress, print_message};
+use abbey_api::client::Client;
+use abbey_api::{AgentView, FleetDoc, FleetQuery, ServiceView, ServicesQuery};
+use abbey_model::Presence;
+use std::time::{Duration, Instant};
+
+/// Longest wait until the agents and services are ready.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Agents after the wait, and what is not ready.
+pub(crate) struct Readiness {
+    /// Every agent.
+    pub(crate) fleet: FleetDoc,
+    late: Vec<String>,
+}
+
+impl Readiness {
+    /// Prints what is not ready and which command says why; returns the exit code, 7 if there is something.
+    pub(crate) fn conclude(&self) -> u8 {
+        for late in &self.late {
+            print_message(late);
+        }
+        match self.late.is_empty() {
+            true => exit::OK,
+            false => exit::DEGRADED,
+        }
+    }
+}
+
+/// What a command waits for.
+#[derive(Clone, Copy)]
+pub(crate) enum WaitFor<'a> {
+    /// Every agent and service that is to run.
+    Everything,
+    /// One agent.
+    Agent(&'a str),
+    /// Nothing.
+    Nothing,
+}
+
+/// Waits at most 90 seconds until what the command waits for is ready.
+pub(crate) async fn wait_until_ready(
+    client: &Client,
+    progress: &mut Progress,
+    what: WaitFor<'_>,
+) -> Result<Readiness, Failure> {
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
+        let services = client.services().list(&ServicesQuery::default()).await?;
+        let agents = fleet.agents.iter().filter(|a| match what {
+            WaitFor::Everything => is_agent_late(a),
+            WaitFor::Agent(name) => a.name == name && is_agent_late(a),
+            WaitFor::Nothing => false,
+        });
+        let all = matches!(what, WaitFor::Everything);
+        let services = services
+            .services
+            .iter()
+            .filter(|s| all && is_service_late(s));
+        let agents: Vec<&AgentView> = agents.collect();
+        let services: Vec<&ServiceView> = services.collect();
+        // A degraded cell was given up for now: waiting longer says nothing new.
+        let moving = agents.iter().any(|a| a.presence != Presence::Degraded)
+            || services.iter().any(|s| s.presence != Presence::Degraded);
+        if !moving || Instant::now() >= until {
+            let agents = agents
+                .iter()
+                .map(|a| late_line("agent", &a.name, a.presence));
+            let services = services.iter().map(|s| match s.presence {
+                Presence::Ready => {
+                    let (name, agents) = (&s.name, s.pending.join(", "));
+                    format!("service `{name}` has not set up access for {agents} yet; `abbey service list` shows why")
+                }
+                presence => late_line("service", &s.name, presence),
+            });
+            let late = agents.chain(services).collect();
+            return Ok(Readiness { fleet, late });
+        }
+        let names = agents.iter().map(|a| a.name.as_str());
+        let names: Vec<&str> = names
+            .chain(services.iter().map(|s| s.name.as_str()))
+            .collect();
+        progress.show(&format!("waiting for {}", names.join(", ")));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether an agent that is to run is not ready; those that were stopped or paused on purpose are not to run.
+fn is_agent_late(agent: &AgentView) -> bool {
+    !matches!(
+        agent.presence,
+        Presence::Ready | Presence::Paused | Presence::Stopped | Presence::Idle
+    )
+}
+
+/// Whether a service that is to run is not ready. One outside the house is not ours to wait for.
+fn is_service_late(service: &ServiceView) -> bool {
+    match service.presence {
+        Presence::Paused | Presence::Stopped | Presence::Idle => false,
+        Presence::Ready => !service.pending.is_empty(),
+        _ => !service.external,
+    }
+}
+
+fn late_line(kind: &str, name: &str, presence: Presence) -> String {
+    match kind {
+        "agent" => format!("agent `{name}` is {presence}; `abbey why {name}` says why"),
+        _ => {
+            format!("service `{name}` is {presence}; `abbey service logs {name}` shows its output")
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Where the files of an agent are, and which changes of that a plan refuses.
+
+use crate::key::Shape;
+use crate::keys::Agent;
+use crate::settings::display;
+use abbey_model::{Bytes, CellKind, Drives};
+use serde_json::json;
+
+/// Where the files of an agent are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    /// In a directory of the house's disk.
+    Directory,
+    /// On images that its sandbox mounts.
+    Mounted(Drives),
+    /// On drives of its microVM.
+    Microvm(Drives),
+}
+
+impl Storage {
+    fn of(agent: &Agent) -> Storage {
+        match agent.disks() {
+            Some(drives) => Storage::Mounted(drives),
+            None if agent.cell == CellKind::Microvm => Storage::Microvm(agent.drives),
+            None => Storage::Directory,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Storage::Directory => "in a directory",
+            Storage::Mounted(_) => "on the file systems of its sandbox",
+            Storage::Microvm(_) => "on the drives of its microVM",
+        }
+    }
+}
+
+/// Reason why an agent cannot become what a new manifest says without losing its files; none if it can. Files in a
+/// directory move onto drives by themselves, and drives grow.
+pub(crate) fn refuse_change(old: &Agent, new: &Agent) -> Option<String> {
+    let (had, wants) = (Storage::of(old), Storage::of(new));
+    let (before, after) = match (had, wants) {
+        (Storage::Directory, _) => return None,
+        (Storage::Mounted(a), Storage::Mounted(b)) | (Storage::Microvm(a), Storage::Microvm(b)) => {
+            (a, b)
+        }
+        _ => {
+            let name = &new.slug;
+            return Some(format!(
+                "its files are {} and would not be in its new cell; keep `cell` and `drives`, or copy the files out (`abbey exec {name} -- tar -cf - . > {name}.tar`), remove the agent and add it again",
+                had.name()
+            ));
+        }
+    };
+    let text = |bytes: Bytes| display(&Shape::Bytes, &json!(bytes.0));
+    let shrinks = |key: &str, old: Bytes, new: Bytes| {
+        let (before, after) = (text(old), text(new));
+        (new < old).then(|| {
+            format!("its `drives.{key}` cannot shrink from {before} to {after}; a drive only grows")
+        })
+    };
+    shrinks("state", before.state, after.state)
+        .or_else(|| shrinks("workspace", before.workspace, after.workspace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+
+    fn refusal(old: &str, new: &str) -> Option<String> {
+        let agent = |keys: &str| {
+            let text = format!("version: 1\nhouse: h\nagents: {{ a: {{ {keys} }} }}\n");
+            let house = parse(&text).unwrap();
+            house.agents.into_values().next().unwrap()
+        };
+        refuse_change(&agent(old), &agent(new))
+    }
+
+    #[test]
+    fn files_move_onto_drives_and_never_off_them() {
+        let (plain, process) = ("cell: sandbox", "cell: process");
+        let mounted = "cell: sandbox, drives: { state: 64MiB, workspace: 96MiB }";
+        let machine = "cell: microvm, drives: { state: 64MiB, workspace: 96MiB }";
+        for from in [plain, process] {
+            for to in [plain, process, mounted, machine] {
+                assert_eq!(refusal(from, to), None, "{from} to {to}");
+            }
+        }
+        for (from, to) in [
+            (mounted, plain),
+            (mounted, process),
+            (mounted, machine),
+            (machine, mounted),
+            (machine, process),
+        ] {
+            let why = refusal(from, to).unwrap_or_default();
+            assert!(why.contains("its files are on"), "{from} to {to}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_drive_only_grows() {
+        let sized = |cell: &str, mib: u32| {
+            format!("cell: {cell}, drives: {{ state: 64MiB, workspace: {mib}MiB }}")
+        };
+        for cell in ["sandbox", "microvm"] {
+            assert_eq!(refusal(&sized(cell, 64), &sized(cell, 96)), None);
+            assert_eq!(refusal(&sized(cell, 64), &sized(cell, 64)), None);
+            assert_eq!(
+                refusal(&sized(cell, 96), &sized(cell, 64)).as_deref(),
+                Some(
+                    "its `drives.workspace` cannot shrink from 96MiB to 64MiB; a drive only grows"
+                )
+            );
+        }
+    }
+}
