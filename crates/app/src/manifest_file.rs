@@ -5,9 +5,8 @@ use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg;
-use crate::output::{self, Progress};
+use crate::output;
 use crate::plan_output::print_plan;
-use crate::readiness::{WaitFor, wait_until_ready};
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
@@ -122,26 +121,6 @@ pub(crate) async fn apply_edit(
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)
-}
-
-/// As [`apply_edit`], and waits until the agent `name` is ready. Prints the plan. Exit code 7 if it is not.
-pub(crate) async fn apply_edit_for_agent(
-    home: &Home,
-    file: &Path,
-    edited: String,
-    name: &str,
-    json: bool,
-) -> Outcome {
-    let show = print_applied_plan(json);
-    let code = apply_edit(home, file, edited, None, Consent::Ask, show).await?;
-    if code != exit::OK {
-        return Ok(code);
-    }
-    let client = operator_client(home)?;
-    let mut progress = Progress::new();
-    let readiness = wait_until_ready(&client, &mut progress, WaitFor::Agent(name)).await?;
-    progress.end();
-    Ok(readiness.conclude())
 }
 
 /// Function that prints an applied plan: as JSON with `json`, otherwise as tables.

@@ -47,8 +47,11 @@ fn escape(text: &str) -> String {
 
 fn escape_with(text: &str, escaped: impl Fn(char) -> String) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_hidden_control(c) {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        // A line end of another system has no effect of its own.
+        let line_end = c == '\r' && chars.peek() == Some(&'\n');
+        match is_hidden_control(c) && !line_end {
             true => safe.push_str(&escaped(c)),
             false => safe.push(c),
         }
@@ -154,6 +157,7 @@ mod tests {
 
     #[test]
     fn nothing_that_controls_a_terminal_passes() {
+        assert_eq!(escape("one\r\ntwo\rthree"), "one\r\ntwo\\u{d}three");
         let hostile = "a\x1b]0;owned\x07\x1b[2J\u{9b}0m\r\u{202e}b\tc\nd\x7f";
         assert_eq!(
             escape(hostile),

@@ -1,6 +1,6 @@
 //! Waiting until agents and services are ready.
 
-use crate::exit::{self, Failure};
+use crate::exit::{self, Failure, Outcome};
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_api::{AgentView, FleetDoc, FleetQuery, ServiceView, ServicesQuery};
@@ -77,6 +77,10 @@ pub(crate) async fn wait_until_ready(
                     let (name, agents) = (&s.name, s.pending.join(", "));
                     format!("service `{name}` has not set up access for {agents} yet; `abbey service list` shows why")
                 }
+                Presence::WorkerOnly => {
+                    let name = &s.name;
+                    format!("service `{name}` runs and does not answer at its port; `abbey service logs {name}` shows its output, and `probe: none` is for a program that serves no port")
+                }
                 presence => late_line("service", &s.name, presence),
             });
             let late = agents.chain(services).collect();
@@ -91,6 +95,14 @@ pub(crate) async fn wait_until_ready(
     }
 }
 
+/// Waits until the agent `name` is ready, and says why it is not. Exit code 7 if it is not.
+pub(crate) async fn wait_for_agent(client: &Client, name: &str) -> Outcome {
+    let mut progress = Progress::new();
+    let readiness = wait_until_ready(client, &mut progress, WaitFor::Agent(name)).await?;
+    progress.end();
+    Ok(readiness.conclude())
+}
+
 /// Whether an agent that is to run is not ready; those that were stopped or paused on purpose are not to run.
 fn is_agent_late(agent: &AgentView) -> bool {
     !matches!(
@@ -103,7 +115,7 @@ fn is_agent_late(agent: &AgentView) -> bool {
 fn is_service_late(service: &ServiceView) -> bool {
     match service.presence {
         Presence::Paused | Presence::Stopped | Presence::Idle => false,
-        Presence::Ready => !service.pending.is_empty(),
+        Presence::Ready => !service.external && !service.pending.is_empty(),
         _ => !service.external,
     }
 }

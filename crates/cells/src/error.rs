@@ -48,7 +48,15 @@ pub enum Error {
     Hostd {
         /// Name of the operation.
         op: &'static str,
-        /// Reason that hostd reported, or that it did not answer.
+        /// Reason that hostd reported.
+        why: String,
+    },
+    /// hostd did not answer.
+    #[error("hostd could not {op}: {why}")]
+    HostdSilent {
+        /// Name of the operation.
+        op: &'static str,
+        /// What the connection to it says, and the remedy.
         why: String,
     },
     /// The hostd process that performed the operation exited before it replied.

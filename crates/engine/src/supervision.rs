@@ -179,6 +179,15 @@ pub fn after_refused_start(history: &History, now: Timestamp) -> History {
     }
 }
 
+/// History once an operator asked for the cell: what failed is tried again at once, and failures are counted anew.
+pub fn after_request(history: &History) -> History {
+    History {
+        failures: 0,
+        retry_at: None,
+        ..history.clone()
+    }
+}
+
 fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     // The same record is seen again when a sweep could not finish; it counts once.
     if history.last_exit.as_ref() == Some(&record) {
@@ -290,6 +299,8 @@ mod tests {
         let (h, action) = decide(&other, &Observed::Nothing, &history, now);
         assert!(matches!(action, Action::Start(_)), "{action:?}");
         assert_eq!(h.failures, 0);
+        let (_, action) = decide(&UP(), &Observed::Nothing, &after_request(&history), now);
+        assert!(matches!(action, Action::Start(_)), "{action:?}");
     }
 
     #[test]

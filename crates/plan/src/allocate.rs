@@ -276,7 +276,7 @@ impl Registry {
         Ok(base)
     }
 
-    /// Allocates exactly this subnet to an owner, and releases it from an owner that has another way to get one.
+    /// Allocates exactly this subnet to an owner, and takes it from whoever has it or a part of it.
     ///
     /// # Errors
     /// [`AllocationConflict::Held`] with what uses it on the host.

@@ -7,10 +7,10 @@ use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, apply_edit_for_agent, edit_manifest, manifest_failure, parse_slug,
-    print_applied_plan,
+    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
+use crate::readiness::wait_for_agent;
 use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, Subcommand};
@@ -109,7 +109,12 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         })
         .map_err(|m| manifest_failure(&m))
     })?;
-    apply_edit_for_agent(home, &file, edited, name.as_str(), json).await
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
+    wait_for_agent(&operator_client(home)?, name.as_str()).await
 }
 
 /// Changes to whom an agent reports.

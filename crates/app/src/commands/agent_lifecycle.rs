@@ -6,10 +6,10 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, apply_edit_for_agent, edit_manifest, manifest_failure, parse_slug,
-    print_applied_plan,
+    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{Progress, print_message};
+use crate::readiness::wait_for_agent;
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
@@ -74,11 +74,13 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
         }
         Ok(text)
     })?;
-    let code = apply_edit_for_agent(home, &file, edited, new.as_str(), json).await?;
-    if code == exit::OK {
-        send_bundle_files(&client, new.as_str(), bundle.files).await?;
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
+    if code != exit::OK {
+        return Ok(code);
     }
-    Ok(code)
+    send_bundle_files(&client, new.as_str(), bundle.files).await?;
+    wait_for_agent(&client, new.as_str()).await
 }
 
 /// `abbey agent rm`: removes an agent from the manifest once its current task has ended, applies the manifest, and
@@ -182,12 +184,16 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         stamp: args.at.clone(),
     };
     let restored = client.agents().restore(name.as_str(), &body).await?;
-    let code = apply_edit_for_agent(home, &file, edited, name.as_str(), json).await?;
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
     if code == exit::OK {
         let of = restored
             .stamp
             .map_or_else(String::new, |s| format!(" of {s}"));
         print_message(&format!("agent `{name}` is restored with its files{of}"));
     }
-    Ok(code)
+    if code != exit::OK {
+        return Ok(code);
+    }
+    wait_for_agent(&client, name.as_str()).await
 }

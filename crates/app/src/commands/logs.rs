@@ -46,8 +46,33 @@ pub(crate) enum Kind {
 struct Source {
     kind: Kind,
     name: String,
-    /// Time of the newest line that was printed, and how many lines of that time were.
-    printed: Option<(Time, usize)>,
+    seen: Seen,
+}
+
+/// Where a log was read up to: the time of its newest line, and how many lines have that time.
+#[derive(Default)]
+struct Seen(Option<(Time, usize)>);
+
+impl Seen {
+    /// Lines that are not seen yet, of all that the log has from some line on. Those of one time keep their order, so the
+    /// first of them were seen.
+    fn unseen(&mut self, lines: Vec<LogLine>) -> Vec<LogLine> {
+        let mut skip = self.0.map_or(0, |(_, count)| count);
+        let mut fresh = Vec::new();
+        for line in lines {
+            match self.0 {
+                Some((at, _)) if line.at < at => {}
+                Some((at, _)) if line.at == at && skip > 0 => skip -= 1,
+                _ => fresh.push(line),
+            }
+        }
+        if let Some(newest) = fresh.last().map(|l| l.at) {
+            let same = fresh.iter().filter(|l| l.at == newest).count();
+            let before = self.0.filter(|(at, _)| *at == newest);
+            self.0 = Some((newest, same + before.map_or(0, |(_, count)| count)));
+        }
+        fresh
+    }
 }
 
 impl Source {
@@ -55,7 +80,7 @@ impl Source {
         Source {
             kind,
             name,
-            printed: None,
+            seen: Seen::default(),
         }
     }
 
@@ -66,22 +91,7 @@ impl Source {
             Kind::Service => client.services().logs(&self.name, &query).await?,
             Kind::Agent => client.agents().logs(&self.name, &query).await?,
         };
-        // Several lines may have the same time; those of them that were printed come first.
-        let mut skip = self.printed.map_or(0, |(_, count)| count);
-        let mut fresh = Vec::new();
-        for line in doc.lines {
-            match self.printed {
-                Some((at, _)) if line.at < at => continue,
-                Some((at, _)) if line.at == at && skip > 0 => skip -= 1,
-                _ => fresh.push(line),
-            }
-        }
-        if let Some(newest) = fresh.last().map(|l| l.at) {
-            let same = fresh.iter().filter(|l| l.at == newest).count();
-            let before = self.printed.filter(|(at, _)| *at == newest);
-            self.printed = Some((newest, same + before.map_or(0, |(_, count)| count)));
-        }
-        Ok(fresh)
+        Ok(self.seen.unseen(doc.lines))
     }
 }
 
@@ -108,17 +118,22 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
     };
     let width = sources.iter().map(|s| s.name.len()).max().unwrap_or(0);
     let several = sources.len() > 1;
-    let mut lines = match oldest {
-        Some(_) => LINES_MAX,
-        None => args.lines,
+    // Who follows reads on from the last line of all, so all are read, and the newest are printed.
+    let (asked, mut most) = match (args.follow, oldest) {
+        (false, None) => (args.lines, usize::MAX),
+        (true, None) => (LINES_MAX, args.lines as usize),
+        (_, Some(_)) => (LINES_MAX, usize::MAX),
     };
     loop {
         let mut fresh: Vec<(String, LogLine)> = Vec::new();
         for source in &mut sources {
-            let lines = source.fresh(&client, lines).await?.into_iter();
+            let lines = source.fresh(&client, asked).await?;
+            let surplus = lines.len().saturating_sub(most);
+            let lines = lines.into_iter().skip(surplus);
             let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
             fresh.extend(lines.map(|l| (source.name.clone(), l)));
         }
+        most = usize::MAX;
         fresh.sort_by_key(|(_, line)| line.at);
         for (name, line) in &fresh {
             match (json, several) {
@@ -141,7 +156,6 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         if !args.follow {
             return Ok(exit::OK);
         }
-        lines = LINES_MAX;
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -166,4 +180,34 @@ fn since(text: &String) -> Result<Time, Failure> {
     let now = now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
     let Millis(age) = Millis(duration(text)?);
     Ok(Time(Timestamp(now.saturating_sub(age))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abbey_api::LogStream;
+
+    fn lines(all: &[(i64, &str)]) -> Vec<LogLine> {
+        let line = |(at, text): &(i64, &str)| LogLine {
+            at: Time(Timestamp(*at)),
+            stream: LogStream::Out,
+            text: (*text).to_owned(),
+        };
+        all.iter().map(line).collect()
+    }
+
+    fn texts(lines: Vec<LogLine>) -> Vec<String> {
+        lines.into_iter().map(|l| l.text).collect()
+    }
+
+    #[test]
+    fn every_line_is_seen_once_also_those_of_one_time() {
+        let mut seen = Seen::default();
+        let all = [(1, "a"), (2, "b"), (2, "c"), (2, "d"), (3, "e"), (3, "f")];
+        assert_eq!(texts(seen.unseen(lines(&all[..3]))), ["a", "b", "c"]);
+        assert_eq!(texts(seen.unseen(lines(&all[..3]))), [""; 0]);
+        assert_eq!(texts(seen.unseen(lines(&all[..5]))), ["d", "e"]);
+        assert_eq!(texts(seen.unseen(lines(&all))), ["f"]);
+        assert_eq!(texts(seen.unseen(lines(&all))), [""; 0]);
+    }
 }

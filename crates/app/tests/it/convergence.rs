@@ -2,6 +2,7 @@
 
 use crate::{TWO, house, up};
 use abbey_api::{FleetDoc, ServicesDoc};
+use abbey_cells::hostd::{HostdApi, HostdClient};
 use abbey_model::Presence;
 use abbey_testkit::house::{House, kill, until};
 use proptest::prelude::*;
@@ -298,6 +299,17 @@ fn kill_something(house: &House, chance: u8) {
                 .filter_map(|a| a.pid)
                 .take(1)
                 .for_each(kill);
+        }
+        2 => kill(HostdClient::new(&house.home()).hello().unwrap().pid),
+        3 => {
+            let cells = house.home().join("run/cells");
+            let of = |name| std::fs::read(cells.join(format!("agent-{name}")).join("shim.json"));
+            let record = AGENTS.iter().find_map(|name| of(name).ok());
+            let record: serde_json::Value =
+                serde_json::from_slice(&record.unwrap_or_default()).unwrap_or_default();
+            let shim = record["shim"]["pid"].as_i64();
+            let shim = shim.and_then(|pid| i32::try_from(pid).ok());
+            shim.into_iter().for_each(kill);
         }
         _ => {}
     }

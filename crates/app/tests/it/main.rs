@@ -11,6 +11,7 @@ mod api_access;
 mod approvals;
 mod attach;
 mod backend_conformance;
+mod command_line;
 mod compatibility_api;
 mod concurrency;
 mod containers;

@@ -47,7 +47,7 @@ impl HostdClient {
         contact: &dyn Fn() -> bool,
     ) -> Result<HostdReply> {
         let op = operation.summary().0;
-        let gone = |e: io::Error| Error::Hostd {
+        let gone = |e: io::Error| Error::HostdSilent {
             op,
             why: format!(
                 "`{}` does not answer ({e}); `abbey up` starts it again",

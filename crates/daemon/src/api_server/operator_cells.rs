@@ -192,7 +192,10 @@ async fn set_desired(
         history: None,
     };
     api.core.store.set_cell(cell.clone(), change).await?;
-    api.cells.desired.set(cell, state);
+    api.cells.desired.set(cell.clone(), state);
+    if state == DesiredState::Up {
+        api.cells.request_fresh_start(Some(&cell));
+    }
     Ok(Doc(DesiredDoc {
         version: VERSION,
         agent: name.to_owned(),

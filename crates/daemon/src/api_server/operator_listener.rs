@@ -97,6 +97,8 @@ impl OperatorListener {
         };
         if let Some(old) = open.take() {
             old.close.cancel();
+            net.operator_address.set_bound("");
+            announce_without_address(&core.home)?;
         }
         let listener = TcpListener::bind(address).await.map_err(|e| {
             let facts = core.hostd.observe_host().ok();

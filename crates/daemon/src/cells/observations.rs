@@ -1,10 +1,10 @@
 //! The newest observation of each cell, and cached probes and resource readings.
 
 use abbey_cells::CellRecord;
-use abbey_engine::supervision::{Desired, History};
+use abbey_engine::supervision::{self, Desired, History};
 use abbey_model::{CellName, Observed};
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::time::Instant;
 
@@ -37,20 +37,28 @@ pub(crate) struct Readings {
 /// every cell again.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
-    cells: RwLock<BTreeMap<CellName, Seen>>,
+    cells: RwLock<Cells>,
     pub(super) readings: Mutex<Readings>,
+}
+
+#[derive(Debug, Default)]
+struct Cells {
+    seen: BTreeMap<CellName, Seen>,
+    /// Cells that an operator asked for since the last pass began.
+    asked: BTreeSet<CellName>,
 }
 
 impl Observations {
     /// Copy of the newest observation of every cell.
     pub(crate) fn snapshot(&self) -> BTreeMap<CellName, Seen> {
-        self.cells.read().clone()
+        self.cells.read().seen.clone()
     }
 
     /// Whether a cell waited for memory or another service at the last observation.
     pub(super) fn is_waiting(&self, cell: &CellName) -> bool {
         self.cells
             .read()
+            .seen
             .get(cell)
             .is_some_and(|s| s.waits.is_some())
     }
@@ -59,6 +67,7 @@ impl Observations {
     pub(super) fn running_shim_pids(&self) -> Vec<i32> {
         let cells = self.cells.read();
         let running = cells
+            .seen
             .values()
             .filter(|s| matches!(s.observed, Observed::Running { .. }));
         running
@@ -66,8 +75,40 @@ impl Observations {
             .collect()
     }
 
-    /// Replaces the observations with those of a complete pass.
-    pub(super) fn replace_all(&self, cells: BTreeMap<CellName, Seen>) {
-        *self.cells.write() = cells;
+    /// Replaces the observations with those of a complete pass. What was asked for meanwhile is shown as asked for.
+    pub(super) fn replace_all(&self, seen: BTreeMap<CellName, Seen>) {
+        let mut cells = self.cells.write();
+        cells.seen = seen;
+        cells.forgive();
+    }
+
+    /// Records that an operator asked for a cell, or for every one: the next pass tries it at once if it waits for its
+    /// backoff, and until then it is shown without its failures. A crash before that pass loses only the haste.
+    pub(super) fn ask_for(&self, cell: Option<&CellName>) {
+        let mut cells = self.cells.write();
+        match cell {
+            Some(cell) => drop(cells.asked.insert(cell.clone())),
+            None => {
+                let all: Vec<CellName> = cells.seen.keys().cloned().collect();
+                cells.asked.extend(all);
+            }
+        }
+        cells.forgive();
+    }
+
+    /// Cells that were asked for since the last call.
+    pub(super) fn take_asked(&self) -> BTreeSet<CellName> {
+        std::mem::take(&mut self.cells.write().asked)
+    }
+}
+
+impl Cells {
+    /// Forgets the failures of cells that were asked for.
+    fn forgive(&mut self) {
+        for cell in &self.asked {
+            if let Some(seen) = self.seen.get_mut(cell) {
+                seen.history = supervision::after_request(&seen.history);
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::cells::{memory, process_end, specs, status};
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
 use crate::core::runtime;
 use abbey_cells::Backend;
@@ -106,6 +106,11 @@ pub(crate) async fn reconcile_all_cells(
     };
     if let Some(rows) = &rows {
         histories.extend(rows.iter().map(|(c, r)| (c.clone(), r.history.clone())));
+    }
+    for cell in cells.observations.take_asked() {
+        if let Some(history) = histories.get_mut(&cell) {
+            *history = supervision::after_request(history);
+        }
     }
     let wanted = desired_cells(cells);
     let backend = Arc::clone(&cells.backend);
@@ -243,8 +248,10 @@ async fn reconcile_cell(
             }
             Action::Start(generation) => {
                 if let Err(error) = start_cell(cells, cell, generation).await {
-                    // A start that failed later left an exit record, which the next look counts.
-                    if observe_cell(cells, cell, seen).await? == Observed::Nothing {
+                    // A start that failed later left an exit record, which the next look counts; and a hostd that is away
+                    // has refused nothing.
+                    let refused = !is_hostd_away(&error);
+                    if refused && observe_cell(cells, cell, seen).await? == Observed::Nothing {
                         let next = supervision::after_refused_start(&seen.history, now);
                         write_history(cells, cell, &seen.history, &next).await?;
                         seen.history = next;
@@ -315,6 +322,12 @@ async fn unhealthy_dependency(
         }
     }
     None
+}
+
+/// Whether an error only says that no hostd answered.
+fn is_hostd_away(error: &Error) -> bool {
+    use abbey_cells::Error::{HostdLost, HostdSilent};
+    matches!(error, Error::Cell(HostdSilent { .. } | HostdLost { .. }))
 }
 
 async fn observe_cell(

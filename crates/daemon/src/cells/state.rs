@@ -67,6 +67,13 @@ impl CellsState {
         }
     }
 
+    /// Wakes the reconciler for a pass that tries a cell, or every one, at once even if it waits for its backoff, because
+    /// an operator asked for it and may have removed the cause.
+    pub(crate) fn request_fresh_start(&self, cell: Option<&CellName>) {
+        self.observations.ask_for(cell);
+        self.request_reconcile();
+    }
+
     /// Wakes the reconciler for a pass, for changes that the store does not announce.
     pub(crate) fn request_reconcile(&self) {
         self.reconcile_requested.notify_one();

@@ -119,7 +119,7 @@ fn require_consent(plan: &Plan, consent: &[String]) -> std::result::Result<(), P
 pub(crate) async fn carry_out_plan(work: &Arc<WorkState>) -> Result<()> {
     provision::provision_plan(&work.cells).await?;
     work.readmit_waiting_tasks().await?;
-    work.cells.request_reconcile();
+    work.cells.request_fresh_start(None);
     Ok(())
 }
 

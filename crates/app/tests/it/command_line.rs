@@ -1,0 +1,187 @@
+//! The command line as a daily tool: what it prints, of whom it knows, and what it refuses.
+
+use crate::{house, up};
+use abbey_api::ServiceView;
+use abbey_model::Presence;
+use abbey_testkit::args;
+use abbey_testkit::house::{House, kill, own_network, until};
+use serde_json::Value;
+
+const WEB: &str = "house: h\nservices:\n  web: { cell: process, command: [sh, -c, 'echo web is here; exec python3 -m http.server \"$0\"', \"{port}\"] }\nagents:\n  a: { cell: process }\n  b: { cell: process }\n";
+
+#[test]
+fn services_are_shown_where_agents_are() {
+    let house = up(WEB);
+    assert!(house.expect(0, "ps").contains("SERVICE"));
+    assert_eq!(house.json(0, "status")["services"][0]["name"], "web");
+    let why: ServiceView = house.document(0, "why web");
+    assert_eq!(why.presence, Presence::Ready);
+    assert_eq!(
+        house.expect(0, "exec service/web -- echo inside"),
+        "inside\n"
+    );
+    house.expect(3, "why nobody");
+}
+
+#[test]
+fn logs_are_those_of_several_and_of_a_time() {
+    let house = up(WEB);
+    let all = house.expect(0, "logs --all --since 1h");
+    for word in ["a is ready", "b is ready", "web is here"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    let both = house.expect(0, "logs a service/web");
+    assert!(both.contains("web is here") && !both.contains("b is ready"));
+    assert_eq!(house.expect(0, "logs a --tail 1").lines().count(), 1);
+    assert!(
+        house
+            .expect_refusal(2, "logs a --since soon")
+            .contains("like `60s`")
+    );
+}
+
+#[test]
+fn errors_are_documents_where_documents_are_asked_for() {
+    let house = up(WEB);
+    for (code, words) in [
+        (3, &["why", "nobody", "--json"][..]),
+        (2, &["plan", "-f", "none.yaml", "--json"]),
+        (2, &["no-such-verb", "--json"]),
+    ] {
+        let document: Value = serde_json::from_str(&house.expect_refusal(code, words)).unwrap();
+        assert_eq!(document["error"]["code"], code, "{document}");
+        assert!(!document["error"]["text"].as_str().unwrap().is_empty());
+    }
+    let printed = house.json(0, args!("init {}", house.path("new").display().to_string()));
+    assert!(
+        printed["manifest"]
+            .as_str()
+            .unwrap()
+            .ends_with("new/abbey.yaml")
+    );
+    assert!(house.json(0, "unit print --kind rcd")["files"][0]["text"].is_string());
+}
+
+#[test]
+fn what_others_write_controls_no_terminal() {
+    let house = up(WEB);
+    let evil = "poem \x1b]0;owned\x07\u{9b}31m\u{202e}end";
+    house.run(args!("task add {} --to a", evil));
+    let shown = house.expect(0, "task list") + &house.expect(0, "task show 1");
+    assert!(shown.contains("\\u{1b}]0;owned\\u{7}"), "{shown}");
+    assert!(!shown.contains(['\x1b', '\x07', '\u{9b}', '\u{202e}']));
+    let text = house.expect(0, "task show 1 --json");
+    assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}']));
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert!(document.to_string().contains("owned"));
+}
+
+#[test]
+fn a_program_that_cannot_run_is_named_and_a_paused_cell_refuses_it() {
+    let house = up(WEB);
+    let missing = house.expect_refusal(127, "exec a -- no-such-program");
+    assert!(
+        missing.contains("`no-such-program` was not found"),
+        "{missing}"
+    );
+    house.expect(0, "pause a");
+    let paused = house.expect_refusal(125, "exec a -- true");
+    assert!(paused.contains("abbey resume a"), "{paused}");
+    house.expect(0, "resume a");
+    house.expect(0, "exec a -- true");
+}
+
+#[test]
+fn a_new_agent_has_its_model_and_is_ready() {
+    let house = house();
+    let path = house.manifest("house: h\nproviders:\n  p: { kind: openai, base_url: http://127.0.0.1:1/v1 }\ndefaults: { cell: process }\nagents:\n  a: {}\n");
+    house.expect(0, "up");
+    house.expect(0, "agent new b --template worker --model p/small");
+    let b = house.agent("b");
+    assert_eq!(
+        (b.presence, b.model.as_deref()),
+        (Presence::Ready, Some("p/small"))
+    );
+    assert!(std::fs::read_to_string(path).unwrap().contains("p/small"));
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_not_ready_unless_it_serves_no_port() {
+    let manifest = |more: &str| {
+        format!(
+            "house: h\nservices:\n  deaf: {{ cell: process, command: [sleep, '3600']{more} }}\nagents: {{ a: {{ cell: process }} }}\n"
+        )
+    };
+    let house = up(&manifest(", probe: none"));
+    house.manifest(&manifest(""));
+    house.expect(0, "up --no-wait");
+    let deaf: ServiceView = house.document(0, "why deaf");
+    assert_eq!(
+        (deaf.presence, deaf.healthy),
+        (Presence::WorkerOnly, Some(false))
+    );
+    let checks = house.json(0, "doctor");
+    let checks = checks["checks"].as_array().unwrap();
+    assert!(
+        checks
+            .iter()
+            .any(|c| c["id"] == "service.deaf" && c["severity"] != "info")
+    );
+}
+
+#[test]
+fn an_agent_has_the_subnet_that_its_manifest_names_and_whoever_had_it_moves() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    own_network();
+    let manifest =
+        |a: &str, b: &str| format!("house: h\nagents:\n  a: {{ {a} }}\n  b: {{ {b} }}\n");
+    let house = up(&manifest("subnet: 10.77.7.0/24", ""));
+    let address = |house: &House, name: &str| house.agent(name).address.unwrap_or_default();
+    assert!(address(&house, "a").starts_with("10.77.7."));
+    house.manifest(&manifest("subnet: 10.77.8.0/24", "subnet: 10.77.7.0/24"));
+    house.expect(0, "up");
+    assert!(address(&house, "a").starts_with("10.77.8."));
+    assert!(address(&house, "b").starts_with("10.77.7."));
+    for (wrong, why) in [
+        ("10.99.0.0/24", "of `network.pool`"),
+        ("10.77.7.0/24", "is also that of agent"),
+    ] {
+        house.manifest(&manifest(
+            &format!("subnet: {wrong}"),
+            "subnet: 10.77.7.0/24",
+        ));
+        assert!(house.expect(4, "plan").contains(why), "{wrong}");
+        let _either = house.expect_refusal(4, "up");
+    }
+}
+
+#[test]
+fn what_was_refused_is_tried_again_at_once_when_it_is_asked_for() {
+    let house = up(WEB);
+    // Images of drives beside a cell without drives are refused by the privileged helper.
+    let disks = house.home().join("agents/a/disks");
+    std::fs::create_dir(&disks).unwrap();
+    house.manifest(&WEB.replace(
+        "  a: { cell: process }",
+        "  a: { cell: process, terminal: true }",
+    ));
+    house.expect(0, "up --no-wait");
+    until("the agent is given up for now", || {
+        house.agent("a").presence == Presence::Degraded
+    });
+    std::fs::remove_dir(&disks).unwrap();
+    house.expect(0, "up");
+    assert_eq!(house.agent("a").presence, Presence::Ready);
+}
+
+#[test]
+fn a_lost_helper_delays_no_agent_once_it_is_back() {
+    let house = up(WEB);
+    let helper = abbey_cells::hostd::HostdClient::new(&house.home());
+    kill(abbey_cells::hostd::HostdApi::hello(&helper).unwrap().pid);
+    kill(house.agent("a").pid.unwrap());
+    house.expect(0, "up");
+    assert_eq!(house.agent("a").presence, Presence::Ready);
+}
