@@ -88,10 +88,10 @@ documents! {
         agent: String,
         /// Explanation.
         detail: String,
-        /// What the step takes away, where that is kept and for how long. Such a step is done only with consent to
+        /// What the step removes, where that is kept and for how long. Such a step is done only with consent to
         /// `RESOURCE:AGENT`.
         #[serde(default)]
-        takes_away: Option<String>,
+        removes: Option<String>,
         /// Keys whose effective value changes.
         #[serde(default)]
         changes: Vec<PlanChange>,
@@ -155,10 +155,10 @@ impl PlanStep {
 }
 
 impl PlanDoc {
-    /// Steps that take something away, which are done only with consent.
-    pub fn steps_that_take_away(&self) -> impl Iterator<Item = (&PlanStep, &str)> {
+    /// Steps that remove something, with what that is; they are done only with consent.
+    pub fn removals(&self) -> impl Iterator<Item = (&PlanStep, &str)> {
         let steps = self.steps.iter();
-        steps.filter_map(|step| Some((step, step.takes_away.as_deref()?)))
+        steps.filter_map(|step| Some((step, step.removes.as_deref()?)))
     }
 }
 
@@ -175,7 +175,7 @@ requests! {
         /// Reason for the change, for the audit log.
         #[serde(default)]
         reason: Option<String>,
-        /// Steps that may take something away, each as `RESOURCE:AGENT`, for example `agent:ada`.
+        /// Steps that may remove something, each as `RESOURCE:AGENT`, for example `agent:ada`.
         #[serde(default)]
         consent: Vec<String>,
     }

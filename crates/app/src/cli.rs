@@ -24,7 +24,7 @@ pub(crate) struct Cli {
         value_name = "DIR"
     )]
     pub(crate) home: Option<PathBuf>,
-    /// Print one JSON document, or JSON Lines for streams.
+    /// Print one JSON document, or JSON Lines for streams; an error as a document on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]

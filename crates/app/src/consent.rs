@@ -1,11 +1,11 @@
-//! Consent to what a plan takes away.
+//! Consent to what a plan removes.
 
 use crate::exit::{self, Failure};
 use crate::output::print_message;
 use abbey_api::PlanDoc;
 use std::io::{BufRead, IsTerminal, Write};
 
-/// Who agrees to the steps of a plan that take something away.
+/// Who consents to the steps of a plan that remove something.
 pub(crate) enum Consent {
     /// The operator did already, to all of them (`--yes`).
     All,
@@ -21,14 +21,14 @@ impl Consent {
         if yes { Consent::All } else { Consent::Ask }
     }
 
-    /// Steps of the plan that are agreed to, as a request to apply it names them. Prints what a plan takes away and asks
+    /// Steps of the plan that are agreed to, as a request to apply it names them. Prints what a plan removes and asks
     /// on a terminal.
     ///
     /// # Errors
-    /// Exit code 4 if a step takes something away and nobody agrees.
+    /// Exit code 4 if a step removes something and nobody consents.
     pub(crate) fn obtain(&self, plan: &PlanDoc) -> Result<Vec<String>, Failure> {
         let steps: Vec<(String, &str)> = plan
-            .steps_that_take_away()
+            .removals()
             .map(|(step, text)| (step.subject(), text))
             .collect();
         let open: Vec<&str> = steps
@@ -42,8 +42,8 @@ impl Consent {
             .collect();
         if !open.is_empty() && !self.ask(&open) {
             let text = match open.len() {
-                1 => format!("the manifest takes something away: {}", open[0]),
-                n => format!("the manifest takes {n} things away: {}", open.join("; ")),
+                1 => format!("a removal requires consent: {}", open[0]),
+                n => format!("{n} removals require consent: {}", open.join("; ")),
             };
             return Err(Failure::plain(text)
                 .hint("nothing was changed; `abbey up --yes` agrees, and `abbey plan` shows the whole plan")
@@ -61,7 +61,7 @@ impl Consent {
             print_message(&format!("- {text}"));
         }
         let mut out = std::io::stderr().lock();
-        let _reader_gone = write!(out, "Go on? [y/N] ").and_then(|()| out.flush());
+        let _reader_gone = write!(out, "Apply the manifest? [y/N] ").and_then(|()| out.flush());
         let mut line = String::new();
         let _none_is_no = std::io::stdin().lock().read_line(&mut line);
         matches!(line.trim().to_lowercase().as_str(), "y" | "yes")

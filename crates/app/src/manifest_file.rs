@@ -84,7 +84,7 @@ pub(crate) fn edit_manifest(
 
 /// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
 /// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
-/// takes something away and nobody agrees to it.
+/// removes something and nobody consents to it.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,

@@ -25,6 +25,9 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
             "no steps",
         );
         print_changes(doc);
+        for (step, removed) in doc.removals() {
+            output::print_line(&format!("step {} requires consent: {removed}", step.id));
+        }
     }
     for note in &doc.notes {
         output::print_line(&format!(

@@ -513,20 +513,43 @@ mod tests {
             registry.allocate_subnet(&network(), "d", &host),
             Err(AllocationConflict::Exhausted { used: 3, .. })
         ));
+        // A network that the host got since then is avoided, too.
+        registry.release_owner("c");
+        let later = HostFacts {
+            subnets: vec![(Ipv4Addr::new(10, 77, 0, 0), 24, "tun0".into())],
+            ..HostFacts::default()
+        };
+        let exchanged = registry.allocate_subnet(&network(), "a", &later).unwrap();
+        assert_eq!(exchanged.to_string(), "10.77.1.0/24");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn nothing_ever_has_two_owners(ops in prop::collection::vec((0u8..6, 0u8..3), 1..60)) {
+        fn nothing_ever_has_two_owners(ops in prop::collection::vec((0u8..6, 0u8..5), 1..60)) {
             let mut registry = Registry::default();
             let host = HostFacts::default();
+            // Users of owners that have files, as hostd keeps them.
+            let mut bound = BTreeMap::new();
             for (who, what) in ops {
                 let owner = format!("agent:a{who}");
                 match what {
                     0 => { let _ = registry.allocate_any_port(&network(), &[0, 3], &owner, "door", &host); }
-                    1 => { let _ = registry.allocate_subnet(&network(), &owner, &host); let _ = registry.allocate_uid(&owner, 700_000, 0, &BTreeMap::new()); }
-                    _ => registry.release_owner(&owner),
+                    1 => {
+                        let _ = registry.allocate_subnet(&network(), &owner, &host);
+                        let uid = registry.allocate_uid(&owner, 700_000, 0, &bound).unwrap();
+                        prop_assert_eq!(*bound.entry(owner.clone()).or_insert(uid), uid);
+                        prop_assert!(bound.iter().all(|(o, u)| *o == owner || *u != uid));
+                    }
+                    2 => {
+                        let named = Subnet::new(Ipv4Addr::new(10, 77, who % 4, 0), 24).unwrap();
+                        registry.allocate_named_subnet(named, &owner, &host).unwrap();
+                        let row = registry.find_allocation(&owner, "subnet").unwrap();
+                        prop_assert_eq!(&row.value, &named.to_string());
+                    }
+                    // A service that is disabled: its files stay.
+                    3 => registry.release_owner(&owner),
+                    _ => { registry.release_owner(&owner); bound.remove(&owner); }
                 }
                 let mut seen = BTreeSet::new();
                 for row in registry.rows() {

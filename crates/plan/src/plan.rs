@@ -49,9 +49,9 @@ pub struct PlanStep {
     pub agent: String,
     /// Description for people.
     pub detail: String,
-    /// What the step takes away from people, where that is kept and for how long; the step requires consent then.
+    /// What the step removes, where that is kept and for how long; such a step requires consent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub takes_away: Option<String>,
+    pub removes: Option<String>,
     /// Keys whose effective value changes, with the value before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<KeyChange>,

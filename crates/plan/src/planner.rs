@@ -36,8 +36,8 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     {
         let text = "stop, revoke its token, release its user, addresses and ports";
         work.add_step(Action::Remove, "agent", slug.as_str(), text.to_owned());
-        work.take_away(format!(
-            "agent `{slug}` goes, and its credential with it; its files are kept under `removed/` in the state directory until you delete them, its databases and repositories for the `grace` of their service, and `abbey agent restore {slug}` brings it back"
+        work.note_removal(format!(
+            "agent `{slug}` is removed, and its credential is revoked; its files are kept under `removed/` in the state directory until you delete them, its databases and repositories for the `grace` of their service, and `abbey agent restore {slug}` brings it back"
         ));
         work.registry.release_owner(&format!("agent:{slug}"));
     }
@@ -101,15 +101,15 @@ impl Planner {
             resource: resource.to_owned(),
             agent: agent.to_owned(),
             detail,
-            takes_away: None,
+            removes: None,
             changes: Vec::new(),
         });
     }
 
-    /// Adds to the last step what it takes away.
-    fn take_away(&mut self, text: String) {
+    /// Adds to the last step what it removes, for which consent is required.
+    fn note_removal(&mut self, text: String) {
         if let Some(step) = self.steps.last_mut() {
-            step.takes_away = Some(text);
+            step.removes = Some(text);
         }
     }
 

@@ -21,14 +21,14 @@ pub(crate) struct UpArgs {
     /// Return at once instead of waiting until the agents and services are ready.
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Agree to everything that the manifest takes away, such as an agent that it does not have any more.
+    /// Consent to everything that the plan removes, such as an agent that the manifest does not have any more.
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
 /// `abbey up`: starts the control plane if none is running, applies the manifest, and waits at most 90 seconds
-/// until the agents and services are ready. Exit code 7 if one is not, 4 if the manifest takes something away and nobody
-/// agrees to it.
+/// until the agents and services are ready. Exit code 7 if one is not, 4 if the plan removes something and nobody
+/// consents to it.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
     let body = read_manifest(&file)?;

@@ -4,7 +4,7 @@ use crate::{house, up};
 use abbey_api::ServiceView;
 use abbey_model::Presence;
 use abbey_testkit::args;
-use abbey_testkit::house::{House, kill, own_network, until};
+use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 
 const WEB: &str = "house: h\nservices:\n  web: { cell: process, command: [sh, -c, 'echo web is here; exec python3 -m http.server \"$0\"', \"{port}\"] }\nagents:\n  a: { cell: process }\n  b: { cell: process }\n";
@@ -131,10 +131,6 @@ fn a_service_that_does_not_answer_is_not_ready_unless_it_serves_no_port() {
 
 #[test]
 fn an_agent_has_the_subnet_that_its_manifest_names_and_whoever_had_it_moves() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    own_network();
     let manifest =
         |a: &str, b: &str| format!("house: h\nagents:\n  a: {{ {a} }}\n  b: {{ {b} }}\n");
     let house = up(&manifest("subnet: 10.77.7.0/24", ""));

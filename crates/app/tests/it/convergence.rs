@@ -27,9 +27,14 @@ fn a_removal_needs_consent_and_disturbs_nobody_without_it() {
     let house = up(TWO);
     let one = "house: two\ndefaults: { cell: process }\nbudget: { tokens_per_day: 1000 }\nagents:\n  abbot: { template: orchestrator, budget: { share: 50% } }\n";
     house.manifest(one);
+    let planned = house.expect(0, "plan");
+    assert!(
+        planned.contains("requires consent: agent `sysadmin`"),
+        "{planned}"
+    );
     let refusal = house.expect_refusal(4, "up");
     assert!(
-        refusal.contains("agent `sysadmin` goes") && refusal.contains("--yes"),
+        refusal.contains("agent `sysadmin` is removed") && refusal.contains("--yes"),
         "{refusal}"
     );
     assert_eq!(house.agent("sysadmin").presence, Presence::Ready);

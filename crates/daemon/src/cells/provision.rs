@@ -71,7 +71,7 @@ impl Failures {
     }
 }
 
-/// Releases first what the plan takes away, then claims and creates what it gives: nothing that one owner gives up can
+/// Releases first what the plan does not give any more, then claims and creates what it gives: nothing that one owner gives up can
 /// be in the way of another, whatever the order of names.
 async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
     let mut failures = Failures::default();

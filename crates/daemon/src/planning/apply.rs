@@ -97,17 +97,17 @@ pub(crate) async fn commit_manifest(
     Ok(plan_document(&planned.plan, true))
 }
 
-/// Refuses a plan with a step that takes something away without consent to it.
+/// Refuses a plan with a step that removes something without consent to it.
 fn require_consent(plan: &Plan, consent: &[String]) -> std::result::Result<(), Problem> {
     let steps = plan.steps.iter();
     let refused: Vec<String> = steps
         .filter(|s| !consent.contains(&s.subject()))
-        .filter_map(|s| s.takes_away.clone())
+        .filter_map(|s| s.removes.clone())
         .collect();
     if refused.is_empty() {
         return Ok(());
     }
-    let text = "the plan takes something away and requires consent; nothing was changed";
+    let text = "the plan removes something and requires consent; nothing was changed";
     let mut problem = Problem::new(FaultKind::Conflict, text)
         .remedy("repeat it with `--yes`, or with the steps under `consent`");
     problem.mistakes = refused;
@@ -511,7 +511,7 @@ fn plan_document(plan: &Plan, applied: bool) -> PlanDoc {
                 resource: s.resource.clone(),
                 agent: s.agent.clone(),
                 detail: s.detail.clone(),
-                takes_away: s.takes_away.clone(),
+                removes: s.removes.clone(),
                 changes: s.changes.iter().map(change_view).collect(),
             })
             .collect(),

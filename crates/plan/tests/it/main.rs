@@ -283,3 +283,41 @@ fn two_services_share_a_slot_as_alternatives_or_on_ports_of_their_own() {
     let told = parse(&format!("{HOUSE}network: {{ slots: {{ db: 300 }} }}\n")).unwrap_err();
     assert!(told[0].to_string().contains("300"), "{}", told[0]);
 }
+
+#[test]
+fn a_program_of_the_host_is_in_the_way_only_of_what_shares_its_network() {
+    let text = |cell: &str| {
+        format!(
+            "version: 1\nhouse: h\nservices:\n  s: {{ command: [x], port: 9999, cell: {cell} }}\nagents: {{ a: {{}} }}\n"
+        )
+    };
+    let mut inventory = inventory();
+    inventory
+        .host
+        .ports
+        .insert(9999, "pid 1 (nginx)".to_owned());
+    let fatal = |cell: &str, inventory: &Inventory| {
+        let plan = plan(&parse(&text(cell)).unwrap(), inventory);
+        let notes = plan.notes.iter().filter(|n| n.severity == Severity::Fatal);
+        notes.filter(|n| n.text.contains("9999")).count()
+    };
+    assert_eq!(fatal("process", &inventory), 1);
+    assert_eq!(fatal("sandbox", &inventory), 0);
+    inventory.host.no_network = Some("not root".to_owned());
+    assert_eq!(fatal("sandbox", &inventory), 1);
+}
+
+#[test]
+fn amounts_and_times_say_which_unit_is_missing_and_a_disabled_service_is_no_unknown_one() {
+    let mistake = |agent: &str, service: &str| {
+        let text = format!(
+            "version: 1\nhouse: h\nservices: {{ s: {{ command: [x]{service} }} }}\nagents: {{ a: {{ {agent} }} }}\n"
+        );
+        parse(&text).map_or_else(|m| m[0].to_string(), |_| String::new())
+    };
+    assert_eq!(mistake("limits: { memory: 64M }", ""), "");
+    assert!(mistake("limits: { memory: 64 }", "").contains("`64` has no unit; write `64MiB`"));
+    assert!(mistake("wake: { every: 90 }", "").contains("`90` has no unit; write `90s`"));
+    assert!(mistake("uses: [s]", ", enabled: false").contains("which is disabled"));
+    assert!(mistake("uses: [z]", "").contains("which is not declared"));
+}
