@@ -22,7 +22,7 @@ requests! {
         /// CPU limit, thousandths of one CPU.
         #[serde(default)]
         cpu_milli: Option<u32>,
-        /// Limit of processes.
+        /// Limit of processes; at least 8.
         #[serde(default)]
         processes: Option<u32>,
         /// Time limit, milliseconds.

@@ -108,6 +108,11 @@ pub struct Limits {
     pub io: Option<Bytes>,
 }
 
+impl Limits {
+    /// Fewest processes that a cell can be limited to: its own first processes and a program with a few threads.
+    pub const PROCESSES_MIN: u32 = 8;
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {

@@ -29,7 +29,7 @@ pub(crate) struct RunArgs {
     /// CPU limit in CPUs, like `0.5`.
     #[arg(long)]
     pub(crate) cpus: Option<f64>,
-    /// Limit on the number of processes.
+    /// Limit on the number of processes; at least 8.
     #[arg(long)]
     pub(crate) processes: Option<u32>,
     /// Time limit, like `60s`; a command that exceeds it is killed and the exit code is 124.

@@ -91,6 +91,8 @@ fn run_uses_a_fresh_cell_and_removes_it() {
             .expect_refusal(2, "run --memory much -- true")
             .contains("invalid size `much`")
     );
+    let few = house.expect_refusal(125, "run --processes 0 -- true");
+    assert!(few.contains("`processes` must be at least 8"), "{few}");
     nothing_left(&house);
 }
 

@@ -79,9 +79,13 @@ impl CommandRequest {
         let limits = Limits {
             memory: body.memory_bytes.map_or(base.memory, Bytes),
             cpu_milli: body.cpu_milli.unwrap_or(base.cpu_milli).max(1),
-            processes: body.processes.unwrap_or(base.processes).max(1),
+            processes: body.processes.unwrap_or(base.processes),
             io: None,
         };
+        if limits.processes < Limits::PROCESSES_MIN {
+            let least = Limits::PROCESSES_MIN;
+            return Err(invalid(format!("`processes` must be at least {least}")));
+        }
         let least = match cell {
             CellKind::Microvm => 128,
             _ => 4,
