@@ -178,6 +178,9 @@ requests! {
         /// Steps that may remove something, each as `RESOURCE:AGENT`, for example `agent:ada`.
         #[serde(default)]
         consent: Vec<String>,
+        /// Agents that the manifest has under another name, as old and new name; they keep everything else.
+        #[serde(default)]
+        renamed: BTreeMap<String, String>,
     }
     /// Request for a backup.
     BackupBody {

@@ -307,7 +307,6 @@ impl Cli {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("agent", "rename"),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),

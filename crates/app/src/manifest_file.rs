@@ -10,6 +10,7 @@ use crate::plan_output::print_plan;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
+use abbey_model::Slug;
 use abbey_support::file::{Sync, publish};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -64,6 +65,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         charters,
         reason: None,
         consent: Vec::new(),
+        renamed: BTreeMap::new(),
     })
 }
 
@@ -82,21 +84,48 @@ pub(crate) fn edit_manifest(
     change(&text)
 }
 
+/// Edited text of a manifest.
+pub(crate) struct ManifestEdit {
+    text: String,
+    renamed: BTreeMap<String, String>,
+}
+
+impl From<String> for ManifestEdit {
+    fn from(text: String) -> ManifestEdit {
+        ManifestEdit {
+            text,
+            renamed: BTreeMap::new(),
+        }
+    }
+}
+
+impl ManifestEdit {
+    /// An edit that gives an agent another name.
+    pub(crate) fn renaming(text: String, old: &Slug, new: &Slug) -> ManifestEdit {
+        ManifestEdit {
+            text,
+            renamed: BTreeMap::from([(old.to_string(), new.to_string())]),
+        }
+    }
+}
+
 /// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
 /// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
 /// removes something and nobody consents to it.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
-    edited: String,
+    edited: impl Into<ManifestEdit>,
     reason: Option<String>,
     consent: Consent,
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
-    abbey_daemon::check_manifest(&edited)?;
+    let edited = edited.into();
+    abbey_daemon::check_manifest(&edited.text)?;
     let client = operator_client(home)?;
     let current = client.house().manifest().await?;
-    let mut body = manifest_request(file, edited)?;
+    let mut body = manifest_request(file, edited.text)?;
+    body.renamed = edited.renamed;
     body.reason = reason;
     let planned = client.house().plan(&body).await?;
     if planned
@@ -135,7 +164,7 @@ pub(crate) fn print_applied_plan(json: bool) -> impl FnOnce(&PlanDoc) {
 ///
 /// # Errors
 /// Exit code 2 with what is wrong with the name.
-pub(crate) fn parse_slug(text: &str) -> Result<abbey_model::Slug, Failure> {
+pub(crate) fn parse_slug(text: &str) -> Result<Slug, Failure> {
     text.parse()
         .map_err(|e: abbey_model::SlugError| Failure::plain(e.to_string()).with_code(exit::USAGE))
 }

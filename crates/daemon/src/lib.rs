@@ -36,6 +36,7 @@ pub mod manifest {
     };
     pub use abbey_plan::edit::{add_entry, agent_entry, has_value_at};
     pub use abbey_plan::json_schema;
+    pub use abbey_plan::rename::rename_agent;
     pub use abbey_plan::templates;
     pub use abbey_plan::{Charter, parse, parse_bytes, parse_duration_ms};
 }

@@ -173,6 +173,20 @@ impl Registry {
         self.rows.retain(|r| r.owner != owner);
     }
 
+    /// Gives every allocation of an owner to the same owner under another name.
+    pub(crate) fn rename_owner(&mut self, old: &str, new: &str) {
+        let rename = |mut row: Allocation| {
+            if row.owner == old {
+                new.clone_into(&mut row.owner);
+            }
+            row
+        };
+        self.rows = std::mem::take(&mut self.rows)
+            .into_iter()
+            .map(rename)
+            .collect();
+    }
+
     fn insert(&mut self, kind: ResourceKind, value: String, owner: &str, purpose: &str) {
         self.rows.insert(Allocation {
             kind,

@@ -272,14 +272,14 @@ fn agent_of<'a>(root: &'a Node, slug: &Slug) -> Result<&'a Entry, Vec<Mistake>> 
 }
 
 /// Puts something in the place of some characters of a line; characters are what places count.
-fn splice(line: &mut String, from: usize, len: usize, new: &str) {
+pub(crate) fn splice(line: &mut String, from: usize, len: usize, new: &str) {
     let head: String = line.chars().take(from).collect();
     let tail: String = line.chars().skip(from + len).collect();
     *line = format!("{head}{new}{tail}");
 }
 
 /// Puts `key: value` in front of what a mapping holds.
-fn insert(lines: &mut Vec<String>, entry: &Entry, piece: &str) -> Result<(), String> {
+pub(crate) fn insert(lines: &mut Vec<String>, entry: &Entry, piece: &str) -> Result<(), String> {
     let index = |n: usize| n.checked_sub(1).filter(|n| *n < lines.len());
     match (&entry.value.kind, entry.value.is_null()) {
         (_, true) => {

@@ -13,6 +13,8 @@ pub(crate) enum Shape {
     Text,
     /// A [`Slug`].
     Name,
+    /// The slug of an agent; renaming the agent changes it.
+    Agent,
     /// A path, relative to the manifest or absolute.
     Path,
     /// A whole number within bounds.
@@ -59,6 +61,8 @@ pub(crate) enum Shape {
     Value,
     /// A mapping from names to things of one shape.
     Map(&'static Shape),
+    /// A mapping from agents to things of one shape; renaming an agent changes its name there.
+    ByAgent(&'static Shape),
     /// A mapping from names of fields to things of one shape.
     Dict(&'static Shape),
     /// A mapping with these keys, which is there or not.

@@ -21,6 +21,7 @@ mod plan;
 mod planner;
 mod reach;
 mod reference;
+pub mod rename;
 mod schedule;
 mod schema;
 mod service_kind;

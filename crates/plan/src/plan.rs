@@ -2,6 +2,7 @@
 
 use crate::allocate::{HostFacts, Registry};
 use crate::house::House;
+use crate::node::Mistake;
 use crate::settings::KeyChange;
 use abbey_model::{Generation, Slug};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,44 @@ pub struct Inventory {
     pub host: HostFacts,
     /// Text of every charter, by agent.
     pub charters: BTreeMap<Slug, String>,
+    /// Agents that get another name, with the name before.
+    pub renamed: BTreeMap<Slug, Slug>,
+}
+
+impl Inventory {
+    /// Changes the state to what it would be if an agent had had another name from the start; the plan from there says
+    /// that it is renamed. `manifest` is the text of the plan in force.
+    ///
+    /// # Errors
+    /// As [`crate::rename::rename_agent`].
+    pub fn rename_agent(
+        &mut self,
+        old: &Slug,
+        new: &Slug,
+        manifest: &str,
+    ) -> Result<(), Vec<Mistake>> {
+        let house = crate::parse(&crate::rename::rename_agent(manifest, old, new)?)?;
+        if let Some(current) = &mut self.current {
+            current.house = house;
+            rename_key(&mut current.charters, old, new);
+        }
+        rename_key(&mut self.applied.agents, old, new);
+        rename_key(&mut self.applied.versions, old, new);
+        rename_key(&mut self.applied.models, old, new);
+        let (before, after) = (format!("agent:{old}"), format!("agent:{new}"));
+        self.registry.rename_owner(&before, &after);
+        if let Some(uid) = self.host.bound_uids.remove(&before) {
+            self.host.bound_uids.insert(after, uid);
+        }
+        self.renamed.insert(new.clone(), old.clone());
+        Ok(())
+    }
+}
+
+fn rename_key<T>(map: &mut BTreeMap<Slug, T>, old: &Slug, new: &Slug) {
+    if let Some(value) = map.remove(old) {
+        map.insert(new.clone(), value);
+    }
 }
 
 /// The validated difference between the desired house and what exists.

@@ -354,6 +354,12 @@ impl Planner {
         applied: &mut AppliedPlan,
     ) {
         let owner = format!("agent:{}", agent.slug);
+        if let Some(old) = inventory.renamed.get(&agent.slug) {
+            let detail = format!(
+                "renamed from `{old}`: its cell restarts; its files, user, addresses, databases and history stay"
+            );
+            self.add_step(Action::Restart, "agent", agent.slug.as_str(), detail);
+        }
         let door = self.registry.allocate_any_port(
             &house.network,
             agent.runtime.ports(),

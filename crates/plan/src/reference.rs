@@ -74,7 +74,7 @@ fn collect_key(
         Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
             collect(shape, path, in_defaults, all);
         }
-        Shape::Map(inner) | Shape::Dict(inner) => {
+        Shape::Map(inner) | Shape::ByAgent(inner) | Shape::Dict(inner) => {
             collect_key(key, inner, &format!("{path}.NAME"), in_defaults, all);
         }
         Shape::List(inner) if matches!(inner, Shape::Object(_)) => {
@@ -116,7 +116,9 @@ fn section(text: &mut String, shape: &Shape, path: &str) {
             above => format!("{above}.{}", key.name),
         };
         match &key.shape {
-            Shape::Map(inner) | Shape::Dict(inner) if inner.keys().next().is_some() => {
+            Shape::Map(inner) | Shape::ByAgent(inner) | Shape::Dict(inner)
+                if inner.keys().next().is_some() =>
+            {
                 Some((inner, format!("{name}.NAME")))
             }
             Shape::List(inner) if inner.keys().next().is_some() => {

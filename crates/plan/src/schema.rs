@@ -27,7 +27,9 @@ fn shape(shape_of: &Shape) -> Value {
         Shape::Text | Shape::Path | Shape::TimeZone | Shape::Language | Shape::SystemLocale => {
             json!({ "type": "string", "minLength": 1 })
         }
-        Shape::Name => json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": 32 }),
+        Shape::Name | Shape::Agent => {
+            json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": 32 })
+        }
         Shape::Integer(least, most) => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
@@ -67,7 +69,7 @@ fn shape(shape_of: &Shape) -> Value {
             "propertyNames": { "pattern": "^[A-Za-z0-9_-]{1,64}$" },
             "additionalProperties": shape(inner),
         }),
-        Shape::Map(inner) => json!({
+        Shape::Map(inner) | Shape::ByAgent(inner) => json!({
             "type": "object",
             "propertyNames": { "pattern": NAME_PATTERN, "maxLength": 32 },
             "additionalProperties": shape(inner),

@@ -263,14 +263,16 @@ impl Resolver {
                 }
                 None => self.leaf(key, level, Value::Null, Origin::BuiltIn),
             },
-            Shape::Map(inner) | Shape::Dict(inner) => {
+            Shape::Map(inner) | Shape::ByAgent(inner) | Shape::Dict(inner) => {
                 let Some((layer, node)) = found.first().filter(|(_, n)| !n.entries().is_empty())
                 else {
                     return self.leaf(key, level, Value::Null, Origin::BuiltIn);
                 };
                 let mut map = Map::new();
                 for entry in node.entries() {
-                    if matches!(shape, Shape::Map(_)) && entry.key.parse::<Slug>().is_err() {
+                    if matches!(shape, Shape::Map(_) | Shape::ByAgent(_))
+                        && entry.key.parse::<Slug>().is_err()
+                    {
                         continue;
                     }
                     let path = format!("{}.{}", level.path, entry.key);
@@ -384,6 +386,7 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
         }
         Shape::Value => node.to_json(),
         Shape::Map(_)
+        | Shape::ByAgent(_)
         | Shape::Dict(_)
         | Shape::Object(_)
         | Shape::Section(_)

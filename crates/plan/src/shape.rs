@@ -27,7 +27,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             let keys: Vec<&Key> = shape.keys().collect();
             check_object(&keys, node, path, mistakes);
         }
-        Shape::Map(inner) => {
+        Shape::Map(inner) | Shape::ByAgent(inner) => {
             let Kind::Map(entries) = &node.kind else {
                 if !node.is_null() {
                     mistakes.push(node.place.mistake(format!(
@@ -213,6 +213,7 @@ impl Shape {
         match self {
             Shape::Text => "a text",
             Shape::Name => "a name",
+            Shape::Agent => "an agent",
             Shape::Path => "a path",
             Shape::Integer(..) => "a whole number",
             Shape::Number(_) => "a number",
@@ -235,6 +236,7 @@ impl Shape {
             Shape::Delegates => "a list of agents",
             Shape::Value => "a value",
             Shape::Map(_)
+            | Shape::ByAgent(_)
             | Shape::Dict(_)
             | Shape::Object(_)
             | Shape::Section(_)
@@ -270,7 +272,7 @@ impl Shape {
         match self {
             Shape::Text => ok(!text.is_empty() && text.len() <= 4096 && !text.contains('\0')),
             Shape::Path => ok(!text.is_empty() && text.len() <= 4096 && !text.contains('\0')),
-            Shape::Name => text.parse::<Slug>().map(drop).map_err(|e| e.to_string()),
+            Shape::Name | Shape::Agent => text.parse::<Slug>().map(drop).map_err(|e| e.to_string()),
             Shape::Integer(least, most) => match text.replace('_', "").parse::<i64>() {
                 Ok(n) if (*least..=*most).contains(&n) => Ok(()),
                 Ok(n) => Err(format!("{n} is outside {least} to {most}")),
@@ -337,6 +339,7 @@ impl Shape {
             | Shape::Value
             | Shape::Dict(_)
             | Shape::Map(_)
+            | Shape::ByAgent(_)
             | Shape::Object(_)
             | Shape::Section(_)
             | Shape::Defaults(_) => Err(not()),

@@ -148,6 +148,10 @@ operations! {
     /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
     read last_manifest_with_agent(agent: Slug) -> Option<(u64, String, String)> =
         |rows, _| generations::last_with_agent(rows, &agent);
+    /// Renamings of agents that the host has not followed yet, oldest first.
+    read pending_renames() -> Vec<RenamedAgent> = |rows, _| renames::list_pending(rows);
+    /// Records that the host has followed a renaming.
+    write finish_rename(seq: u64) -> () = |tx| renames::finish(tx, seq);
     /// Stores the desired state of a cell, its supervision, or both.
     write set_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
     /// Removes a cell.

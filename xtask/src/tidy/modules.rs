@@ -72,11 +72,12 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "reference",
             "schema",
-            "edit",
             "planner",
             "check",
             "storage",
             "plan",
+            "rename",
+            "edit",
             "boot",
             "reach",
             "allocate",

@@ -280,24 +280,19 @@ fn apply_migration(migration: &Migration) -> Result<bool, String> {
     } = migration;
     let name = migration.name.replace('\'', "''");
     let word = random_word()?;
-    // Of the migration, nothing but SQL is carried out. Source: psql, "\restrict".
+    // As a string that PL/pgSQL executes, the migration can neither end the transaction nor give commands to psql.
+    // Source: PL/pgSQL, "Transaction Management": in an atomic context COMMIT and ROLLBACK are errors.
     let script = format!(
-        "BEGIN;
+        "\\set VERBOSITY terse
+BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('abbey_migrations'));
 SELECT EXISTS (SELECT FROM abbey_migrations WHERE number = {number}) AS there \\gset
 \\if :there
   \\echo there
   \\q
 \\endif
-SELECT pg_current_xact_id() AS began \\gset
-\\restrict {word}
-{text}
-;
-\\unrestrict {word}
-SELECT coalesce(pg_current_xact_id_if_assigned()::text, '') <> :'began' AS broke \\gset
-\\if :broke
-  DO $$ BEGIN RAISE EXCEPTION 'it ends its own transaction, so it cannot be applied whole'; END $$;
-\\endif
+DO $block_{word}$ BEGIN EXECUTE $text_{word}${text}
+$text_{word}$; END $block_{word}$;
 INSERT INTO abbey_migrations (number, name, hash) VALUES ({number}, '{name}', '{hash}');
 COMMIT;
 \\echo done
@@ -305,11 +300,36 @@ COMMIT;
     );
     match psql(&script) {
         Ok(said) => Ok(said.lines().any(|l| l == "done")),
-        Err(why) if why.contains("invalid command \\restrict") => Err(
-            "this version of psql cannot run a file safely; update PostgreSQL to its newest minor version".to_owned(),
-        ),
-        Err(why) => Err(format!("`{}` was not applied: {why}", migration.name)),
+        Err(why) => Err(format!(
+            "`{}` was not applied: {}",
+            migration.name,
+            refusal_in_words(&why)
+        )),
     }
+}
+
+/// What the server says of a statement that cannot run inside a transaction, in the words of a migration.
+fn refusal_in_words(why: &str) -> String {
+    let rewritten = [
+        (
+            "EXECUTE of transaction commands",
+            "it ends its own transaction, so it could not be applied whole; remove `BEGIN`, `COMMIT` and `ROLLBACK`, each file is one transaction already",
+        ),
+        (
+            "invalid transaction termination",
+            "it ends its own transaction, so it could not be applied whole; a block or procedure that it calls commits or rolls back",
+        ),
+        (
+            "cannot COPY to/from client",
+            "it copies from standard input, which a migration does not have; write `INSERT`",
+        ),
+        (
+            "EXECUTE of SELECT ... INTO",
+            "it has `SELECT ... INTO`; write `CREATE TABLE ... AS`",
+        ),
+    ];
+    let found = rewritten.iter().find(|(said, _)| why.contains(said));
+    found.map_or_else(|| why.to_owned(), |(_, words)| (*words).to_owned())
 }
 
 /// Program `db-restore`: replaces the database with a backup. Unless `approved`, requests an

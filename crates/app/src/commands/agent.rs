@@ -1,6 +1,6 @@
 //! `abbey agent`: adds, moves and shows agents.
 
-use crate::commands::agent_lifecycle::{self, CloneArgs, RestoreArgs, RmArgs};
+use crate::commands::agent_lifecycle::{self, CloneArgs, RenameArgs, RestoreArgs, RmArgs};
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Outcome};
@@ -25,6 +25,9 @@ pub(crate) enum AgentCommand {
     /// Remove an agent once its current task has ended; its files are kept.
     #[command(after_help = "Example:\n  abbey agent rm merlin --within 300")]
     Rm(RmArgs),
+    /// Give an agent another name; its files, user, addresses, databases and history stay.
+    #[command(after_help = "Example:\n  abbey agent rename merlin emrys")]
+    Rename(RenameArgs),
     /// Create an agent like another one, without its credentials, logins, channels and schedules.
     #[command(after_help = "Example:\n  abbey agent clone merlin nimue")]
     Clone(CloneArgs),
@@ -58,6 +61,7 @@ pub(crate) async fn cmd_agent(home: &Home, json: bool, command: AgentCommand) ->
         AgentCommand::New(args) => new(home, json, &args).await,
         AgentCommand::Move(args) => move_below(home, json, &args).await,
         AgentCommand::Rm(args) => agent_lifecycle::cmd_agent_rm(home, json, &args).await,
+        AgentCommand::Rename(args) => agent_lifecycle::cmd_agent_rename(home, json, &args).await,
         AgentCommand::Clone(args) => agent_lifecycle::cmd_agent_clone(home, json, &args).await,
         AgentCommand::Restore(args) => agent_lifecycle::cmd_agent_restore(home, json, &args).await,
         AgentCommand::Show { agent, effective } => show_agent(home, json, &agent, effective).await,

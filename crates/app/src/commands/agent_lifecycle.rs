@@ -6,13 +6,14 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{Progress, print_message};
 use crate::readiness::wait_for_agent;
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
+use abbey_model::Presence;
 use clap::Args;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,22 @@ pub(crate) struct CloneArgs {
 pub(crate) struct RmArgs {
     /// Name of the agent.
     pub(crate) agent: String,
+    /// Do not wait until its current task has ended; the task returns to the queue.
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// Longest wait for its current task, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) within: u64,
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArgs {
+    /// Name of the agent.
+    pub(crate) agent: String,
+    /// Name that it gets.
+    pub(crate) new: String,
     /// Do not wait until its current task has ended; the task returns to the queue.
     #[arg(long)]
     pub(crate) now: bool,
@@ -140,6 +157,34 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
         true => code,
         false => exit::DEGRADED,
     })
+}
+
+/// `abbey agent rename`: gives an agent another name in the manifest, wherever a key names it, and applies that once
+/// its current task has ended. Files, user, addresses, databases, budget and history stay; its cell restarts.
+pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs) -> Outcome {
+    let file = args.manifest.path(home);
+    let (old, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
+    let edited = edit_manifest(&file, |text| {
+        manifest::rename_agent(text, &old, &new)
+            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
+    })?;
+    let client = operator_client(home)?;
+    let presence = client.agents().show(old.as_str()).await?.presence;
+    let runs = !matches!(presence, Presence::Stopped | Presence::Paused);
+    if runs && !args.now {
+        wait_until_drained(&client, old.as_str(), Duration::from_secs(args.within)).await?;
+    }
+    let edit = ManifestEdit::renaming(edited, &old, &new);
+    let show = print_applied_plan(json);
+    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await;
+    if !matches!(code, Ok(exit::OK)) {
+        // The plan was refused, so the agent keeps its name: end the draining.
+        if runs && !args.now {
+            let _best_effort = client.agents().start(old.as_str()).await;
+        }
+        return code;
+    }
+    wait_for_agent(&client, new.as_str()).await
 }
 
 async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Result<(), Failure> {

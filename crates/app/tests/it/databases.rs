@@ -228,15 +228,22 @@ fn a_migration_is_atomic() {
         "CREATE TABLE b (x int);\nCREATE TABEL c ();\n",
     );
     fails(
-        "restrict",
+        "syntax error",
         "2_b.sql",
         "CREATE TABLE b (x int);\n\\! touch escaped\n",
     );
-    fails(
-        "ends its own transaction",
-        "2_b.sql",
-        "SELECT 1; COMMIT; BEGIN; SELECT 2;\n",
-    );
+    for ends_itself in [
+        "CREATE TABLE b (x int); COMMIT; BEGIN; SELECT 2;\n",
+        "CREATE TABLE b (x int);\ncommit;\nINSERT INTO nowhere VALUES (2);\n",
+        "ROLLBACK; CREATE TABLE b (x int);\n",
+        "ROLLBACK; BEGIN; CREATE TABLE b (x int); COMMIT;\n",
+        "CREATE TABLE b (x int); END; CREATE TABLE c (x int);\n",
+        "CREATE TABLE b (x int); PREPARE TRANSACTION 'b';\n",
+        "CREATE TABLE b (x int); DO $$ BEGIN COMMIT; END $$;\n",
+    ] {
+        fails("ends its own transaction", "2_b.sql", ends_itself);
+    }
+    fails("write `INSERT`", "2_b.sql", "COPY a FROM stdin;\n");
     assert_eq!(
         query(
             &house,
@@ -274,9 +281,17 @@ fn a_migration_is_atomic() {
         ),
         "0"
     );
-    house.write_agent_file("iris", "migrations/2_b.sql", "CREATE TABLE b (x int);\n");
+    let several = "-- It has 'quotes', $$ and :variables.
+CREATE TABLE b (x int);
+INSERT INTO b VALUES (1);
+CREATE FUNCTION one() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT x FROM b); END $$;
+DO $$ BEGIN INSERT INTO b VALUES (one() + 1); END $$;
+";
+    house.write_agent_file("iris", "migrations/2_b.sql", several);
+    house.write_agent_file("iris", "migrations/3_none.sql", "-- Nothing yet.\n");
     let done = work(&house, 0, "iris", "migrate the database");
-    assert_eq!(said(&done), "applied to ab_iris: 2_b.sql");
+    assert_eq!(said(&done), "applied to ab_iris: 2_b.sql, 3_none.sql");
+    assert_eq!(query(&house, "iris", "SELECT sum(x) FROM b"), "3");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod operation;
 mod owner_files;
 mod pack;
 mod reboot;
+mod rename;
 mod server;
 mod stage;
 mod startup;

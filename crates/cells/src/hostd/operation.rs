@@ -57,6 +57,14 @@ pub enum HostdOperation {
         /// Time stamp that ends the new name.
         stamp: String,
     },
+    /// Gives an owner without a running cell another name: its files, logs and allocation. Does nothing if that was
+    /// done before.
+    Rename {
+        /// Name before.
+        owner: CellName,
+        /// Name afterwards.
+        to: CellName,
+    },
     /// Lists the agents' files that [`HostdOperation::Archive`] moved.
     Archives {},
     /// Moves archived files of an agent back, without credentials, if it has no files now.
@@ -163,6 +171,7 @@ impl HostdOperation {
             HostdOperation::Observe {} => ("observe", String::new()),
             HostdOperation::Read { owner, .. } => ("read", owner.to_string()),
             HostdOperation::Archive { owner, .. } => ("archive", owner.to_string()),
+            HostdOperation::Rename { owner, .. } => ("rename", owner.to_string()),
             HostdOperation::Archives {} => ("archives", String::new()),
             HostdOperation::Restore { owner, .. } => ("restore", owner.to_string()),
             HostdOperation::Snapshot { .. } => ("snapshot", String::new()),

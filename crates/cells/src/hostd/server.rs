@@ -2,7 +2,9 @@
 
 use super::journal::{self, JournalLine};
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
-use super::{HostdConfig, admission, exec, guest, host_facts, owner_files, pack, stage, sweep};
+use super::{
+    HostdConfig, admission, exec, guest, host_facts, owner_files, pack, rename, stage, sweep,
+};
 use crate::allocation::Allocations;
 use crate::network::firewall;
 use crate::sys::{descriptors, lock};
@@ -245,6 +247,22 @@ pub(super) fn perform_operation(
             if !dry && held.allocations.owners.remove(&owner).is_some() {
                 held.save()?;
                 crash::point("hostd.released");
+            }
+            Ok(HostdReply::Done)
+        }
+        HostdOperation::Rename { owner, to } => {
+            let mut held = held()?;
+            if let Err(why) = rename::check(config, &held.allocations, &owner, &to) {
+                return refused(why);
+            }
+            if !dry {
+                crash::point("hostd.rename");
+                rename::move_files(config, &owner, &to)?;
+                if let Some(allocation) = held.allocations.owners.remove(&owner) {
+                    held.allocations.owners.insert(to, allocation);
+                    held.save()?;
+                }
+                crash::point("hostd.renamed");
             }
             Ok(HostdReply::Done)
         }

@@ -63,6 +63,7 @@ impl Stage {
             charters: BTreeMap::new(),
             reason: None,
             consent: Vec::new(),
+            renamed: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

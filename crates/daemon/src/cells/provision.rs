@@ -17,8 +17,8 @@ use abbey_cells::crash;
 use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug};
-use abbey_store::SagaRow;
-use std::collections::BTreeMap;
+use abbey_store::{RenamedAgent, SagaRow};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ impl Failures {
 /// be in the way of another, whatever the order of names.
 async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
     let mut failures = Failures::default();
+    let half_renamed = follow_renames(cells, &mut failures).await?;
     for saga in cells.core.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
             let subject = saga.subject.clone();
@@ -83,16 +84,23 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     }
     let hostd = Arc::clone(&cells.core.hostd);
     let allocated = hostd::call_blocking(move || hostd.owners()).await?;
-    for (owner, has) in &allocated {
+    let settled = |owner: &CellName| !half_renamed.contains(owner);
+    for (owner, has) in allocated.iter().filter(|(owner, _)| settled(owner)) {
         failures.note(owner, release_for(cells, current, owner, has).await);
     }
-    remove_leftovers(cells, current, &allocated, &mut failures).await?;
+    // A removal or creation of either name would tear apart what belongs to one agent.
+    if half_renamed.is_empty() {
+        remove_leftovers(cells, current, &allocated, &mut failures).await?;
+    }
     // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
         let owner = CellName::Service(service.clone());
         failures.note(&owner.clone(), prepare_home(cells, current, owner).await);
     }
     for slug in current.house.agents.keys() {
+        if !settled(&CellName::Agent(slug.clone())) {
+            continue;
+        }
         failures.note(slug, provision_agent(cells, current, slug).await);
     }
     let owners: Vec<CellName> = allocated.into_keys().collect();
@@ -100,6 +108,33 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     firewall::apply_planned_firewall(&cells.net).await?;
     reload_credentials(cells).await?;
     failures.first()
+}
+
+/// Renames on the host what the plan renamed: ends the cell under its old name, then moves its files and allocation.
+/// Returns the old and new names of agents for which that failed; it is tried again at the next provisioning.
+async fn follow_renames(
+    cells: &Arc<CellsState>,
+    failures: &mut Failures,
+) -> Result<BTreeSet<CellName>> {
+    let mut left = BTreeSet::new();
+    for RenamedAgent { seq, old, new } in cells.core.store.pending_renames().await? {
+        let (owner, to) = (CellName::Agent(old), CellName::Agent(new.clone()));
+        let followed = async {
+            crash::point("agent.rename.begin");
+            stop_and_sweep(cells, &owner).await?;
+            cells.core.store.revoke_leases(new, None).await?;
+            let (owner, to) = (owner.clone(), to.clone());
+            hostd::run_operation(&cells.core.hostd, HostdOperation::Rename { owner, to }).await?;
+            crash::point("agent.rename.end");
+            Ok(cells.core.store.finish_rename(seq).await?)
+        };
+        let outcome = followed.await;
+        if outcome.is_err() {
+            left.extend([owner.clone(), to]);
+        }
+        failures.note(&owner, outcome);
+    }
+    Ok(left)
 }
 
 /// Creates an agent, or brings what it has up to date.
@@ -481,6 +516,7 @@ agents:
             charters: BTreeMap::new(),
             reason: None,
             consent: Vec::new(),
+            renamed: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

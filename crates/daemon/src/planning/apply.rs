@@ -29,6 +29,7 @@ struct Planned {
     house: abbey_plan::House,
     plan: Plan,
     charters: BTreeMap<Slug, String>,
+    renamed: Vec<(Slug, Slug)>,
     based_on: Generation,
     newest_uid: u32,
 }
@@ -181,6 +182,7 @@ async fn commit_plan(
         newest_uid: planned.newest_uid,
         budgets: budget_limits(&planned.house),
         timezone: planned.house.budget.timezone.clone(),
+        renamed: planned.renamed.clone(),
     };
     abbey_cells::crash::point("plan.commit");
     work.core.store.commit_generation(commit).await?;
@@ -261,7 +263,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             host.ports.remove(&port);
         }
     }
-    let inventory = Inventory {
+    let mut inventory = Inventory {
         generation,
         applied,
         current: current.as_ref().map(|c| CurrentHouse {
@@ -272,7 +274,15 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         newest_uid,
         host,
         charters: charters.clone(),
+        renamed: BTreeMap::new(),
     };
+    let renamed = parse_renamed(&body.renamed, &parsed)?;
+    for (old, new) in &renamed {
+        let manifest = current.as_ref().map_or("", |c| c.manifest.as_str());
+        inventory
+            .rename_agent(old, new, manifest)
+            .map_err(|m| refused_renaming(old, new, &m))?;
+    }
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     plan.notes
         .extend(check_against_host(work, &parsed, body, &inventory.host));
@@ -286,9 +296,44 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         house: parsed,
         plan,
         charters,
+        renamed,
         based_on: generation,
         newest_uid,
     })
+}
+
+/// Agents that a request renames, as old and new name.
+///
+/// # Errors
+/// If a name is not one, or the manifest of the request does not have the agent under its new name alone.
+fn parse_renamed(
+    renamed: &BTreeMap<String, String>,
+    parsed: &abbey_plan::House,
+) -> std::result::Result<Vec<(Slug, Slug)>, Problem> {
+    let slug = |text: &String| {
+        text.parse::<Slug>()
+            .map_err(|e| Problem::new(FaultKind::Invalid, format!("`renamed`: {e}")))
+    };
+    let mut names = Vec::new();
+    for (old, new) in renamed {
+        let (old, new) = (slug(old)?, slug(new)?);
+        if parsed.agents.contains_key(&old) || !parsed.agents.contains_key(&new) {
+            let text = format!(
+                "`renamed`: the manifest must have agent `{new}`, and `{old}` no more; nothing was changed"
+            );
+            return Err(Problem::new(FaultKind::Invalid, text));
+        }
+        names.push((old, new));
+    }
+    Ok(names)
+}
+
+/// Why the plan in force cannot be renamed.
+fn refused_renaming(old: &Slug, new: &Slug, mistakes: &[abbey_plan::Mistake]) -> Problem {
+    let text = format!("agent `{old}` cannot be renamed to `{new}`; nothing was changed");
+    let mut problem = Problem::new(FaultKind::Conflict, text);
+    problem.mistakes = mistakes.iter().map(|m| m.text.clone()).collect();
+    problem
 }
 
 /// Fatal notes about what only the running control plane can check: secrets, programs, ports,

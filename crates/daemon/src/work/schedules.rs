@@ -382,6 +382,7 @@ mod tests {
             charters: BTreeMap::new(),
             reason: None,
             consent: Vec::new(),
+            renamed: BTreeMap::new(),
         }
     }
 

@@ -238,6 +238,7 @@ agents:
             charters: BTreeMap::new(),
             reason: None,
             consent: Vec::new(),
+            renamed: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

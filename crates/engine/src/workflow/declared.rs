@@ -264,6 +264,24 @@ pub struct Workflow {
 }
 
 impl Workflow {
+    /// Replaces the name of an agent in every action; whether there was one.
+    pub fn rename_agent(&mut self, old: &Slug, new: &Slug) -> bool {
+        let acts = self.steps.values_mut().flat_map(|step| {
+            let undo = step.undo.as_mut().map(|undo| &mut undo.act);
+            std::iter::once(&mut step.act).chain(undo)
+        });
+        let mut changed = false;
+        for act in acts {
+            if let StepAction::Task { agent, .. } | StepAction::Skill { agent, .. } = act
+                && agent.as_ref() == Some(old)
+            {
+                *agent = Some(new.clone());
+                changed = true;
+            }
+        }
+        changed
+    }
+
     /// Checks an input against the declared fields and fills in their defaults.
     ///
     /// # Errors

@@ -47,14 +47,14 @@ keys! {
         /// File with its charter, relative to the manifest; the template's when not given.
         pub charter: Charter = Key::new("charter", Shape::Path, Live),
         /// The agent above it.
-        pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Name, Live),
+        pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Agent, Live),
         /// Agents that it may delegate to: `all`, `none`, or a list; `-NAME` excludes one from `all`.
         pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).default("none"),
         /// Agents that it may ask questions: `all`, `none`, or a list. The costs of the answer are charged to the agent
         /// that asks.
         pub asks: Authority = Key::new("asks", Shape::Delegates, Live).default("none"),
         /// Limits of the subtasks that it delegates, by agent.
-        pub grants: Grants = Key::new("grants", Shape::Map(&Shape::Object(GRANT)), Live),
+        pub grants: Grants = Key::new("grants", Shape::ByAgent(&Shape::Object(GRANT)), Live),
         /// It works by files: a task lies in `work/`, and is done when its result lies in `completed/`.
         pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live) => file_command,
         /// Relations to other agents, for its prompt; they give no right by themselves.

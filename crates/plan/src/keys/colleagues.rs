@@ -1,6 +1,6 @@
 //! Keys of an agent's grants and relations.
 
-use super::shapes::NAMES;
+use super::shapes::AGENTS;
 use crate::key::{Key, Shape, live};
 
 /// Keys of one grant of an agent.
@@ -19,12 +19,12 @@ pub(crate) const GRANT: &[Key] = &[
 
 /// Kinds of relations between agents.
 pub(crate) const RELATION_KINDS: &[Key] = &[
-    live("lineage", NAMES, "Agents that it descends from."),
-    live("mentor", NAMES, "Agents that teach it."),
-    live("works_with", NAMES, "Agents that it works with."),
+    live("lineage", AGENTS, "Agents that it descends from."),
+    live("mentor", AGENTS, "Agents that teach it."),
+    live("works_with", AGENTS, "Agents that it works with."),
     live(
         "may_ask",
-        NAMES,
+        AGENTS,
         "Agents that it may ask, as a hint; the right is `asks`.",
     ),
 ];

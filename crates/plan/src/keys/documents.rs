@@ -11,17 +11,17 @@ pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
     ),
     live(
         "writer",
-        Shape::Name,
+        Shape::Agent,
         "The one agent that writes a text; the operator alone when not given.",
     ),
     live(
         "writers",
-        Shape::Set(&Shape::Name),
+        Shape::Set(&Shape::Agent),
         "Agents that append to a log; every agent when not given.",
     ),
     live(
         "readers",
-        Shape::Set(&Shape::Name),
+        Shape::Set(&Shape::Agent),
         "Agents that read it; every agent when not given. Its writers always do.",
     ),
     live(

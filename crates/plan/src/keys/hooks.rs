@@ -16,12 +16,12 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
     ),
     live(
         "agent",
-        Shape::Name,
+        Shape::Agent,
         "Issues and pull requests become tasks of this agent; other deliveries are accepted and ignored.",
     ),
     live(
         "agents",
-        Shape::List(&Shape::Name),
+        Shape::List(&Shape::Agent),
         "Kind `openclaw`: agents that a caller may name besides `agent`.",
     ),
     live(

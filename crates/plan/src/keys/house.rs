@@ -20,7 +20,7 @@ pub(crate) const MANIFEST: Shape = Shape::Section(ManifestKeys::KEYS);
 const ESCALATION: Shape = Shape::Object(&[
     must(
         "to",
-        Shape::Name,
+        Shape::Agent,
         "The agent that decides about tasks without an eligible agent, or `operator`.",
     ),
     live(
@@ -62,7 +62,7 @@ keys! {
         /// Programs that agents use, by name.
         pub(crate) _services: () = Key::new("services", Shape::Map(&Shape::Section(Service::KEYS)), Live) => later,
         /// The agents by name.
-        pub(crate) _agents: () = Key::new("agents", Shape::Map(&Shape::Section(Agent::KEYS)), Live) => later,
+        pub(crate) _agents: () = Key::new("agents", Shape::ByAgent(&Shape::Section(Agent::KEYS)), Live) => later,
         /// Work in steps: what each needs, and which values pass between them.
         pub(crate) _workflows: () = Key::new("workflows", WORKFLOWS, Live) => later,
         /// Webhooks by name: senders that may report outside events at `/hooks/NAME`.

@@ -42,7 +42,7 @@ keys! {
         /// Services that must be healthy before it starts.
         pub needs: BTreeSet<Slug> = Key::new("needs", NAMES, Live),
         /// Name of an agent's database or place for repositories, where not by the rule.
-        pub names: BTreeMap<Slug, Slug> = Key::new("names", Shape::Map(&Shape::Name), Live),
+        pub names: BTreeMap<Slug, Slug> = Key::new("names", Shape::ByAgent(&Shape::Name), Live),
         /// How long the data of an agent that no longer uses it is kept.
         pub grace: Millis = Key::new("grace", Shape::Duration, Live).default("7d"),
         /// Most connections of one agent at once.

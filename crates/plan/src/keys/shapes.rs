@@ -4,6 +4,8 @@ use crate::key::Shape;
 
 /// Names in any order.
 pub(crate) const NAMES: Shape = Shape::Set(&Shape::Name);
+/// Agents in any order.
+pub(crate) const AGENTS: Shape = Shape::Set(&Shape::Agent);
 /// Profiles of the system call filter.
 pub(crate) const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
 /// Isolation layers.

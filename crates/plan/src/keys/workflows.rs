@@ -7,7 +7,7 @@ const VALUES: Shape = Shape::Dict(&Shape::Value);
 const UNDO: Shape = Shape::Object(&[
     live("task", Shape::Text, "What an agent action, in words."),
     live("skill", Shape::Name, "Skill that runs."),
-    live("agent", Shape::Name, "Agent that does it."),
+    live("agent", Shape::Agent, "Agent that does it."),
     live("with", VALUES, "Values passed to it."),
 ]);
 
@@ -51,7 +51,7 @@ const STEP: Shape = Shape::Object(&[
     live("pause", Shape::Duration, "How long to wait."),
     live(
         "agent",
-        Shape::Name,
+        Shape::Agent,
         "Agent that does it; chosen by the house when not given.",
     ),
     live(

@@ -1,6 +1,6 @@
 //! Generations: the plans that were made current, with the allocations of the newest.
 
-use super::{audit_log, ledger};
+use super::{audit_log, ledger, renames};
 use crate::allocation::Allocation;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
@@ -10,7 +10,8 @@ use abbey_model::Slug;
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 
-/// Stores a plan as the current generation, with its allocations and budget limits. Returns its number.
+/// Stores a plan as the current generation, with its allocations, renamed agents and budget limits. Returns its
+/// number.
 ///
 /// # Errors
 /// [`Error::Stale`] when the current generation is not the one that the plan was made against.
@@ -44,6 +45,9 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<u64> {
             "INSERT INTO allocations VALUES (?1, ?2, ?3, ?4)",
             params![&row.kind, &row.value, &row.owner, &row.purpose],
         )?;
+    }
+    for (old, new) in &commit.renamed {
+        renames::rename(tx, old, new, &commit.actor)?;
     }
     ledger::set_limits(tx, &commit.budgets, &commit.timezone)?;
     let detail = json!({ "generation": commit.generation, "steps": commit.steps });

@@ -129,6 +129,32 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
     Ok(())
 }
 
+/// Moves what an agent has spent and reserved to the accounts of its new name.
+pub(crate) fn rename_agent_accounts(tx: &mut Tx<'_>, old: &Slug, new: &Slug) -> Result<()> {
+    for &metric in Metric::ALL {
+        if let Some(before) = account(tx, &Scope::Agent(old.clone()), metric)? {
+            let scope = Scope::Agent(new.clone());
+            put_account(
+                tx,
+                Account {
+                    scope,
+                    ..before.clone()
+                },
+            );
+            put_account(
+                tx,
+                Account {
+                    limit: None,
+                    spent: 0,
+                    reserved: 0,
+                    ..before
+                },
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Sets the budget limits of one task, over all its runs and subtasks.
 pub(crate) fn set_task_limits(tx: &mut Tx<'_>, task: TaskId, budget: &BudgetAmounts) -> Result<()> {
     for &metric in Metric::ALL {

@@ -17,6 +17,7 @@ pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod outbox;
+pub(crate) mod renames;
 pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod sagas;

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/8_escalations.sql"),
     include_str!("schema/9_draining.sql"),
     include_str!("schema/10_named_tokens.sql"),
+    include_str!("schema/11_renamed_agents.sql"),
 ];
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;

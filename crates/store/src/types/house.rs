@@ -51,6 +51,19 @@ pub struct NewGeneration {
     pub budgets: Vec<BudgetLimit>,
     /// Time zone in which days of budgets begin.
     pub timezone: String,
+    /// Agents that get another name, as old and new name.
+    pub renamed: Vec<(Slug, Slug)>,
+}
+
+/// A renaming of an agent that the host has not followed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenamedAgent {
+    /// Place in the order of renamings.
+    pub seq: u64,
+    /// Name before.
+    pub old: Slug,
+    /// Name since.
+    pub new: Slug,
 }
 
 /// A stored generation.

@@ -11,6 +11,7 @@ cases! {
     a_commit_replaces_allocations_and_sets_budgets checks commit_generation current_generation budgets;
     a_refused_commit_changes_nothing checks commit_generation current_generation;
     the_last_manifest_with_an_agent_is_found checks last_manifest_with_agent;
+    a_renamed_agent_keeps_its_work_and_its_spend checks commit_generation pending_renames finish_rename;
 }
 
 fn commit(generation: u64, based_on: u64) -> NewGeneration {
@@ -32,6 +33,7 @@ fn commit(generation: u64, based_on: u64) -> NewGeneration {
         newest_uid: 5,
         budgets: limits(10),
         timezone: "UTC".into(),
+        renamed: Vec::new(),
     }
 }
 
@@ -118,4 +120,64 @@ fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
             .done(),
         None
     );
+}
+
+fn a_renamed_agent_keeps_its_work_and_its_spend(bench: &mut Bench) {
+    let mut first = commit(1, 0);
+    first.budgets.push(BudgetLimit {
+        scope: Scope::Agent(slug("agent-a")),
+        metric: Metric::Runs,
+        window: Window::Day,
+        limit: None,
+        warn_percent: 80,
+    });
+    bench.store().commit_generation(first).done();
+    let (task, claimed) = bench.claimed("agent-a");
+    bench.add("agent-a", None);
+    bench.add("agent-b", None);
+    for (name, agent) in [("agent-a/daily", "agent-a"), ("agent-c/daily", "agent-c")] {
+        bench
+            .store()
+            .register_schedule(name.into(), "d1".into())
+            .done();
+        bench.store().record_wake(slug(agent), 3).done();
+    }
+    let before = bench.account("agent:agent-a", Metric::Runs);
+    assert!(before.spent + before.reserved > 0, "{before:?}");
+    let head = bench.store().audit_head();
+    let renaming = NewGeneration {
+        renamed: vec![(slug("agent-a"), slug("agent-c"))],
+        budgets: Vec::new(),
+        ..commit(2, 1)
+    };
+    bench.store().commit_generation(renaming).done();
+    assert_eq!(bench.logged_after(head), ["agent.rename", "plan.commit"]);
+    assert_eq!(bench.store().offers(slug("agent-c"), 10).done().len(), 1);
+    assert_eq!(bench.store().offers(slug("agent-a"), 10).done().len(), 0);
+    assert_eq!(bench.store().offers(slug("agent-b"), 10).done().len(), 1);
+    let account = bench.account("agent:agent-c", Metric::Runs);
+    assert_eq!(
+        (account.spent, account.reserved),
+        (before.spent, before.reserved)
+    );
+    let wakes: Vec<Slug> = bench.store().wakes().done().into_keys().collect();
+    let schedules: Vec<String> = bench.store().schedules().done().into_keys().collect();
+    assert_eq!(
+        (wakes, schedules),
+        (vec![slug("agent-c")], vec!["agent-c/daily".to_owned()])
+    );
+    bench
+        .complete(&task, "agent-c", claimed.lease.token.0)
+        .unwrap();
+    let pending = bench.store().pending_renames().done();
+    assert_eq!(
+        pending,
+        [RenamedAgent {
+            seq: 1,
+            old: slug("agent-a"),
+            new: slug("agent-c")
+        }]
+    );
+    bench.store().finish_rename(1).done();
+    assert!(bench.store().pending_renames().done().is_empty());
 }

@@ -1,0 +1,122 @@
+//! Renaming an agent: it keeps all that it has, and everything that named it follows.
+
+use crate::up;
+use abbey_model::Presence;
+use abbey_testkit::args;
+use abbey_testkit::crash::arm_crash_point;
+use abbey_testkit::house::{House, until};
+
+const MANIFEST: &str = "house: names
+services:
+  db: { kind: postgres }
+agents:
+  # Keeps the books.
+  iris: { template: sysadmin, uses: [db], schedules: { early: { cron: \"0 6 * * *\", task: show system stats } } }
+  otto: { template: sysadmin, reports_to: iris }
+";
+
+fn query(house: &House, agent: &str, sql: &str) -> String {
+    let bin = abbey_services::postgres::find_programs(None).expect("PostgreSQL is installed");
+    let psql = bin.join("psql").display().to_string();
+    house.expect(0, args!("exec {} -- {} -XAtq -c {}", agent, psql, sql))
+}
+
+#[test]
+fn a_renamed_agent_keeps_its_files_user_address_database_and_history() {
+    let house = up(MANIFEST);
+    until("it has its database", || {
+        house.audit_entries("service.open").len() == 1
+    });
+    query(&house, "iris", "CREATE TABLE t AS SELECT 7 AS seven");
+    house.write_agent_file("iris", "note", "remembered\n");
+    house.expect(0, "task add 'show system stats' --to iris --wait");
+    house.expect(0, "task add 'show system stats' --to otto --wait");
+    let users = |name: &str| house.expect(0, args!("exec {} -- id -u", name));
+    let networks = |name: &str| house.agent(name).address;
+    let (user, network) = (users("iris"), networks("iris"));
+    house.expect(0, "stop otto");
+
+    let done = house.run("agent rename iris ines");
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{err}");
+    let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    assert!(text.contains("  # Keeps the books.\n  ines: {"), "{text}");
+    assert!(text.contains("reports_to: ines"), "{text}");
+    assert!(!text.contains("iris:"), "{text}");
+
+    assert_eq!(house.expect(0, "exec ines -- cat note"), "remembered\n");
+    assert_eq!((users("ines"), networks("ines")), (user, network));
+    assert_eq!(query(&house, "ines", "SELECT seven FROM t"), "7\n");
+    let tasks = house.json(0, "task list --agent ines");
+    assert_eq!(tasks["tasks"][0]["assignee"], "ines", "{tasks}");
+    let schedules = house.json(0, "schedule list");
+    assert_eq!(
+        schedules["schedules"][0]["name"], "ines/early",
+        "{schedules}"
+    );
+    assert_eq!(
+        house.audit_entries("agent.rename")[0]["detail"]["from"],
+        "iris"
+    );
+    assert_eq!(house.agent("otto").presence, Presence::Stopped);
+    house.expect_refusal(125, "exec iris -- true");
+    assert!(!house.home().join("agents/iris").exists());
+    house.expect(0, "task add 'show system stats' --to ines --wait");
+    // The manifest that was written is the one in force, and nothing of the old name is left over.
+    assert!(house.expect(0, "plan").contains("nothing to change"));
+    house.expect(0, "doctor");
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+
+    house.expect(0, "agent rename ines iris");
+    assert_eq!(query(&house, "iris", "SELECT seven FROM t"), "7\n");
+    house.expect(0, "agent rename otto emil");
+    assert_eq!(house.agent("emil").presence, Presence::Stopped);
+    house.expect(0, "down");
+    house.expect(0, "up");
+    assert_eq!(house.expect(0, "exec iris -- cat note"), "remembered\n");
+}
+
+#[test]
+fn a_name_that_is_taken_or_nobodys_is_refused() {
+    let house = up(MANIFEST);
+    let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let taken = house.expect_refusal(3, "agent rename iris otto");
+    assert!(
+        taken.contains("agent `otto` already exists in the manifest"),
+        "{taken}"
+    );
+    house.expect_refusal(3, "agent rename nobody ines");
+    house.expect_refusal(2, "agent rename iris 'No Name'");
+    assert_eq!(
+        std::fs::read_to_string(house.path("abbey.yaml")).unwrap(),
+        before
+    );
+    house.wait_until_up("iris");
+}
+
+/// A crash at every step leads to one agent with all that it had.
+#[test]
+fn a_crash_while_renaming_is_recovered() {
+    for place in [
+        "plan.committed",
+        "agent.rename.begin",
+        "hostd.rename",
+        "hostd.renamed",
+        "agent.rename.end",
+    ] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        house.manifest("house: names\nagents:\n  iris: {}\n  otto: {}\n");
+        house.expect(0, "up");
+        house.write_agent_file("iris", "note", "remembered\n");
+        arm_crash_point(&armed);
+        let _may_be_cut_off = house.run("agent rename iris ines --now");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        let note = house.expect(0, "exec ines -- cat note");
+        assert_eq!(note, "remembered\n", "{place}");
+        assert!(!house.home().join("agents/iris").exists(), "{place}");
+        assert!(!house.home().join("removed").exists(), "{place}");
+        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
+    }
+}

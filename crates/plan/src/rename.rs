@@ -1,0 +1,215 @@
+//! Renaming of an agent in a manifest's text: its entry and every key that refers to it.
+
+use crate::edit::{insert, splice};
+use crate::house::House;
+use crate::key::Shape;
+use crate::keys::MANIFEST;
+use crate::node::{self, Kind, Mistake, Node, Place};
+use abbey_model::Slug;
+
+/// Manifest text in which an agent has another name: at its entry, and wherever a key names an agent. Its databases
+/// and repositories keep their names, by `names` of their services. Everything else, comments included, stays.
+///
+/// # Errors
+/// When the text is not a manifest, has no such agent or one of the new name, or a place is written in a style that
+/// cannot be edited.
+pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mistake>> {
+    let house = crate::parse(text)?;
+    let root = node::parse_yaml(text)?;
+    let Some(agent) = house.agents.get(old) else {
+        let missing = format!("there is no agent `{old}` in the manifest");
+        return Err(vec![root.place.mistake(missing)]);
+    };
+    if let Some(other) = house.agents.get(new) {
+        let place = Place {
+            line: other.line,
+            column: 1,
+        };
+        let taken = format!("agent `{new}` already exists in the manifest");
+        return Err(vec![place.mistake(taken)]);
+    }
+    let mut places = Vec::new();
+    find_references(&MANIFEST, &root, old.as_str(), &mut places);
+    // From the end of a line to its start, so that no edit moves a later place.
+    places.sort_by_key(|p| std::cmp::Reverse((p.line, p.column)));
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for place in places {
+        replace_name(&mut lines, place, old, new)?;
+    }
+    let mut edited = lines.join("\n") + "\n";
+    for service in kept_data(&house, &agent.uses, old) {
+        edited = keep_data_name(&edited, &service, new)?;
+    }
+    let renamed = node::parse_yaml(&edited)?;
+    let mut left = Vec::new();
+    find_references(&MANIFEST, &renamed, old.as_str(), &mut left);
+    match left.first() {
+        None => Ok(edited),
+        Some(place) => Err(vec![place.mistake(format!(
+            "`{old}` could not be replaced here; write `{new}` by hand"
+        ))]),
+    }
+}
+
+/// A service and the name under which it holds an agent's data.
+struct KeptData {
+    service: Slug,
+    name: String,
+}
+
+/// The data of an agent in services that name it by the agent's name.
+fn kept_data(
+    house: &House,
+    uses: &std::collections::BTreeSet<Slug>,
+    agent: &Slug,
+) -> Vec<KeptData> {
+    let services = uses.iter().filter_map(|s| house.services.get(s));
+    let services = services.filter(|s| s.kind.has_consumers() && !s.names.contains_key(agent));
+    let kept = services.map(|service| KeptData {
+        service: service.slug.clone(),
+        name: service.name_for(agent).replace('_', "-"),
+    });
+    kept.collect()
+}
+
+/// Adds `names: { AGENT: NAME }` to a service.
+fn keep_data_name(text: &str, kept: &KeptData, agent: &Slug) -> Result<String, Vec<Mistake>> {
+    let root = node::parse_yaml(text)?;
+    let services = root.get("services").map_or(&[][..], Node::entries);
+    let KeptData { service, name } = kept;
+    let by_hand = |place: Place, why: &str| {
+        vec![place.mistake(format!(
+            "{why}; write `names: {{ {agent}: {name} }}` for service `{service}` by hand, and rename the agent again"
+        ))]
+    };
+    let Some(entry) = services.iter().find(|e| e.key == service.as_str()) else {
+        return Err(by_hand(root.place, "the service is not found"));
+    };
+    if name.parse::<Slug>().is_err() {
+        return Err(by_hand(entry.place, "the name of its data is too long"));
+    }
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let names = entry.value.entries().iter().find(|e| e.key == "names");
+    let inserted = match names {
+        Some(names) => insert(&mut lines, names, &format!("{agent}: {name}")),
+        None => insert(&mut lines, entry, &format!("names: {{ {agent}: {name} }}")),
+    };
+    inserted.map_err(|why| by_hand(entry.place, &why))?;
+    let edited = lines.join("\n") + "\n";
+    node::parse_yaml(&edited).map(|_| edited)
+}
+
+/// Collects the places at which a node of this shape names an agent.
+fn find_references(shape: &Shape, node: &Node, agent: &str, places: &mut Vec<Place>) {
+    let named = |node: &Node| node.text() == Some(agent);
+    match shape {
+        Shape::Agent if named(node) => places.push(node.place),
+        Shape::Delegates => {
+            let words = match &node.kind {
+                Kind::List(items) => items.iter().collect(),
+                Kind::Scalar { .. } | Kind::Map(_) => vec![node],
+            };
+            let without =
+                |word: &Node| word.text().and_then(|t| t.strip_prefix('-')) == Some(agent);
+            let found = words.into_iter().filter(|w| named(w) || without(w));
+            places.extend(found.map(|w| w.place));
+        }
+        Shape::List(inner) | Shape::Set(inner) => {
+            for item in node.items() {
+                find_references(inner, item, agent, places);
+            }
+        }
+        Shape::Map(inner) | Shape::Dict(inner) | Shape::ByAgent(inner) => {
+            for entry in node.entries() {
+                if matches!(shape, Shape::ByAgent(_)) && entry.key == agent {
+                    places.push(entry.place);
+                }
+                find_references(inner, &entry.value, agent, places);
+            }
+        }
+        Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
+            for key in shape.keys() {
+                if let Some(value) = node.get(key.name) {
+                    find_references(&key.shape, value, agent, places);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Replaces the name that is written at a place, quoted or not, with or without a minus in front.
+fn replace_name(
+    lines: &mut [String],
+    place: Place,
+    old: &Slug,
+    new: &Slug,
+) -> Result<(), Vec<Mistake>> {
+    let line = place.line.checked_sub(1).and_then(|n| lines.get_mut(n));
+    let replaced = line.is_some_and(|line| {
+        let mut from = place.column - 1;
+        let mut rest = line.chars().skip(from).peekable();
+        for mark in ['\'', '"', '-'] {
+            if rest.next_if_eq(&mark).is_some() {
+                from += 1;
+            }
+        }
+        let len = old.as_str().chars().count();
+        let there: String = rest.take(len).collect();
+        let found = there == old.as_str();
+        if found {
+            splice(line, from, len, new.as_str());
+        }
+        found
+    });
+    match replaced {
+        true => Ok(()),
+        false => Err(vec![place.mistake(format!(
+            "`{old}` is written in an unusual way; write `{new}` by hand"
+        ))]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_follows_and_the_rest_stays() {
+        let before = r#"version: 1
+house: h
+# old is the first here
+escalation: { to: old }
+services:
+  db: { kind: postgres, slot: db } # its data stays
+  git:
+    kind: git
+    names:
+      other: elsewhere
+agents:
+  other:
+    reports_to: old
+    delegates_to: [all, -old]
+    uses: [git]
+  "old": { uses: [db, git], model: local/old }
+  older: { reports_to: 'old', delegates_to: [old, other], grants: { old: { tokens: 5 } } }
+providers:
+  local: { kind: openai, base_url: "http://127.0.0.1:1/v1" }
+documents:
+  notes: { writer: old, readers: [other, old] }
+"#;
+        let slug = |name: &str| name.parse::<Slug>().unwrap();
+        let after = rename_agent(before, &slug("old"), &slug("young")).unwrap();
+        insta::assert_snapshot!(after);
+        let house = crate::parse(&after).unwrap();
+        let (db, git) = (&house.services[&slug("db")], &house.services[&slug("git")]);
+        assert_eq!(db.name_for(&slug("young")), "ab_old");
+        assert_eq!(git.name_for(&slug("young")), "old");
+        let again = rename_agent(&after, &slug("young"), &slug("old")).unwrap();
+        let house = crate::parse(&again).unwrap();
+        assert_eq!(house.services[&slug("db")].name_for(&slug("old")), "ab_old");
+        for (from, to) in [("nobody", "x"), ("old", "other")] {
+            assert!(rename_agent(before, &slug(from), &slug(to)).is_err());
+        }
+    }
+}
