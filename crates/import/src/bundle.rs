@@ -49,23 +49,11 @@ pub(crate) fn read_bundle(
     agent.charter = charter;
     import_workspace(source, import, "", &mut agent);
     if !lines.is_empty() {
-        agent.entry = Some(with_own_charter(&lines, &agent));
+        agent.entry = Some(lines);
     }
     source.report_secrets(import);
     import.agents.push(agent);
     Ok(())
-}
-
-/// The original entry, with the path of its charter in this house.
-fn with_own_charter(lines: &[String], agent: &ImportedAgent) -> Vec<String> {
-    let Some(path) = agent.charter_path() else {
-        return lines.to_vec();
-    };
-    let told = |line: &String| match line.strip_prefix("  charter:") {
-        Some(_) => format!("  charter: {path}"),
-        None => line.clone(),
-    };
-    lines.iter().map(told).collect()
 }
 
 /// Imports the known files and notes of an agent's workspace directory `dir`, and reports its skills as not

@@ -59,7 +59,8 @@ pub struct ImportedAgent {
     pub charter: Option<String>,
     /// Files of its workspace: path and text.
     pub files: Vec<(String, String)>,
-    /// Lines of a manifest entry that is used unchanged, in place of the fields above.
+    /// Lines of a manifest entry as another house wrote it, in place of the fields above. Its charter and everything
+    /// that gives authority are not to be trusted.
     pub entry: Option<Vec<String>>,
 }
 

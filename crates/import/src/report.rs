@@ -21,6 +21,8 @@ pub enum ReportKind {
     Changed,
     /// Not imported.
     Left,
+    /// Gives authority, so it is only imported when the operator allows it.
+    Withheld,
     /// A secret was found.
     Secret,
 }
@@ -31,6 +33,7 @@ impl ReportKind {
         match self {
             ReportKind::Changed => "changed",
             ReportKind::Left => "not imported",
+            ReportKind::Withheld => "needs approval",
             ReportKind::Secret => "secret",
         }
     }
@@ -62,7 +65,7 @@ pub struct Import {
 
 impl Import {
     /// Adds an entry about `place` (a file or key) to the import report.
-    pub(crate) fn add_report_entry(
+    pub fn add_report_entry(
         &mut self,
         kind: ReportKind,
         place: impl Into<String>,

@@ -262,7 +262,7 @@ pub fn remove_schedule(text: &str, slug: &Slug, name: &Slug) -> Result<String, V
     }
 }
 
-fn agent_of<'a>(root: &'a Node, slug: &Slug) -> Result<&'a Entry, Vec<Mistake>> {
+pub(crate) fn agent_of<'a>(root: &'a Node, slug: &Slug) -> Result<&'a Entry, Vec<Mistake>> {
     let agents = root.get("agents").map_or(&[][..], Node::entries);
     let found = agents.iter().find(|e| e.key == slug.as_str());
     found.ok_or_else(|| {

@@ -129,6 +129,9 @@ pub(crate) struct Key {
     pub(crate) inherited: bool,
     /// Whether an object is taken from one place as a whole, and not key by key.
     pub(crate) whole: bool,
+    /// Whether a value lets the agent do or use more than it could without the key; the list holds the values that do
+    /// not.
+    pub(crate) authority: Option<&'static [&'static str]>,
     /// Text that stands for an absent value in output for people.
     pub(crate) unset: &'static str,
     /// Documentation.
@@ -148,6 +151,7 @@ impl Key {
             required: false,
             inherited: false,
             whole: false,
+            authority: None,
             unset: "none",
             doc: "",
         }
@@ -186,6 +190,13 @@ impl Key {
     /// Marks an object that is taken from one layer (agent or `defaults`) as a whole, and not merged key by key.
     pub(crate) const fn whole(mut self) -> Key {
         self.whole = true;
+        self
+    }
+
+    /// Marks a key by which an agent gets authority: reach, isolation, commands, resources, or work that starts by
+    /// itself. `harmless` lists the values that give none.
+    pub(crate) const fn authority(mut self, harmless: &'static [&'static str]) -> Key {
+        self.authority = Some(harmless);
         self
     }
 

@@ -6,6 +6,7 @@
 
 mod agent_values;
 mod allocate;
+pub mod authority;
 mod boot;
 mod check;
 mod decode;

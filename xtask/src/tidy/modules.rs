@@ -72,6 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "reference",
             "schema",
+            "authority",
             "planner",
             "check",
             "storage",

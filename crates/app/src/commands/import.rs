@@ -6,15 +6,17 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    apply_edit, edit_manifest, manifest_failure, manifest_request, parse_slug,
 };
 use crate::output::{self, print_message, print_table};
+use crate::plan_output::print_plan;
 use abbey_api::HouseQuery;
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{AddTask, BundleFile, VERSION};
+use abbey_api::{AddTask, BundleFile, PlanNote, PlanSeverity, VERSION};
 use abbey_daemon::{Home, manifest};
-use abbey_import::{Format, Import, ImportedAgent, TargetHouse, read_installation};
+use abbey_import::{Format, Import, ImportedAgent, ReportKind, TargetHouse, read_installation};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,10 @@ pub(crate) struct ImportArgs {
     /// Name of the agent, for formats that hold one agent.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) named: Option<String>,
+    /// Key of the bundle's entry that may give the agent authority, such as `egress`; without it, keys that do are left
+    /// out and reported. Can be repeated.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = PossibleValuesParser::new(manifest::authority_keys()))]
+    pub(crate) allow: Vec<String>,
     /// Print the import report and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -55,12 +61,14 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         );
         return Err(Failure::plain(text).with_code(exit::CONFLICT));
     }
-    let import = read_installation(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
+    let mut import =
+        read_installation(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
     let mut edited = text;
     for agent in &import.agents {
         edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
             .map_err(|m| manifest_failure(&m))?;
     }
+    distrust_entries(&mut import, &mut edited, &args.allow)?;
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
         print_report(&import, json, false);
@@ -81,12 +89,16 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     // Fails here, before anything is written, when no house answers.
     client.house().show(&HouseQuery::default()).await?;
     let charters = Charters::write(&file, &import.agents)?;
-    let code = apply_edit(home, &file, edited, None, Consent::Ask, |plan| {
-        if !json {
-            print_applied_plan(false)(plan);
-        }
-    })
-    .await?;
+    // What a stranger's entries do to the house is shown before it is done.
+    let planned = client
+        .house()
+        .plan(&manifest_request(&file, edited.clone())?)
+        .await?;
+    let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
+    if !json && !planned.notes.iter().any(is_fatal) {
+        print_plan(&planned);
+    }
+    let code = apply_edit(home, &file, edited, None, Consent::Ask, |_| {}).await?;
     if code != exit::OK {
         return Ok(code);
     }
@@ -110,6 +122,39 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         client.tasks().add(&body, Some(IdempotencyKey(key))).await?;
     }
     Ok(exit::OK)
+}
+
+/// Takes out of foreign entries, in the edited manifest and in `import`, what gives authority and is not in `allowed`,
+/// and sets their charter to the imported one: the path in the entry may be that of any file here.
+fn distrust_entries(
+    import: &mut Import,
+    edited: &mut String,
+    allowed: &[String],
+) -> Result<(), Failure> {
+    let failed = |m: Vec<manifest::Mistake>| manifest_failure(&m).with_code(exit::CONFLICT);
+    let mut report = Vec::new();
+    for agent in import.agents.iter_mut().filter(|a| a.entry.is_some()) {
+        let slug = &agent.slug;
+        let (text, withheld) =
+            manifest::withhold_authority(edited, slug, allowed).map_err(failed)?;
+        *edited = match agent.charter_path() {
+            _ if !manifest::has_value_at(&text, slug, &["charter"]) => Ok(text),
+            Some(path) => manifest::set_key(&text, slug, "charter", &path),
+            None => manifest::remove_key(&text, slug, "charter"),
+        }
+        .map_err(failed)?;
+        for manifest::WithheldKey { key, value } in withheld {
+            let text = format!(
+                "`{value}` is left out, since it gives authority; import with `--allow {key}`, or write it into the manifest"
+            );
+            report.push((format!("agent.yaml: {key}"), text));
+        }
+        agent.entry = Some(manifest::agent_entry(edited, slug).map_err(failed)?);
+    }
+    for (place, text) in report {
+        import.add_report_entry(ReportKind::Withheld, place, text);
+    }
+    Ok(())
 }
 
 /// Charters that were written beside the manifest; dropped without `keep`, they are deleted again.

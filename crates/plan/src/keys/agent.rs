@@ -49,52 +49,52 @@ keys! {
         /// The agent above it.
         pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Agent, Live),
         /// Agents that it may delegate to: `all`, `none`, or a list; `-NAME` excludes one from `all`.
-        pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).default("none"),
+        pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).authority(&["none"]).default("none"),
         /// Agents that it may ask questions: `all`, `none`, or a list. The costs of the answer are charged to the agent
         /// that asks.
-        pub asks: Authority = Key::new("asks", Shape::Delegates, Live).default("none"),
+        pub asks: Authority = Key::new("asks", Shape::Delegates, Live).authority(&["none"]).default("none"),
         /// Limits of the subtasks that it delegates, by agent.
-        pub grants: Grants = Key::new("grants", Shape::ByAgent(&Shape::Object(GRANT)), Live),
+        pub grants: Grants = Key::new("grants", Shape::ByAgent(&Shape::Object(GRANT)), Live).authority(&[]),
         /// It works by files: a task lies in `work/`, and is done when its result lies in `completed/`.
-        pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live) => file_command,
+        pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live).authority(&[]) => file_command,
         /// Relations to other agents, for its prompt; they give no right by themselves.
         pub relations: BTreeMap<&'static str, Vec<Slug>> =
             Key::new("relations", Shape::Section(RELATION_KINDS), Live),
         /// Services that it uses: in `postgres` it has a database, in `git` a place for repositories. The cell
         /// restarts when this changes which addresses it reaches.
-        pub uses: BTreeSet<Slug> = Key::new("uses", NAMES, Live),
+        pub uses: BTreeSet<Slug> = Key::new("uses", NAMES, Live).authority(&[]),
         /// Program that runs the agent.
-        pub runtime: Runtime = Key::new("runtime", RUNTIMES, Restart).default("native").inherited(),
+        pub runtime: Runtime = Key::new("runtime", RUNTIMES, Restart).authority(&["native"]).default("native").inherited(),
         /// Kind of isolation.
-        pub cell: CellKind = Key::new("cell", CELLS, Restart).default("sandbox").inherited(),
+        pub cell: CellKind = Key::new("cell", CELLS, Restart).authority(&["sandbox", "microvm", "container"]).default("sandbox").inherited(),
         /// Model, as `PROVIDER/MODEL`. From the next run on.
         pub model: Option<ModelRef> = Key::new("model", Shape::Model, Live).inherited(),
         /// Skills assigned to it, in place of its template's; `NAME@VERSION` pins a version.
         pub skills: Vec<String> = Key::new("skills", Shape::List(&Shape::Text), Live),
         /// Its daily budget; the share of the house's budget is already worked out.
-        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live),
+        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(&[]),
         /// Repeating wake.
-        pub wake: Option<Wake> = Key::new("wake", Shape::Object(Wake::KEYS), Live),
+        pub wake: Option<Wake> = Key::new("wake", Shape::Object(Wake::KEYS), Live).authority(&[]),
         /// Tasks that start by themselves, by name.
         pub schedules: BTreeMap<Slug, Schedule> =
-            Key::new("schedules", Shape::Map(&Shape::Object(SCHEDULE)), Live) => later,
+            Key::new("schedules", Shape::Map(&Shape::Object(SCHEDULE)), Live).authority(&[]) => later,
         /// Its languages.
         pub locale: Locale = Key::new("locale", Shape::Section(Locale::KEYS), Live).inherited(),
         /// Resource limits of its cell.
-        pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart).inherited(),
+        pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart).authority(&[]).inherited(),
         /// Filter of system calls in a sandbox: `strict`, `jit` or `nested`.
         pub profile: Profile =
-            Key::new("profile", PROFILES, Restart).default("jit").inherited().only_in(IN_SANDBOX, NoEffect),
+            Key::new("profile", PROFILES, Restart).authority(&["strict", "jit"]).default("jit").inherited().only_in(IN_SANDBOX, NoEffect),
         /// Its tool policy.
-        pub tools: ToolPolicy = Key::new("tools", Shape::Section(ToolKeys::KEYS), Live).inherited(),
+        pub tools: ToolPolicy = Key::new("tools", Shape::Section(ToolKeys::KEYS), Live).authority(&[]).inherited(),
         /// Most runs at once.
         pub max_concurrent_runs: u32 =
-            Key::new("max_concurrent_runs", Shape::Integer(1, 64), Live).default("1"),
+            Key::new("max_concurrent_runs", Shape::Integer(1, 64), Live).authority(&["1"]).default("1"),
         /// Whether it may rewrite its own charter.
         pub charter_writable: bool =
-            Key::new("charter_writable", Shape::Boolean, Restart).default("false").only_in(IN_SANDBOX, Live),
+            Key::new("charter_writable", Shape::Boolean, Restart).authority(&["false"]).default("false").only_in(IN_SANDBOX, Live),
         /// Isolation layers that may be missing on this host.
-        pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart).inherited(),
+        pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart).authority(&[]).inherited(),
         /// Whether it runs on a terminal, for `abbey attach`.
         pub terminal: bool = Key::new("terminal", Shape::Boolean, Restart).default("false"),
         /// What its microVM boots from (see `abbey image`), or its container is made from.
@@ -108,13 +108,13 @@ keys! {
         /// Sizes of its microVM's drives, or of its sandbox's file systems; a sandbox without shares the disk of
         /// the house.
         pub drives: Drives =
-            Key::new("drives", Shape::Section(DriveKeys::KEYS), Restart).inherited().whole(),
+            Key::new("drives", Shape::Section(DriveKeys::KEYS), Restart).authority(&[]).inherited().whole(),
         /// Subnet of its cell, like `10.77.7.0/24`: one of `network.pool` in the size of `network.prefix`. Without one it
         /// gets a free one and keeps it.
         pub subnet: Option<Subnet> =
-            Key::new("subnet", Shape::Network, Restart).only_in(IN_SANDBOX, NoEffect),
+            Key::new("subnet", Shape::Network, Restart).authority(&[]).only_in(IN_SANDBOX, NoEffect),
         /// What it may reach outside: `none`, `full`, or a list like `[api.example.org:443]`.
-        pub egress: Egress = Key::new("egress", Shape::Egress, Live).default("none").inherited(),
+        pub egress: Egress = Key::new("egress", Shape::Egress, Live).authority(&["none"]).default("none").inherited(),
     }
     derived {
         /// Name of the agent in the manifest, paths and the API.
