@@ -73,7 +73,7 @@ fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
     }
     store.checkpoint().done();
     assert_eq!(store.checkpoint().done(), None, "signed once");
-    let verdict = store.verify_audit_log().done();
+    let verdict = store.verify_audit_log(KnownCheckpoints::default()).done();
     assert!(verdict.ok && verdict.checkpoints >= 2, "{verdict:?}");
     let newest = store.audit_entries(verdict.entries - 1, 1).done();
     assert_eq!(newest[0].detail["key"], "[redacted]");
@@ -96,7 +96,13 @@ fn entries_are_read_in_order(bench: &mut Bench) {
     bench.reopen();
     assert_eq!(bench.store().audit_head(), 3);
     assert_eq!(bench.store().append_audit_entry(note("g.h")).done(), 4);
-    assert!(bench.store().verify_audit_log().done().ok);
+    assert!(
+        bench
+            .store()
+            .verify_audit_log(KnownCheckpoints::default())
+            .done()
+            .ok
+    );
 }
 
 fn the_journal_is_imported_once(bench: &mut Bench) {
@@ -123,5 +129,11 @@ fn a_failed_operation_leaves_no_entry(bench: &mut Bench) {
     assert!(bench.complete(&task, "agent-a", 1).is_err());
     assert_eq!(bench.store().audit_head(), head);
     assert!(bench.logged_after(head).is_empty());
-    assert!(bench.store().verify_audit_log().done().ok);
+    assert!(
+        bench
+            .store()
+            .verify_audit_log(KnownCheckpoints::default())
+            .done()
+            .ok
+    );
 }
