@@ -170,7 +170,10 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
             .collect()
     });
     let rate = tasks as f64 / start.elapsed().as_secs_f64();
-    let verdict = store.verify_audit_log().wait().expect("verified");
+    let verdict = store
+        .verify_audit_log(abbey_store::KnownCheckpoints::default())
+        .wait()
+        .expect("verified");
     assert!(verdict.ok, "the chain verifies after the run");
     let reserved: u64 = store
         .budgets()

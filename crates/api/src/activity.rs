@@ -50,6 +50,19 @@ documents! {
         checkpoints: u64,
         /// What is wrong with the first bad entry.
         why: Option<String>,
+        /// Public Ed25519 key that signs now, hexadecimal; absent before the first signature.
+        key: Option<String>,
+        /// Restores that the log records, and whether the earlier key confirmed the change of the key.
+        notes: Vec<String>,
+    }
+    /// Signed heads of the audit log.
+    CheckpointsDoc {
+        /// Always 1.
+        version: u32,
+        /// Public Ed25519 key that signed first, hexadecimal.
+        key: String,
+        /// Lines of the checkpoint file, oldest first; the last one states the newest entry.
+        lines: Vec<Value>,
     }
 }
 
@@ -73,6 +86,8 @@ operations! {
         GET "/api/v1/activity" page() [query ActivityQuery] -> json(ActivityDoc);
         /// Verifies the whole audit log.
         GET "/api/v1/activity/verify" verify() -> json(VerifyDoc);
+        /// Signs the newest entry, and returns every signed head.
+        POST "/api/v1/activity/checkpoints" checkpoints() -> json(CheckpointsDoc);
         /// New entries as server-sent events, after the one named.
         GET "/api/v1/events" follow() [header after: Option<LastEventId>] -> stream;
     }

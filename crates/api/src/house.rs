@@ -137,6 +137,38 @@ documents! {
         state_hash: String,
         /// Size of the backup, bytes.
         bytes: u64,
+        /// What is not in it, for people.
+        left_out: Vec<String>,
+    }
+    /// What a backup holds, after it was verified.
+    BackupCheckDoc {
+        /// Always 1.
+        version: u32,
+        /// Digest of the state in the backup.
+        state_hash: String,
+        /// Number of entries of the archive.
+        entries: u64,
+        /// Agents whose files it holds.
+        agents: Vec<String>,
+        /// Services whose data it holds.
+        services: Vec<String>,
+        /// Result of verifying its audit log, for people.
+        audit_log: String,
+        /// What is not in it, for people.
+        left_out: Vec<String>,
+    }
+    /// A house that was restored from a backup.
+    RestoredHouseDoc {
+        /// Always 1.
+        version: u32,
+        /// Digest of the restored state.
+        state_hash: String,
+        /// Path of the restored manifest; absent if the backup has none.
+        manifest: Option<String>,
+        /// What the backup lacks, for people.
+        left_out: Vec<String>,
+        /// What else is to be known about the restore, for people.
+        notes: Vec<String>,
     }
     /// The house is going down.
     DownDoc {
@@ -186,6 +218,12 @@ requests! {
     BackupBody {
         /// Absolute path of a file that does not exist.
         path: String,
+        /// Whether the data of services is taken along, of one instant: they are paused meanwhile.
+        #[serde(default)]
+        with_services: bool,
+        /// Passphrase that wraps the signing key of the audit log; without one the key is left out.
+        #[serde(default)]
+        passphrase: Option<String>,
     }
 }
 

@@ -32,6 +32,9 @@ documents! {
         pid: Option<i32>,
         /// Port of its address.
         port: Option<u16>,
+        /// Whether the manifest says that it answers at a port: by `port`, `slot`, `probe`, or `{port}` in its command.
+        #[serde(default)]
+        serves_port: bool,
         /// Number of the current boot of its cell.
         generation: u64,
         /// Boots after the first, ever.

@@ -206,18 +206,17 @@ pub(crate) enum Command {
     /// List services, show their logs or restart them.
     #[command(subcommand, after_help = "Example:\n  abbey service logs web --follow")]
     Service(service::ServiceCommand),
-    /// Write the state and the agents' files into one archive, while the house is running.
-    #[command(after_help = "Example:\n  abbey backup house.tar")]
-    Backup {
-        /// The archive; it must not exist yet.
-        file: PathBuf,
-    },
+    /// Write the house into one archive while it is running, or verify one.
+    ///
+    /// It holds the state, the manifest with its charters, skills, the files of agents, and the signed heads of the audit
+    /// log. What it does not hold is printed.
+    #[command(
+        after_help = "Examples:\n  abbey backup house.tar\n  abbey backup --with-services --passphrase-file key.txt house.tar\n  abbey backup verify house.tar"
+    )]
+    Backup(backup::BackupArgs),
     /// Restore a backup into a home that has no state yet.
     #[command(after_help = "Example:\n  abbey --home /srv/abbey restore house.tar")]
-    Restore {
-        /// An archive that `abbey backup` wrote.
-        file: PathBuf,
-    },
+    Restore(backup::RestoreArgs),
     /// Print the completion script of a shell.
     #[command(after_help = "Example:\n  abbey completions bash")]
     Completions {
@@ -285,8 +284,8 @@ impl Cli {
             C::Unit(command) => unit::cmd_unit(home, json, command).await,
             C::Doctor { fix } => doctor::cmd_doctor(home, json, fix).await,
             C::Service(command) => service::cmd_service(home, json, command).await,
-            C::Backup { file } => backup::cmd_backup(home, json, &file).await,
-            C::Restore { file } => backup::cmd_restore(home, json, &file).await,
+            C::Backup(args) => backup::cmd_backup(home, json, &args).await,
+            C::Restore(args) => backup::cmd_restore(home, json, args).await,
             C::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut help::build_command(), "abbey", &mut script);

@@ -116,6 +116,8 @@ fn is_service_late(service: &ServiceView) -> bool {
     match service.presence {
         Presence::Paused | Presence::Stopped | Presence::Idle => false,
         Presence::Ready => !service.external && !service.pending.is_empty(),
+        // Nothing says that it would ever answer; `abbey ps` and `abbey doctor` show that it does not.
+        Presence::WorkerOnly => !service.external && service.serves_port,
         _ => !service.external,
     }
 }

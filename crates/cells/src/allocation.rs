@@ -148,17 +148,59 @@ impl Allocations {
 }
 
 impl Allocations {
-    /// Whether an owner may have a subnet: private, nobody's, and not where the host goes already.
-    fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
+    /// Parses allocations that come with a backup, and checks every rule that allocations are subject to but what the
+    /// host routes now.
+    ///
+    /// # Errors
+    /// Names the violated rule.
+    pub fn parse_foreign(json: &[u8]) -> std::result::Result<Allocations, String> {
+        let foreign: Allocations = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let place = foreign.uid_first.checked_sub(UIDS_FIRST);
+        if place.is_none_or(|p| p % UIDS != 0 || p / UIDS >= PLACES) {
+            return Err(format!(
+                "user {} cannot be the first user of a house",
+                foreign.uid_first
+            ));
+        }
+        let mut checked = Allocations {
+            owners: BTreeMap::new(),
+            ..foreign.clone()
+        };
+        for (owner, allocation) in foreign.owners {
+            let subnet = allocation.subnet;
+            if let Some(subnet) = subnet {
+                checked.subnet_in_house(&owner, subnet)?;
+            }
+            let elsewhere = Allocation {
+                subnet: None,
+                ..allocation
+            };
+            checked.assign(&owner, elsewhere)?;
+            if let Some(kept) = checked.owners.get_mut(&owner) {
+                kept.subnet = subnet;
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Whether an owner may have a subnet as far as the house is concerned: private, and nobody else's.
+    fn subnet_in_house(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
         let net = (subnet.base(), subnet.prefix());
         if !is_private(net) {
             return Err(format!("subnet {subnet} is not in a private range"));
         }
         let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
         let taken = others.find(|(_, c)| c.subnet.is_some_and(|s| s.overlaps(subnet)));
-        if let Some((holder, _)) = taken {
-            return Err(format!("subnet {subnet} is allocated to {holder}"));
+        match taken {
+            Some((holder, _)) => Err(format!("subnet {subnet} is allocated to {holder}")),
+            None => Ok(()),
         }
+    }
+
+    /// Whether an owner may have a subnet: private, nobody's, and not where the host goes already.
+    fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
+        self.subnet_in_house(owner, subnet)?;
+        let net = (subnet.base(), subnet.prefix());
         let own = self.tag.map(HouseTag::interface_prefix);
         let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
         let routes = crate::sys::host::ipv4_routes();
@@ -253,6 +295,37 @@ fn chance() -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_allocations_are_checked_like_those_that_are_requested() {
+        let parse = |first: u32, uid: u32, subnet: &str| {
+            let json = format!(
+                r#"{{"uid_first":{first},"owners":{{"agent-a":{{"uid":{uid},"subnet":"{subnet}"}},"agent-b":{{"uid":null}}}}}}"#
+            );
+            Allocations::parse_foreign(json.as_bytes())
+        };
+        let good = parse(
+            UIDS_FIRST + 3 * UIDS,
+            UIDS_FIRST + 3 * UIDS + 1,
+            "10.1.2.0/24",
+        )
+        .unwrap();
+        assert!(good.owners[&owner("a")].subnet.is_some());
+        for (first, uid, subnet) in [
+            (0, 1, "10.1.2.0/24"),
+            (UIDS_FIRST + 1, UIDS_FIRST + 2, "10.1.2.0/24"),
+            (
+                UIDS_FIRST + PLACES * UIDS,
+                UIDS_FIRST + PLACES * UIDS + 1,
+                "10.1.2.0/24",
+            ),
+            (UIDS_FIRST, 0, "10.1.2.0/24"),
+            (UIDS_FIRST, UIDS_FIRST + UIDS, "10.1.2.0/24"),
+            (UIDS_FIRST, UIDS_FIRST + 1, "8.8.8.0/24"),
+        ] {
+            assert!(parse(first, uid, subnet).is_err(), "{first} {uid} {subnet}");
+        }
+    }
 
     fn owner(name: &str) -> CellName {
         CellName::Agent(name.parse().unwrap())

@@ -20,12 +20,13 @@ pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, plan_offline, serve};
 pub use cells::provision::crash_points;
-pub use core::backup::restore_backup;
+pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;
 pub use core::hostd::{
     detach_from_parent, ensure_home_and_hostd, run_hostd, start_hostd_and_drop_privileges,
 };
+pub use core::restore::{restore_backup, verify_backup};
 pub use insight::reports::render_as_text as report_text;
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.

@@ -7,6 +7,7 @@ mod approval;
 mod authority;
 mod budget;
 mod cell;
+mod checkpoint;
 mod conversation;
 mod evidence;
 mod fault;
@@ -34,6 +35,7 @@ pub use cell::{
     Address, CellKind, CellName, CellUsage, DesiredState, Drives, ExitKind, ExitRecord, Generation,
     Incarnation, Layer, Limits, Observed, Presence, ProcessIdentity, Profile, VmEnd, Vmm,
 };
+pub use checkpoint::{Checkpoint, CheckpointLine};
 pub use conversation::{ChannelAddress, Conversation, Session};
 pub use evidence::Evidence;
 pub use fault::FaultKind;

@@ -23,7 +23,10 @@ mod topic;
 mod transaction;
 mod types;
 
-pub use chain::{AuditEntry, AuditVerification, GENESIS, canonical, entry_hash};
+pub use chain::{
+    AuditEntry, AuditVerification, ChainVerifier, GENESIS, KnownCheckpoints, SignedHead, canonical,
+    entry_hash, public_key,
+};
 pub use clock::{Clock, MonotonicClock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};

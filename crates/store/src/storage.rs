@@ -6,7 +6,7 @@ use crate::topic::{Subscription, Topic};
 use crate::types::*;
 use crate::{
     ApprovalRequest, ApprovalUse, AuditEntry, AuditVerification, DocumentRow, Escalation,
-    NewDocumentVersion, NewEscalation, Reply, Result,
+    KnownCheckpoints, NewDocumentVersion, NewEscalation, Reply, Result, SignedHead,
 };
 use abbey_engine::task::Event;
 use abbey_engine::{approval, budget, saga};
@@ -133,8 +133,17 @@ operations! {
     write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
     /// Entries of the audit log after a sequence number.
     read audit_entries(after: u64, limit: u32) -> Vec<AuditEntry> = |rows, _| audit_log::list(rows, after, limit);
-    /// Checks the whole audit log.
-    read verify_audit_log() -> AuditVerification = |rows, _| audit_log::verify(rows);
+    /// Checks the whole audit log, also against what is known from outside the database.
+    read verify_audit_log(known: KnownCheckpoints) -> AuditVerification = |rows, _| audit_log::verify(rows, known);
+    /// Signed heads of the audit log after a sequence number.
+    read signed_heads(after: u64) -> Vec<SignedHead> = |rows, _| audit_log::signed_heads(rows, after);
+    /// Public key that signed the audit log first, hexadecimal; none in an empty state.
+    read first_key() -> Option<String> = |rows, _| audit_log::first_key(rows);
+    /// Public key that the audit log states last, hexadecimal; none in an empty state.
+    read stated_key() -> Option<String> = |rows, _| audit_log::stated_key(rows);
+    /// Logs that the state was restored from the backup with this digest; the key of the store signs from here on.
+    write record_restore(previous: Option<[u8; 32]>, state_hash: String) -> u64 =
+        |tx| audit_log::record_restore(tx, previous, &state_hash);
     /// Bytes of hostd's journal that are in the audit log already.
     read journal_offset() -> u64 = |rows, _| hostd_journal::offset(rows);
     /// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.

@@ -31,6 +31,11 @@ pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     ::hex::encode(bytes)
 }
 
+/// Bytes of hexadecimal digits; none for anything else.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    ::hex::decode(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,11 +3,13 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
+use abbey_api::client::Client;
 use abbey_api::headers::LastEventId;
-use abbey_api::{ActivityQuery, EntryView};
-use abbey_daemon::Home;
+use abbey_api::{ActivityQuery, EntryView, VerifyDoc};
+use abbey_daemon::{ExportHeader, Home};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -25,12 +27,77 @@ pub(crate) struct ActivityArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ActivityCommand {
-    /// Verify every hash and signature of the audit log.
-    #[command(after_help = "Example:\n  abbey activity verify")]
-    Verify,
-    /// Print the whole audit log as JSON Lines.
-    #[command(after_help = "Example:\n  abbey activity export")]
+    /// Verify every hash and signature of the audit log, of this house or in an exported file.
+    ///
+    /// The log of the house is compared with the signed heads that hostd keeps outside the database. A file needs no
+    /// house.
+    #[command(
+        after_help = "Examples:\n  abbey activity verify\n  abbey activity verify log.jsonl --key 5f0c…"
+    )]
+    Verify(VerifyArgs),
+    /// Print the whole audit log as JSON Lines, with its signatures.
+    #[command(after_help = "Example:\n  abbey activity export > log.jsonl")]
     Export,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// An export to verify in place of the log of the house.
+    pub(crate) file: Option<PathBuf>,
+    /// Public key that must have signed the export first, in hexadecimal digits.
+    #[arg(long, requires = "file", value_name = "HEX")]
+    pub(crate) key: Option<String>,
+    /// File of signed heads that the export must agree with, such as that of a checkpoint sink.
+    #[arg(long, requires = "file", value_name = "FILE")]
+    pub(crate) checkpoints: Option<PathBuf>,
+}
+
+fn print_verification(json: bool, doc: &VerifyDoc) -> u8 {
+    if json {
+        output::print_json(doc);
+    } else if doc.ok {
+        output::print_line(&format!(
+            "ok: {} entries, {} signed checkpoints, head {}, key {}",
+            doc.entries,
+            doc.checkpoints,
+            doc.head,
+            output::text_or_dash(doc.key.as_ref())
+        ));
+    } else {
+        output::print_line(&format!(
+            "entry {} does not verify: {}",
+            doc.first_bad.unwrap_or(0),
+            doc.why.clone().unwrap_or_default()
+        ));
+    }
+    if !json {
+        doc.notes.iter().for_each(|note| output::print_line(note));
+    }
+    if doc.ok { exit::OK } else { exit::FAILURE }
+}
+
+/// Prints the audit log with its signatures, up to the entry that the newest one covers.
+async fn print_export(client: &Client) -> Outcome {
+    let signed = client.activity().checkpoints().await?;
+    output::print_json_line(&ExportHeader::new(signed.key));
+    signed.lines.iter().for_each(output::print_json_line);
+    let head = signed.lines.last().and_then(|l| l["seq"].as_u64());
+    let mut cursor = Some(0);
+    while cursor.is_some() {
+        let query = ActivityQuery {
+            cursor,
+            limit: Some(1000),
+            last: None,
+        };
+        let doc = client.activity().page(&query).await?;
+        let covered = doc
+            .entries
+            .iter()
+            .take_while(|e| head.is_none_or(|head| e.seq <= head));
+        covered.for_each(|e| print_entry(true, e));
+        cursor = doc.cursor.and_then(|c| c.parse().ok());
+    }
+    Ok(exit::OK)
 }
 
 fn print_entry(json: bool, entry: &EntryView) {
@@ -47,41 +114,21 @@ fn print_entry(json: bool, entry: &EntryView) {
 /// `abbey activity`: prints entries of the audit log, as they arrive with `--follow`; `verify` checks every hash
 /// and signature (exit code 1 if one is wrong), `export` prints all entries as JSON Lines.
 pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) -> Outcome {
+    if let Some(ActivityCommand::Verify(args)) = &args.command
+        && let Some(file) = &args.file
+    {
+        let doc =
+            abbey_daemon::verify_export(file, args.key.as_deref(), args.checkpoints.as_deref())?;
+        return Ok(print_verification(json, &doc));
+    }
     let client = operator_client(home)?;
     match args.command {
-        Some(ActivityCommand::Verify) => {
+        Some(ActivityCommand::Verify(_)) => {
             let client = client.timeout(Duration::from_secs(600));
             let doc = client.activity().verify().await?;
-            if json {
-                output::print_json(&doc);
-            } else if doc.ok {
-                output::print_line(&format!(
-                    "ok: {} entries, {} signed checkpoints, head {}",
-                    doc.entries, doc.checkpoints, doc.head
-                ));
-            } else {
-                output::print_line(&format!(
-                    "entry {} does not verify: {}",
-                    doc.first_bad.unwrap_or(0),
-                    doc.why.clone().unwrap_or_default()
-                ));
-            }
-            Ok(if doc.ok { exit::OK } else { exit::FAILURE })
+            Ok(print_verification(json, &doc))
         }
-        Some(ActivityCommand::Export) => {
-            let mut cursor = Some(0);
-            while cursor.is_some() {
-                let query = ActivityQuery {
-                    cursor,
-                    limit: Some(1000),
-                    last: None,
-                };
-                let doc = client.activity().page(&query).await?;
-                doc.entries.iter().for_each(|e| print_entry(true, e));
-                cursor = doc.cursor.and_then(|c| c.parse().ok());
-            }
-            Ok(exit::OK)
-        }
+        Some(ActivityCommand::Export) => print_export(&client).await,
         None => {
             let query = ActivityQuery {
                 last: Some(args.last.min(1000)),

@@ -1,17 +1,107 @@
-//! `abbey backup` and `abbey restore`: the state and the agents' files in one archive.
+//! `abbey backup` and `abbey restore`: a house in one archive.
 
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::{BackupBody, VERSION};
+use abbey_api::BackupBody;
 use abbey_daemon::Home;
-use std::path::Path;
+use abbey_model::Secret;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct BackupArgs {
+    /// The archive; it must not exist yet.
+    #[arg(required = true)]
+    file: Option<PathBuf>,
+    /// Take the data of services along, all of one instant: services are paused while it is copied.
+    #[arg(long)]
+    with_services: bool,
+    /// Take the signing key of the audit log along, wrapped by the passphrase in this file.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<BackupCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackupCommand {
+    /// Check that an archive is whole and could be restored; no house is needed.
+    #[command(after_help = "Example:\n  abbey backup verify house.tar")]
+    Verify {
+        /// An archive that `abbey backup` wrote.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// An archive that `abbey backup` wrote.
+    file: PathBuf,
+    /// File with the passphrase of the backup, whose signing key then confirms the new one.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// The passphrase in a file, without the end of its line.
+fn read_passphrase(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::usage(format!(
+            "cannot read the passphrase from `{}`: {e}",
+            file.display()
+        ))
+    })?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Failure::usage(format!(
+            "the passphrase in `{}` is empty",
+            file.display()
+        ))),
+        passphrase => Ok(Some(Secret::new(passphrase))),
+    }
+}
+
+fn print_left_out(lines: &[String]) {
+    if !lines.is_empty() {
+        output::print_message("not in this backup:");
+    }
+    for line in lines {
+        output::print_message(&format!("  - {line}"));
+    }
+}
+
+fn verify(json: bool, file: &Path) -> Outcome {
+    let doc = abbey_daemon::verify_backup(file)?;
+    if json {
+        output::print_json(&doc);
+        return Ok(exit::OK);
+    }
+    output::print_line(&format!(
+        "ok: {} entries, state hash {}, audit log: {}",
+        doc.entries, doc.state_hash, doc.audit_log
+    ));
+    for (what, names) in [("agents", &doc.agents), ("services", &doc.services)] {
+        if !names.is_empty() {
+            output::print_line(&format!("{what}: {}", names.join(", ")));
+        }
+    }
+    print_left_out(&doc.left_out);
+    Ok(exit::OK)
+}
 
 /// `abbey backup`: writes a backup of the running house into a new archive and prints its hash. Exit code 4 if the
 /// file exists.
-pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome {
+pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Outcome {
+    if let Some(BackupCommand::Verify { file }) = &args.command {
+        return verify(json, file);
+    }
+    let file = args.file.as_deref().unwrap_or(Path::new(""));
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let passphrase = read_passphrase(args.passphrase_file.as_deref())?;
     let exists = || {
         Failure::plain(format!("`{}` exists; choose another name", path.display()))
             .with_code(exit::CONFLICT)
@@ -27,6 +117,8 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     let client = operator_client(home)?.timeout(Duration::from_secs(600));
     let body = BackupBody {
         path: made.display().to_string(),
+        with_services: args.with_services,
+        passphrase: passphrase.map(|p| p.expose().to_owned()),
     };
     let mut doc = client.house().back_up(&body).await?;
     let place = || -> std::io::Result<()> {
@@ -52,23 +144,38 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
             "{} ({} bytes), state hash {}",
             doc.path, doc.bytes, doc.state_hash
         ));
+        print_left_out(&doc.left_out);
     }
     Ok(exit::OK)
 }
 
-/// `abbey restore`: restores a backup into a home that has no state, without a control plane, and prints the hash
-/// of the state.
-pub(crate) async fn cmd_restore(home: &Home, json: bool, file: &Path) -> Outcome {
-    let (root, from) = (home.root().to_owned(), file.to_owned());
-    let restored =
-        tokio::task::spawn_blocking(move || abbey_daemon::restore_backup(root, &from)).await;
-    let hash =
-        restored.map_err(|e| Failure::plain(format!("cannot restore the backup: {e}")))??;
+/// `abbey restore`: restores a backup into a home that has no state, without a control plane, and says what is left to
+/// do by hand.
+pub(crate) async fn cmd_restore(home: &Home, json: bool, args: RestoreArgs) -> Outcome {
+    let root = home.root().to_owned();
+    let passphrase = read_passphrase(args.passphrase_file.as_deref())?;
+    let restored = tokio::task::spawn_blocking(move || {
+        abbey_daemon::restore_backup(root, &args.file, passphrase.as_ref())
+    });
+    let doc = restored
+        .await
+        .map_err(|e| Failure::plain(format!("cannot restore the backup: {e}")))??;
     if json {
-        output::print_json(&serde_json::json!({ "version": VERSION, "state_hash": hash }));
-    } else {
-        output::print_line(&format!(
-            "restored into {}, state hash {hash}",
+        output::print_json(&doc);
+        return Ok(exit::OK);
+    }
+    output::print_line(&format!(
+        "restored into {}, state hash {}",
+        home.root().display(),
+        doc.state_hash
+    ));
+    for note in &doc.notes {
+        output::print_message(&format!("note: {note}"));
+    }
+    print_left_out(&doc.left_out);
+    if let Some(manifest) = &doc.manifest {
+        output::print_message(&format!(
+            "the manifest and its charters are restored too; `abbey --home {} up -f {manifest}` starts the house",
             home.root().display()
         ));
     }

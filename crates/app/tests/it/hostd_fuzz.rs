@@ -135,9 +135,16 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
             owner: agent("c"),
             stamp: "s".into(),
         },
-        HostdOperation::Pack { owner: None },
+        HostdOperation::Pack {
+            owner: None,
+            services: true,
+        },
         HostdOperation::Pack {
             owner: Some("a".parse().unwrap()),
+            services: false,
+        },
+        HostdOperation::KeepCheckpoints {
+            checkpoints: Vec::new(),
         },
         HostdOperation::Archives {},
         HostdOperation::Restore {

@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 mod names;
 pub(crate) mod store;
+pub(crate) mod tree;
 
 pub(crate) use archive::{pack_to_stream, unpack_stream};
 pub(crate) use names::CREDENTIAL;

@@ -1,5 +1,6 @@
 //! What hostd knows from its start on.
 
+use super::checkpoints::checkpoint_file;
 use crate::sys::accounts;
 use crate::{Error, Result, allocation};
 use abbey_model::CellName;
@@ -72,6 +73,14 @@ impl HostdConfig {
             // The control plane reads the journal.
             std::os::unix::fs::chown(&dir, Some(0), Some(config.serve_uid))
                 .map_err(Error::file("hand over", &dir))?;
+            // It reads the checkpoints too, also those that came with a backup of a house with another user.
+            match std::os::unix::fs::lchown(checkpoint_file(&dir), Some(0), Some(config.serve_uid))
+            {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::file("hand over", checkpoint_file(&dir))(e));
+                }
+                _ => {}
+            }
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o2750))
             .map_err(Error::file("protect", &dir))?;

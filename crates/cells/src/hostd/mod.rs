@@ -9,6 +9,7 @@
 
 mod admission;
 mod api;
+mod checkpoints;
 mod client;
 mod config;
 pub(crate) mod disks;
@@ -28,9 +29,13 @@ mod startup;
 mod sweep;
 mod zfs;
 
+pub use crate::files::tree::is_link_within;
 pub use crate::{allocation::Allocation, allocation::Allocations, allocation::Disks};
 pub use crate::{files::FileEntry, files::FileName, files::NoteName};
 pub use api::HostdApi;
+pub use checkpoints::{
+    append_checkpoint_lines, checkpoint_file, parse_checkpoint_lines, read_checkpoint_lines,
+};
 pub use client::HostdClient;
 pub use config::HostdConfig;
 pub use in_process::{InProcessHostd, run_in_process};

@@ -3,7 +3,7 @@
 use crate::allocation::Allocation;
 use crate::files::{FileEntry, FileName};
 use crate::{CellSpec, Error};
-use abbey_model::{CellName, Generation, Millis, Slug};
+use abbey_model::{CellName, Checkpoint, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,11 +96,14 @@ pub enum HostdOperation {
         /// Owner of the files.
         owner: CellName,
     },
-    /// Packs agents' files into the passed file, without credentials.
+    /// Packs the files of agents, without credentials, into the passed file.
     Pack {
         /// Agent to pack; none packs every agent and the allocations.
         #[serde(default)]
         owner: Option<Slug>,
+        /// Whether the files of services are packed as well, with every credential among them.
+        #[serde(default)]
+        services: bool,
     },
     /// Starts a cell; the process that serves the call becomes its shim. The program uses three passed descriptors
     /// as its standard streams, or the log.
@@ -130,6 +133,11 @@ pub enum HostdOperation {
         env: Vec<(String, String)>,
         /// Working directory as the cell sees it.
         cwd: PathBuf,
+    },
+    /// Appends signed heads of the audit log to the checkpoint file, which the control plane cannot change.
+    KeepCheckpoints {
+        /// Signed heads, oldest first.
+        checkpoints: Vec<Checkpoint>,
     },
     /// Applies the firewall rules of the allocations. They are rolled back unless the caller confirms in time, on
     /// the same connection, that it still reaches the host.
@@ -178,7 +186,7 @@ impl HostdOperation {
             HostdOperation::Stage { owner } => ("stage", owner.to_string()),
             HostdOperation::Collect { owner, .. } => ("collect", owner.to_string()),
             HostdOperation::Discard { owner } => ("discard", owner.to_string()),
-            HostdOperation::Pack { owner } => (
+            HostdOperation::Pack { owner, .. } => (
                 "pack",
                 owner
                     .as_ref()
@@ -188,6 +196,7 @@ impl HostdOperation {
             HostdOperation::Begin { spec } => ("begin", spec.cell.to_string()),
             HostdOperation::Sweep { cell } => ("sweep", cell.to_string()),
             HostdOperation::Enter { cell, .. } => ("enter", cell.to_string()),
+            HostdOperation::KeepCheckpoints { .. } => ("checkpoints", String::new()),
             HostdOperation::Firewall { .. } => ("firewall", String::new()),
             HostdOperation::End {} => ("end", String::new()),
         }
@@ -245,6 +254,11 @@ pub enum HostdReply {
     Archives {
         /// Agents and time stamps, oldest first.
         archives: Vec<(Slug, String)>,
+    },
+    /// Reply to [`HostdOperation::Pack`].
+    Packed {
+        /// What could not be carried, one line for each path.
+        left_out: Vec<String>,
     },
     /// Reply to [`HostdOperation::Snapshot`].
     Snapshot {

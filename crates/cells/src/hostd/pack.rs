@@ -1,11 +1,10 @@
-//! Agents' files in one archive. Each is opened beneath its directory without following links, so
+//! Files of agents and services in one archive. Each is opened beneath its directory without following links, so
 //! that nothing an agent puts there, or swaps while we read, leads out of it.
 
 use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
-use crate::files::archive::{
-    EXCLUDED, LEFT_OUT, UNLOADED, add_directory, is_credential, open_below,
-};
+use crate::files::archive::{UNLOADED, open_below};
+use crate::files::tree::{LeftOut, TreePacker, is_left_out_of_agent};
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
@@ -15,52 +14,100 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Most that a guest may send of its files, bytes.
 const GUEST_MAX: u64 = 64 << 30;
-/// Writes a tar archive of all agents' files and the allocations, or of the files of agent `one` alone, to `to`.
-/// The archive is left unfinished: the caller writes its end.
-pub(super) fn pack_agents(
+
+/// What to pack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PackScope<'a> {
+    /// Only this agent; none for every agent and the allocations.
+    pub(super) one: Option<&'a Slug>,
+    /// Also the files of services.
+    pub(super) services: bool,
+}
+
+impl PackScope<'_> {
+    fn holds(&self, owner: &CellName) -> bool {
+        match owner {
+            CellName::Agent(slug) => self.one.is_none_or(|one| one == slug),
+            CellName::Service(_) => self.services && self.one.is_none(),
+            CellName::Run(_) => false,
+        }
+    }
+}
+
+/// Writes a tar archive of the files of agents and services, and of the allocations, to `to`. The archive is left
+/// unfinished: the caller writes its end. Returns what could not be carried, one line for each path.
+pub(super) fn pack_owners(
     config: &HostdConfig,
     allocations: &Allocations,
-    one: Option<&Slug>,
+    scope: PackScope<'_>,
     to: OwnedFd,
-) -> Result<()> {
-    let wanted = |owner: &CellName| match (owner, one) {
-        (CellName::Agent(slug), Some(one)) => slug == one,
-        (CellName::Agent(_), None) => true,
-        (CellName::Service(_) | CellName::Run(_), _) => false,
+) -> Result<Vec<String>> {
+    let owners = || {
+        allocations
+            .owners
+            .iter()
+            .filter(|(owner, _)| scope.holds(owner))
     };
-    let owners = || allocations.owners.iter().filter(|(owner, _)| wanted(owner));
     for (owner, allocation) in owners() {
         if let Some(disks) = allocation.disks {
             super::disks::mount_owner_disks(config, owner, disks)?;
         }
     }
-    let home = &config.home;
     let mut archive = tar::Builder::new(File::from(to));
-    let mut name = PathBuf::from("agents");
-    name.extend(one.map(Slug::as_str));
-    let agents = &home.join(&name);
-    let dir = open_below(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
-        .map_err(Error::file("open", agents))?;
-    let depth = usize::from(one.is_some());
-    add_directory(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
+    let mut left_out = LeftOut::default();
     for (owner, allocation) in owners() {
-        if config.owner_dir(owner).join("drives").exists() {
-            microvm(config, owner, allocation.uid, &mut archive)?;
+        let (name, skip): (_, fn(&Path) -> bool) = match owner {
+            CellName::Agent(slug) => (
+                Path::new("agents").join(slug.as_str()),
+                is_left_out_of_agent,
+            ),
+            CellName::Service(slug) | CellName::Run(slug) => {
+                (Path::new("services").join(slug.as_str()), |_| false)
+            }
+        };
+        let files = config.owner_dir(owner);
+        let dir = match open_below(CWD, files.as_os_str().as_bytes(), OFlags::DIRECTORY) {
+            Ok(dir) => dir,
+            // A service outside the house has none, and an agent that was never provisioned.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && scope.one.is_none() => continue,
+            Err(e) => return Err(Error::file("open", &files)(e)),
+        };
+        let mut packer = TreePacker {
+            archive: &mut archive,
+            left_out: &mut left_out,
+            skip,
+        };
+        packer
+            .add(&dir, &name)
+            .map_err(Error::file("pack", &files))?;
+        if files.join("drives").exists() {
+            microvm(config, owner, allocation.uid, &mut archive, &mut left_out)?;
         }
     }
-    if one.is_none() {
-        let allocations = home.join("hostd/claims.json");
+    if scope.one.is_none() {
+        let skills = config.home.join("skills");
+        if let Ok(dir) = open_below(CWD, skills.as_os_str().as_bytes(), OFlags::DIRECTORY) {
+            let mut packer = TreePacker {
+                archive: &mut archive,
+                left_out: &mut left_out,
+                skip: |_| false,
+            };
+            packer
+                .add(&dir, Path::new("skills"))
+                .map_err(Error::file("pack", &skills))?;
+        }
+        let allocations = config.home.join("hostd/claims.json");
         archive
             .append_path_with_name(&allocations, "hostd/claims.json")
             .map_err(Error::file("pack", allocations))?;
     }
     // Dropping it would write the end.
     std::mem::forget(archive);
-    Ok(())
+    Ok(left_out.into_lines())
 }
 
 /// What is on the drives of a microVM: its guest tells while it runs; else programs of its user's look.
@@ -70,9 +117,14 @@ fn microvm(
     owner: &CellName,
     uid: Option<u32>,
     archive: &mut tar::Builder<File>,
+    left_out: &mut LeftOut,
 ) -> Result<()> {
     let name = Path::new("agents").join(owner.slug().as_str());
     if guest::is_running_microvm(&config.cell_records_dir(), owner)? {
+        left_out.add(
+            &name,
+            "links, sockets and pipes on the drives of a microVM that runs",
+        );
         let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
     }
@@ -86,7 +138,12 @@ fn microvm(
         .and_then(|()| drives::extract_drive_files(owner, &config.owner_dir(owner), &staging, uid))
         .and_then(|()| {
             let dir = open_below(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
-            dir.and_then(|dir| add_directory(archive, &dir, &name, 0))
+            let mut packer = TreePacker {
+                archive,
+                left_out,
+                skip: is_left_out_of_agent,
+            };
+            dir.and_then(|dir| packer.add(&dir, &name))
                 .map_err(Error::file("pack", &staging))
         });
     let _swept_with_the_house = std::fs::remove_dir_all(&staging);
@@ -106,11 +163,8 @@ fn copy(
         let path = entry.path()?.into_owned();
         let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
         let kind = entry.header().entry_type();
-        let last = path.file_name().unwrap_or_default();
-        let wanted = (kind.is_file() || kind.is_dir())
-            && !EXCLUDED.iter().any(|e| *e == last)
-            && !path.iter().any(|p| LEFT_OUT.iter().any(|l| *l == p));
-        if !plain || !wanted || is_credential(&name.join(&path)) {
+        let wanted = kind.is_file() || kind.is_dir();
+        if !plain || !wanted || path.ancestors().any(is_left_out_of_agent) {
             continue;
         }
         let mut header = tar::Header::new_gnu();

@@ -3,13 +3,14 @@
 use super::journal::{self, JournalLine};
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::{
-    HostdConfig, admission, exec, guest, host_facts, owner_files, pack, rename, stage, sweep,
+    HostdConfig, admission, checkpoints, exec, guest, host_facts, owner_files, pack, rename, stage,
+    sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
 use crate::sys::{descriptors, lock};
 use crate::{Error, Result, allocation, crash, files, record, shim};
-use abbey_model::{CellName, Millis};
+use abbey_model::{CellName, CheckpointLine, Millis};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs;
 use std::io::{self, Write};
@@ -129,7 +130,9 @@ fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
         }
     };
     line.outcome = outcome(&reply);
-    let only_looked = ["hello", "owners", "read", "observe"].contains(&line.op.as_str());
+    // An entry about a checkpoint of the audit log would need the next checkpoint.
+    let quiet = ["hello", "owners", "read", "observe", "checkpoints"];
+    let only_looked = quiet.contains(&line.op.as_str());
     if !only_looked && reply != HostdReply::InForce {
         journal::append_journal_line(&config.hostd_dir(), &line);
     }
@@ -156,6 +159,7 @@ fn outcome(reply: &HostdReply) -> String {
         | HostdReply::Owners { .. }
         | HostdReply::Text { .. }
         | HostdReply::Archives { .. }
+        | HostdReply::Packed { .. }
         | HostdReply::Snapshot { .. }
         | HostdReply::Host { .. } => "done".to_owned(),
         HostdReply::Exit { code } => format!("done: status {code}"),
@@ -387,15 +391,32 @@ pub(super) fn perform_operation(
             }
             Ok(HostdReply::Done)
         }
-        HostdOperation::Pack { owner } => match fds.into_iter().next() {
+        HostdOperation::Pack { owner, services } => match fds.into_iter().next() {
             None => refused("the request passed no file descriptor"),
             Some(_) if dry => Ok(HostdReply::Done),
             Some(fd) => {
                 let allocations = held()?.allocations;
-                pack::pack_agents(config, &allocations, owner.as_ref(), fd)
-                    .map(|()| HostdReply::Done)
+                let scope = pack::PackScope {
+                    one: owner.as_ref(),
+                    services,
+                };
+                let left_out = pack::pack_owners(config, &allocations, scope, fd)?;
+                Ok(HostdReply::Packed { left_out })
             }
         },
+        HostdOperation::KeepCheckpoints { checkpoints } => {
+            if let Some(why) = checkpoints::why_refused(&checkpoints) {
+                return refused(why);
+            }
+            if !dry {
+                let lines: Vec<_> = checkpoints
+                    .into_iter()
+                    .map(CheckpointLine::Checkpoint)
+                    .collect();
+                checkpoints::append_checkpoint_lines(&config.hostd_dir(), &lines)?;
+            }
+            Ok(HostdReply::Done)
+        }
         HostdOperation::Firewall { confirm_within } => {
             firewall(config, dry, confirm_within, stream)
         }

@@ -107,7 +107,10 @@ async fn bundle(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Bund
     let hostd = Arc::clone(&api.core.hostd);
     let owner = slug.clone();
     let packing = runtime::run_blocking(move || {
-        let asked = HostdOperation::Pack { owner: Some(owner) };
+        let asked = HostdOperation::Pack {
+            owner: Some(owner),
+            services: false,
+        };
         hostd.call(asked, &[to.as_fd()])
     });
     let workspace = format!("agents/{slug}/workspace");

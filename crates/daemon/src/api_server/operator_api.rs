@@ -11,8 +11,8 @@ use crate::api_server::{
     controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans,
     tokens_api,
 };
-use crate::cells::commands;
-use crate::core::backup;
+use crate::cells::{backup, commands};
+use crate::core::audit_checkpoints;
 use crate::core::error::{Error, Result};
 use crate::insight::skill_views::find_skills;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
@@ -53,6 +53,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .merge(operator_tasks::routes())
         .routes(routes!(activity))
         .routes(routes!(verify))
+        .routes(routes!(checkpoints))
         .routes(routes!(events))
         .routes(routes!(budgets))
         .routes(routes!(skills))
@@ -245,16 +246,18 @@ async fn activity(
     responses((status = 200, body = VerifyDoc)),
 )]
 async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
-    let v = api.core.store.verify_audit_log().await?;
-    Ok(Doc(VerifyDoc {
-        version: VERSION,
-        ok: v.ok,
-        entries: v.entries,
-        head: v.head,
-        first_bad: v.first_bad,
-        checkpoints: v.checkpoints,
-        why: v.why,
-    }))
+    let v = audit_checkpoints::verify_audit_log(&api.core).await?;
+    Ok(Doc(audit_checkpoints::verification_doc(v)))
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/activity/checkpoints", operation_id = "activity_checkpoints", tag = "activity",
+    summary = "Signs the newest entry, and returns every signed head",
+    security(("bearer" = ["read"])),
+    responses((status = 200, body = CheckpointsDoc)),
+)]
+async fn checkpoints(State(api): Shared) -> Result<Doc<CheckpointsDoc>> {
+    Ok(Doc(audit_checkpoints::signed_heads_doc(&api.core).await?))
 }
 
 /// New entries as they are committed. The id is the sequence number, so a reader resumes where it
@@ -405,11 +408,7 @@ async fn backup_now(
     State(api): Shared,
     Json(body): Json<BackupBody>,
 ) -> std::result::Result<Doc<BackupDoc>, Error> {
-    Ok(Doc(backup::write_backup(
-        &api.core,
-        std::path::Path::new(&body.path),
-    )
-    .await?))
+    Ok(Doc(backup::write_backup(&api.cells, body).await?))
 }
 
 #[utoipa::path(

@@ -76,6 +76,7 @@ pub(crate) async fn open_control_plane(
         lease_ttl,
         listen,
     } = parts;
+    home.check_database_not_lost()?;
     let redactor = Arc::<RwLock<_>>::default();
     let signing_key = home.load_or_create_signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::SqliteOptions {
@@ -109,6 +110,7 @@ pub(crate) async fn open_control_plane(
     let core = Arc::new(CoreState {
         home: home.clone(),
         store: Arc::clone(&store),
+        audit_key: abbey_store::public_key(&signing_key),
         hostd,
         plan: PlanState::new(current),
         credentials: CredentialTable::default(),

@@ -3,7 +3,7 @@
 
 use crate::boot::control_plane::ControlPlane;
 use crate::cells::{reconciler, service_consumers};
-use crate::core::hostd_journal;
+use crate::core::{audit_checkpoints, hostd_journal};
 use crate::net::firewall;
 use crate::work::{delegation, documents, escalations, schedules, timers, workflows};
 use std::sync::Arc;
@@ -18,8 +18,10 @@ pub(crate) enum Duty {
     Sweep,
     /// Wakes agents at their times.
     Wake,
-    /// Signs checkpoints and removes old records.
+    /// Removes old records.
     Upkeep,
+    /// Signs heads of the audit log, and keeps them outside the database.
+    Checkpoints,
     /// Imports hostd's journal into the audit log.
     Journal,
     /// Restores the firewall when it differs from the plan.
@@ -47,11 +49,12 @@ struct RestartPolicy {
 
 impl Duty {
     /// Every duty, in the order of start.
-    pub(crate) const ALL: [Duty; 12] = [
+    pub(crate) const ALL: [Duty; 13] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
         Duty::Upkeep,
+        Duty::Checkpoints,
         Duty::Journal,
         Duty::Firewall,
         Duty::Deliver,
@@ -70,6 +73,7 @@ impl Duty {
             },
             Duty::Wake
             | Duty::Upkeep
+            | Duty::Checkpoints
             | Duty::Journal
             | Duty::Firewall
             | Duty::Deliver
@@ -90,6 +94,9 @@ impl Duty {
             Duty::Sweep => timers::run_deadline_sweeper(Arc::clone(&plane.work)).await,
             Duty::Wake => timers::run_agent_waker(Arc::clone(&plane.work)).await,
             Duty::Upkeep => timers::run_store_maintenance(Arc::clone(&plane.work)).await,
+            Duty::Checkpoints => {
+                audit_checkpoints::run_checkpoint_publication(Arc::clone(&plane.core)).await
+            }
             Duty::Journal => hostd_journal::run_journal_import(Arc::clone(&plane.core)).await,
             Duty::Firewall => firewall::run_firewall_monitor(Arc::clone(&plane.net)).await,
             Duty::Deliver => delegation::run_outcome_delivery(Arc::clone(&plane.work)).await,

@@ -45,6 +45,7 @@ pub struct Options {
 pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
     let lock = home.acquire_lock()?;
+    crate::cells::backup::sweep_scratch(&home);
     let hostd = Arc::new(HostdClient::new(home.root()));
     let parts = ControlPlaneParts {
         lease_ttl: options.lease_ttl,
@@ -119,8 +120,13 @@ pub async fn serve(options: Options) -> Result<()> {
     ] {
         let _gone_already = std::fs::remove_file(file);
     }
+    if let Err(error) = crate::core::audit_checkpoints::publish_checkpoints(core).await {
+        tracing::error!(
+            error = error.chain(),
+            "the head of the audit log could not be signed and kept outside the database"
+        );
+    }
     if core.shutdown.is_requested() {
-        core.store.checkpoint().await?;
         // Last: hostd is needed until no cell is left.
         let hostd = Arc::clone(&core.hostd);
         if let Err(error) = crate::core::hostd::call_blocking(move || end_hostd(&*hostd)).await {
@@ -154,6 +160,7 @@ pub async fn plan_offline(
 ) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
+    real.check_database_not_lost()?;
     if real.database_file().exists() {
         let _lock = real.acquire_lock()?;
         let config = real.hostd_config()?;

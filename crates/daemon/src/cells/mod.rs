@@ -3,6 +3,7 @@
 //! May import: `net`, `core`. Never knows: tasks, reports, or routes.
 
 pub(crate) mod agent_credentials;
+pub(crate) mod backup;
 mod command_request;
 mod command_run;
 pub(crate) mod command_table;

@@ -165,6 +165,7 @@ fn desired_cells(cells: &CellsState) -> BTreeMap<CellName, Desired> {
         let desired = match wish {
             _ if down => Desired::Down,
             DesiredState::Down => Desired::Down,
+            DesiredState::Up if cells.is_held_paused(&cell) => Desired::Paused { spec },
             DesiredState::Up => Desired::Up { spec },
             DesiredState::Paused => Desired::Paused { spec },
         };

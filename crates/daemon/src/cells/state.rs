@@ -32,6 +32,8 @@ pub(crate) struct CellsState {
     /// MicroVMs kept ready for commands.
     pub(super) pool: VmPool,
     reconcile_requested: Notify,
+    /// Cells that are to run and are paused for the time of a backup.
+    held: RwLock<BTreeSet<CellName>>,
     /// Generation of the plan whose provisioning has ended; only its cells may start.
     provisioned: AtomicU64,
     /// Whether a pass that began after the shutdown request has ended, so that no start is in
@@ -61,6 +63,7 @@ impl CellsState {
             commands: CommandTable::default(),
             pool: VmPool::default(),
             reconcile_requested: Notify::new(),
+            held: RwLock::default(),
             provisioned: AtomicU64::new(0),
             starts_over: AtomicBool::new(false),
             consumers: RwLock::default(),
@@ -98,6 +101,17 @@ impl CellsState {
     /// Whether the reconciler will start no further cell and no start is in flight.
     pub(crate) fn starts_over(&self) -> bool {
         self.starts_over.load(Ordering::SeqCst)
+    }
+
+    /// Replaces the set of cells that the reconciler keeps paused for now though they are to run. Only memory has it, so
+    /// a control plane that starts anew resumes them.
+    pub(super) fn hold_paused(&self, cells: BTreeSet<CellName>) {
+        *self.held.write() = cells;
+    }
+
+    /// Whether a cell is kept paused for now.
+    pub(super) fn is_held_paused(&self, cell: &CellName) -> bool {
+        self.held.read().contains(cell)
     }
 
     /// Resolves when a pass is requested.

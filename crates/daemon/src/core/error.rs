@@ -28,6 +28,20 @@ pub enum Error {
         /// Description of the defect.
         why: String,
     },
+    /// The database is missing or empty, but the home is not a new one.
+    #[error(
+        "the database `{path}` is {state}, but this is no new house: the home has {found}; nothing was started. Restore a backup with `abbey --home {home} restore FILE`, put the file back, or move the whole home to another place to begin anew"
+    )]
+    LostDatabase {
+        /// Path of the database.
+        path: PathBuf,
+        /// `missing` or `empty`.
+        state: &'static str,
+        /// What the home has.
+        found: String,
+        /// Path of the home.
+        home: PathBuf,
+    },
     /// Another control plane runs on this home.
     #[error("the house in `{home}` is already running (pid {holder})")]
     Locked {
@@ -89,7 +103,7 @@ impl Error {
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }
             | Error::Cell(_) => FaultKind::Host,
-            Error::Damaged { .. } => FaultKind::Internal,
+            Error::Damaged { .. } | Error::LostDatabase { .. } => FaultKind::Internal,
             Error::Locked { .. } | Error::Listen { .. } => FaultKind::Conflict,
             Error::Store(error) => error.kind(),
             Error::Problem(problem) => problem.fault(),

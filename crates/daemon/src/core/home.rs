@@ -45,6 +45,10 @@ impl Home {
     pub fn cell_records_dir(&self) -> PathBuf {
         self.run_dir().join("cells")
     }
+    /// Directory of hostd's own files, `hostd/`, which the control plane reads.
+    pub fn hostd_dir(&self) -> PathBuf {
+        self.root.join("hostd")
+    }
     /// Path of the Unix socket of the agent API, `run/inside.sock`.
     pub fn agent_api_socket(&self) -> PathBuf {
         self.run_dir().join("inside.sock")
@@ -243,6 +247,50 @@ impl Home {
         Ok(())
     }
 
+    /// Checks that a home without a database is a new one: a missing or empty file beside agents, services, allocations
+    /// or signed heads of an audit log means that state was lost, not that there never was any.
+    ///
+    /// # Errors
+    /// [`Error::LostDatabase`] names what was found.
+    pub fn check_database_not_lost(&self) -> Result<(), Error> {
+        let path = self.database_file();
+        let state = match fs::metadata(&path) {
+            Ok(found) if found.len() > 0 => return Ok(()),
+            Ok(_) => "empty",
+            Err(e) if e.kind() == io::ErrorKind::NotFound => "missing",
+            Err(e) => return Err(Error::file("read the metadata of", path)(e)),
+        };
+        let mut found = Vec::new();
+        for kind in ["agents", "services"] {
+            let names = list_slug_dirs(&self.root.join(kind)).unwrap_or_default();
+            let names: Vec<&str> = names.iter().map(abbey_model::Slug::as_str).collect();
+            if !names.is_empty() {
+                found.push(format!("files of {kind}: {}", names.join(", ")));
+            }
+        }
+        let claims = fs::read(self.hostd_dir().join("claims.json")).unwrap_or_default();
+        let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap_or_default();
+        if claims["owners"]
+            .as_object()
+            .is_some_and(|owners| !owners.is_empty())
+        {
+            found.push("allocations of users and networks".to_owned());
+        }
+        let checkpoints = abbey_cells::hostd::checkpoint_file(&self.hostd_dir());
+        if fs::metadata(checkpoints).is_ok_and(|m| m.len() > 0) {
+            found.push("signed heads of an audit log".to_owned());
+        }
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(Error::LostDatabase {
+                path,
+                state,
+                found: found.join("; "),
+                home: self.root.clone(),
+            }),
+        }
+    }
+
     /// Acquires the exclusive lock of the home, which is held until the returned file is dropped.
     ///
     /// # Errors
@@ -357,7 +405,7 @@ pub(crate) fn generate_token(prefix: &str) -> Result<Secret, Error> {
     Ok(Secret::new(format!("{prefix}{text}")))
 }
 
-fn fill_random(bytes: &mut [u8]) -> Result<(), Error> {
+pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), Error> {
     runtime::System.fill(bytes).map_err(|why| Error::Damaged {
         path: "/dev/urandom".into(),
         why,

@@ -51,6 +51,8 @@ pub fn start_hostd_and_drop_privileges(
         // A service manager started hostd as root and this process as the ordinary user: nothing is left to do.
         return Ok(());
     }
+    // Before anything is started or changed.
+    home.check_database_not_lost()?;
     let config = home.create_directories()?;
     hostd::ensure_hostd_running(&config, binary)?;
     hostd::drop_privileges(&config)?;

@@ -3,7 +3,9 @@
 //!
 //! May import: other crates only. Never knows: cells, tasks, routes, or any other folder.
 
-pub(crate) mod backup;
+pub(crate) mod archive;
+pub(crate) mod audit_checkpoints;
+pub(crate) mod audit_export;
 pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod home;
@@ -13,6 +15,7 @@ pub(crate) mod listen;
 #[cfg(test)]
 pub(crate) mod manual_clock;
 pub(crate) mod plan;
+pub(crate) mod restore;
 pub(crate) mod runtime;
 pub(crate) mod secrets;
 pub(crate) mod shutdown;

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub(crate) struct CoreState {
     pub(crate) home: Home,
     pub(crate) store: Arc<dyn Storage>,
+    /// Public key that signs heads of the audit log, hexadecimal.
+    pub(crate) audit_key: String,
     /// Client of hostd, the privileged helper.
     pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) plan: PlanState,

@@ -186,6 +186,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             },
             pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
             port: at.map(|a| a.port()),
+            serves_port: service.serves_port(),
             generation: seen.map_or(0, |s| s.history.generation.0),
             restarts: seen.map_or(0, |s| s.history.restarts),
             kind: service.kind.name().to_owned(),

@@ -1,17 +1,17 @@
 //! Host facts that skills are granted to read. Reading changes nothing, except `backup`, which
 //! writes a backup into the house's own directory.
 
-use crate::cells::logs;
-use crate::core::backup;
+use crate::cells::{backup, logs};
 use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use crate::insight::{cell_views, disks, reports};
 use crate::work::operations;
 use crate::work::state::WorkState;
-use abbey_api::Problem;
+use abbey_api::{BackupBody, Problem};
 use abbey_model::{FaultKind, Slug};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Most lines that a log search returns.
@@ -120,6 +120,15 @@ async fn search_logs(work: &Arc<WorkState>, query: &str) -> Value {
     json!({ "hits": hits.into_iter().map(|(at, cell, text)| json!({ "at": at, "cell": cell, "text": text })).collect::<Vec<_>>() })
 }
 
+/// Whether a path is of a backup that [`write_rotated_backup`] wrote, and not of one that the operator asks for now.
+fn is_rotated_backup(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default();
+    name.starts_with("state-") && name.ends_with(".tar")
+}
+
 async fn write_rotated_backup(work: &Arc<WorkState>) -> Result<Value> {
     let dir = work.core.home.backups_dir();
     let path = dir.join(format!("state-{:012}.tar", work.core.store.audit_head()));
@@ -127,6 +136,7 @@ async fn write_rotated_backup(work: &Arc<WorkState>) -> Result<Value> {
         .map_err(Error::file("list", &dir))?
         .flatten()
         .map(|e| e.path())
+        .filter(|p| is_rotated_backup(p))
         .collect();
     old.sort();
     let surplus = (old.len() + 1).saturating_sub(BACKUPS_MAX);
@@ -134,6 +144,11 @@ async fn write_rotated_backup(work: &Arc<WorkState>) -> Result<Value> {
         fs::remove_file(&path).map_err(Error::file("remove", path))?;
     }
     let _same_state = fs::remove_file(&path);
-    let done = backup::write_backup(&work.core, &path).await?;
+    let body = BackupBody {
+        path: path.display().to_string(),
+        with_services: false,
+        passphrase: None,
+    };
+    let done = backup::write_backup(&work.cells, body).await?;
     serde_json::to_value(done).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()).into())
 }

@@ -1,4 +1,4 @@
-//! Timed loops: expired leases and retries, wakes of agents, checkpoints, retention.
+//! Timed loops: expired leases and retries, wakes of agents, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Least time between two sweeps, so that a busy house does not read the store for each claim.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Time between two checkpoints of the audit log.
+/// Time between two removals of old records.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
@@ -181,23 +181,15 @@ async fn read_heartbeat(work: &WorkState, agent: &Slug) -> String {
     read.unwrap_or_default()
 }
 
-/// Signs a checkpoint of the audit log and removes old records, hourly until the control plane
-/// stops.
+/// Removes old records, hourly until the control plane stops.
 pub(crate) async fn run_store_maintenance(work: Arc<WorkState>) {
     loop {
         tokio::select! {
             () = work.core.rt.stopped() => return,
             () = work.core.rt.sleep(MAINTENANCE_INTERVAL) => {}
         }
-        let signed = work.core.store.checkpoint().await.map(drop);
-        let retained = work
-            .core
-            .store
-            .remove_old_records(RETENTION)
-            .await
-            .map(drop);
-        if let Err(error) = signed.and(retained) {
-            tracing::error!(%error, "the checkpoint or the removal of old records failed; retrying in an hour");
+        if let Err(error) = work.core.store.remove_old_records(RETENTION).await {
+            tracing::error!(%error, "old records could not be removed; retrying in an hour");
         }
     }
 }

@@ -89,6 +89,17 @@ impl Service {
         }
     }
 
+    /// Whether the manifest says that it answers at a port: it is of a stock kind, or names a port, a service address, a
+    /// probe, or `{port}` in its command.
+    pub fn serves_port(&self) -> bool {
+        let probed = self.probe.as_deref().is_some_and(|probe| probe != NO_PROBE);
+        self.kind != ServiceKind::Command
+            || self.port.is_some()
+            || self.slot.is_some()
+            || probed
+            || self.command.iter().any(|word| word.contains("{port}"))
+    }
+
     /// Name of what belongs to an agent in this service: its database and role, or its folder (S1-16).
     pub fn name_for(&self, agent: &Slug) -> String {
         match (self.names.get(agent), self.kind) {

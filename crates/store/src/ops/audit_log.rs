@@ -1,12 +1,16 @@
 //! The audit log: a hash chain of entries, signed every so often.
 
-use crate::chain::{self, AuditEntry, AuditVerification, checkpoint_text, entry_hash};
+use crate::chain::{
+    self, AuditEntry, AuditVerification, KeyChange, KnownCheckpoints, SignedHead, checkpoint_text,
+    entry_hash, key_change_text,
+};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{NewAuditEntry, Result};
 use abbey_model::{Principal, Redactor};
-use ed25519_dalek::{Signer, VerifyingKey};
+use abbey_support::digest::hex;
+use ed25519_dalek::{Signer, SigningKey};
 use serde_json::Value;
 
 /// Entries between two signatures.
@@ -107,23 +111,73 @@ pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<AuditE
     )
 }
 
-/// Verifies the whole audit log: the hash of every entry against the one before it, and the signed checkpoints.
-pub(crate) fn verify(rows: &dyn Rows) -> Result<AuditVerification> {
-    let public: Option<String> =
-        rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])?;
-    let key = public.and_then(|hex| {
-        let byte = |i: usize| u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok();
-        let bytes: Vec<u8> = (0..32).map_while(byte).collect();
-        VerifyingKey::from_bytes(&bytes.try_into().ok()?).ok()
-    });
-    let checkpoints = rows.all(
-        "SELECT seq, hash, signature FROM checkpoints ORDER BY seq",
-        params![],
-        |c| Ok((c.get()?, c.get()?, c.get()?)),
-    )?;
-    let mut check = chain::ChainVerifier::new(key, checkpoints);
+/// Verifies the whole audit log: the hash of every entry against the one before it, the signed checkpoints, and what is
+/// known from outside the database.
+pub(crate) fn verify(rows: &dyn Rows, known: KnownCheckpoints) -> Result<AuditVerification> {
+    let mut check = chain::ChainVerifier::new(first_key(rows)?, signed_heads(rows, 0)?, known);
     rows.visit(&format!("{SELECT} ORDER BY seq"), params![], &mut |row| {
         check.verify_entry(&read_entry(&mut Columns::of(row))?)
     })?;
-    Ok(check.finish(0))
+    Ok(check.finish())
+}
+
+/// Checkpoints of entries with a sequence number above `after`, oldest first.
+pub(crate) fn signed_heads(rows: &dyn Rows, after: u64) -> Result<Vec<SignedHead>> {
+    rows.all(
+        "SELECT seq, hash, signature, at FROM checkpoints WHERE seq > ?1 ORDER BY seq",
+        params![after],
+        |c| {
+            Ok(SignedHead {
+                seq: c.get()?,
+                hash: c.get()?,
+                signature: hex(c.get::<Vec<u8>>()?),
+                at: c.get()?,
+            })
+        },
+    )
+}
+
+/// Public key that signed first, hexadecimal.
+pub(crate) fn first_key(rows: &dyn Rows) -> Result<Option<String>> {
+    rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])
+}
+
+/// Public key that the log states last, hexadecimal: of the newest restore, or of the beginning.
+pub(crate) fn stated_key(rows: &dyn Rows) -> Result<Option<String>> {
+    let restored: Option<String> = rows.value(
+        "SELECT detail FROM activity WHERE action = 'audit.restored' ORDER BY seq DESC LIMIT 1",
+        params![],
+    )?;
+    match restored {
+        Some(detail) => Ok(Some(serde_json::from_str::<KeyChange>(&detail)?.key)),
+        None => first_key(rows),
+    }
+}
+
+/// Logs that this state was restored from a backup, and which key signs from here on: that of the store. `previous` is
+/// the signing key of the backup, which confirms the change where it is at hand.
+pub(crate) fn record_restore(
+    tx: &mut Tx<'_>,
+    previous: Option<[u8; 32]>,
+    state_hash: &str,
+) -> Result<u64> {
+    let key = hex(tx.context.signing_key.verifying_key().as_bytes());
+    let previous_key = stated_key(tx.rows)?.unwrap_or_else(|| key.clone());
+    let (seq, hash) = &tx.head;
+    let previous = previous.map(|secret| SigningKey::from_bytes(&secret));
+    let confirmed = previous
+        .filter(|p| hex(p.verifying_key().as_bytes()) == previous_key)
+        .map(|p| {
+            hex(p
+                .sign(key_change_text(*seq, hash, &key).as_bytes())
+                .to_bytes())
+        });
+    let change = KeyChange {
+        previous_key,
+        key,
+        confirmed,
+    };
+    let mut detail = serde_json::to_value(change)?;
+    detail["state_hash"] = state_hash.into();
+    append(tx, &Principal::Operator, chain::RESTORED, "house", detail)
 }

@@ -1,10 +1,9 @@
 //! Opening the state file: sound, of a known format, with the right promises about durability.
 
 use super::connection::database_error;
-use crate::chain::GENESIS;
+use crate::chain::{GENESIS, public_key};
 use crate::{Clock, Entropy, Error, Result};
 use abbey_model::{Redactor, Timestamp};
-use ed25519_dalek::SigningKey;
 use rusqlite::{Connection, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,10 +118,9 @@ fn read_newest(
     connection: &Connection,
     signing_key: &[u8; 32],
 ) -> rusqlite::Result<(Timestamp, (u64, String))> {
-    let key = SigningKey::from_bytes(signing_key).verifying_key();
     connection.execute(
         "INSERT OR IGNORE INTO meta VALUES ('public_key', ?1)",
-        [abbey_support::digest::hex(key.as_bytes())],
+        [public_key(signing_key)],
     )?;
     let newest: Option<i64> = connection.query_row(
         "SELECT max(at) FROM (SELECT max(at) at FROM activity UNION ALL SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'newest')",

@@ -23,7 +23,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
-    let verdict = work.core.store.verify_audit_log().await?;
+    let verdict = crate::core::audit_checkpoints::verify_audit_log(&work.core).await?;
     add(
         "activity_chain",
         verdict.ok,

@@ -128,7 +128,7 @@ pub(crate) async fn make_report(
             None => Report::default(),
         },
         "tests" => {
-            let chain = work.core.store.verify_audit_log().await?;
+            let chain = crate::core::audit_checkpoints::verify_audit_log(&work.core).await?;
             let checks = doctor::run_checks(work).await?.checks;
             day::verification_report(&newest_tasks(work).await?, &checks, &chain, since)
         }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 cases! {
     many_at_once_keep_the_chain_whole checks append_audit_entry checkpoint verify_audit_log audit_entries tasks;
     entries_are_read_in_order checks append_audit_entry audit_entries audit_head;
+    a_restore_is_logged_with_the_key_that_signs_from_then_on checks record_restore stated_key first_key signed_heads;
     the_journal_is_imported_once checks import_journal journal_offset;
     a_failed_operation_leaves_no_entry checks audit_head audit_entries;
 }
@@ -73,7 +74,7 @@ fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
     }
     store.checkpoint().done();
     assert_eq!(store.checkpoint().done(), None, "signed once");
-    let verdict = store.verify_audit_log().done();
+    let verdict = store.verify_audit_log(KnownCheckpoints::default()).done();
     assert!(verdict.ok && verdict.checkpoints >= 2, "{verdict:?}");
     let newest = store.audit_entries(verdict.entries - 1, 1).done();
     assert_eq!(newest[0].detail["key"], "[redacted]");
@@ -96,7 +97,39 @@ fn entries_are_read_in_order(bench: &mut Bench) {
     bench.reopen();
     assert_eq!(bench.store().audit_head(), 3);
     assert_eq!(bench.store().append_audit_entry(note("g.h")).done(), 4);
-    assert!(bench.store().verify_audit_log().done().ok);
+    assert!(
+        bench
+            .store()
+            .verify_audit_log(KnownCheckpoints::default())
+            .done()
+            .ok
+    );
+}
+
+fn a_restore_is_logged_with_the_key_that_signs_from_then_on(bench: &mut Bench) {
+    let store = bench.store();
+    store.append_audit_entry(note("a.b")).done();
+    assert_eq!(store.signed_heads(0).done(), []);
+    store.checkpoint().done();
+    assert_eq!(store.signed_heads(0).done().len(), 1);
+    assert_eq!(store.signed_heads(1).done(), []);
+    let key = store.first_key().done();
+    assert!(key.is_some());
+    assert_eq!(store.record_restore(None, "digest".into()).done(), 2);
+    assert_eq!(store.stated_key().done(), key);
+    store.checkpoint().done();
+    let verdict = store.verify_audit_log(KnownCheckpoints::default()).done();
+    assert!(verdict.ok && verdict.notes.len() == 1, "{verdict:?}");
+    let beyond = KnownCheckpoints {
+        head: 3,
+        ..KnownCheckpoints::default()
+    };
+    assert_eq!(store.verify_audit_log(beyond).done().first_bad, Some(3));
+    let other = KnownCheckpoints {
+        key: Some("ab".repeat(32)),
+        ..KnownCheckpoints::default()
+    };
+    assert!(!store.verify_audit_log(other).done().ok);
 }
 
 fn the_journal_is_imported_once(bench: &mut Bench) {
@@ -123,5 +156,11 @@ fn a_failed_operation_leaves_no_entry(bench: &mut Bench) {
     assert!(bench.complete(&task, "agent-a", 1).is_err());
     assert_eq!(bench.store().audit_head(), head);
     assert!(bench.logged_after(head).is_empty());
-    assert!(bench.store().verify_audit_log().done().ok);
+    assert!(
+        bench
+            .store()
+            .verify_audit_log(KnownCheckpoints::default())
+            .done()
+            .ok
+    );
 }

@@ -1,0 +1,182 @@
+//! The audit log under attack: who changes what, and who finds it. The rows are those of the table in SECURITY.md.
+
+use crate::{TWO, house, up};
+use abbey_testkit::args;
+use abbey_testkit::house::House;
+use std::process::Command;
+
+/// Runs Python with `c`, a connection to the state of a house that is down, and `rehash()`, which gives every entry the
+/// hash that fits it: what somebody can do who writes the database.
+fn tamper(house: &House, script: &str) {
+    let head = r#"
+import hashlib, json, sqlite3, sys
+c = sqlite3.connect(sys.argv[1])
+def rehash():
+    prev = "0" * 64
+    for seq, at, actor, action, entity, detail in c.execute("SELECT seq, at, actor, action, entity, detail FROM activity ORDER BY seq").fetchall():
+        entry = dict(seq=seq, at=at, actor=actor, action=action, entity=entity, detail=json.loads(detail))
+        new = hashlib.sha256((prev + json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)).encode()).hexdigest()
+        c.execute("UPDATE activity SET prev = ?, hash = ? WHERE seq = ?", (prev, new, seq))
+        prev = new
+"#;
+    let status = Command::new("python3")
+        .args(["-c", &format!("{head}{script}\nc.commit()")])
+        .arg(house.home().join("abbey.db"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn stopped_with_history() -> House {
+    let house = up(TWO);
+    house.expect(0, "task add 'show system stats' --wait");
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+    house.expect(0, "down");
+    house
+}
+
+fn why_wrong(house: &House) -> String {
+    house.expect(0, "up");
+    let verdict = house.json(1, "activity verify");
+    assert_eq!(verdict["ok"], false);
+    verdict["why"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_log_that_was_cut_with_its_checkpoints_is_found() {
+    let house = stopped_with_history();
+    tamper(
+        &house,
+        "c.execute('DELETE FROM checkpoints'); c.execute('DELETE FROM activity WHERE seq > 4')",
+    );
+    // New entries take the numbers of those that are gone, and differ.
+    let why = why_wrong(&house);
+    assert!(why.contains("cut") || why.contains("rewritten"), "{why}");
+}
+
+#[test]
+fn a_log_that_was_rewritten_whole_is_found() {
+    let house = stopped_with_history();
+    tamper(
+        &house,
+        "c.execute(\"UPDATE activity SET actor = 'agent:nobody' WHERE seq = 2\"); rehash(); c.execute('DELETE FROM checkpoints')",
+    );
+    let why = why_wrong(&house);
+    assert!(why.contains("rewritten"), "{why}");
+}
+
+#[test]
+fn a_log_that_was_signed_with_another_key_is_found() {
+    let house = stopped_with_history();
+    tamper(
+        &house,
+        "rehash(); c.execute('DELETE FROM checkpoints'); c.execute(\"UPDATE meta SET value = ? WHERE key = 'public_key'\", ('ab' * 32,))",
+    );
+    let why = why_wrong(&house);
+    assert!(why.contains("another key"), "{why}");
+}
+
+#[test]
+fn a_replaced_signing_key_is_found() {
+    let house = stopped_with_history();
+    std::fs::write(house.home().join("signing.key"), [7; 32]).unwrap();
+    let why = why_wrong(&house);
+    assert!(why.contains("key"), "{why}");
+}
+
+#[test]
+fn an_older_state_that_was_put_back_is_found() {
+    let house = stopped_with_history();
+    let (database, old) = (house.home().join("abbey.db"), house.path("old.db"));
+    std::fs::copy(&database, &old).unwrap();
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --wait");
+    house.expect(0, "down");
+    std::fs::copy(&old, &database).unwrap();
+    let why = why_wrong(&house);
+    assert!(why.contains("cut") || why.contains("rewritten"), "{why}");
+}
+
+/// Whoever took over the control plane can add lines, and change none.
+#[test]
+fn the_user_of_the_control_plane_cannot_change_kept_checkpoints() {
+    let house = stopped_with_history();
+    if !house.runs_as_root() {
+        return;
+    }
+    let kept = house.home().join("hostd/checkpoints.jsonl");
+    let before = std::fs::read(&kept).unwrap();
+    assert!(!before.is_empty());
+    let text = std::fs::read(house.home().join("hostd/claims.json")).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let user = claims["uid_first"].as_u64().unwrap();
+    let as_user = |script: &str| {
+        let status = Command::new("setpriv")
+            .args([format!("--reuid={user}"), format!("--regid={user}")])
+            .args(["--clear-groups", "sh", "-c", script])
+            .arg(&kept)
+            .output()
+            .unwrap();
+        status.status.success()
+    };
+    assert!(as_user("cat \"$0\" > /dev/null"), "it verifies the log");
+    for change in [
+        ": > \"$0\"",
+        "echo x >> \"$0\"",
+        "rm \"$0\"",
+        "mv \"$0\" \"$0.old\"",
+    ] {
+        assert!(!as_user(change), "{change}");
+    }
+    assert_eq!(std::fs::read(&kept).unwrap(), before);
+}
+
+#[test]
+fn an_export_verifies_without_a_house() {
+    let house = stopped_with_history();
+    house.expect(0, "up");
+    let text = house.expect(0, "activity export");
+    let key = house.json(0, "activity verify")["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let kept = house.home().join("hostd/checkpoints.jsonl");
+    let kept = std::fs::read_to_string(kept).unwrap();
+    let elsewhere = crate::house();
+    let verify = |code: i32, text: &str, more: &str| {
+        let file = elsewhere.path("log.jsonl");
+        std::fs::write(&file, text).unwrap();
+        elsewhere.json(
+            code,
+            format!("activity verify {} {more}", file.display()).as_str(),
+        )
+    };
+    let good = verify(0, &text, &format!("--key {key}"));
+    assert!(good["checkpoints"].as_u64().unwrap() > 0);
+    let other = verify(1, &text, &format!("--key {}", "ab".repeat(32)));
+    assert!(other["why"].as_str().unwrap().contains(&key));
+    let changed = text.replacen("\"operator\"", "\"agent:nobody\"", 1);
+    assert_eq!(verify(1, &changed, "")["ok"], false);
+    // The last lines are gone, and with them the newest entry that was signed.
+    let lines: Vec<&str> = text.lines().collect();
+    let cut = lines[..lines.len() - 2].join("\n");
+    assert!(verify(1, &cut, "")["why"].as_str().unwrap().contains("cut"));
+    // Another copy of the signed heads knows more than an export whose own were taken out.
+    let without: Vec<&str> = lines
+        .iter()
+        .copied()
+        .filter(|l| !l.contains("\"kind\":\"checkpoint\""))
+        .collect();
+    assert_eq!(verify(1, &without.join("\n"), "")["ok"], false);
+    let file = elsewhere.path("kept.jsonl");
+    std::fs::write(&file, kept).unwrap();
+    let known = format!("--checkpoints {}", file.display());
+    assert_eq!(verify(0, &without.join("\n"), &known)["ok"], true);
+    let refused = elsewhere.path("log.jsonl");
+    std::fs::write(&refused, "{\"a\":1}\n").unwrap();
+    let told = house().expect_refusal(
+        2,
+        args!("activity verify {}", refused.display().to_string()),
+    );
+    assert!(told.contains("is not an export"), "{told}");
+}

@@ -1,0 +1,375 @@
+//! Backup and restore: what an archive holds, what it says it lacks, and what a hostile one cannot do.
+
+use crate::{TWO, house, up};
+use abbey_testkit::args;
+use abbey_testkit::house::{House, until};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// A house with this archive restored into it, and the text that was printed for people.
+fn restored(archive: &str, more: &str) -> (House, String) {
+    let house = house();
+    let output = house.run(format!("restore {archive} {more}").as_str());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    (house, told)
+}
+
+/// Brings a restored house up from its own manifest and runs `then` between several starts.
+fn up_and_down(house: &House, mut then: impl FnMut()) {
+    let manifest = house.home().join("manifest/abbey.yaml");
+    for _ in 0..2 {
+        house.expect(0, args!("up -f {}", manifest.display().to_string()));
+        then();
+        house.expect(0, "down");
+    }
+}
+
+#[test]
+fn the_log_of_a_restored_house_verifies_over_repeated_restores() {
+    let first = up(TWO);
+    first.expect(0, "task add 'show system stats' --wait");
+    let passphrase = first.path("passphrase");
+    fs::write(&passphrase, "correct horse\n").unwrap();
+    let wrong = first.path("wrong");
+    fs::write(&wrong, "battery staple\n").unwrap();
+    let with_key = first.path("a.tar").display().to_string();
+    let key = format!("--passphrase-file {}", passphrase.display());
+    first.expect(0, format!("backup {with_key} {key}").as_str());
+    first.expect(0, "down");
+
+    let refusing = house();
+    let told = refusing.expect_refusal(
+        2,
+        format!("restore {with_key} --passphrase-file {}", wrong.display()).as_str(),
+    );
+    assert!(told.contains("passphrase"), "{told}");
+    assert!(!refusing.home().join("abbey.db").exists());
+
+    // With the earlier key, which confirms the new one.
+    let (second, _) = restored(&with_key, &key);
+    let without_key = second.path("b.tar").display().to_string();
+    let mut backed_up = false;
+    up_and_down(&second, || {
+        let verdict = second.json(0, "activity verify");
+        assert!(
+            verdict["notes"][0]
+                .as_str()
+                .unwrap()
+                .contains("the earlier key confirmed")
+        );
+        if !std::mem::replace(&mut backed_up, true) {
+            second.expect(0, "task add 'show system stats' --wait");
+            second.expect(0, args!("backup {}", without_key.clone()));
+        }
+    });
+    // Without it, over a log that was restored before.
+    let (third, told) = restored(&without_key, "");
+    assert!(told.contains("signing key"), "{told}");
+    up_and_down(&third, || {
+        let verdict = third.json(0, "activity verify");
+        let notes = verdict["notes"].as_array().unwrap();
+        assert_eq!(notes.len(), 2);
+        assert!(notes[1].as_str().unwrap().contains("did not confirm"));
+        let export = third.path("log.jsonl");
+        fs::write(&export, third.expect(0, "activity export")).unwrap();
+        third.expect(0, args!("activity verify {}", export.display().to_string()));
+    });
+    third.expect_refusal(4, args!("restore {}", with_key));
+}
+
+#[test]
+fn an_archive_holds_a_whole_house_and_names_what_it_lacks() {
+    let house = house();
+    fs::write(house.path("soul.md"), "# Soul\nTend the bells.\n").unwrap();
+    fs::write(house.path("hook.secret"), "s3cret-of-the-hook").unwrap();
+    let manifest = TWO.replace(
+        "template: sysadmin,",
+        "template: sysadmin, charter: soul.md,",
+    ) + "services:\n  idle: { cell: process, command: [sleep, '60'], probe: none }\nhooks: { push: { kind: gitea, secret: 'file:hook.secret', event: news } }\n";
+    house.manifest(&manifest);
+    house.expect(0, "up");
+    let deep = format!("mkdir -p workspace/{}", vec!["d"; 100].join("/"));
+    for script in [
+        deep.as_str(),
+        "cd workspace && echo 1 > token && ln -s token inside && ln -s /etc/passwd outside",
+    ] {
+        house.expect(
+            0,
+            args!("exec sysadmin -- sh -c {}", format!("cd ~/.. && {script}")),
+        );
+    }
+    let archive = house.path("b.tar").display().to_string();
+    let output = house.run(args!("backup {}", archive.clone()));
+    assert!(output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for lacks in [
+        "idle",
+        "hook.secret",
+        "outside: a link that leads out",
+        "signing key",
+    ] {
+        assert!(told.contains(lacks), "{lacks}\n{told}");
+    }
+    let left = fs::read_dir(house.home().join("backups")).unwrap().count();
+    assert_eq!(left, 0, "nothing of the way to the archive stays");
+    house.expect(0, "down");
+
+    let checked = crate::house().json(0, args!("backup verify {}", archive.clone()));
+    assert_eq!(checked["agents"], serde_json::json!(["abbot", "sysadmin"]));
+    let bytes = fs::read(&archive).unwrap();
+    assert!(!bytes.windows(18).any(|w| w == b"s3cret-of-the-hook"));
+    let mut damaged = bytes.clone();
+    let at = damaged
+        .windows(15)
+        .position(|w| w == b"Tend the bells.")
+        .unwrap();
+    damaged[at] = b'X';
+    fs::write(house.path("damaged.tar"), damaged).unwrap();
+    let told = crate::house().expect_refusal(
+        1,
+        args!(
+            "backup verify {}",
+            house.path("damaged.tar").display().to_string()
+        ),
+    );
+    assert!(
+        told.contains("is not what its description states"),
+        "{told}"
+    );
+
+    let (again, told) = restored(&archive, "");
+    assert!(
+        told.contains("hook.secret") && told.contains("manifest/abbey.yaml"),
+        "{told}"
+    );
+    let workspace = again.home().join("agents/sysadmin/workspace");
+    assert_eq!(fs::read_to_string(workspace.join("inside")).unwrap(), "1\n");
+    assert!(workspace.join(vec!["d"; 100].join("/")).is_dir());
+    assert!(fs::symlink_metadata(workspace.join("outside")).is_err());
+    fs::write(
+        again.home().join("manifest/hook.secret"),
+        "s3cret-of-the-hook",
+    )
+    .unwrap();
+    fs::set_permissions(
+        again.home().join("manifest/hook.secret"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
+    up_and_down(&again, || {
+        let charter = again.expect(0, "exec sysadmin -- sh -c 'cat ~/../workspace/SOUL.md'");
+        assert!(charter.contains("Tend the bells."));
+    });
+}
+
+#[test]
+fn data_of_services_comes_along_on_request() {
+    let manifest = format!(
+        "{TWO}services:\n  ledger: {{ command: [sh, -c, 'echo x >> ~/ledger; wc -l < ~/ledger; exec sleep 1000'], probe: none }}\n"
+    );
+    let house = up(&manifest);
+    let counted = |house: &House, n: &str| {
+        until("the service has counted its boots", || {
+            house.expect(0, "service logs ledger").contains(n)
+        });
+    };
+    counted(&house, "1");
+    let archive = house.path("b.tar").display().to_string();
+    house.expect(0, args!("backup --with-services {}", archive.clone()));
+    until("the service goes on", || {
+        house.json(0, "service list")["services"][0]["presence"] == "ready"
+    });
+    house.expect(0, "down");
+    let (again, _) = restored(&archive, "");
+    let manifest = again.home().join("manifest/abbey.yaml");
+    again.expect(0, args!("up -f {}", manifest.display().to_string()));
+    counted(&again, "2");
+}
+
+#[test]
+fn a_lost_database_is_no_new_house() {
+    let house = up(TWO);
+    let archive = house.path("b.tar").display().to_string();
+    house.expect(0, args!("backup {}", archive.clone()));
+    house.expect(0, "down");
+    let database = house.home().join("abbey.db");
+    let ways: [(&str, fn(&Path)); 3] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("damaged", |path| fs::write(path, "no database").unwrap()),
+    ];
+    for (state, lose) in ways {
+        lose(&database);
+        for command in ["up", "plan"] {
+            let told = house.expect_refusal(1, command);
+            assert!(
+                told.contains(state) && told.contains("restore"),
+                "{state}: {told}"
+            );
+        }
+        let cells = fs::read_dir(house.home().join("run/cells"));
+        assert_eq!(
+            cells.map_or(0, Iterator::count),
+            0,
+            "{state}: something was started"
+        );
+    }
+    fs::write(&database, "").unwrap();
+    house.expect(0, args!("restore {}", archive));
+    house.expect(0, "up");
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+}
+
+/// Adds an entry with exactly this path, also one that no tool would write.
+fn add_raw(
+    tar: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    kind: tar::EntryType,
+    mode: u32,
+    link: &str,
+    bytes: &[u8],
+) {
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(bytes.len() as u64);
+    header.set_cksum();
+    tar.append(&header, bytes).unwrap();
+}
+
+#[test]
+fn hostile_archives_are_refused_and_leave_nothing() {
+    use tar::EntryType as Type;
+    let source = up(TWO);
+    let archive = source.path("b.tar").display().to_string();
+    source.expect(0, args!("backup {}", archive.clone()));
+    source.expect(0, "down");
+    let entries = |skip: &dyn Fn(&Path) -> bool| {
+        let mut from = tar::Archive::new(fs::File::open(&archive).unwrap());
+        let mut to = tar::Builder::new(Vec::new());
+        for entry in from.entries().unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            // A forged archive has no description that would give it away.
+            if path != Path::new("backup.json") && !skip(&path) {
+                let mut header = entry.header().clone();
+                to.append_data(&mut header, &path, entry).unwrap();
+            }
+        }
+        to
+    };
+    let hostile: [(&str, Type, u32, &str); 11] = [
+        ("agents/sysadmin/workspace/su", Type::Regular, 0o4755, ""),
+        ("agents/sysadmin/workspace/sg", Type::Regular, 0o2755, ""),
+        ("agents/sysadmin/workspace/disk", Type::Block, 0o666, ""),
+        (
+            "agents/sysadmin/workspace/hard",
+            Type::Link,
+            0o644,
+            "/etc/shadow",
+        ),
+        (
+            "agents/sysadmin/workspace/link",
+            Type::Symlink,
+            0o777,
+            "/etc",
+        ),
+        (
+            "agents/sysadmin/workspace/link",
+            Type::Symlink,
+            0o777,
+            "../../../../etc",
+        ),
+        ("agents/../../escaped", Type::Regular, 0o644, ""),
+        ("/tmp/abbey-escaped", Type::Regular, 0o644, ""),
+        ("operator.token", Type::Regular, 0o600, ""),
+        ("run/serve.lock", Type::Symlink, 0o777, "/etc/passwd"),
+        ("hostd/journal.jsonl", Type::Regular, 0o600, ""),
+    ];
+    let refuse = |bytes: Vec<u8>, what: &str| {
+        let target = house();
+        let file = target.path("hostile.tar");
+        fs::write(&file, bytes).unwrap();
+        let told = target.expect_refusal(1, args!("restore {}", file.display().to_string()));
+        assert!(told.contains("refused"), "{what}: {told}");
+        assert!(!target.home().join("abbey.db").exists(), "{what}");
+        assert_eq!(
+            fs::read_dir(target.home().join("agents")).unwrap().count(),
+            0,
+            "{what}"
+        );
+        let rest = fs::read_dir(target.home()).unwrap().flatten();
+        assert!(
+            !rest
+                .into_iter()
+                .any(|e| e.file_name().to_string_lossy().starts_with(".restore")),
+            "{what}"
+        );
+        assert!(!target.path("escaped").exists() && !Path::new("/tmp/abbey-escaped").exists());
+    };
+    for (path, kind, mode, link) in hostile {
+        let mut tar = entries(&|_| false);
+        add_raw(&mut tar, path, kind, mode, link, b"");
+        refuse(tar.into_inner().unwrap(), path);
+    }
+    // Through a link that is in the archive too.
+    let mut tar = entries(&|_| false);
+    add_raw(
+        &mut tar,
+        "agents/sysadmin/workspace/to",
+        Type::Symlink,
+        0o777,
+        "../home",
+        b"",
+    );
+    add_raw(
+        &mut tar,
+        "agents/sysadmin/workspace/to/x",
+        Type::Regular,
+        0o644,
+        "",
+        b"",
+    );
+    refuse(tar.into_inner().unwrap(), "through a link");
+    // Users that are not this house's to give.
+    for claims in [
+        r#"{"uid_first":0,"owners":{"agent-sysadmin":{"uid":1}}}"#,
+        r#"{"uid_first":536870912,"owners":{"agent-sysadmin":{"uid":0}}}"#,
+        "[]",
+    ] {
+        let mut tar = entries(&|path| path == Path::new("hostd/claims.json"));
+        add_raw(
+            &mut tar,
+            "hostd/claims.json",
+            Type::Regular,
+            0o600,
+            "",
+            claims.as_bytes(),
+        );
+        refuse(tar.into_inner().unwrap(), claims);
+    }
+    // What remains is Abbey's own rule: an owner in the archive counts for nothing.
+    let mut tar = entries(&|_| false);
+    add_raw(
+        &mut tar,
+        "agents/sysadmin/workspace/mine",
+        Type::Regular,
+        0o644,
+        "",
+        b"",
+    );
+    let target = house();
+    let file = target.path("good.tar");
+    fs::write(&file, tar.into_inner().unwrap()).unwrap();
+    target.expect(0, args!("restore {}", file.display().to_string()));
+    if target.runs_as_root() {
+        let mine = fs::metadata(target.home().join("agents/sysadmin/workspace/mine")).unwrap();
+        assert!(mine.uid() >= 0x2000_0000, "{}", mine.uid());
+    }
+}

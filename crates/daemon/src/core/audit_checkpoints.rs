@@ -1,0 +1,124 @@
+//! Checkpoints of the audit log outside the database, and verification against them.
+
+use crate::core::error::Result;
+use crate::core::runtime;
+use crate::core::state::CoreState;
+use abbey_api::{CheckpointsDoc, Problem, VERSION, VerifyDoc};
+use abbey_cells::hostd::{HostdOperation, read_checkpoint_lines};
+use abbey_model::{Checkpoint, CheckpointLine, FaultKind};
+use abbey_store::{AuditVerification, KnownCheckpoints, Topic};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time for which new entries have no signed head outside the database.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(300);
+/// Most checkpoints of one call of hostd.
+const CALL_MAX: usize = 1000;
+
+/// Signs the head of the audit log and hands it to hostd: at start, and at most every 5 minutes while entries are
+/// added. An idle house signs nothing.
+pub(crate) async fn run_checkpoint_publication(core: Arc<CoreState>) {
+    let mut entries = core.store.subscribe(Topic::Audit);
+    loop {
+        if let Err(error) = publish_checkpoints(&core).await {
+            tracing::error!(
+                error = error.chain(),
+                "the head of the audit log could not be signed and kept outside the database; retrying when it moves"
+            );
+        }
+        tokio::select! {
+            () = core.rt.stopped() => return,
+            changed = entries.changed() => if changed.is_err() { return },
+        }
+        tokio::select! {
+            () = core.rt.stopped() => return,
+            () = core.rt.sleep(PUBLISH_INTERVAL) => {}
+        }
+    }
+}
+
+/// Signs the head of the audit log if it moved, and has hostd append every signed head that its file lacks.
+pub(crate) async fn publish_checkpoints(core: &Arc<CoreState>) -> Result<()> {
+    core.store.checkpoint().await?;
+    let kept = read_kept_lines(core).await?;
+    let after = kept.last().map_or(0, CheckpointLine::seq);
+    let heads = core.store.signed_heads(after).await?;
+    for heads in heads.chunks(CALL_MAX) {
+        let checkpoints = heads.iter().map(|head| Checkpoint {
+            seq: head.seq,
+            hash: head.hash.clone(),
+            key: core.audit_key.clone(),
+            signature: head.signature.clone(),
+            at: head.at,
+        });
+        let checkpoints = checkpoints.collect();
+        crate::core::hostd::run_operation(
+            &core.hostd,
+            HostdOperation::KeepCheckpoints { checkpoints },
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Lines of the checkpoint file.
+pub(crate) async fn read_kept_lines(core: &CoreState) -> Result<Vec<CheckpointLine>> {
+    let dir = core.home.hostd_dir();
+    let read = runtime::run_blocking(move || read_checkpoint_lines(&dir)).await;
+    Ok(read.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
+}
+
+/// Signs the newest entry, and returns every signed head with the key that signed first.
+pub(crate) async fn signed_heads_doc(core: &Arc<CoreState>) -> Result<CheckpointsDoc> {
+    publish_checkpoints(core).await?;
+    let key = core.store.first_key().await?;
+    let lines = read_kept_lines(core).await?;
+    let lines = lines
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<std::result::Result<_, _>>();
+    Ok(CheckpointsDoc {
+        version: VERSION,
+        key: key.unwrap_or_else(|| core.audit_key.clone()),
+        lines: lines.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?,
+    })
+}
+
+/// Document of a verification.
+pub(crate) fn verification_doc(verdict: AuditVerification) -> VerifyDoc {
+    VerifyDoc {
+        version: VERSION,
+        ok: verdict.ok,
+        entries: verdict.entries,
+        head: verdict.head,
+        first_bad: verdict.first_bad,
+        checkpoints: verdict.checkpoints,
+        why: verdict.why,
+        key: verdict.key,
+        notes: verdict.notes,
+    }
+}
+
+/// Verifies the whole audit log: against itself, its signatures, the head that this process knows, the key with which
+/// it signs, and the checkpoint file.
+pub(crate) async fn verify_audit_log(core: &CoreState) -> Result<AuditVerification> {
+    // Read before the log: entries that are added meanwhile are no contradiction.
+    let head = core.store.audit_head();
+    let (lines, damaged) = match read_kept_lines(core).await {
+        Ok(lines) => (lines, None),
+        Err(error) => (Vec::new(), Some(error.chain())),
+    };
+    let known = KnownCheckpoints {
+        head,
+        lines,
+        key: Some(core.audit_key.clone()),
+    };
+    let verdict = core.store.verify_audit_log(known).await?;
+    Ok(match damaged {
+        Some(why) if verdict.ok => {
+            let next = verdict.entries + 1;
+            verdict.failed(next, format!("its checkpoint file cannot be used: {why}"))
+        }
+        _ => verdict,
+    })
+}

@@ -1,0 +1,542 @@
+//! Restore of a backup archive, and its verification. The archive may be anybody's: nothing of it is believed that
+//! Abbey has a rule of its own for.
+
+use crate::core::archive::{
+    self, ALLOCATIONS, BackupContents, CHECKPOINTS, CONTENTS, DATABASE, Place, place_of,
+};
+use crate::core::error::{Error, Result};
+use crate::core::home::{Home, create_dir_with_mode, publish_file};
+use crate::core::runtime;
+use abbey_api::{BackupCheckDoc, Problem, RestoredHouseDoc, VERSION};
+use abbey_cells::hostd::{
+    Allocations, HostdApi, HostdConfig, HostdOperation, InProcessHostd, append_checkpoint_lines,
+    is_link_within, parse_checkpoint_lines, read_checkpoint_lines,
+};
+use abbey_model::{CellName, CheckpointLine, FaultKind, Secret, Slug};
+use abbey_store::{
+    AuditVerification, KnownCheckpoints, Sqlite, SqliteOptions, Storage, SystemClock, public_key,
+};
+use abbey_support::{digest, file};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest file of the archive itself that is read into memory, bytes.
+const NAMED_MAX: u64 = 64 << 20;
+
+/// Digest of the state in a database file that no process has open.
+pub(crate) fn hash_database_file(database: &Path) -> Result<String> {
+    Ok(open_store(database, [0; 32])?.state_hash().wait()?)
+}
+
+fn open_store(database: &Path, signing_key: [u8; 32]) -> Result<Sqlite> {
+    Ok(Sqlite::open(SqliteOptions {
+        path: database.to_owned(),
+        clock: Arc::new(SystemClock::new()),
+        redactor: Arc::default(),
+        signing_key,
+        entropy: Arc::new(abbey_store::SystemEntropy),
+        on_fatal: Box::new(|_| {}),
+    })?)
+}
+
+/// What an archive holds, once its entries were read.
+struct Staged {
+    /// Description; none in an archive of an earlier release.
+    contents: Option<BackupContents>,
+    allocations: Allocations,
+    checkpoints: Vec<CheckpointLine>,
+    state_hash: String,
+    /// Verification of the audit log in the archive.
+    log: AuditVerification,
+    agents: BTreeSet<Slug>,
+    services: BTreeSet<Slug>,
+    entries: u64,
+}
+
+/// Reads a whole archive into the empty directory `dir`, and checks everything about it. Files of agents, services and
+/// the manifest are written only if `keep`, owned as the allocations say.
+fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
+    let damaged = |why: String| Error::Damaged {
+        path: from.to_owned(),
+        why,
+    };
+    let refused = |path: &Path, why: &str| {
+        damaged(format!("its entry `{}` is refused: {why}", path.display()))
+    };
+    let mut found = Named::default();
+    let mut tree = Tree::new(dir);
+    let mut entries = 0;
+    let mut archive = tar::Archive::new(File::open(from).map_err(Error::file("open", from))?);
+    for entry in archive.entries().map_err(|e| damaged(e.to_string()))? {
+        let mut entry = entry.map_err(|e| damaged(e.to_string()))?;
+        entries += 1;
+        let start = entry.raw_header_position();
+        let path = entry
+            .path()
+            .map_err(|e| damaged(e.to_string()))?
+            .into_owned();
+        let place =
+            place_of(&path).ok_or_else(|| refused(&path, "no backup has a file of that name"))?;
+        let kind = entry.header().entry_type();
+        let mode = entry.header().mode().map_err(|e| damaged(e.to_string()))?;
+        match (place, kind) {
+            (Place::Named(DATABASE), tar::EntryType::Regular) => {
+                let to = dir.join(DATABASE);
+                let written =
+                    File::create(&to).and_then(|mut file| io::copy(&mut entry, &mut file));
+                written.map_err(Error::file("write", &to))?;
+                found.database = true;
+            }
+            (Place::Named(name), tar::EntryType::Regular) if entry.size() <= NAMED_MAX => {
+                let mut bytes = Vec::new();
+                entry
+                    .read_to_end(&mut bytes)
+                    .map_err(|e| damaged(e.to_string()))?;
+                found.files.insert(name, (start, bytes));
+            }
+            (Place::Parent, tar::EntryType::Directory) => {}
+            (Place::Named(_) | Place::Parent, _) => {
+                return Err(refused(&path, "it must be a plain file"));
+            }
+            (place, kind) => {
+                let why = match kind {
+                    tar::EntryType::Regular if mode & 0o6000 != 0 => {
+                        Some("it has a set-user-id or set-group-id bit")
+                    }
+                    tar::EntryType::Regular | tar::EntryType::Directory => None,
+                    tar::EntryType::Symlink => {
+                        let target = entry.link_name().ok().flatten().unwrap_or_default();
+                        match place
+                            .below()
+                            .is_some_and(|below| is_link_within(below, &target))
+                        {
+                            true => None,
+                            false => Some("it is a link that leads out"),
+                        }
+                    }
+                    _ => Some("it is neither a file, nor a directory, nor a symbolic link"),
+                };
+                if let Some(why) = why {
+                    return Err(refused(&path, why));
+                }
+                match &place {
+                    Place::Agent(slug, _) => drop(found.agents.insert(slug.clone())),
+                    Place::Service(slug, _) => drop(found.services.insert(slug.clone())),
+                    _ => {}
+                }
+                if keep && !is_written_by_house(&place, mode) {
+                    tree.add(&path, &mut entry, mode)
+                        .map_err(|e| refused(&path, &e.to_string()))?;
+                }
+            }
+        }
+    }
+    if !found.database {
+        return Err(damaged(
+            "it contains no `abbey.db`; use an archive that `abbey backup` wrote".to_owned(),
+        ));
+    }
+    let contents = match found.files.get(CONTENTS) {
+        None => None,
+        Some((start, text)) => {
+            let contents: BackupContents =
+                serde_json::from_slice(text).map_err(|e| damaged(format!("`{CONTENTS}`: {e}")))?;
+            let before = File::open(from)
+                .map_err(Error::file("open", from))?
+                .take(contents.bytes);
+            let sha256 = digest::sha256_hex_of_reader(before).map_err(Error::file("read", from))?;
+            if contents.bytes != *start || sha256 != contents.sha256 {
+                return Err(damaged(
+                    "its content is not what its description states".to_owned(),
+                ));
+            }
+            Some(contents)
+        }
+    };
+    let allocations = found
+        .files
+        .get(ALLOCATIONS)
+        .ok_or_else(|| damaged(format!("it contains no `{ALLOCATIONS}`")))?;
+    let allocations = Allocations::parse_foreign(&allocations.1)
+        .map_err(|why| damaged(format!("its entry `{ALLOCATIONS}` is refused: {why}")))?;
+    let lines = found
+        .files
+        .get(CHECKPOINTS)
+        .map_or(&[][..], |(_, bytes)| bytes);
+    let checkpoints = parse_checkpoint_lines(lines, Path::new(CHECKPOINTS))?;
+    let store = open_store(&dir.join(DATABASE), [0; 32])?;
+    let state_hash = store.state_hash().wait()?;
+    if contents
+        .as_ref()
+        .is_some_and(|c| c.state_hash != state_hash)
+    {
+        return Err(damaged(
+            "its database is not what its description states".to_owned(),
+        ));
+    }
+    let known = KnownCheckpoints {
+        lines: checkpoints.clone(),
+        ..KnownCheckpoints::default()
+    };
+    let log = store.verify_audit_log(known).wait()?;
+    drop(store);
+    if keep {
+        tree.finish(&allocations)
+            .map_err(Error::file("write the files below", dir))?;
+    }
+    Ok(Staged {
+        contents,
+        allocations,
+        checkpoints,
+        state_hash,
+        log,
+        agents: found.agents,
+        services: found.services,
+        entries,
+    })
+}
+
+#[derive(Default)]
+struct Named {
+    database: bool,
+    /// Position in the archive and content.
+    files: BTreeMap<&'static str, (u64, Vec<u8>)>,
+    agents: BTreeSet<Slug>,
+    services: BTreeSet<Slug>,
+}
+
+impl Place {
+    /// Path below the directory that a link must not leave.
+    fn below(&self) -> Option<&Path> {
+        match self {
+            Place::Agent(_, below) | Place::Service(_, below) => Some(below),
+            Place::Shared(path) => path.strip_prefix(path.iter().next()?).ok(),
+            Place::Named(_) | Place::Parent => None,
+        }
+    }
+}
+
+/// Whether a file is one that the house writes itself, so that it is written anew by `up`: the charter, which is
+/// read-only, and shared documents. So no agent becomes the owner of what it must not change.
+fn is_written_by_house(place: &Place, mode: u32) -> bool {
+    let Place::Agent(_, below) = place else {
+        return false;
+    };
+    (below == Path::new("workspace/SOUL.md") && mode & 0o222 == 0)
+        || below.starts_with("workspace/shared")
+}
+
+/// Files that are being written into a directory that nobody else can enter. Links come last, so none is followed.
+struct Tree<'a> {
+    dir: &'a Path,
+    links: BTreeMap<PathBuf, PathBuf>,
+    /// Modes of directories, which are set last: one may not be writable.
+    dirs: BTreeMap<PathBuf, u32>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(dir: &'a Path) -> Self {
+        Tree {
+            dir,
+            links: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            files: BTreeSet::new(),
+        }
+    }
+
+    fn add(&mut self, path: &Path, entry: &mut tar::Entry<'_, File>, mode: u32) -> io::Result<()> {
+        if path.ancestors().any(|p| self.links.contains_key(p)) {
+            return Err(io::Error::other("it is below a link"));
+        }
+        let to = self.dir.join(path);
+        let parent = path.parent().unwrap_or(Path::new(""));
+        for dir in parent.ancestors().filter(|d| !d.as_os_str().is_empty()) {
+            self.dirs.entry(dir.to_owned()).or_insert(0o700);
+        }
+        fs::create_dir_all(self.dir.join(parent))?;
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {
+                fs::create_dir_all(&to)?;
+                self.dirs.insert(path.to_owned(), mode & 0o777);
+            }
+            tar::EntryType::Symlink => {
+                let target = entry.link_name()?.unwrap_or_default().into_owned();
+                if fs::symlink_metadata(&to).is_ok() {
+                    return Err(io::Error::other("it replaces a file by a link"));
+                }
+                self.links.insert(path.to_owned(), target);
+            }
+            _ => {
+                let options = &mut fs::OpenOptions::new();
+                let options = options.write(true).create(true).truncate(true).mode(0o600);
+                let mut file = options.open(&to)?;
+                io::copy(entry, &mut file)?;
+                file.set_permissions(Permissions::from_mode(mode & 0o777))?;
+                let modified = entry.header().mtime()?.try_into().unwrap_or(0);
+                let time = rustix::fs::Timespec {
+                    tv_sec: modified,
+                    tv_nsec: 0,
+                };
+                let times = rustix::fs::Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                };
+                rustix::fs::futimens(&file, &times)?;
+                self.files.insert(path.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the links, and gives everything its owner and mode.
+    fn finish(self, allocations: &Allocations) -> io::Result<()> {
+        for (path, target) in &self.links {
+            symlink(target, self.dir.join(path))?;
+        }
+        let root = rustix::process::geteuid().is_root();
+        let owner_of = |path: &Path| {
+            let cell = match place_of(path)? {
+                Place::Agent(slug, below) if !below.as_os_str().is_empty() => CellName::Agent(slug),
+                Place::Service(slug, _) => CellName::Service(slug),
+                _ => return None,
+            };
+            allocations.owners.get(&cell)?.uid
+        };
+        let ids = |path: &Path| {
+            let uid = owner_of(path).unwrap_or(0);
+            root.then_some(uid)
+        };
+        for path in self.files.iter().chain(self.links.keys()) {
+            if let Some(id) = ids(path) {
+                lchown(self.dir.join(path), Some(id), Some(id))?;
+            }
+        }
+        // The deepest first.
+        for (path, mode) in self.dirs.iter().rev() {
+            let at = self.dir.join(path);
+            if let Some(id) = ids(path) {
+                chown(&at, Some(id), Some(id))?;
+            }
+            fs::set_permissions(&at, Permissions::from_mode(*mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a backup archive as a restore would, and changes nothing but a scratch directory beside it.
+///
+/// # Errors
+/// If the archive is damaged or refused.
+pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> {
+    let scratch = tempfile::Builder::new()
+        .prefix("abbey-verify-")
+        .tempdir()
+        .map_err(Error::file("make", "a scratch directory"))?;
+    let staged = stage(from, scratch.path(), false)?;
+    let log = match staged.log.why {
+        None => format!(
+            "{} entries, {} signed checkpoints",
+            staged.log.entries, staged.log.checkpoints
+        ),
+        Some(why) => {
+            return Err(Error::Damaged {
+                path: from.to_owned(),
+                why: format!("its audit log does not verify: {why}"),
+            });
+        }
+    };
+    Ok(BackupCheckDoc {
+        version: VERSION,
+        state_hash: staged.state_hash,
+        entries: staged.entries,
+        agents: staged.agents.iter().map(Slug::to_string).collect(),
+        services: staged.services.iter().map(Slug::to_string).collect(),
+        audit_log: log,
+        left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
+    })
+}
+
+fn earlier_release() -> Vec<String> {
+    vec!["an earlier release wrote this archive: it has no manifest, no charters, no service's data, no links, and does not say what else it lacks".to_owned()]
+}
+
+/// Restores a backup archive into a home that has no database yet. `passphrase` unwraps the signing key in the
+/// archive, so that it can confirm the key with which the house goes on. Files that the restore would replace are
+/// moved aside.
+///
+/// # Errors
+/// If the home already has a database, the archive is not a backup or is refused, or a file cannot be written. The
+/// database comes last: until then the restore can be repeated.
+pub fn restore_backup(
+    root: PathBuf,
+    from: &Path,
+    passphrase: Option<&Secret>,
+) -> std::result::Result<RestoredHouseDoc, Error> {
+    let home = Home::new(root);
+    if fs::symlink_metadata(home.database_file()).is_ok_and(|m| m.len() > 0) {
+        let text = format!(
+            "`{}` already has state; restore into an empty home, or move that file to another directory first",
+            home.root().display()
+        );
+        return Err(Problem::new(FaultKind::Conflict, text).into());
+    }
+    let config = home.create_directories()?;
+    let _lock = home.acquire_lock()?;
+    sweep_scratch(&home);
+    let scratch = tempfile::Builder::new()
+        .prefix(SCRATCH)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(home.root())
+        .map_err(Error::file("make a directory in", home.root()))?;
+    let dir = scratch.path();
+    let staged = stage(from, dir, true)?;
+    let contents = staged.contents.as_ref();
+    let mut notes = Vec::new();
+    let wrapped = contents.and_then(|c| c.signing_key.as_ref());
+    let previous = match (wrapped, passphrase) {
+        (Some(wrapped), Some(passphrase)) => {
+            Some(archive::unwrap_signing_key(wrapped, passphrase)?)
+        }
+        (Some(_), None) => {
+            notes.push("the archive holds the signing key of the audit log; without `--passphrase-file` it does not confirm the new key".to_owned());
+            None
+        }
+        (None, Some(_)) => {
+            let text = "the archive holds no signing key, so it needs no passphrase";
+            return Err(Problem::new(FaultKind::Invalid, text).into());
+        }
+        (None, None) => None,
+    };
+    if let Some(why) = &staged.log.why {
+        notes.push(format!(
+            "the audit log in the archive does not verify, and will not after the restore: entry {}: {why}",
+            staged.log.first_bad.unwrap_or(0)
+        ));
+    }
+    let key = home.load_or_create_signing_key()?;
+    let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
+    let store = open_store(&dir.join(DATABASE), key)?;
+    store
+        .record_restore(previous, staged.state_hash.clone())
+        .wait()?;
+    drop(store);
+    end_cells(&config)?;
+    let stamp = runtime::host_wall_clock().0;
+    let aside = home.root().join(format!("replaced-{stamp}"));
+    let mut moves = vec!["manifest".to_owned()];
+    // Of a database that was lost; beside another one they would damage it.
+    let leftovers = ["abbey.db-wal", "abbey.db-shm"].map(|name| home.root().join(name));
+    moves.extend(staged.agents.iter().map(|a| format!("agents/{a}")));
+    moves.extend(staged.services.iter().map(|s| format!("services/{s}")));
+    let skills = fs::read_dir(dir.join("skills"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    moves.extend(skills.map(|e| format!("skills/{}", e.file_name().to_string_lossy())));
+    for name in moves {
+        let (made, to) = (dir.join(&name), home.root().join(&name));
+        if fs::symlink_metadata(&made).is_err() {
+            continue;
+        }
+        if fs::symlink_metadata(&to).is_ok() {
+            let old = aside.join(&name);
+            let parent = old.parent().unwrap_or(&aside);
+            fs::create_dir_all(parent).map_err(Error::file("make", parent))?;
+            fs::set_permissions(&aside, Permissions::from_mode(0o700))
+                .map_err(Error::file("protect", &aside))?;
+            fs::rename(&to, &old).map_err(Error::file("move aside", &to))?;
+        }
+        fs::rename(&made, &to).map_err(Error::file("put in place", &to))?;
+    }
+    for old in leftovers.iter().filter(|p| p.exists()) {
+        create_dir_with_mode(&aside, 0o700)?;
+        let to = aside.join(old.file_name().unwrap_or_default());
+        fs::rename(old, &to).map_err(Error::file("move aside", old))?;
+    }
+    if aside.exists() {
+        notes.push(format!(
+            "files that were there already are in {}",
+            aside.display()
+        ));
+    }
+    let allocations = serde_json::to_vec(&staged.allocations)
+        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
+    publish_file(&home.hostd_dir().join("claims.json"), &allocations, 0o640)?;
+    append_checkpoint_lines(&home.hostd_dir(), &kept)?;
+    file::publish_finished(
+        &dir.join(DATABASE),
+        &home.database_file(),
+        file::Sync::Entry,
+    )
+    .map_err(Error::file("publish", home.database_file()))?;
+    let manifest = home.root().join(archive::MANIFEST);
+    Ok(RestoredHouseDoc {
+        version: VERSION,
+        state_hash: staged.state_hash,
+        manifest: manifest.exists().then(|| manifest.display().to_string()),
+        left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
+        notes,
+    })
+}
+
+/// Prefix of the directories in which restores work.
+const SCRATCH: &str = ".restore-";
+
+/// Removes what interrupted restores left.
+fn sweep_scratch(home: &Home) {
+    let entries = fs::read_dir(home.root()).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(SCRATCH)) {
+        let _stays_until_the_next = fs::remove_dir_all(entry.path());
+    }
+}
+
+/// Lines to append to the checkpoint file of the home: those of the archive if it has none yet, and that the log goes on
+/// behind the newest restored entry, signed with `key`.
+fn checkpoint_lines(
+    config: &HostdConfig,
+    staged: &Staged,
+    key: &str,
+) -> Result<Vec<CheckpointLine>> {
+    let first = |lines: &[CheckpointLine]| {
+        lines.iter().find_map(|line| match line {
+            CheckpointLine::Checkpoint(c) => Some(c.key.clone()),
+            CheckpointLine::Restored { .. } => None,
+        })
+    };
+    let here = read_checkpoint_lines(&config.hostd_dir())?;
+    let (ours, theirs) = (first(&here), first(&staged.checkpoints));
+    if ours.is_some() && theirs.is_some() && ours != theirs {
+        let text = "the backup is of another house than the one whose audit log is in this home; restore into an empty home";
+        return Err(Problem::new(FaultKind::Conflict, text).into());
+    }
+    let mut lines = match here.is_empty() {
+        true => staged.checkpoints.clone(),
+        false => Vec::new(),
+    };
+    lines.push(CheckpointLine::Restored {
+        seq: staged.log.entries,
+        hash: staged.log.head.clone(),
+        key: key.to_owned(),
+        at: runtime::host_wall_clock(),
+    });
+    Ok(lines)
+}
+
+/// Ends cells that still run without a control plane: their files are about to be replaced.
+fn end_cells(config: &HostdConfig) -> Result<()> {
+    let hostd = InProcessHostd(config.clone());
+    let records = fs::read_dir(config.cell_records_dir())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let cells = records.filter_map(|e| e.file_name().to_str()?.parse::<CellName>().ok());
+    for cell in cells {
+        hostd.call(HostdOperation::Sweep { cell }, &[])?;
+    }
+    Ok(())
+}
