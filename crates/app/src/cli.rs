@@ -84,14 +84,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  abbey logs merlin --follow")]
     Logs(logs::LogsArgs),
     /// Run a command in the cell of a running agent or service, as its user.
-    #[command(after_help = "Example:\n  abbey exec merlin -- ls -l workspace")]
-    Exec {
-        /// Name of the agent, or `service/NAME`.
-        agent: String,
-        /// Program and arguments, after `--`.
-        #[arg(required = true, last = true)]
-        command: Vec<String>,
-    },
+    ///
+    /// Typed by a person on a terminal, the command gets a terminal too, as with `-it`: Ctrl-] detaches and leaves the
+    /// command running. Otherwise the command ends when `abbey exec` does.
+    #[command(
+        after_help = "Examples:\n  abbey exec merlin -- bash\n  abbey exec service/web -- ls -l\n  abbey exec -i merlin -- tar -x"
+    )]
+    Exec(exec::ExecArgs),
     /// Attach to the terminal of an agent, or of a service as `service/NAME`.
     ///
     /// Ctrl-] detaches; the program keeps running.
@@ -236,6 +235,13 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether the verb passes signals on to a program in a cell, instead of ending at once.
+    pub(crate) fn passes_signals_on(&self) -> bool {
+        matches!(self, Command::Exec(_))
+    }
+}
+
 impl Cli {
     /// Runs the verb that was parsed from the command line. Returns the exit code, or the failure to print.
     pub(crate) async fn execute(self) -> Outcome {
@@ -258,7 +264,7 @@ impl Cli {
             C::Reload(args) => reload::cmd_reload(home, json, &args).await,
             C::Why { agent } => why::cmd_why(home, json, &agent).await,
             C::Logs(args) => logs::cmd_logs(home, json, &args).await,
-            C::Exec { agent, command } => exec::cmd_exec(home, &agent, command).await,
+            C::Exec(args) => exec::cmd_exec(home, args).await,
             C::Attach { agent } => attach::cmd_attach(home, &agent).await,
             C::Run(args) => run::cmd_run(home, json, args).await,
             C::Agent(command) => agent::cmd_agent(home, json, command).await,

@@ -13,11 +13,13 @@ mod exit;
 mod fleet_output;
 mod help;
 mod key_values;
+mod local_terminal;
 mod manifest_arg;
 mod manifest_file;
 mod manual;
 mod output;
 mod plan_output;
+mod program_session;
 mod readiness;
 mod roles;
 mod task_output;
@@ -74,10 +76,11 @@ fn main() -> ExitCode {
         }
     };
     let json = cli.json;
+    let passes_signals_on = cli.command.passes_signals_on();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
-            _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+            _ = tokio::signal::ctrl_c(), if !passes_signals_on => Ok(exit::INTERRUPTED),
         }
     });
     match outcome {

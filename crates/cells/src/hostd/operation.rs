@@ -2,6 +2,7 @@
 
 use crate::allocation::Allocation;
 use crate::files::{FileEntry, FileName};
+use crate::program_stream::TerminalSize;
 use crate::{CellSpec, Error};
 use abbey_model::{CellName, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
@@ -112,7 +113,8 @@ pub enum HostdOperation {
         /// Name of the cell.
         cell: CellName,
     },
-    /// Runs a further program in a cell, with the three passed descriptors as its standard streams.
+    /// Runs a further program in a cell, and carries its streams over the passed connection; see
+    /// [`crate::program_stream`].
     Enter {
         /// Name of the cell.
         cell: CellName,
@@ -122,6 +124,9 @@ pub enum HostdOperation {
         env: Vec<(String, String)>,
         /// Working directory as the cell sees it.
         cwd: PathBuf,
+        /// Size of the program's terminal; none connects it to pipes.
+        #[serde(default)]
+        terminal: Option<TerminalSize>,
     },
     /// Applies the firewall rules of the allocations. They are rolled back unless the caller confirms in time, on
     /// the same connection, that it still reaches the host.
