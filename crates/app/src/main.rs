@@ -38,12 +38,13 @@ fn main() -> ExitCode {
         eprintln!("error: {refusal}");
         return ExitCode::from(exit::USAGE);
     }
+    let args = help::complete_noun(args);
     let parsed = help::build_command()
         .try_get_matches_from(&args)
         .and_then(|matches| cli::Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        // A noun alone, such as `abbey task`, prints the help of that noun.
+        // A noun alone that has nothing to list, such as `abbey unit`, prints the help of that noun.
         Err(error)
             if matches!(
                 error.kind(),

@@ -25,6 +25,7 @@ mod allocation;
 mod backend;
 mod container;
 mod control;
+pub mod copy;
 pub mod crash;
 mod error;
 mod external;

@@ -51,6 +51,11 @@ pub enum HostdOperation {
         /// File to read.
         file: FileName,
     },
+    /// Reads a secret file that root named by applying a manifest.
+    ReadSecret {
+        /// Absolute path of the file.
+        path: PathBuf,
+    },
     /// Moves the files of an owner to `removed/`.
     Archive {
         /// Owner of the files.
@@ -167,6 +172,7 @@ impl HostdOperation {
             HostdOperation::Prepare { owner, .. } => ("prepare", owner.to_string()),
             HostdOperation::Observe {} => ("observe", String::new()),
             HostdOperation::Read { owner, .. } => ("read", owner.to_string()),
+            HostdOperation::ReadSecret { path } => ("read", path.display().to_string()),
             HostdOperation::Archive { owner, .. } => ("archive", owner.to_string()),
             HostdOperation::Archives {} => ("archives", String::new()),
             HostdOperation::Restore { owner, .. } => ("restore", owner.to_string()),
@@ -232,7 +238,7 @@ pub enum HostdReply {
         /// Allocation of each owner.
         owners: BTreeMap<CellName, Allocation>,
     },
-    /// Reply to [`HostdOperation::Read`].
+    /// Reply to [`HostdOperation::Read`] and [`HostdOperation::ReadSecret`].
     Text {
         /// Content; empty if the file does not exist.
         text: String,

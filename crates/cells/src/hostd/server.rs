@@ -2,7 +2,9 @@
 
 use super::journal::{self, JournalLine};
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
-use super::{HostdConfig, admission, exec, guest, host_facts, owner_files, pack, stage, sweep};
+use super::{
+    HostdConfig, admission, exec, guest, host_facts, owner_files, pack, secret_files, stage, sweep,
+};
 use crate::allocation::Allocations;
 use crate::network::firewall;
 use crate::program_stream::ProgramInvocation;
@@ -288,6 +290,12 @@ pub(super) fn perform_operation(
                 }
             };
             Ok(HostdReply::Text { text })
+        }
+        HostdOperation::ReadSecret { path } => {
+            match secret_files::read_secret_file(config, &path) {
+                Ok(text) => Ok(HostdReply::Text { text }),
+                Err(why) => refused(why),
+            }
         }
         HostdOperation::Archives {} => Ok(HostdReply::Archives {
             archives: owner_files::list_archives(config)?,

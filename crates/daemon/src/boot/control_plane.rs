@@ -109,10 +109,10 @@ pub(crate) async fn open_control_plane(
     let core = Arc::new(CoreState {
         home: home.clone(),
         store: Arc::clone(&store),
-        hostd,
+        hostd: Arc::clone(&hostd),
         plan: PlanState::new(current),
         credentials: CredentialTable::default(),
-        secrets: Secrets::new(home.clone(), redactor),
+        secrets: Secrets::new(home.clone(), hostd, redactor),
         shutdown: Shutdown::default(),
         rt,
         http: abbey_support::http_client::HttpClient::new(),

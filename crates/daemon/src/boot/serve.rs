@@ -153,6 +153,7 @@ pub async fn plan_offline(
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
+    real.require_own()?;
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     if real.database_file().exists() {
         let _lock = real.acquire_lock()?;

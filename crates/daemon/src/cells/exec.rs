@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
@@ -413,8 +413,8 @@ pub(crate) async fn upgrade_exec(
         let (mut heard, mut speak) = tokio::io::split(TokioIo::new(caller));
         let (mut said, mut feed) = stream.split();
         tokio::select! {
-            _caller_gone = tokio::io::copy(&mut heard, &mut feed) => return,
-            _ended = tokio::io::copy(&mut said, &mut speak) => {}
+            () = pass_on_until_gone(&mut heard, &mut feed) => return,
+            heard = pass_output_on(&mut said, &mut speak) => if !heard { return },
             () = stop.cancelled() => return,
         }
         if let Err(error) = wait_for_status(&mut end).await {
@@ -426,6 +426,36 @@ pub(crate) async fn upgrade_exec(
     }));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// Passes on what a caller sends until the caller is gone. A program that ended takes nothing more, but what it wrote last
+/// is still on its way to the caller.
+async fn pass_on_until_gone(
+    caller: &mut (impl AsyncRead + Unpin),
+    program: &mut (impl AsyncWrite + Unpin),
+) {
+    let mut buffer = vec![0u8; frame::CONTENT_MAX];
+    let mut listens = true;
+    while let Ok(n @ 1..) = caller.read(&mut buffer).await {
+        if listens {
+            listens = program.write_all(&buffer[..n]).await.is_ok();
+        }
+    }
+}
+
+/// Passes on what a program writes until it ends; false if the caller is gone.
+async fn pass_output_on(
+    program: &mut (impl AsyncRead + Unpin),
+    caller: &mut (impl AsyncWrite + Unpin),
+) -> bool {
+    let mut buffer = vec![0u8; frame::CONTENT_MAX];
+    while let Ok(n @ 1..) = program.read(&mut buffer).await {
+        let written = caller.write_all(&buffer[..n]).await;
+        if written.is_err() || caller.flush().await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Runs a program in the cell of an agent or a service for the operator, and streams its output as JSON Lines; the
