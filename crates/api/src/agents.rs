@@ -285,7 +285,7 @@ operations! {
         /// Replaces the credential of an agent; the old one stays valid for an overlap.
         POST "/api/v1/agents/{agent}/rotate" rotate_credential(agent) -> json(RotatedDoc);
         /// Runs a command in the cell of an agent: JSON Lines of output, then the exit status.
-        POST "/api/v1/agents/{agent}/exec" exec(agent) [body ExecBody] -> stream;
+        POST "/api/v1/agents/{agent}/exec" exec(agent) [body ExecBody] -> upgrade("abbey-exec");
         /// Attaches to the terminal of an agent.
         GET "/api/v1/agents/{agent}/attach" attach(agent) [query TerminalQuery] -> upgrade("abbey-terminal");
     }

@@ -42,9 +42,24 @@ requests! {
     ExecBody {
         /// Program and arguments.
         argv: Vec<String>,
-        /// Standard input, Base64.
+        /// Standard input, Base64; not for an upgraded connection, which carries it.
         #[serde(default)]
         stdin: Option<String>,
+        /// Terminal for the program, for an upgraded connection; without it the program is connected to pipes.
+        #[serde(default)]
+        terminal: Option<ExecTerminal>,
+        /// Whether `argv` has only the arguments, of Abbey's own program in the cell.
+        #[serde(default)]
+        own: bool,
+    }
+    /// Terminal of a program in a cell.
+    ExecTerminal {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+        /// Kind of the terminal, the program's `TERM`.
+        kind: String,
     }
 }
 

@@ -81,7 +81,7 @@ operations! {
         /// Restarts its cell.
         POST "/api/v1/services/{service}/restart" restart(service) -> json(RestartedDoc);
         /// Runs a command in its cell: JSON Lines of output, then the exit status.
-        POST "/api/v1/services/{service}/exec" exec(service) [body ExecBody] -> stream;
+        POST "/api/v1/services/{service}/exec" exec(service) [body ExecBody] -> upgrade("abbey-exec");
         /// Its terminal.
         GET "/api/v1/services/{service}/attach" attach(service) [query TerminalQuery] -> upgrade("abbey-terminal");
     }

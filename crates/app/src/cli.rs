@@ -1,9 +1,9 @@
 //! The command line: every verb, and which function carries it out.
 
 use crate::commands::{
-    activity, agent, agent_state, approvals, attach, backup, budget, delegate, doctor, document,
-    down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run, schedule,
-    service, skill, task, template, token, unit, up, why, workflow,
+    activity, agent, agent_state, approvals, attach, backup, budget, cp, delegate, doctor,
+    document, down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run,
+    schedule, secret, service, skill, task, template, token, unit, up, why, workflow,
 };
 use crate::exit::{self, Outcome};
 use crate::{connect, help, manual, output};
@@ -49,9 +49,9 @@ pub(crate) enum Command {
     /// List agents with their presence, cell, memory and current task, and services.
     #[command(
         visible_aliases = ["status", "list"],
-        after_help = "Example:\n  abbey ps --json"
+        after_help = "Examples:\n  abbey ps\n  abbey ps --watch"
     )]
-    Ps,
+    Ps(ps::PsArgs),
     /// Start agents.
     #[command(after_help = "Example:\n  abbey start merlin")]
     Start(agent_state::AgentsArgs),
@@ -84,14 +84,20 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  abbey logs merlin --follow")]
     Logs(logs::LogsArgs),
     /// Run a command in the cell of a running agent or service, as its user.
-    #[command(after_help = "Example:\n  abbey exec merlin -- ls -l workspace")]
-    Exec {
-        /// Name of the agent, or `service/NAME`.
-        agent: String,
-        /// Program and arguments, after `--`.
-        #[arg(required = true, last = true)]
-        command: Vec<String>,
-    },
+    ///
+    /// Typed by a person on a terminal, the command gets a terminal too, as with `-it`: Ctrl-] detaches and leaves the
+    /// command running. Otherwise the command ends when `abbey exec` does.
+    #[command(
+        after_help = "Examples:\n  abbey exec merlin -- bash\n  abbey exec service/web -- ls -l\n  abbey exec -i merlin -- tar -x"
+    )]
+    Exec(exec::ExecArgs),
+    /// Copy files into the cell of a running agent or service, or out of it.
+    ///
+    /// Directories are copied whole. In the cell the files belong to its user; links are not copied out of a cell.
+    #[command(
+        after_help = "Examples:\n  abbey cp data.csv merlin:data.csv\n  abbey cp merlin:reports .\n  abbey cp site service/web:"
+    )]
+    Cp(cp::CpArgs),
     /// Attach to the terminal of an agent, or of a service as `service/NAME`.
     ///
     /// Ctrl-] detaches; the program keeps running.
@@ -184,6 +190,9 @@ pub(crate) enum Command {
     /// Show, verify or export the audit log.
     #[command(after_help = "Examples:\n  abbey activity --follow\n  abbey activity verify")]
     Activity(activity::ActivityArgs),
+    /// Store, list or remove secrets, which the manifest names as `credential:NAME`.
+    #[command(subcommand, after_help = "Example:\n  abbey secret set openai")]
+    Secret(secret::SecretCommand),
     /// Create, list or revoke tokens of the operator API, for people and programs.
     #[command(
         subcommand,
@@ -235,6 +244,13 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether the verb passes signals on to a program in a cell, instead of ending at once.
+    pub(crate) fn passes_signals_on(&self) -> bool {
+        matches!(self, Command::Exec(_) | Command::Cp(_))
+    }
+}
+
 impl Cli {
     /// Runs the verb that was parsed from the command line. Returns the exit code, or the failure to print.
     pub(crate) async fn execute(self) -> Outcome {
@@ -246,7 +262,7 @@ impl Cli {
             C::Up(args) => up::cmd_up(home, json, &args).await,
             C::Plan(args) => plan::cmd_plan(home, json, &args).await,
             C::Down => down::cmd_down(home, json).await,
-            C::Ps => ps::cmd_ps(home, json).await,
+            C::Ps(args) => ps::cmd_ps(home, json, &args).await,
             C::Start(args) => agent_state::cmd_set_agent_state(home, json, "start", &args).await,
             C::Stop(args) => agent_state::cmd_set_agent_state(home, json, "stop", &args).await,
             C::Restart(args) => {
@@ -257,7 +273,8 @@ impl Cli {
             C::Reload(args) => reload::cmd_reload(home, json, &args).await,
             C::Why { agent } => why::cmd_why(home, json, &agent).await,
             C::Logs(args) => logs::cmd_logs(home, json, &args).await,
-            C::Exec { agent, command } => exec::cmd_exec(home, &agent, command).await,
+            C::Exec(args) => exec::cmd_exec(home, args).await,
+            C::Cp(args) => cp::cmd_cp(home, json, &args).await,
             C::Attach { agent } => attach::cmd_attach(home, &agent).await,
             C::Run(args) => run::cmd_run(home, json, args).await,
             C::Agent(command) => agent::cmd_agent(home, json, command).await,
@@ -279,6 +296,7 @@ impl Cli {
             C::Budget(command) => budget::cmd_budget(home, json, command).await,
             C::Skill(command) => skill::cmd_skill(home, json, command).await,
             C::Activity(args) => activity::cmd_activity(home, json, args).await,
+            C::Secret(command) => secret::cmd_secret(home, json, command),
             C::Token(command) => token::cmd_token(home, json, command).await,
             C::Image(command) => image::cmd_image(home, json, command),
             C::Unit(command) => unit::cmd_unit(home, json, command).await,

@@ -1,4 +1,4 @@
-//! Output of a program that runs in a cell, passed through as it arrives; for `abbey run` and `abbey exec`.
+//! Output of a program that runs in a fresh cell, passed through as it arrives; for `abbey run`.
 
 use crate::exit::Failure;
 use abbey_api::client::{Error, Streaming};
@@ -11,16 +11,25 @@ use std::io::{IsTerminal, Read, Write};
 /// Limit on standard input, in bytes.
 const STDIN_MAX: u64 = 1 << 20;
 
-/// Reads at most 1 MiB of standard input and encodes it as Base64; none if it is empty or a terminal.
-pub(crate) fn read_stdin_base64() -> Option<String> {
+/// Reads standard input and encodes it as Base64; none if it is empty or a terminal.
+///
+/// # Errors
+/// Exit code 2 if it is longer than 1 MiB.
+pub(crate) fn read_stdin_base64() -> Result<Option<String>, Failure> {
     let mut input = Vec::new();
     if !std::io::stdin().is_terminal() {
         let _nothing = std::io::stdin()
             .lock()
-            .take(STDIN_MAX)
+            .take(STDIN_MAX + 1)
             .read_to_end(&mut input);
     }
-    (!input.is_empty()).then(|| BASE64.encode(&input))
+    if input.len() as u64 > STDIN_MAX {
+        return Err(Failure::usage(
+            "standard input is longer than 1 MiB, which a fresh cell cannot take",
+        )
+        .hint("write it to a file and pass that with `--in FILE`"));
+    }
+    Ok((!input.is_empty()).then(|| BASE64.encode(&input)))
 }
 
 /// Gives a failure of Abbey itself the exit code 125, which tells it apart from the exit codes of the program that

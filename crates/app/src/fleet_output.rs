@@ -1,14 +1,14 @@
 //! How the list of agents is printed.
 
-use crate::output::{print_table, text_or_dash};
+use crate::output::{grouped, human_bytes, print_table, text_or_dash};
 use abbey_api::{AgentView, FleetDoc};
 
 /// Prints a table of agents on standard output, with presence, cell, memory, tokens used today and current task.
 pub(crate) fn print_agents(fleet: &FleetDoc) {
     let row = |a: &AgentView| {
         let budget = a.budget.limit.map_or_else(
-            || format!("{} of unlimited", a.budget.spent),
-            |limit| format!("{} of {limit}", a.budget.spent),
+            || format!("{} of unlimited", grouped(a.budget.spent)),
+            |limit| format!("{} of {}", grouped(a.budget.spent), grouped(limit)),
         );
         vec![
             a.name.clone(),
@@ -22,7 +22,7 @@ pub(crate) fn print_agents(fleet: &FleetDoc) {
             a.generation.to_string(),
             text_or_dash(a.pid),
             text_or_dash(a.address.clone()),
-            text_or_dash(a.memory_bytes.map(|m| format!("{} KiB", m >> 10))),
+            text_or_dash(a.memory_bytes.map(human_bytes)),
             budget,
             text_or_dash(a.task.clone()),
         ]

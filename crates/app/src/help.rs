@@ -2,6 +2,7 @@
 
 use crate::cli::Cli;
 use clap::builder::StyledStr;
+use clap::error::ErrorKind;
 use clap::{Command, CommandFactory};
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -24,7 +25,7 @@ const GROUPS: &[Group] = &[
         heading: "Agents",
         verbs: &[
             "agent", "template", "start", "stop", "restart", "reload", "pause", "resume", "why",
-            "logs", "exec", "attach", "org", "export", "import",
+            "logs", "exec", "cp", "attach", "org", "export", "import",
         ],
     },
     Group {
@@ -42,7 +43,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         heading: "Resources and records",
-        verbs: &["service", "budget", "activity", "token", "image"],
+        verbs: &["service", "budget", "activity", "secret", "token", "image"],
     },
     Group {
         heading: "Host and shell",
@@ -71,6 +72,38 @@ pub(crate) fn build_command() -> Command {
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}{header}Options:{header:#}\n{{options}}\n\n\
          `abbey VERB --help` explains a verb and shows an example.\n"
     ))
+}
+
+/// Adds the verb that lists things to a noun that stands alone, so that `abbey task` is `abbey task list`.
+pub(crate) fn complete_noun(mut args: Vec<OsString>) -> Vec<OsString> {
+    let command = build_command();
+    let missing = |args: &[OsString]| {
+        let error = command.clone().try_get_matches_from(args).err()?;
+        matches!(
+            error.kind(),
+            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        )
+        .then_some(())
+    };
+    let words = args.iter().skip(1).filter_map(|a| a.to_str());
+    let noun = words
+        .filter_map(|word| command.find_subcommand(word))
+        .next();
+    let verb = noun.and_then(|noun| {
+        let known = |verb: &&str| noun.find_subcommand(verb).is_some();
+        ["list", "show"].into_iter().find(known)
+    });
+    if let Some(verb) = verb
+        && missing(&args).is_some()
+    {
+        let mut completed = args.clone();
+        completed.push(verb.into());
+        // `show` of a noun that wants a name says nothing without one.
+        if command.clone().try_get_matches_from(&completed).is_ok() {
+            args = completed;
+        }
+    }
+    args
 }
 
 /// Renders the help of the deepest subcommand that the arguments name, for a call such as `abbey task` that lacks a
@@ -104,6 +137,24 @@ mod tests {
         visit(command);
         for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
             walk(sub, visit);
+        }
+    }
+
+    #[test]
+    fn a_noun_alone_lists() {
+        let completed = |line: &str| {
+            let args = line.split(' ').map(OsString::from).collect();
+            complete_noun(args).join(&OsString::from(" "))
+        };
+        for (given, wanted) in [
+            ("abbey task", "abbey task list"),
+            ("abbey --json budget", "abbey --json budget show"),
+            ("abbey service", "abbey service list"),
+            ("abbey task list", "abbey task list"),
+            ("abbey unit", "abbey unit"),
+            ("abbey ps", "abbey ps"),
+        ] {
+            assert_eq!(completed(given), wanted);
         }
     }
 

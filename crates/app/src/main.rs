@@ -13,11 +13,13 @@ mod exit;
 mod fleet_output;
 mod help;
 mod key_values;
+mod local_terminal;
 mod manifest_arg;
 mod manifest_file;
 mod manual;
 mod output;
 mod plan_output;
+mod program_session;
 mod readiness;
 mod roles;
 mod task_output;
@@ -36,12 +38,13 @@ fn main() -> ExitCode {
         eprintln!("error: {refusal}");
         return ExitCode::from(exit::USAGE);
     }
+    let args = help::complete_noun(args);
     let parsed = help::build_command()
         .try_get_matches_from(&args)
         .and_then(|matches| cli::Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        // A noun alone, such as `abbey task`, prints the help of that noun.
+        // A noun alone that has nothing to list, such as `abbey unit`, prints the help of that noun.
         Err(error)
             if matches!(
                 error.kind(),
@@ -74,10 +77,11 @@ fn main() -> ExitCode {
         }
     };
     let json = cli.json;
+    let passes_signals_on = cli.command.passes_signals_on();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
-            _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+            _ = tokio::signal::ctrl_c(), if !passes_signals_on => Ok(exit::INTERRUPTED),
         }
     });
     match outcome {

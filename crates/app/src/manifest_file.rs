@@ -9,8 +9,9 @@ use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
+use abbey_cells::hostd::allow_secret_files as allow_root_files;
 use abbey_daemon::{Home, manifest};
-use abbey_model::Slug;
+use abbey_model::{SecretRef, Slug};
 use abbey_support::file::{Sync, publish};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -67,6 +68,31 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         consent: Vec::new(),
         renamed: BTreeMap::new(),
     })
+}
+
+/// As root, lets hostd read the secret files that a manifest names, for a control plane that runs as another user; with
+/// `only`, no others any more.
+///
+/// # Errors
+/// If this cannot be recorded in the home.
+pub(crate) fn allow_secret_files(
+    home: &Home,
+    body: &ManifestBody,
+    only: bool,
+) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Ok(house) = manifest::parse(&body.manifest) else {
+        return Ok(());
+    };
+    let base = Path::new(&body.base_dir);
+    let files = house.secrets().filter_map(|(_, secret)| match secret {
+        SecretRef::File(path) => Some(base.join(path)),
+        SecretRef::Env(_) | SecretRef::Credential(_) => None,
+    });
+    let allowed = allow_root_files(home.root(), files.collect(), only);
+    allowed.map_err(|e| Failure::plain(e.to_string()))
 }
 
 /// Reads the manifest file and returns the text that `change` makes from it; the file is not written.
@@ -127,6 +153,7 @@ pub(crate) async fn apply_edit(
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
     body.reason = reason;
+    allow_secret_files(home, &body, false)?;
     let planned = client.house().plan(&body).await?;
     if planned
         .notes

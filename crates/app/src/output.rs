@@ -1,9 +1,12 @@
 //! Output: tables for people, JSON documents for programs, progress on a terminal.
 
+use abbey_api::Time;
 use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 /// Prints a document as indented JSON on standard output.
 pub(crate) fn print_json(document: &impl Serialize) {
@@ -27,6 +30,65 @@ fn write_json(mut out: impl Write, document: serde_json::Result<String>) {
     let escaped = |c: char| format!("\\u{:04x}", u32::from(c));
     let text = escape_with(&document.unwrap_or_default(), escaped);
     let _reader_gone = writeln!(out, "{text}");
+}
+
+/// Clears the terminal on standard output; does nothing if that is something else.
+pub(crate) fn clear_screen() {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        // ECMA-48: cursor to the first column of the first line, erase in page.
+        let _reader_gone = out.write_all(b"\x1b[H\x1b[2J");
+    }
+}
+
+/// An amount of bytes in a unit that people use, such as `12.3 MiB`.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut amount, mut unit) = (bytes as f64 / 1024.0, 0);
+    while amount >= 1023.95 && unit + 1 < units.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        _ => format!("{amount:.1} {}", units[unit]),
+    }
+}
+
+/// A number with its digits in groups of three, such as `1,250,000`.
+pub(crate) fn grouped(number: impl ToString) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An instant in the zone of this process (`TZ`, or that of the host), to the second.
+pub(crate) fn local_time(at: Time) -> String {
+    let instant = jiff::Timestamp::from_millisecond(at.0.0).unwrap_or_default();
+    let local = instant.to_zoned(local_zone().clone());
+    local.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn local_zone() -> &'static TimeZone {
+    static ZONE: OnceLock<TimeZone> = OnceLock::new();
+    ZONE.get_or_init(|| {
+        let given = std::env::var("TZ").ok().filter(|zone| !zone.is_empty());
+        // The host's zone is what `/etc/localtime` leads to below `zoneinfo`, see localtime(5).
+        let of_host = || {
+            let link = std::fs::canonicalize("/etc/localtime").ok()?;
+            let text = link.to_str()?;
+            text.split_once("/zoneinfo/")
+                .map(|(_, name)| name.to_owned())
+        };
+        let name = given.or_else(of_host).unwrap_or_default();
+        TimeZone::get(name.trim_start_matches(':')).unwrap_or(TimeZone::UTC)
+    })
 }
 
 /// Prints one line on standard output; a closed pipe is no failure.
@@ -166,6 +228,19 @@ mod tests {
         assert_eq!(
             escape("Zürich, Ljubljana č, 東京"),
             "Zürich, Ljubljana č, 東京"
+        );
+    }
+
+    #[test]
+    fn amounts_have_units_that_people_use() {
+        let all = [0, 1023, 1024, 12_900_000, 1 << 30, 5 << 40].map(human_bytes);
+        assert_eq!(
+            all,
+            ["0 B", "1023 B", "1.0 KiB", "12.3 MiB", "1.0 GiB", "5.0 TiB"]
+        );
+        assert_eq!(
+            [0, 999, 1000, 1_250_000].map(grouped),
+            ["0", "999", "1,000", "1,250,000"]
         );
     }
 

@@ -4,7 +4,7 @@ use crate::exit;
 use abbey_daemon::{Options, SystemClock};
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ pub(crate) fn run_role(args: &[OsString]) -> ExitCode {
         "hostd" => hostd(&args[1..]),
         "guest" => abbey_cells::run_guest(),
         "service" => service(&args[1..]),
+        "copy" => copy(word(1), args.get(2).map(Path::new)),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {
@@ -52,6 +53,26 @@ fn service(args: &[OsString]) -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+/// The side of `abbey cp` in a cell: sends a file or directory on standard output, or receives it from standard input.
+fn copy(action: &str, path: Option<&Path>) -> ExitCode {
+    let path = path.unwrap_or(Path::new("."));
+    let mut left_out = |text: String| eprintln!("{text}");
+    let copied = match action {
+        "send" => abbey_cells::copy::send_files(path, std::io::stdout().lock(), &mut left_out),
+        _ => abbey_cells::copy::receive_files(path, std::io::stdin().lock(), true, &mut left_out),
+    };
+    match copied {
+        Ok(_) => ExitCode::from(exit::OK),
+        Err(e) => {
+            eprintln!("error: cannot copy `{}` in the cell: {e}", path.display());
+            ExitCode::from(match e.kind() {
+                std::io::ErrorKind::NotFound => exit::NOT_FOUND,
+                _ => exit::FAILURE,
+            })
         }
     }
 }

@@ -71,7 +71,9 @@ pub enum Error {
     #[error("{0} has no terminal; set `terminal: true` for it in the manifest")]
     NoTerminal(CellName),
     /// Limits cannot be enforced here.
-    #[error("resource limits cannot be enforced on this host: {0}")]
+    #[error(
+        "resource limits cannot be enforced on this host: {0}; `waive: [limits]` in the manifest, or `--waive limits` of `abbey run`, accepts that"
+    )]
     Limits(String),
     /// Processes did not exit after they were killed.
     #[error(

@@ -25,6 +25,7 @@ mod allocation;
 mod backend;
 mod container;
 mod control;
+pub mod copy;
 pub mod crash;
 mod error;
 mod external;
@@ -34,6 +35,7 @@ pub mod hostd;
 pub mod jail;
 pub mod microvm;
 pub mod network;
+pub mod program_stream;
 mod record;
 mod sandbox;
 pub mod shim;
@@ -43,7 +45,7 @@ mod sys;
 pub use abbey_launch::release_free_memory;
 pub use backend::{Backend, ShimBackend};
 pub use error::{Error, Result};
-pub use guest::{GuestRequest, run_guest};
+pub use guest::{GuestRequest, OWN_IN_GUEST, run_guest};
 pub use record::CellRecord;
 pub use spec::{
     Bind, BootOrigin, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, HouseTag,

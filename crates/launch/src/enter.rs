@@ -1,6 +1,7 @@
 //! One more program in isolation that stand already.
 
 use crate::isolation::{BpfInstruction, IsolationError, LandlockRules, Result};
+use crate::spawn::{CgroupEntrances, Child, LaunchSpec};
 use crate::{isolated_child, landlock};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,16 +19,13 @@ pub struct ExistingIsolation {
     pub filters: Vec<Vec<BpfInstruction>>,
 }
 
-/// Enters the namespaces of a running cell, applies its restrictions to the calling process for good, and starts a
-/// program there. The caller must be a single-threaded process that exists for this purpose.
+/// Enters the namespaces of a running cell, and applies its restrictions to the calling process for good; `groups`
+/// are the control groups of the cell. The caller must be a single-threaded process that exists for this purpose.
 ///
 /// # Errors
-/// [`IsolationError`] with the step that failed; the program was not started.
-pub fn run_in_isolation(
-    spec: &crate::spawn::LaunchSpec,
-    target: &ExistingIsolation,
-) -> Result<crate::spawn::Child> {
-    crate::spawn::join_cgroups(&spec.groups)
+/// [`IsolationError`] with the step that failed; the caller may be half inside and must exit.
+pub fn enter_isolation(groups: &CgroupEntrances, target: &ExistingIsolation) -> Result<()> {
+    crate::spawn::join_cgroups(groups)
         .map_err(|e| IsolationError::new("join a control group", "", e))?;
     let places = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
@@ -54,6 +52,15 @@ pub fn run_in_isolation(
         crate::spawn::install_seccomp_filter(filter)
             .map_err(|e| IsolationError::new("install", "a filter of system calls", e))?;
     }
+    Ok(())
+}
+
+/// Starts a program in the cell that the calling process entered with [`enter_isolation`]. `spec` must not change the
+/// user.
+///
+/// # Errors
+/// [`IsolationError`] with the step that failed; the program was not started.
+pub fn spawn_in_isolation(spec: &LaunchSpec) -> Result<Child> {
     crate::spawn::spawn_sharing_memory(spec).map_err(|e| IsolationError::new(e.stage, "", e.source))
 }
 

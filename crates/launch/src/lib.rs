@@ -18,7 +18,7 @@ mod landlock;
 mod spawn;
 mod system;
 
-pub use enter::{ExistingIsolation, run_in_isolation};
+pub use enter::{ExistingIsolation, enter_isolation, spawn_in_isolation};
 pub use isolated::{IsolatedChild, spawn_isolated};
 pub use isolation::{
     BpfInstruction, INNER_UID, Isolation, IsolationError, IsolationInForce, LandlockRules, Mount,

@@ -84,9 +84,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(
                 Severity::Fatal,
                 &subject,
-                format!(
-                    "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
-                ),
+                limits_unenforced(reason, &format!("agents.{}", agent.slug)),
             );
         }
         let current = inventory.current.as_ref();
@@ -194,9 +192,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(
                 Severity::Fatal,
                 &format!("service:{}", service.slug),
-                format!(
-                    "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
-                ),
+                limits_unenforced(reason, &format!("services.{}", service.slug)),
             );
         }
     }
@@ -334,4 +330,10 @@ fn unreachable_network(agent: &Agent) -> Option<String> {
 /// Whether the paths of Unix sockets below this state directory stay within the length that the system allows.
 pub fn socket_paths_fit(path: &str) -> bool {
     path.len() + SOCKET_SUFFIX <= SOCKET_PATH_MAX
+}
+
+fn limits_unenforced(reason: &str, path: &str) -> String {
+    format!(
+        "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `{path}.waive: [limits]` (`defaults.waive: [limits]` for everything)"
+    )
 }

@@ -9,6 +9,7 @@ use abbey_api::{ActivityQuery, EntryView, VerifyDoc};
 use abbey_daemon::{ExportHeader, Home};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub(crate) struct ActivityArgs {
     /// Number of existing entries to print.
     #[arg(short = 'n', long, default_value_t = 50)]
     pub(crate) last: u64,
+    /// Also print the steps of the privileged helper; with `--json` they are always printed.
+    #[arg(short, long)]
+    pub(crate) all: bool,
     #[command(subcommand)]
     pub(crate) command: Option<ActivityCommand>,
 }
@@ -99,16 +103,44 @@ async fn print_export(client: &Client) -> Outcome {
     }
     Ok(exit::OK)
 }
+/// Most entries that are read to find those that are shown.
+const READ_MAX: u32 = 1000;
 
 fn print_entry(json: bool, entry: &EntryView) {
     if json {
-        output::print_json_line(entry);
-    } else {
-        output::print_line(&format!(
-            "{:>6} {} {} {} {} {}",
-            entry.seq, entry.at, entry.actor, entry.action, entry.entity, entry.detail
-        ));
+        return output::print_json_line(entry);
     }
+    output::print_line(&format!(
+        "{:>6} {} {} {} {} {}",
+        entry.seq,
+        output::local_time(entry.at),
+        entry.actor,
+        entry.action,
+        entry.entity,
+        describe(&entry.detail)
+    ));
+}
+
+/// The details of an entry as `key: value`, without what says nothing.
+fn describe(detail: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match detail {
+        Value::Object(map) => {
+            let told = map.iter().filter(|(_, value)| !value.is_null());
+            let told: Vec<String> = told.map(|(key, v)| format!("{key}: {}", text(v))).collect();
+            told.join(", ")
+        }
+        Value::Null => String::new(),
+        other => text(other),
+    }
+}
+
+/// Whether an entry is one of the helper's own steps, of which each change has many.
+fn is_step_of_hostd(entry: &EntryView) -> bool {
+    entry.action.starts_with("hostd.") && entry.action != "hostd.damaged"
 }
 
 /// `abbey activity`: prints entries of the audit log, as they arrive with `--follow`; `verify` checks every hash
@@ -130,13 +162,24 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
         }
         Some(ActivityCommand::Export) => print_export(&client).await,
         None => {
+            // Programs get everything.
+            let all = args.all || json;
             let query = ActivityQuery {
-                last: Some(args.last.min(1000)),
-                limit: Some(1000),
+                last: Some(if all {
+                    args.last.min(READ_MAX.into())
+                } else {
+                    READ_MAX.into()
+                }),
+                limit: Some(READ_MAX),
                 cursor: None,
             };
             let doc = client.activity().page(&query).await?;
-            doc.entries.iter().for_each(|e| print_entry(json, e));
+            let shown = doc.entries.iter().filter(|e| all || !is_step_of_hostd(e));
+            let shown: Vec<_> = shown.collect();
+            let surplus = shown
+                .len()
+                .saturating_sub(usize::try_from(args.last).unwrap_or(usize::MAX));
+            shown[surplus..].iter().for_each(|e| print_entry(json, e));
             if !args.follow {
                 return Ok(exit::OK);
             }
@@ -148,6 +191,7 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
                 while let Some(Ok(event)) = events.next().await {
                     seen = event.id.parse().unwrap_or(seen);
                     match serde_json::from_str::<EntryView>(&event.data) {
+                        Ok(entry) if !all && is_step_of_hostd(&entry) => {}
                         Ok(entry) => print_entry(json, &entry),
                         Err(_) => {
                             output::print_message(&format!("{}: {}", event.event, event.data))

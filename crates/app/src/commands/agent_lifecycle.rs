@@ -79,12 +79,14 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let client = operator_client(home)?;
     let bundle = client.agents().export_bundle(from.as_str()).await?;
+    let mut without_budget = false;
     let edited = edit_manifest(&file, |text| {
         let entry = manifest::agent_entry(text, &from)
             .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))?;
         let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| manifest_failure(&m))?;
         // A share of the budget belongs to one agent; two of the same share may exceed the whole.
         let shares = manifest::has_value_at(&text, &new, &["budget", "share"]);
+        without_budget = shares;
         let budget = shares.then_some("budget");
         for key in KEYS_NOT_CLONED.into_iter().chain(budget) {
             text = manifest::remove_key(&text, &new, key).map_err(|m| manifest_failure(&m))?;
@@ -95,6 +97,12 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
     if code != exit::OK {
         return Ok(code);
+    }
+    if without_budget {
+        print_message(&format!(
+            "the budget of `{from}` is a share, so `{new}` has none of its own; set `agents.{new}.budget` in {}",
+            file.display()
+        ));
     }
     send_bundle_files(&client, new.as_str(), bundle.files).await?;
     wait_for_agent(&client, new.as_str()).await

@@ -28,7 +28,7 @@ const CONCURRENT_REQUESTS: usize = 8;
 
 /// `abbey start`, `stop`, `restart`, `pause` and `resume`: sets the desired state of agents, waits at most 60
 /// seconds until they reach it, and prints their table. Exit code is that of the last agent for which the request
-/// failed.
+/// failed, and 7 if one did not reach the state in time.
 pub(crate) async fn cmd_set_agent_state(
     home: &Home,
     json: bool,
@@ -75,7 +75,7 @@ pub(crate) async fn cmd_set_agent_state(
     };
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();
-    loop {
+    let late: Vec<String> = loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
         let mine =
             |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
@@ -93,12 +93,19 @@ pub(crate) async fn cmd_set_agent_state(
             } else {
                 print_agents(&fleet)
             }
-            break;
+            break waiting.into_iter().map(str::to_owned).collect();
         }
         progress.show(&format!("{verb}: waiting for {}", waiting.join(", ")));
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    };
     let mut code = exit::OK;
+    for name in late {
+        print_message(&format!(
+            "{verb} {name}: not done within {} s; see `abbey why {name}`",
+            DOWN_WITHIN.as_secs()
+        ));
+        code = exit::DEGRADED;
+    }
     for (name, error) in failures {
         let failure = Failure::from(error);
         print_message(&format!("{verb} {name}:"));

@@ -2,7 +2,7 @@
 
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, print_table, text_or_dash};
+use crate::output::{self, grouped, local_time, print_table, text_or_dash};
 use abbey_api::{BudgetScope, BudgetsQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -44,18 +44,16 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
         return Ok(exit::OK);
     }
     let row = |s: &BudgetScope| {
-        let limit = s
-            .limit
-            .map_or_else(|| "unlimited".to_owned(), |l| l.to_string());
+        let limit = s.limit.map_or_else(|| "unlimited".to_owned(), grouped);
         vec![
             s.scope.clone(),
             s.metric.to_string(),
             s.window.to_string(),
             limit,
-            s.spent.to_string(),
-            s.reserved.to_string(),
+            grouped(s.spent),
+            grouped(s.reserved),
             s.state.to_string(),
-            text_or_dash(s.resets_at),
+            text_or_dash(s.resets_at.map(local_time)),
         ]
     };
     print_table(

@@ -19,10 +19,21 @@ pub(crate) struct InitArgs {
 
 const STARTER: &str = include_str!("starter.yaml");
 
+/// The manifest to start from. For a user who cannot set limits on this host it accepts that, and says so.
+fn starter_manifest() -> String {
+    let place = "defaults:\n";
+    let waived = "defaults:\n  waive: [limits]        # this user cannot set limits on this host; root, or a delegated cgroup, can\n";
+    match abbey_cells::ControlGroups::why_unusable(&format!("abbey-init-{}", std::process::id())) {
+        Some(_) if !rustix::process::geteuid().is_root() => STARTER.replacen(place, waived, 1),
+        _ => STARTER.to_owned(),
+    }
+}
+
 /// `abbey init`: writes a new `abbey.yaml`, optionally that of an example. Exit code 4 if the file exists.
 pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
+    let starter = starter_manifest();
     let text = match &args.example {
-        None => STARTER,
+        None => starter.as_str(),
         Some(name) => {
             let known = || examples::ALL.map(|(n, _)| n).join(", ");
             let found = examples::ALL.iter().find(|(n, _)| n == name);

@@ -145,11 +145,14 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                     output::print_json_line(&named);
                 }
                 (false, false) => {
-                    output::print_line(&format!("{} {} {}", line.at, line.stream, line.text));
+                    let at = output::local_time(line.at);
+                    output::print_line(&format!("{at} {} {}", line.stream, line.text));
                 }
                 (false, true) => output::print_line(&format!(
                     "{} {name:width$} {} {}",
-                    line.at, line.stream, line.text
+                    output::local_time(line.at),
+                    line.stream,
+                    line.text
                 )),
             }
         }

@@ -7,7 +7,9 @@ use crate::fleet_output::print_agents;
 use crate::output;
 use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
 use abbey_daemon::Home;
+use clap::Args;
 use serde::Serialize;
+use std::time::Duration;
 
 /// Agents as the API lists them, and the services beside them.
 #[derive(Serialize)]
@@ -17,23 +19,47 @@ struct PsDoc {
     services: Vec<ServiceView>,
 }
 
-/// `abbey ps`: prints the table of agents, and that of services where there are some.
-pub(crate) async fn cmd_ps(home: &Home, json: bool) -> Outcome {
+/// Pause between two looks of `--watch`.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Print again every 2 seconds, until Ctrl-C; on a terminal in place, with `--json` a line each.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+/// `abbey ps`: prints the table of agents, and that of services where there are some; again and again with `--watch`.
+pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     let client = operator_client(home)?;
-    let fleet = client.agents().list(&FleetQuery::default()).await?;
-    let services = client.services().list(&ServicesQuery::default()).await?;
-    let doc = PsDoc {
-        fleet,
-        services: services.services,
-    };
-    if json {
-        output::print_json(&doc);
-        return Ok(exit::OK);
+    loop {
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
+        let services = client.services().list(&ServicesQuery::default()).await?;
+        let doc = PsDoc {
+            fleet,
+            services: services.services,
+        };
+        match (json, args.watch) {
+            (true, false) => output::print_json(&doc),
+            (true, true) => output::print_json_line(&doc),
+            (false, watch) => {
+                if watch {
+                    output::clear_screen();
+                }
+                print_fleet(&doc);
+            }
+        }
+        if !args.watch {
+            return Ok(exit::OK);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn print_fleet(doc: &PsDoc) {
     print_agents(&doc.fleet);
     if !doc.services.is_empty() {
         output::print_line("");
         print_services(&doc.services);
     }
-    Ok(exit::OK)
 }

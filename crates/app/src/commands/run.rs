@@ -93,7 +93,7 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     }
     Ok(CommandBody {
         argv: args.command,
-        stdin: read_stdin_base64(),
+        stdin: read_stdin_base64()?,
         cell: Some(args.cell),
         image: args.image,
         memory_bytes: args.memory.as_ref().map(amount).transpose()?,

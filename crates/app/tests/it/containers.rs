@@ -106,6 +106,17 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
         status(&["exec", "alpha", "--", "no-such-program"]),
         Some(127)
     );
+    assert!(
+        house
+            .expect(0, "exec -t alpha -- tty")
+            .starts_with("/dev/pts/")
+    );
+    house.expect(0, "cp abbey.yaml alpha:copied.yaml");
+    house.expect(0, "cp alpha:copied.yaml back.yaml");
+    assert_eq!(
+        std::fs::read(house.path("back.yaml")).unwrap(),
+        std::fs::read(house.path("abbey.yaml")).unwrap()
+    );
     // Limits are the runtime's and ours.
     let bomb = "for i in $(seq 100); do sleep 3 & done; wait";
     assert_ne!(status(&["exec", "alpha", "--", "sh", "-c", bomb]), Some(0));

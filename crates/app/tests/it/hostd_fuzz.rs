@@ -4,6 +4,7 @@
 use abbey_cells::hostd::{
     Allocation, FileEntry, FileName, HostdApi, HostdOperation, HostdReply, HostdRequest,
 };
+use abbey_cells::program_stream::TerminalSize;
 use abbey_cells::{
     Bind, CellNetwork, CellProgram, CellSpec, ForwardTarget, ListenAddress, PortForward, Sandbox,
 };
@@ -167,12 +168,19 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
             generation: Generation(1),
             spec: Box::new(spec),
         },
+        HostdOperation::ReadSecret {
+            path: "/etc/shadow".into(),
+        },
         HostdOperation::Sweep { cell: owner() },
         HostdOperation::Enter {
             cell: owner(),
             argv: vec!["true".into()],
             env: Vec::new(),
             cwd: PathBuf::from("/"),
+            terminal: Some(TerminalSize {
+                rows: 24,
+                columns: 80,
+            }),
         },
     ]
 }

@@ -87,7 +87,7 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
     let mut cat = cat.spawn().unwrap();
-    let input = "line\n".repeat(40_000);
+    let input = "line\n".repeat(200_000);
     let text = input.clone();
     let mut stdin = cat.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
@@ -99,6 +99,17 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
     assert!(output.status.success());
     assert_eq!(output.stdout.len(), input.len());
     assert_eq!(output.stderr, b"errors\n");
+    assert!(
+        house
+            .expect(0, "exec -t alpha -- tty")
+            .starts_with("/dev/pts/")
+    );
+    house.expect(0, "cp abbey.yaml alpha:copied.yaml");
+    house.expect(0, "cp alpha:copied.yaml back.yaml");
+    assert_eq!(
+        std::fs::read(house.path("back.yaml")).unwrap(),
+        std::fs::read(house.path("abbey.yaml")).unwrap()
+    );
     // Classes of files: two last, one goes with the boot, identity is the house's (S3-16).
     shell(
         &house,

@@ -13,9 +13,9 @@ mod setup;
 mod shim_link;
 mod warm_up;
 
+pub use program::OWN_IN_GUEST;
 pub use protocol::GuestRequest;
 pub(crate) use protocol::{
-    CONTAINER_CONFIG, GuestCommand, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
-    UID,
+    CONTAINER_CONFIG, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
 };
 pub use serve::run_guest;

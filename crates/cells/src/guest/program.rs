@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Open files of the program.
 const OPEN_FILES: u64 = 4096;
-/// The house's own program, and how it is started.
-const OWN: [&str; 4] = [
+/// Abbey's own program in a microVM or container, and how it is started there.
+pub const OWN_IN_GUEST: [&str; 4] = [
     "/abbey/lib/ld.so",
     "--library-path",
     "/abbey/lib",
@@ -106,7 +106,7 @@ pub(super) fn spawn_main_program(
         env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
     }
     let argv = match config.own {
-        true => OWN
+        true => OWN_IN_GUEST
             .map(str::to_owned)
             .into_iter()
             .chain(config.argv.iter().skip(1).cloned())

@@ -159,7 +159,7 @@ pub(crate) enum GuestStream {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum GuestRequest {
-    /// Run a further program: its description follows as a line of JSON, then frames; see `request`.
+    /// Run a further program: its description follows as a line of JSON, then frames; see [`crate::program_stream`].
     Exec {},
     /// Attach a viewer to the program's terminal.
     Attach {
@@ -195,13 +195,4 @@ pub(crate) enum GuestReply {
         /// Reason.
         why: String,
     },
-}
-
-/// Further program to run in the guest: arguments, environment, working directory.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GuestCommand {
-    pub(crate) argv: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) cwd: PathBuf,
 }

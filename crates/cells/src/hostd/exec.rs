@@ -1,33 +1,26 @@
 //! One more program in a cell that is up.
 
+use crate::program_stream::{ProgramInvocation, follow_program, open_streams, report_not_run};
 use crate::record;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::sys::programs::{c_string, find_program};
 use crate::{CellRecord, Error, Result, sandbox};
 use abbey_model::CellName;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Program to run in a cell: arguments, environment, working directory.
-pub(super) struct ProgramInvocation {
-    pub(super) argv: Vec<String>,
-    pub(super) env: Vec<(String, String)>,
-    pub(super) cwd: PathBuf,
-}
-
-/// Runs a further program in a running cell and waits for it; kills it if the caller disconnects. Returns a shell's
-/// status: 127 not found, 126 not executable (both with a line on the program's standard error), 128 plus the signal.
+/// Runs a further program in a running cell, carries its streams, and waits for it; kills it if the caller disconnects.
+/// Returns a shell's status: 127 not found, 126 not executable (both with a line on the program's standard error), 128
+/// plus the signal.
 pub(super) fn run_in_cell(
     cells: &Path,
     cell: &CellName,
     uid: Option<u32>,
     program: &ProgramInvocation,
-    streams: [OwnedFd; 3],
     caller: &UnixStream,
 ) -> Result<i32> {
     let not_running = || Error::NotRunning(cell.clone());
@@ -51,12 +44,24 @@ pub(super) fn run_in_cell(
         Some(path) => path,
         // In an isolated cell a path is one of its own root.
         None if isolated && name.contains('/') => program.cwd.join(name),
-        None => return Ok(report_not_run(&streams[2], cell, name, 127)),
+        None => return Ok(report_not_run(caller, name, io::ErrorKind::NotFound)),
     };
     let texts = |all: &mut dyn Iterator<Item = String>| {
         all.map(|t| c_string(t.as_bytes()))
             .collect::<Result<Vec<_>>>()
     };
+    let groups = ControlGroups::from_paths(record.groups.clone()).open_for_launch()?;
+    let failed = |stage: &str, e: &io::Error| Error::Isolation {
+        cell: cell.clone(),
+        why: format!("could not {stage}: {e}"),
+    };
+    if let Some(sandbox_spec) = &record.sandbox {
+        let door = way_in(init, child.pid).ok_or_else(not_running)?;
+        let target = sandbox::entry_restrictions(door, sandbox_spec)?;
+        abbey_launch::enter_isolation(&groups, &target).map_err(|e| failed(&e.what, &e.source))?;
+    }
+    // Inside, so that a terminal is one of the cell.
+    let (ends, fds) = open_streams(program.terminal, uid.filter(|_| !isolated))?;
     let launch = abbey_launch::LaunchSpec {
         program: abbey_launch::Executable::Path(
             c_string(path.as_os_str().as_encoded_bytes())?,
@@ -66,53 +71,35 @@ pub(super) fn run_in_cell(
         env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
         cwd: c_string(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !isolated),
-        groups: ControlGroups::from_paths(record.groups.clone()).open_for_launch()?,
+        groups,
         rlimits: vec![(abbey_launch::CORE, 0)],
-        fds: streams.into(),
+        fds,
         new_session: true,
-        terminal: false,
+        terminal: program.terminal.is_some(),
         dies_with_parent: true,
         new_privileges: false,
     };
-    let child = match &record.sandbox {
-        None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
-        Some(sandbox_spec) => {
-            let door = way_in(init, child.pid).ok_or_else(not_running)?;
-            let target = sandbox::entry_restrictions(door, sandbox_spec)?;
-            abbey_launch::run_in_isolation(&launch, &target).map_err(|e| (e.what, e.source))
-        }
+    let child = match isolated {
+        false => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
+        true => abbey_launch::spawn_in_isolation(&launch).map_err(|e| (e.what, e.source)),
     };
     let child = match child {
         Ok(child) => child,
         // Only the program's own execution is its caller's affair.
-        Err((stage, e)) => match e.kind() {
-            io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => {
-                return Ok(report_not_run(&launch.fds[2], cell, name, 127));
-            }
-            io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => {
-                return Ok(report_not_run(&launch.fds[2], cell, name, 126));
-            }
-            _ => {
-                return Err(Error::Isolation {
-                    cell: cell.clone(),
-                    why: format!("could not {stage}: {e}"),
-                });
-            }
-        },
+        Err((stage, e)) => {
+            let kind = e.kind();
+            let absent = matches!(
+                kind,
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            );
+            return match stage == abbey_launch::EXECUTE && absent {
+                true => Ok(report_not_run(caller, name, kind)),
+                false => Err(failed(&stage, &e)),
+            };
+        }
     };
     drop(launch);
-    wait(&child, caller)
-}
-
-/// Says on the standard error of a program that it could not be run; returns the status.
-fn report_not_run(err: &OwnedFd, cell: &CellName, name: &str, status: i32) -> i32 {
-    let why = match status {
-        127 => "was not found in the cell",
-        _ => "is not a program that can be run in the cell",
-    };
-    let text = format!("abbey: `{name}` {why} {cell}\n");
-    let _reader_gone = rustix::io::write(err, text.as_bytes());
-    status
+    Ok(follow_program(&child, ends, caller, Vec::new()))
 }
 
 /// A process through whose namespaces one may enter. The first process of a cell hides from other
@@ -128,25 +115,4 @@ fn way_in(init: OwnedFd, pid: i32) -> Option<OwnedFd> {
     let after = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let same = after.split_whitespace().any(|p| p.parse() == Ok(program));
     same.then_some(handle)
-}
-
-fn wait(child: &abbey_launch::Child, caller: &UnixStream) -> Result<i32> {
-    loop {
-        let mut fds = [
-            PollFd::new(&child.pidfd, PollFlags::IN),
-            PollFd::new(caller, PollFlags::RDHUP),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(Error::file("wait for", "the program")(e.into())),
-        }
-        if !fds[1].revents().is_empty() {
-            let _gone_already = pidfd_send_signal(&child.pidfd, Signal::KILL);
-        }
-        let pid = Pid::from_raw(child.pid);
-        if let Ok(Some((_, status))) = rustix::process::waitpid(pid, WaitOptions::NOHANG) {
-            let signal = status.terminating_signal().map(|s| 128 + s);
-            return Ok(status.exit_status().or(signal).unwrap_or(125));
-        }
-    }
 }

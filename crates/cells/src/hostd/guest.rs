@@ -3,11 +3,13 @@
 use super::HostdConfig;
 use crate::control::{ShimRequest, ShimStatus, client};
 use crate::files::{FileEntry, FileName};
-use crate::guest::{GuestCommand, GuestReply, GuestRequest};
+use crate::guest::{GuestReply, GuestRequest};
+use crate::program_stream::{self, ProgramInvocation};
 use crate::record;
-use crate::sys::{descriptors, frame, process};
+use crate::sys::{descriptors, process};
 use crate::{CellRecord, CellSpec, Error, Result};
 use abbey_model::CellName;
+use abbey_support::frame;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -157,14 +159,13 @@ pub(super) fn pack_guest_files(config: &HostdConfig, cell: &CellName) -> Result<
     }
 }
 
-/// Runs a further program in a running microVM or container through its guest and waits for it. Returns a shell's
-/// status, as [`super::exec::run_in_cell`].
+/// Runs a further program in a running microVM or container through its guest, which carries its streams, and waits for
+/// it. Returns a shell's status, as [`super::exec::run_in_cell`].
 pub(super) fn run_in_guest(
     cells: &Path,
     cell: &CellName,
-    program: &GuestCommand,
-    streams: [OwnedFd; 3],
-    caller: &UnixStream,
+    program: &ProgramInvocation,
+    mut caller: &UnixStream,
 ) -> Result<i32> {
     let mut stream = open(cells, cell, GuestRequest::Exec {})?;
     let broken =
@@ -173,79 +174,52 @@ pub(super) fn run_in_guest(
     let mut line = serde_json::to_vec(program).unwrap_or_default();
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
-    let [input, output, errors] = streams;
-    let (outputs, mut input) = ([output, errors], Some(input));
-    let mut buffer = Vec::new();
-    let mut code = None;
+    let (mut frames, mut bytes) = (Vec::new(), vec![0u8; frame::CONTENT_MAX]);
     loop {
-        let mut fds = vec![
-            PollFd::new(caller, PollFlags::RDHUP),
+        let mut fds = [
+            PollFd::new(caller, PollFlags::IN),
             PollFd::new(&stream, PollFlags::IN),
         ];
-        fds.extend(input.as_ref().map(|i| PollFd::new(i, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::file("wait for", "the program")(e.into())),
         }
-        let ready: Vec<bool> = fds.iter().map(|f| !f.revents().is_empty()).collect();
-        drop(fds);
-        if ready[0] {
-            // Closing the connection ends the program.
-            return Ok(137);
+        let [heard, said] = fds.map(|f| !f.revents().is_empty());
+        if heard {
+            match caller.read(&mut bytes) {
+                // A program that ended takes nothing more; what it wrote last is still to be read.
+                Ok(n @ 1..) => drop(stream.write_all(&bytes[..n])),
+                // Closing the connection ends the program.
+                Ok(0) | Err(_) => return Ok(137),
+            }
         }
-        if ready.get(2) == Some(&true)
-            && let Some(from) = &input
-        {
-            let mut bytes = [0u8; 8192];
-            let frame = match rustix::io::read(from, &mut bytes) {
-                Ok(n @ 1..) => frame::encode_frame(b'i', &bytes[..n]),
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
-                Ok(0) | Err(_) => {
-                    input = None;
-                    frame::encode_frame(b'z', &[])
-                }
-            };
-            // A program that does not read is one that ends, or one whose caller waits with it.
-            let _ended_already = stream.write_all(&frame);
-        }
-        if ready[1] {
-            let mut bytes = [0u8; 8192];
+        if said {
             let n = stream.read(&mut bytes).map_err(broken)?;
-            buffer.extend_from_slice(&bytes[..n]);
-            let taken = frame::decode_frames(&mut buffer, |kind, body| match kind {
-                b'o' | b'e' => {
-                    let to = &outputs[usize::from(kind == b'e')];
-                    let _nobody_listens = write_all(to, body);
-                    true
-                }
-                b'x' => {
+            if n == 0 {
+                let why = "closed the connection before the program ended";
+                return Err(failed(cell, why));
+            }
+            frames.extend_from_slice(&bytes[..n]);
+            let (mut code, mut passed) = (None, true);
+            let valid = frame::decode_frames(&mut frames, |kind, body| {
+                let known = [
+                    program_stream::OUTPUT,
+                    program_stream::ERRORS,
+                    program_stream::GRANT,
+                ];
+                if kind == program_stream::EXIT {
                     code = std::str::from_utf8(body).ok().and_then(|t| t.parse().ok());
-                    code.is_some()
                 }
-                _ => false,
+                let frame = frame::encode_frame(kind, body);
+                passed &= caller.write_all(&frame).is_ok();
+                code.is_some() || known.contains(&kind)
             });
-            match (code, taken, n) {
-                (Some(code), Ok(()), _) => return Ok(code),
-                (None, Ok(()), 1..) => {}
-                (_, Err(_), _) => return Err(failed(cell, "sent an invalid frame")),
-                (None, Ok(()), 0) => {
-                    return Err(failed(
-                        cell,
-                        "closed the connection before the program ended",
-                    ));
-                }
+            match (code, valid) {
+                (Some(code), Ok(())) => return Ok(code),
+                (None, Ok(())) if passed => {}
+                (None, Ok(())) => return Ok(137),
+                (_, Err(_)) => return Err(failed(cell, "sent an invalid frame")),
             }
         }
     }
-}
-
-fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(to, bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

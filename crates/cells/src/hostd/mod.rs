@@ -23,6 +23,7 @@ mod owner_files;
 mod pack;
 mod reboot;
 mod rename;
+mod secret_files;
 mod server;
 mod stage;
 mod startup;
@@ -41,6 +42,7 @@ pub use config::HostdConfig;
 pub use in_process::{InProcessHostd, run_in_process};
 pub use journal::JournalLine;
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
+pub use secret_files::{allow_secret_files, check_secret_file};
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
     detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,

@@ -2,6 +2,7 @@
 
 use crate::allocation::Allocation;
 use crate::files::{FileEntry, FileName};
+use crate::program_stream::TerminalSize;
 use crate::{CellSpec, Error};
 use abbey_model::{CellName, Checkpoint, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
@@ -49,6 +50,11 @@ pub enum HostdOperation {
         owner: CellName,
         /// File to read.
         file: FileName,
+    },
+    /// Reads a secret file that root named by applying a manifest.
+    ReadSecret {
+        /// Absolute path of the file.
+        path: PathBuf,
     },
     /// Moves the files of an owner to `removed/`.
     Archive {
@@ -123,7 +129,8 @@ pub enum HostdOperation {
         /// Name of the cell.
         cell: CellName,
     },
-    /// Runs a further program in a cell, with the three passed descriptors as its standard streams.
+    /// Runs a further program in a cell, and carries its streams over the passed connection; see
+    /// [`crate::program_stream`].
     Enter {
         /// Name of the cell.
         cell: CellName,
@@ -133,6 +140,9 @@ pub enum HostdOperation {
         env: Vec<(String, String)>,
         /// Working directory as the cell sees it.
         cwd: PathBuf,
+        /// Size of the program's terminal; none connects it to pipes.
+        #[serde(default)]
+        terminal: Option<TerminalSize>,
     },
     /// Appends signed heads of the audit log to the checkpoint file, which the control plane cannot change.
     KeepCheckpoints {
@@ -178,6 +188,7 @@ impl HostdOperation {
             HostdOperation::Prepare { owner, .. } => ("prepare", owner.to_string()),
             HostdOperation::Observe {} => ("observe", String::new()),
             HostdOperation::Read { owner, .. } => ("read", owner.to_string()),
+            HostdOperation::ReadSecret { path } => ("read", path.display().to_string()),
             HostdOperation::Archive { owner, .. } => ("archive", owner.to_string()),
             HostdOperation::Rename { owner, .. } => ("rename", owner.to_string()),
             HostdOperation::Archives {} => ("archives", String::new()),
@@ -245,7 +256,7 @@ pub enum HostdReply {
         /// Allocation of each owner.
         owners: BTreeMap<CellName, Allocation>,
     },
-    /// Reply to [`HostdOperation::Read`].
+    /// Reply to [`HostdOperation::Read`] and [`HostdOperation::ReadSecret`].
     Text {
         /// Content; empty if the file does not exist.
         text: String,

@@ -3,11 +3,12 @@
 use super::journal::{self, JournalLine};
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::{
-    HostdConfig, admission, checkpoints, exec, guest, host_facts, owner_files, pack, rename, stage,
-    sweep,
+    HostdConfig, admission, checkpoints, exec, guest, host_facts, owner_files, pack, rename,
+    secret_files, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
+use crate::program_stream::ProgramInvocation;
 use crate::sys::{descriptors, lock};
 use crate::{Error, Result, allocation, crash, files, record, shim};
 use abbey_model::{CellName, CheckpointLine, Millis};
@@ -310,6 +311,12 @@ pub(super) fn perform_operation(
             };
             Ok(HostdReply::Text { text })
         }
+        HostdOperation::ReadSecret { path } => {
+            match secret_files::read_secret_file(config, &path) {
+                Ok(text) => Ok(HostdReply::Text { text }),
+                Err(why) => refused(why),
+            }
+        }
         HostdOperation::Archives {} => Ok(HostdReply::Archives {
             archives: owner_files::list_archives(config)?,
         }),
@@ -479,14 +486,16 @@ pub(super) fn perform_operation(
             argv,
             env,
             cwd,
+            terminal,
         } => {
             let uid = match claimed(config, &held()?.allocations, &cell) {
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
-            let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
+            let Ok([caller]) = <[OwnedFd; 1]>::try_from(fds).map(|fds| fds.map(UnixStream::from))
+            else {
                 return refused(
-                    "exactly three file descriptors must be passed: standard input, output and error",
+                    "exactly one file descriptor must be passed: the connection for the program's streams",
                 );
             };
             if argv.is_empty() {
@@ -495,27 +504,18 @@ pub(super) fn perform_operation(
             if dry {
                 return Ok(HostdReply::Done);
             }
-            if guest::has_running_guest(&config.cell_records_dir(), &cell)? {
-                let program = crate::guest::GuestCommand { argv, env, cwd };
-                return guest::run_in_guest(
-                    &config.cell_records_dir(),
-                    &cell,
-                    &program,
-                    streams,
-                    stream,
-                )
-                .map(|code| HostdReply::Exit { code });
-            }
-            let program = exec::ProgramInvocation { argv, env, cwd };
-            exec::run_in_cell(
-                &config.cell_records_dir(),
-                &cell,
-                uid,
-                &program,
-                streams,
-                stream,
-            )
-            .map(|code| HostdReply::Exit { code })
+            let program = ProgramInvocation {
+                argv,
+                env,
+                cwd,
+                terminal,
+            };
+            let cells = config.cell_records_dir();
+            let ended = match guest::has_running_guest(&cells, &cell)? {
+                true => guest::run_in_guest(&cells, &cell, &program, &caller),
+                false => exec::run_in_cell(&cells, &cell, uid, &program, &caller),
+            };
+            ended.map(|code| HostdReply::Exit { code })
         }
         HostdOperation::End {} => {
             if !dry {

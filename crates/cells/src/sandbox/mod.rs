@@ -8,7 +8,7 @@ pub(crate) use render::render_isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
 use abbey_launch::IsolationInForce;
-use abbey_model::Layer;
+use abbey_model::{CellName, Layer};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
@@ -47,12 +47,16 @@ pub(crate) fn require_layers(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<
     if missing.is_empty() {
         return Ok(());
     }
+    let missing = missing.join(", ");
+    let waiver = match &spec.cell {
+        CellName::Agent(slug) => format!("agents.{slug}.waive: [{missing}]"),
+        CellName::Service(slug) => format!("services.{slug}.waive: [{missing}]"),
+        CellName::Run(_) => format!("--waive {}", missing.replace(' ', "")),
+    };
     Err(Error::Isolation {
         cell: spec.cell.clone(),
         why: format!(
-            "{} could not be read back from inside; fix the host, or accept it by name with `waive: [{}]`",
-            missing.join(", "),
-            missing.join(", ")
+            "{missing} could not be read back from inside; fix the host, or accept it by name with `{waiver}`"
         ),
     })
 }

@@ -103,7 +103,8 @@ impl Shim {
         {
             Ok(groups) => Some(groups),
             Err(_) if spec.waived.contains(&Layer::Limits) => None,
-            Err(error) => return Err(error),
+            Err(Error::Limits(why)) => return Err(Error::Limits(why)),
+            Err(error) => return Err(Error::Limits(crate::error::error_chain(&error))),
         };
         let groups = match (groups, outer.limits.io) {
             (Some(mut groups), Some(io)) => {

@@ -3,7 +3,6 @@
 pub(crate) mod accounts;
 pub(crate) mod cgroup;
 pub(crate) mod descriptors;
-pub(crate) mod frame;
 pub(crate) mod host;
 pub(crate) mod lock;
 pub(crate) mod process;

@@ -5,8 +5,8 @@
 //! From a viewer come frames: a letter, a length of two bytes (big end first), and so many bytes. `d` is
 //! typed as it is, `r` is four bytes with rows and columns. To a viewer go the bytes of the terminal.
 
-use crate::sys::frame;
 use crate::{Error, Result};
+use abbey_support::frame;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -52,22 +52,39 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
     move |e| Error::file(what, "the terminal")(e.into())
 }
 
+/// Opens a pseudo-terminal. Returns its master, which doesn't block, and the slave end for a program, owned by `uid`.
+pub(crate) fn open_pseudo_terminal(uid: Option<u32>) -> Result<(OwnedFd, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).map_err(failed("open"))?;
+    grantpt(&master).map_err(failed("grant"))?;
+    unlockpt(&master).map_err(failed("unlock"))?;
+    let name = ptsname(&master, Vec::new()).map_err(failed("name"))?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = rustix::fs::open(&name, flags, Mode::empty()).map_err(failed("open"))?;
+    if let Some(uid) = uid {
+        let user = rustix::fs::Uid::from_raw(uid);
+        rustix::fs::fchown(&slave, Some(user), None).map_err(failed("hand over"))?;
+    }
+    rustix::io::ioctl_fionbio(&master, true).map_err(failed("use"))?;
+    Ok((master, slave))
+}
+
+/// Sets the size of a terminal, of which its foreground programs get a SIGWINCH if it differs.
+pub(crate) fn set_size(master: &OwnedFd, rows: u16, columns: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let _stays_as_it_is = tcsetwinsize(master, size);
+}
+
 impl Terminal {
     /// Opens a pseudo-terminal of 24 rows and 80 columns. Returns it with the slave end for the program, owned by
     /// `uid`.
     pub(crate) fn open(uid: Option<u32>) -> Result<(Terminal, OwnedFd)> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).map_err(failed("open"))?;
-        grantpt(&master).map_err(failed("grant"))?;
-        unlockpt(&master).map_err(failed("unlock"))?;
-        let name = ptsname(&master, Vec::new()).map_err(failed("name"))?;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let slave = rustix::fs::open(&name, flags, Mode::empty()).map_err(failed("open"))?;
-        if let Some(uid) = uid {
-            let user = rustix::fs::Uid::from_raw(uid);
-            rustix::fs::fchown(&slave, Some(user), None).map_err(failed("hand over"))?;
-        }
-        rustix::io::ioctl_fionbio(&master, true).map_err(failed("use"))?;
+        let (master, slave) = open_pseudo_terminal(uid)?;
         let mut terminal = Terminal {
             master,
             recent: VecDeque::new(),
@@ -80,13 +97,7 @@ impl Terminal {
     }
 
     fn resize(&mut self, (rows, columns): (u16, u16)) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let _stays_as_it_is = tcsetwinsize(&self.master, size);
+        set_size(&self.master, rows, columns);
     }
 
     /// Adds a viewer, resizes the terminal to its size, and sends it the recent output. Ignored if there are 16

@@ -16,8 +16,10 @@ use abbey_api::*;
 use abbey_model::Presence;
 use abbey_model::{CellName, DesiredState, FaultKind, Principal};
 use abbey_store::CellChange;
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header;
 use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -325,30 +327,67 @@ async fn rotate(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Rota
 
 #[utoipa::path(
     post, path = "/api/v1/agents/{agent}/exec", operation_id = "agents_exec", tag = "agents",
-    summary = "Runs a command in its cell: JSON Lines of output, then the exit status",
-    responses((status = 200, body = String, content_type = "application/jsonl")),
+    summary = "Runs a command in its cell: JSON Lines of output, then the exit status; or, with `Upgrade: abbey-exec`, frames of its streams",
+    request_body = ExecBody,
+    responses(
+        (status = 200, body = String, content_type = "application/jsonl"),
+        (status = 101, description = "The connection carries the program's streams from here on"),
+    ),
 )]
 async fn exec_in(
     State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
-    Json(body): Json<ExecBody>,
+    call: ExecCall,
 ) -> Result<Response> {
-    let cell = CellName::Agent(parse_slug(&name)?);
-    exec::stream_exec(&api.cells, cell, body, by).await
+    exec_for_operator(api, by, CellName::Agent(parse_slug(&name)?), call).await
 }
 
 #[utoipa::path(
     post, path = "/api/v1/services/{service}/exec", operation_id = "services_exec", tag = "services",
-    summary = "Runs a command in its cell: JSON Lines of output, then the exit status",
-    responses((status = 200, body = String, content_type = "application/jsonl")),
+    summary = "Runs a command in its cell: JSON Lines of output, then the exit status; or, with `Upgrade: abbey-exec`, frames of its streams",
+    request_body = ExecBody,
+    responses(
+        (status = 200, body = String, content_type = "application/jsonl"),
+        (status = 101, description = "The connection carries the program's streams from here on"),
+    ),
 )]
 async fn exec_in_service(
     State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
-    Json(body): Json<ExecBody>,
+    call: ExecCall,
 ) -> Result<Response> {
-    let cell = CellName::Service(parse_slug(&name)?);
-    exec::stream_exec(&api.cells, cell, body, by).await
+    exec_for_operator(api, by, CellName::Service(parse_slug(&name)?), call).await
+}
+
+async fn exec_for_operator(
+    api: Arc<ApiState>,
+    by: Principal,
+    cell: CellName,
+    call: ExecCall,
+) -> Result<Response> {
+    match call.upgrade {
+        Some(upgrade) => exec::upgrade_exec(&api.cells, cell, call.body, by, upgrade).await,
+        None => exec::stream_exec(&api.cells, cell, call.body, by).await,
+    }
+}
+
+/// A command to run in a cell, and the connection that carries its streams if the caller asked for that.
+struct ExecCall {
+    body: ExecBody,
+    upgrade: Option<OnUpgrade>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for ExecCall {
+    type Rejection = Response;
+
+    async fn from_request(mut request: Request, state: &S) -> std::result::Result<Self, Response> {
+        let protocol = request.headers().get(header::UPGRADE);
+        let upgrade = protocol
+            .is_some_and(|p| p == exec::PROTOCOL)
+            .then(|| hyper::upgrade::on(&mut request));
+        let Json(body) = Json::from_request(request, state).await?;
+        Ok(ExecCall { body, upgrade })
+    }
 }

@@ -159,6 +159,7 @@ pub async fn plan_offline(
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
+    real.require_own()?;
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     real.check_database_not_lost()?;
     if real.database_file().exists() {

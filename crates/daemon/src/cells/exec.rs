@@ -1,4 +1,4 @@
-//! `abbey exec` and internal commands: runs another program in a cell that is up.
+//! `abbey exec`, `abbey cp` and internal commands: runs another program in a cell that is up.
 
 use crate::cells::specs;
 use crate::cells::state::CellsState;
@@ -6,31 +6,55 @@ use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
-use abbey_model::{CellName, FaultKind, Observed, Principal, Slug};
+use abbey_cells::program_stream::{self, TerminalSize};
+use abbey_model::{CellKind, CellName, FaultKind, Observed, Principal, Slug};
 use abbey_store::NewAuditEntry;
+use abbey_support::frame;
 use axum::body::Body;
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 /// Most bytes kept of the end of a program's standard error.
 const STDERR_KEPT_MAX: usize = 2048;
 /// Largest standard output that is read as an answer, bytes.
-const ANSWER_MAX: u64 = 1 << 20;
+const ANSWER_MAX: usize = 1 << 20;
+/// Name of the protocol in `Upgrade`: the frames of [`program_stream`].
+pub(crate) const PROTOCOL: &str = "abbey-exec";
 
-/// A program that runs in a cell: its standard streams, and its exit.
+/// A program that runs in a cell: the connection for its streams, and its exit.
 struct RunningProgram {
-    feed: pipe::Sender,
-    out: pipe::Receiver,
-    err: pipe::Receiver,
+    stream: UnixStream,
     end: tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
+}
+
+/// Program to start in a cell.
+struct NewProgram {
+    /// Program and arguments, or only the arguments of Abbey's own program.
+    argv: Vec<String>,
+    own: bool,
+    /// Size of its terminal, and its `TERM`.
+    terminal: Option<(TerminalSize, String)>,
+}
+
+impl NewProgram {
+    fn without_terminal(argv: Vec<String>) -> NewProgram {
+        NewProgram {
+            argv,
+            own: false,
+            terminal: None,
+        }
+    }
 }
 
 /// Checks that a command names a program and contains no NUL byte.
@@ -50,7 +74,7 @@ pub(crate) fn check_argv(argv: &[String]) -> Result<()> {
 async fn start_program(
     cells: &Arc<CellsState>,
     cell: CellName,
-    argv: Vec<String>,
+    program: NewProgram,
     note: Option<NewAuditEntry>,
 ) -> Result<RunningProgram> {
     let current = cells.core.plan.current().filter(|c| match &cell {
@@ -67,7 +91,6 @@ async fn start_program(
         let text = format!("there is no {kind} `{slug}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
-    check_argv(&argv)?;
     let record = cells.backend.record(&cell)?;
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
@@ -89,29 +112,154 @@ async fn start_program(
             format!("the current plan has no cell `{cell}`"),
         )
     })?;
-    let (stdin_child, stdin_ours) = create_pipe()?;
-    let (out, out_child) = create_pipe()?;
-    let (err, err_child) = create_pipe()?;
+    let argv = match program.own {
+        true => own_program(spec.kind)?
+            .into_iter()
+            .chain(program.argv)
+            .collect(),
+        false => program.argv,
+    };
+    check_argv(&argv)?;
+    let mut env = spec.env;
+    let terminal = program.terminal.map(|(size, kind)| {
+        env.retain(|(name, _)| name != "TERM");
+        env.push(("TERM".to_owned(), kind));
+        size
+    });
     let enter = HostdOperation::Enter {
         cell,
         argv,
-        env: spec.env,
+        env,
         cwd: spec.cwd,
+        terminal,
     };
     if let Some(note) = note {
         cells.core.store.append_audit_entry(note).await?;
     }
+    let used = || Error::file("use", "a connection");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(used())?;
+    ours.set_nonblocking(true).map_err(used())?;
+    let stream = UnixStream::from_std(ours).map_err(used())?;
     let hostd = Arc::clone(&cells.core.hostd);
-    let end = runtime::run_blocking(move || {
-        let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
-        hostd.call(enter, &fds)
-    });
-    Ok(RunningProgram {
-        feed: pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
-        out: pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
-        err: pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
-        end,
+    let end = runtime::run_blocking(move || hostd.call(enter, &[theirs.as_fd()]));
+    Ok(RunningProgram { stream, end })
+}
+
+/// Command line of Abbey's own program in a cell of this kind.
+pub(crate) fn own_program(kind: CellKind) -> Result<Vec<String>> {
+    Ok(match kind {
+        CellKind::Process => {
+            let own = std::path::Path::new("/proc/self/exe");
+            let own = std::fs::read_link(own).map_err(Error::file("find", own))?;
+            vec![own.display().to_string()]
+        }
+        CellKind::Microvm | CellKind::Container => {
+            abbey_cells::OWN_IN_GUEST.map(str::to_owned).to_vec()
+        }
+        _ => vec![abbey_cells::Sandbox::OWN.to_owned()],
     })
+}
+
+/// What a program did next.
+enum ProgramEvent {
+    /// It wrote these bytes; the kind of the frame names the stream.
+    Output(u8, Vec<u8>),
+    /// It ended with this exit status; `None` if that was lost.
+    Ended(Option<i32>),
+}
+
+/// A program that gets an input that is known, and whose output is read. Dropped, it is ended.
+struct Conversation<'a> {
+    running: RunningProgram,
+    /// What is left of the input, and how much of it may be sent.
+    input: &'a [u8],
+    granted: usize,
+    input_ended: bool,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    events: VecDeque<ProgramEvent>,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(running: RunningProgram, input: &'a [u8]) -> Conversation<'a> {
+        Conversation {
+            running,
+            input,
+            granted: program_stream::WINDOW,
+            input_ended: false,
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Waits for what the program does next, and feeds it meanwhile.
+    ///
+    /// # Errors
+    /// If the program could not be run in the cell.
+    async fn next(&mut self) -> Result<ProgramEvent> {
+        let mut buffer = vec![0u8; frame::CONTENT_MAX];
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            self.refill();
+            let (mut said, mut feed) = self.running.stream.split();
+            let read = tokio::select! {
+                written = feed.write(&self.outgoing), if !self.outgoing.is_empty() => {
+                    match written {
+                        Ok(n) => drop(self.outgoing.drain(..n)),
+                        // Its last words and its status are still to be read.
+                        Err(_) => (self.outgoing, self.input_ended) = (Vec::new(), true),
+                    }
+                    continue;
+                }
+                read = said.read(&mut buffer) => read.unwrap_or(0),
+            };
+            if read == 0 {
+                let status = wait_for_status(&mut self.running.end).await?;
+                return Ok(ProgramEvent::Ended(status));
+            }
+            self.incoming.extend_from_slice(&buffer[..read]);
+            self.take_frames();
+        }
+    }
+
+    fn refill(&mut self) {
+        if !self.outgoing.is_empty() || self.input_ended {
+            return;
+        }
+        let most = self.granted.min(frame::CONTENT_MAX).min(self.input.len());
+        let (now, later) = self.input.split_at(most);
+        if self.input.is_empty() {
+            self.outgoing = frame::encode_frame(program_stream::INPUT_END, &[]);
+            self.input_ended = true;
+        } else if !now.is_empty() {
+            self.outgoing = frame::encode_frame(program_stream::INPUT, now);
+            (self.input, self.granted) = (later, self.granted - most);
+        }
+    }
+
+    fn take_frames(&mut self) {
+        let (granted, events) = (&mut self.granted, &mut self.events);
+        let valid = frame::decode_frames(&mut self.incoming, |kind, body| {
+            match kind {
+                program_stream::GRANT => {
+                    let bytes = body.try_into().map_or(0, u32::from_be_bytes);
+                    *granted = granted.saturating_add(usize::try_from(bytes).unwrap_or(0));
+                }
+                program_stream::EXIT => {
+                    let status = std::str::from_utf8(body).ok().and_then(|t| t.parse().ok());
+                    events.push_back(ProgramEvent::Ended(status));
+                }
+                kind => events.push_back(ProgramEvent::Output(kind, body.to_vec())),
+            }
+            true
+        });
+        if valid.is_err() {
+            events.push_back(ProgramEvent::Ended(None));
+        }
+    }
 }
 
 /// Runs a program in an agent's cell without input, and returns its exit status and the end of its
@@ -124,16 +272,20 @@ pub(crate) async fn run_to_end(
     within: Duration,
 ) -> Result<(i32, String)> {
     let cell = CellName::Agent(slug.clone());
-    let RunningProgram {
-        feed,
-        out,
-        err,
-        end,
-    } = start_program(cells, cell, with_timeout(argv, within), None).await?;
-    drop(feed);
-    let ((), said) = tokio::join!(discard_output(out), read_last_bytes(err));
-    Ok(match wait_for_status(end).await? {
-        Some(code) => (code, said),
+    let program = NewProgram::without_terminal(with_timeout(argv, within));
+    let running = start_program(cells, cell, program, None).await?;
+    let (mut conversation, mut said) = (Conversation::new(running, &[]), Vec::new());
+    let code = loop {
+        match conversation.next().await? {
+            ProgramEvent::Output(program_stream::ERRORS, bytes) => {
+                keep_last_bytes(&mut said, &bytes);
+            }
+            ProgramEvent::Output(..) => {}
+            ProgramEvent::Ended(code) => break code,
+        }
+    };
+    Ok(match code {
+        Some(code) => (code, String::from_utf8_lossy(&said).into_owned()),
         None => (125, "its exit status was lost".to_owned()),
     })
 }
@@ -150,31 +302,29 @@ pub(crate) async fn run_with_input(
     within: Duration,
 ) -> Result<Vec<u8>> {
     let name = cell.to_string();
-    let RunningProgram {
-        mut feed,
-        out,
-        err,
-        end,
-    } = start_program(cells, cell, with_timeout(argv, within), None).await?;
-    let write_input = async move {
-        // A program that does not read its input reports the reason on standard error.
-        let _ended_early = feed.write_all(question).await;
+    let program = NewProgram::without_terminal(with_timeout(argv, within));
+    let running = start_program(cells, cell, program, None).await?;
+    let mut conversation = Conversation::new(running, question);
+    let (mut answer, mut said) = (Vec::new(), Vec::new());
+    let code = loop {
+        match conversation.next().await? {
+            ProgramEvent::Output(program_stream::OUTPUT, bytes) => {
+                answer.extend_from_slice(&bytes);
+            }
+            ProgramEvent::Output(_, bytes) => keep_last_bytes(&mut said, &bytes),
+            ProgramEvent::Ended(code) => break code,
+        }
+        if answer.len() > ANSWER_MAX {
+            break None;
+        }
     };
-    let mut answer = Vec::new();
-    let mut out = out.take(ANSWER_MAX);
-    let ((), read, said) = tokio::join!(
-        write_input,
-        out.read_to_end(&mut answer),
-        read_last_bytes(err)
-    );
-    read.map_err(Error::file("read", "an answer"))?;
-    match wait_for_status(end).await? {
+    match code {
         Some(0) => Ok(answer),
         code => {
             let code = code.map_or_else(|| "lost".to_owned(), |c| c.to_string());
             let text = format!(
                 "a program in the cell {name} failed (status {code}): {}",
-                said.trim()
+                String::from_utf8_lossy(&said).trim()
             );
             Err(Problem::new(FaultKind::Unavailable, text).into())
         }
@@ -191,7 +341,7 @@ fn with_timeout(argv: Vec<String>, within: Duration) -> Vec<String> {
 
 /// Waits for the exit status; `None` if it was lost.
 async fn wait_for_status(
-    end: tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
+    end: &mut tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
 ) -> Result<Option<i32>> {
     match end.await {
         Ok(Ok(HostdReply::Exit { code })) => Ok(Some(code)),
@@ -200,20 +350,112 @@ async fn wait_for_status(
     }
 }
 
-async fn discard_output(mut pipe: pipe::Receiver) {
-    let mut buffer = vec![0u8; 16 << 10];
-    while let Ok(1..) = pipe.read(&mut buffer).await {}
+/// Keeps the last [`STDERR_KEPT_MAX`] bytes.
+fn keep_last_bytes(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(bytes);
+    let over = kept.len().saturating_sub(STDERR_KEPT_MAX);
+    kept.drain(..over);
 }
 
-/// Reads a pipe to its end and returns the last [`STDERR_KEPT_MAX`] bytes.
-async fn read_last_bytes(mut pipe: pipe::Receiver) -> String {
-    let (mut buffer, mut kept) = (vec![0u8; 16 << 10], Vec::new());
-    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..n]);
-        let over = kept.len().saturating_sub(STDERR_KEPT_MAX);
-        kept.drain(..over);
+/// Starts a program for the operator, which is logged.
+async fn start_for_operator(
+    cells: &Arc<CellsState>,
+    cell: CellName,
+    body: ExecBody,
+    by: Principal,
+) -> Result<RunningProgram> {
+    let note = NewAuditEntry {
+        actor: by,
+        action: "cell.exec".to_owned(),
+        entity: cell.to_string(),
+        detail: json!({ "argv": body.argv }),
+    };
+    let terminal = body.terminal.map(|t| {
+        let size = TerminalSize {
+            rows: t.rows,
+            columns: t.columns,
+        };
+        (size, t.kind)
+    });
+    let program = NewProgram {
+        argv: body.argv,
+        own: body.own,
+        terminal,
+    };
+    if let Some((_, kind)) = &program.terminal
+        && !kind
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
+    {
+        let text =
+            "`terminal.kind` is not the name of a kind of terminal, such as `xterm-256color`";
+        return Err(Problem::new(FaultKind::Invalid, text).into());
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    start_program(cells, cell, program, Some(note)).await
+}
+
+/// Runs a program in the cell of an agent or a service for the operator. The connection that `upgrade` leads to carries
+/// its streams from here on; if it ends, so does the program.
+pub(crate) async fn upgrade_exec(
+    cells: &Arc<CellsState>,
+    cell: CellName,
+    body: ExecBody,
+    by: Principal,
+    upgrade: hyper::upgrade::OnUpgrade,
+) -> Result<Response> {
+    let RunningProgram {
+        mut stream,
+        mut end,
+    } = start_for_operator(cells, cell, body, by).await?;
+    let stop = cells.core.rt.stop_token();
+    drop(cells.core.rt.spawn(async move {
+        let Ok(caller) = upgrade.await else { return };
+        let (mut heard, mut speak) = tokio::io::split(TokioIo::new(caller));
+        let (mut said, mut feed) = stream.split();
+        tokio::select! {
+            () = pass_on_until_gone(&mut heard, &mut feed) => return,
+            heard = pass_output_on(&mut said, &mut speak) => if !heard { return },
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = wait_for_status(&mut end).await {
+            let why: String = error.chain().chars().take(2000).collect();
+            let why = frame::encode_frame(program_stream::FAILURE, why.as_bytes());
+            let _caller_gone = speak.write_all(&why).await;
+        }
+        let _caller_gone = speak.shutdown().await;
+    }));
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// Passes on what a caller sends until the caller is gone. A program that ended takes nothing more, but what it wrote last
+/// is still on its way to the caller.
+async fn pass_on_until_gone(
+    caller: &mut (impl AsyncRead + Unpin),
+    program: &mut (impl AsyncWrite + Unpin),
+) {
+    let mut buffer = vec![0u8; frame::CONTENT_MAX];
+    let mut listens = true;
+    while let Ok(n @ 1..) = caller.read(&mut buffer).await {
+        if listens {
+            listens = program.write_all(&buffer[..n]).await.is_ok();
+        }
+    }
+}
+
+/// Passes on what a program writes until it ends; false if the caller is gone.
+async fn pass_output_on(
+    program: &mut (impl AsyncRead + Unpin),
+    caller: &mut (impl AsyncWrite + Unpin),
+) -> bool {
+    let mut buffer = vec![0u8; frame::CONTENT_MAX];
+    while let Ok(n @ 1..) = program.read(&mut buffer).await {
+        let written = caller.write_all(&buffer[..n]).await;
+        if written.is_err() || caller.flush().await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Runs a program in the cell of an agent or a service for the operator, and streams its output as JSON Lines; the
@@ -221,40 +463,47 @@ async fn read_last_bytes(mut pipe: pipe::Receiver) -> String {
 pub(crate) async fn stream_exec(
     cells: &Arc<CellsState>,
     cell: CellName,
-    body: ExecBody,
+    mut body: ExecBody,
     by: Principal,
 ) -> Result<Response> {
     let stdin = body
         .stdin
+        .take()
         .map(|t| BASE64.decode(t))
         .transpose()
         .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
-    let note = NewAuditEntry {
-        actor: by,
-        action: "cell.exec".to_owned(),
-        entity: cell.to_string(),
-        detail: json!({ "argv": body.argv }),
-    };
-    let RunningProgram {
-        mut feed,
-        out,
-        err,
-        end: running,
-    } = start_program(cells, cell, body.argv, Some(note)).await?;
-    drop(cells.core.rt.spawn_untracked(async move {
-        let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
-    }));
+    if body.terminal.is_some() {
+        let text = format!("a terminal needs the header `Upgrade: {PROTOCOL}`");
+        return Err(Problem::new(FaultKind::Invalid, text).into());
+    }
+    let running = start_for_operator(cells, cell, body, by).await?;
     let (lines, stream) =
         mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
     drop(cells.core.rt.spawn_untracked(async move {
-        tokio::join!(
-            stream_pipe("stdout", out, &lines),
-            stream_pipe("stderr", err, &lines)
-        );
-        let end = match running.await {
-            Ok(Ok(HostdReply::Exit { code })) => json!({ "exit": code }),
-            Ok(Err(error)) => json!({ "exit": 125, "error": Error::Cell(error).chain() }),
-            Ok(Ok(_)) | Err(_) => json!({ "exit": 125 }),
+        let input = stdin.unwrap_or_default();
+        let mut conversation = Conversation::new(running, &input);
+        let ended = loop {
+            let event = tokio::select! {
+                event = conversation.next() => event,
+                () = lines.closed() => return,
+            };
+            match event {
+                Ok(ProgramEvent::Output(kind, bytes)) => {
+                    let name = match kind {
+                        program_stream::OUTPUT => "stdout",
+                        _ => "stderr",
+                    };
+                    let line = format!("{}\n", json!({ name: BASE64.encode(bytes) }));
+                    let _caller_gone = lines.send(Ok(line)).await;
+                }
+                Ok(ProgramEvent::Ended(code)) => break Ok(code),
+                Err(error) => break Err(error),
+            }
+        };
+        let end = match ended {
+            Ok(Some(code)) => json!({ "exit": code }),
+            Ok(None) => json!({ "exit": 125 }),
+            Err(error) => json!({ "exit": 125, "error": error.chain() }),
         };
         let _caller_gone = lines.send(Ok(format!("{end}\n"))).await;
     }));

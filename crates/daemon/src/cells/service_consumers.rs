@@ -16,7 +16,7 @@ use crate::core::plan::PlanInForce;
 use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
-use abbey_model::{CellKind, CellName, FaultKind, Millis, Principal, Slug, Timestamp};
+use abbey_model::{CellName, FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Service, ServiceKind};
 use abbey_services::ask::{ConsumerState, ServiceReply, ServiceRequest};
 use abbey_store::NewAuditEntry;
@@ -25,7 +25,6 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddrV4;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,19 +327,12 @@ pub(crate) async fn query_service(
     service: &Service,
     question: &ServiceRequest,
 ) -> Result<ServiceReply> {
-    let program = match service.cell {
-        CellKind::Process => {
-            let own = Path::new("/proc/self/exe");
-            let own = fs::read_link(own).map_err(Error::file("find", own))?;
-            own.display().to_string()
-        }
-        _ => abbey_cells::Sandbox::OWN.to_owned(),
-    };
     let kind = service.kind.name();
-    let argv = [&program, "role", "service", kind, "ask"].map(str::to_owned);
+    let mut argv = exec::own_program(service.cell)?;
+    argv.extend(["role", "service", kind, "ask"].map(str::to_owned));
     let text = serde_json::to_vec(question).unwrap_or_default();
     let cell = CellName::Service(service.slug.clone());
-    let answer = exec::run_with_input(cells, cell, argv.to_vec(), &text, WITHIN).await?;
+    let answer = exec::run_with_input(cells, cell, argv, &text, WITHIN).await?;
     match serde_json::from_slice(&answer) {
         Ok(ServiceReply::Failed { why }) => {
             let text = format!("service `{}`: {why}", service.slug);

@@ -3,8 +3,9 @@
 
 use crate::core::error::Error;
 use crate::core::runtime::{self, Random, Timers};
+use abbey_api::Problem;
 use abbey_cells::hostd::HostdConfig;
-use abbey_model::Secret;
+use abbey_model::{FaultKind, Secret, SecretRef};
 use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -146,6 +147,80 @@ impl Home {
         std::sync::Arc::new(abbey_cells::hostd::InProcessHostd(config))
     }
 
+    /// Refuses a home that belongs to another user: root would take the files of an ordinary user's house away from it.
+    ///
+    /// # Errors
+    /// `Forbidden`, with whom it belongs to.
+    pub fn require_own(&self) -> Result<(), Error> {
+        use std::os::unix::fs::MetadataExt;
+        let user = rustix::process::geteuid().as_raw();
+        let owner = fs::metadata(&self.root).map_or(user, |m| m.uid());
+        if owner == user {
+            return Ok(());
+        }
+        let text = format!(
+            "the home `{}` belongs to user {owner}, and this is user {user}; nothing was changed",
+            self.root.display()
+        );
+        let remedy = format!(
+            "run it as that user, such as with `setpriv --reuid {owner} --clear-groups`, or select another home with `--home`"
+        );
+        Err(Problem::new(FaultKind::Forbidden, text)
+            .remedy(remedy)
+            .into())
+    }
+
+    /// Stores a credential, readable for the control plane alone.
+    ///
+    /// # Errors
+    /// If the home belongs to another user, or the file cannot be written.
+    pub fn store_credential(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        let config = self.create_directories()?;
+        let path = self.credentials_dir().join(name);
+        publish_file(&path, value, 0o600)?;
+        match config.privileged {
+            true => change_owner(&path, config.serve_uid, config.serve_uid),
+            false => Ok(()),
+        }
+    }
+
+    /// Names of the stored credentials, in order.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn credential_names(&self) -> Result<Vec<String>, Error> {
+        let dir = self.credentials_dir();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::file("list", &dir)(e)),
+        };
+        let files = entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
+        let names = files.filter_map(|e| e.file_name().into_string().ok());
+        // Those that a manifest can name; what is written at this moment has another name.
+        let mut names: Vec<String> = names
+            .filter(|name| format!("credential:{name}").parse::<SecretRef>().is_ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes a stored credential; returns whether it existed.
+    ///
+    /// # Errors
+    /// If the home belongs to another user, or the file cannot be removed.
+    pub fn remove_credential(&self, name: &str) -> Result<bool, Error> {
+        self.require_own()?;
+        let path = self.credentials_dir().join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::file("remove", &path)(e)),
+        }
+    }
+
     /// Creates every directory of the home with its mode and owner, and returns hostd's
     /// configuration. As root, the control plane's user may create files in the home and in `run`,
     /// but cannot replace root's files there (both are sticky), and files and records of cells
@@ -158,6 +233,7 @@ impl Home {
         if !abbey_plan::socket_paths_fit(&self.root.to_string_lossy()) {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }
+        self.require_own()?;
         // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.
         fs::create_dir_all(&self.root).map_err(Error::file("create", &self.root))?;
         let config = self.hostd_config()?;
@@ -215,8 +291,8 @@ impl Home {
         {
             let path = entry.path();
             if entry.file_type().is_ok_and(|t| t.is_file()) {
-                change_owner(&path, 0, uid)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o640))
+                change_owner(&path, uid, uid)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
                     .map_err(Error::file("set the mode of", &path))?;
             }
         }

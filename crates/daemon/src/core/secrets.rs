@@ -1,19 +1,46 @@
 //! Secrets of the manifest: reading the values that references name, and keeping them out of logs.
 
 use crate::core::home::Home;
+use abbey_cells::hostd::{HostdApi, HostdOperation, HostdReply};
 use abbey_model::{Redactor, Secret, SecretRef};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Reads secret references, and holds the redactor shared with the store.
 pub(crate) struct Secrets {
     home: Home,
+    hostd: Arc<dyn HostdApi>,
     redactor: Arc<RwLock<Redactor>>,
 }
 
 impl Secrets {
-    /// `redactor` is the one that the store applies to everything it writes.
-    pub(crate) fn new(home: Home, redactor: Arc<RwLock<Redactor>>) -> Secrets {
-        Secrets { home, redactor }
+    /// `hostd` reads the files that only root can; `redactor` is the one that the store applies to everything it writes.
+    pub(crate) fn new(
+        home: Home,
+        hostd: Arc<dyn HostdApi>,
+        redactor: Arc<RwLock<Redactor>>,
+    ) -> Secrets {
+        Secrets {
+            home,
+            hostd,
+            redactor,
+        }
+    }
+
+    /// Text of a file, from hostd if this process may not read it.
+    fn read_file(&self, path: PathBuf) -> Result<String, String> {
+        let error = match std::fs::read_to_string(&path) {
+            Ok(text) => return Ok(text),
+            Err(e) => e,
+        };
+        if error.kind() != std::io::ErrorKind::PermissionDenied {
+            return Err(error.to_string());
+        }
+        match self.hostd.call(HostdOperation::ReadSecret { path }, &[]) {
+            Ok(HostdReply::Text { text }) => Ok(text),
+            Ok(_) => Err(error.to_string()),
+            Err(e) => Err(format!("{error}; {e}")),
+        }
     }
 
     /// Replaces the set of secret values that are redacted from everything written from now on.
@@ -34,19 +61,19 @@ impl Secrets {
         reference: &SecretRef,
         base_dir: &str,
     ) -> Result<Secret, String> {
-        let file = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
+        let file = |path: PathBuf| match self.read_file(path.clone()) {
             Ok(text) => Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text))),
-            Err(e) => Err(format!(
-                "the secret `{reference}` cannot be read from `{}` by user {}, which the control plane runs as: {e}",
+            Err(why) => Err(format!(
+                "the secret `{reference}` cannot be read from `{}` by user {}, which the control plane runs as: {why}; `abbey secret set NAME` stores it for `credential:NAME`",
                 path.display(),
                 rustix::process::geteuid().as_raw()
             )),
         };
         match reference {
             SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {
-                format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it inherits the environment of the `abbey up` that starts it)")
+                format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it inherits the environment of the `abbey up` that starts it), or store it with `abbey secret set {name}` and write `credential:{name}`")
             }),
-            SecretRef::File(path) => file(std::path::Path::new(base_dir).join(path)),
+            SecretRef::File(path) => file(PathBuf::from(base_dir).join(path)),
             SecretRef::Credential(name) => {
                 // Credentials from systemd (`CREDENTIALS_DIRECTORY`) take precedence over the home's.
                 let handed = std::env::var_os("CREDENTIALS_DIRECTORY");

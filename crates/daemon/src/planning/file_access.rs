@@ -1,5 +1,6 @@
 //! Checks whether the control plane's user will be able to read the files that a manifest names.
 
+use abbey_cells::hostd::check_secret_file;
 use abbey_model::SecretRef;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,9 @@ pub(super) fn unreadable_files(
     let secrets = manifest
         .secrets()
         .filter_map(|(subject, secret)| match secret {
-            SecretRef::File(path) => Some((subject, base.join(path))),
+            // hostd reads files of root's for the control plane.
+            SecretRef::File(path) => Some((subject, base.join(path)))
+                .filter(|(_, path)| check_secret_file(path).is_err()),
             SecretRef::Env(_) | SecretRef::Credential(_) => None,
         });
     let tls = manifest.listen.tls.iter();
@@ -24,7 +27,7 @@ pub(super) fn unreadable_files(
     let closed = secrets.chain(tls).filter_map(|(subject, path)| {
         let at = first_denied_path(&path, runs_as)?;
         let text = format!(
-            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; move it to `credentials/` of the home and write `credential:NAME`, or the path there for TLS",
+            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; store a secret with `abbey secret set NAME` and write `credential:NAME`, and move a key for TLS to `credentials/` of the home",
             path.display(),
             at.display()
         );

@@ -59,7 +59,12 @@ impl Decoder<'_> {
             node: value,
             defaults: false,
         };
-        let (decoded, settings) = settings::resolve(Service::KEYS.iter(), &[own], Given::new());
+        let defaults = self.root.get("defaults").map(|node| Layer {
+            node,
+            defaults: true,
+        });
+        let layers: Vec<Layer<'_>> = std::iter::once(own).chain(defaults).collect();
+        let (decoded, settings) = settings::resolve(Service::KEYS.iter(), &layers, Given::new());
         let mut service = Service::read(&decoded, slug.clone(), place.line, settings)?;
         let kind = service.kind;
         match (!kind.has_command(), value.get("command")) {

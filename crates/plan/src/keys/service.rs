@@ -56,7 +56,7 @@ keys! {
         /// Filter of system calls in its sandbox: `strict`, `jit` or `nested`.
         pub profile: Profile = Key::new("profile", PROFILES, Restart).default("jit"),
         /// Isolation layers that may be missing on this host.
-        pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart),
+        pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart).inherited(),
         /// Whether it runs on a terminal, for `abbey attach`.
         pub terminal: bool = Key::new("terminal", Shape::Boolean, Restart).default("false"),
         /// What it may reach outside: `none`, `full`, or a list.

@@ -1,14 +1,14 @@
 //! Frames on a connection: a letter, a length of two bytes (big end first), and so many bytes.
 
-/// Longest content.
-pub(crate) const CONTENT_MAX: usize = 16 << 10;
+/// Longest content, bytes.
+pub const CONTENT_MAX: usize = 16 << 10;
 
 /// Received bytes are not a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct InvalidFrame;
+pub struct InvalidFrame;
 
 /// Encodes one frame: a letter, the length as two big-endian bytes, and the content.
-pub(crate) fn encode_frame(kind: u8, content: &[u8]) -> Vec<u8> {
+pub fn encode_frame(kind: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     let mut bytes = vec![kind];
     bytes.extend_from_slice(&length.to_be_bytes());
@@ -21,7 +21,7 @@ pub(crate) fn encode_frame(kind: u8, content: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// If `take` refused a frame, or one is longer than 16 KiB.
-pub(crate) fn decode_frames(
+pub fn decode_frames(
     buffer: &mut Vec<u8>,
     mut take: impl FnMut(u8, &[u8]) -> bool,
 ) -> Result<(), InvalidFrame> {

@@ -1,0 +1,267 @@
+//! `abbey cp`: copies files into the cell of an agent or a service, or out of it.
+
+use crate::command_stream::internal_failure;
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use crate::program_session::{SessionEnd, ToProgram, run_session};
+use abbey_api::{ExecBody, VERSION};
+use abbey_cells::copy::{Copied, receive_files, send_files};
+use abbey_cells::program_stream;
+use abbey_daemon::Home;
+use abbey_support::frame;
+use clap::Args;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc;
+
+/// Most bytes kept of what the other side reports.
+const REPORT_MAX: usize = 4096;
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// File or directory to copy: a path, or `AGENT:PATH` or `service/NAME:PATH`.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// Where to: a directory, or the new name. A path in a cell is relative to its working directory.
+    #[arg(value_name = "TARGET")]
+    pub(crate) to: String,
+}
+
+/// One side of a copy.
+enum Place {
+    /// On this host.
+    Here(PathBuf),
+    /// In a cell.
+    Cell { cell: String, path: String },
+}
+
+/// A name before a colon, without a slash but that of `service/`, is that of a cell; `./a:b` is a path.
+fn parse_place(text: &str) -> Place {
+    let here = || Place::Here(PathBuf::from(text));
+    let Some((cell, path)) = text.split_once(':') else {
+        return here();
+    };
+    let name = cell.strip_prefix("service/").unwrap_or(cell);
+    match name.parse::<abbey_model::Slug>() {
+        Ok(_) => Place::Cell {
+            cell: cell.to_owned(),
+            path: match path {
+                "" => ".".to_owned(),
+                path => path.to_owned(),
+            },
+        },
+        Err(_) => here(),
+    }
+}
+
+/// `abbey cp`: copies one file or directory between this host and a cell. Files get the owner of the cell, or the user
+/// who copies. Links are not copied out of a cell.
+pub(crate) async fn cmd_cp(home: &Home, json: bool, args: &CpArgs) -> Outcome {
+    let copied = match (parse_place(&args.from), parse_place(&args.to)) {
+        (Place::Here(source), Place::Cell { cell, path }) => {
+            copy_in(home, &cell, source, path).await?
+        }
+        (Place::Cell { cell, path }, Place::Here(target)) => {
+            copy_out(home, &cell, path, target).await?
+        }
+        (Place::Here(_), Place::Here(_)) => {
+            return Err(Failure::usage("neither path is in a cell")
+                .hint("write `AGENT:PATH` or `service/NAME:PATH` for one of them"));
+        }
+        (Place::Cell { .. }, Place::Cell { .. }) => {
+            return Err(Failure::usage("both paths are in cells").hint("copy to this host first"));
+        }
+    };
+    if json {
+        output::print_json(&serde_json::json!({
+            "version": VERSION, "from": args.from, "to": args.to, "files": copied.files, "bytes": copied.bytes,
+        }));
+    }
+    Ok(exit::OK)
+}
+
+fn own_program(action: &str, path: String) -> ExecBody {
+    ExecBody {
+        argv: ["role", "copy", action]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([path])
+            .collect(),
+        stdin: None,
+        terminal: None,
+        own: true,
+    }
+}
+
+fn cannot_copy(what: &str, e: &io::Error) -> Failure {
+    let code = match e.kind() {
+        io::ErrorKind::NotFound => exit::NOT_FOUND,
+        _ => exit::FAILURE,
+    };
+    Failure::plain(format!("cannot copy `{what}`: {e}")).with_code(code)
+}
+
+fn print_left_out(text: String) {
+    output::print_message(&text);
+}
+
+async fn copy_in(
+    home: &Home,
+    cell: &str,
+    source: PathBuf,
+    path: String,
+) -> Result<Copied, Failure> {
+    // Before anything runs in the cell.
+    std::fs::metadata(&source).map_err(|e| cannot_copy(&source.display().to_string(), &e))?;
+    let shown = source.display().to_string();
+    let (sender, input) = mpsc::channel(4);
+    let sending = std::thread::spawn(move || {
+        let to = BufWriter::with_capacity(frame::CONTENT_MAX, InputWriter(sender));
+        send_files(&source, to, &mut print_left_out)
+    });
+    let (output, outputs) = mpsc::channel(4);
+    let reporting = std::thread::spawn(move || {
+        let mut outputs = OutputReader::new(outputs);
+        let _nothing = io::copy(&mut outputs, &mut io::sink());
+        outputs.reported
+    });
+    let ended = run_session(home, cell, &own_program("receive", path), input, output).await;
+    let sent = joined(sending);
+    let reported = reporting.join().unwrap_or_default();
+    // A receiver that fails is why the sender can't write.
+    check_end(ended?, &reported)?;
+    sent.map_err(|e| cannot_copy(&shown, &e))
+}
+
+async fn copy_out(
+    home: &Home,
+    cell: &str,
+    path: String,
+    target: PathBuf,
+) -> Result<Copied, Failure> {
+    let shown = format!("{cell}:{path}");
+    // No input.
+    let (_, input) = mpsc::channel(1);
+    let (output, outputs) = mpsc::channel(4);
+    let receiving: JoinHandle<(io::Result<Copied>, Vec<u8>)> = std::thread::spawn(move || {
+        let mut outputs = OutputReader::new(outputs);
+        let received = receive_files(Path::new(&target), &mut outputs, false, &mut print_left_out);
+        (received, outputs.reported)
+    });
+    let ended = run_session(home, cell, &own_program("send", path), input, output).await;
+    let (received, reported) = receiving
+        .join()
+        .unwrap_or_else(|_| (Err(io::ErrorKind::Other.into()), Vec::new()));
+    match (ended?, received) {
+        // The receiver's failure is why the sender could not go on, unless the sender says otherwise.
+        (ended, Err(e)) if ended == SessionEnd::Exited(0) || reported.is_empty() => {
+            Err(cannot_copy(&shown, &e))
+        }
+        (ended, received) => {
+            check_end(ended, &reported)?;
+            received.map_err(|e| cannot_copy(&shown, &e))
+        }
+    }
+}
+
+fn joined(thread: JoinHandle<io::Result<Copied>>) -> io::Result<Copied> {
+    let ended = thread.join();
+    ended.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+/// Fails with what Abbey's program in the cell reported if it failed; otherwise its report is printed.
+fn check_end(ended: SessionEnd, reported: &[u8]) -> Result<(), Failure> {
+    let text = String::from_utf8_lossy(reported);
+    let text = text.trim();
+    match ended {
+        SessionEnd::Exited(0) => {
+            if !text.is_empty() {
+                output::print_message(text);
+            }
+            Ok(())
+        }
+        SessionEnd::Exited(code @ (exit::FAILURE | exit::NOT_FOUND)) => {
+            let text = text.trim_start_matches("error: ").to_owned();
+            Err(Failure::plain(text).with_code(code))
+        }
+        SessionEnd::Exited(code @ 128..) => {
+            Err(Failure::plain("the copy was interrupted").with_code(code))
+        }
+        SessionEnd::Exited(_) | SessionEnd::Detached => Err(internal_failure(Failure::plain(
+            format!("Abbey's program in the cell could not copy: {text}"),
+        ))),
+    }
+}
+
+/// Sends what is written as input of the program.
+struct InputWriter(mpsc::Sender<ToProgram>);
+
+impl Write for InputWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = &bytes[..bytes.len().min(frame::CONTENT_MAX)];
+        let sent = self.0.blocking_send(ToProgram::Input(bytes.to_vec()));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads the standard output of the program, and keeps what it reports on its standard error.
+struct OutputReader {
+    outputs: mpsc::Receiver<(u8, Vec<u8>)>,
+    pending: Vec<u8>,
+    reported: Vec<u8>,
+}
+
+impl OutputReader {
+    fn new(outputs: mpsc::Receiver<(u8, Vec<u8>)>) -> OutputReader {
+        OutputReader {
+            outputs,
+            pending: Vec::new(),
+            reported: Vec::new(),
+        }
+    }
+}
+
+impl Read for OutputReader {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        while self.pending.is_empty() {
+            match self.outputs.blocking_recv() {
+                Some((program_stream::ERRORS, bytes)) => {
+                    let room = REPORT_MAX.saturating_sub(self.reported.len());
+                    self.reported.extend(bytes.into_iter().take(room));
+                }
+                Some((_, bytes)) => self.pending = bytes,
+                None => return Ok(0),
+            }
+        }
+        let n = to.len().min(self.pending.len());
+        to[..n].copy_from_slice(&self.pending[..n]);
+        self.pending.drain(..n);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_before_a_colon_is_that_of_a_cell() {
+        let cell = |text: &str| match parse_place(text) {
+            Place::Cell { cell, path } => Some((cell, path)),
+            Place::Here(_) => None,
+        };
+        let found = |cell: &str, path: &str| Some((cell.to_owned(), path.to_owned()));
+        assert_eq!(cell("a:x/y"), found("a", "x/y"));
+        assert_eq!(cell("service/web:/srv"), found("service/web", "/srv"));
+        assert_eq!(cell("a:"), found("a", "."));
+        for here in ["x", "./a:b", "/a:b", "Big:x", "dir/a:b"] {
+            assert_eq!(cell(here), None, "{here}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `abbey secret`: values that a manifest names as `credential:NAME`.
+
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, print_message, print_table};
+use abbey_api::VERSION;
+use abbey_daemon::Home;
+use abbey_model::SecretRef;
+use clap::{Args, Subcommand};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+/// Longest secret, bytes.
+const SECRET_MAX: u64 = 64 << 10;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Store a secret, which a manifest names as `credential:NAME`; a running house uses it at once.
+    ///
+    /// The value is read from standard input, or asked for on a terminal without showing it. It is kept in a file that
+    /// only the control plane and root can read.
+    #[command(
+        after_help = "Examples:\n  abbey secret set openai\n  abbey secret set openai --from-file key.txt"
+    )]
+    Set(SecretSetArgs),
+    /// List the names of the stored secrets.
+    #[command(after_help = "Example:\n  abbey secret list")]
+    List,
+    /// Remove a stored secret.
+    #[command(after_help = "Example:\n  abbey secret rm openai")]
+    Rm {
+        /// Name of the secret.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SecretSetArgs {
+    /// Name of the secret: letters, digits, `-` and `_`.
+    pub(crate) name: String,
+    /// File with the value; one line end at its end is not part of it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_file: Option<PathBuf>,
+}
+
+/// `abbey secret`: stores a secret of the house, lists the names, or removes one.
+pub(crate) fn cmd_secret(home: &Home, json: bool, command: SecretCommand) -> Outcome {
+    match command {
+        SecretCommand::Set(args) => {
+            let name = parse_name(&args.name)?;
+            let value = read_value(&name, args.from_file)?;
+            home.store_credential(&name, value.as_bytes())?;
+            match json {
+                true => {
+                    output::print_json(&serde_json::json!({ "version": VERSION, "secret": name }))
+                }
+                false => print_message(&format!(
+                    "stored; a manifest names it as `credential:{name}`"
+                )),
+            }
+        }
+        SecretCommand::List => {
+            let names = home.credential_names()?;
+            if json {
+                output::print_json(&serde_json::json!({ "version": VERSION, "secrets": names }));
+            } else {
+                let row = |name: String| {
+                    let reference = format!("credential:{name}");
+                    vec![name, reference]
+                };
+                let rows = names.into_iter().map(row).collect();
+                let empty = "no secrets; `abbey secret set NAME` stores one";
+                print_table(&["NAME", "IN A MANIFEST"], rows, empty);
+            }
+        }
+        SecretCommand::Rm { name } => {
+            let name = parse_name(&name)?;
+            if !home.remove_credential(&name)? {
+                return Err(Failure::plain(format!("there is no secret `{name}`"))
+                    .with_code(exit::NOT_FOUND)
+                    .hint("`abbey secret list` lists the names"));
+            }
+            match json {
+                true => {
+                    output::print_json(&serde_json::json!({ "version": VERSION, "removed": name }))
+                }
+                false => print_message(&format!("removed; `credential:{name}` names nothing now")),
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// A name that a manifest can use.
+fn parse_name(name: &str) -> Result<String, Failure> {
+    match format!("credential:{name}").parse() {
+        Ok(SecretRef::Credential(name)) if name.len() <= 64 => Ok(name),
+        _ => Err(Failure::usage(format!(
+            "`{name}` is no name for a secret: use letters, digits, `-` and `_`"
+        ))),
+    }
+}
+
+fn read_value(name: &str, file: Option<PathBuf>) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = match &file {
+        Some(path) => {
+            std::fs::File::open(path).and_then(|f| f.take(SECRET_MAX + 1).read_to_string(&mut text))
+        }
+        None if std::io::stdin().is_terminal() => ask_without_echo(name, &mut text),
+        None => std::io::stdin()
+            .lock()
+            .take(SECRET_MAX + 1)
+            .read_to_string(&mut text),
+    };
+    read.map_err(|e| {
+        let from = file.map_or_else(|| "standard input".to_owned(), |f| f.display().to_string());
+        Failure::usage(format!("cannot read the secret from `{from}`: {e}"))
+    })?;
+    let value = text.strip_suffix('\n').unwrap_or(&text);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    if value.is_empty() {
+        return Err(
+            Failure::usage("the secret is empty").hint("pipe it in, or use `--from-file FILE`")
+        );
+    }
+    if text.len() as u64 > SECRET_MAX || value.contains('\0') {
+        return Err(Failure::usage("a secret is text of at most 64 KiB"));
+    }
+    Ok(value.to_owned())
+}
+
+/// Asks for a line on the terminal, which does not show it.
+fn ask_without_echo(name: &str, text: &mut String) -> std::io::Result<usize> {
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    let mut err = std::io::stderr();
+    write!(err, "value of {name} (not shown): ")?;
+    err.flush()?;
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let read = stdin.read_line(text);
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
+    writeln!(err)?;
+    read
+}

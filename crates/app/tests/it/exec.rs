@@ -1,0 +1,333 @@
+//! Programs in cells: their streams, terminals, signals and ends; and files that are copied in and out.
+
+use abbey_testkit::args;
+use abbey_testkit::args::Args;
+use abbey_testkit::house::{House, kill, until};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+const CELLS: &str = "house: programs
+services:
+  web: { cell: process, command: [sleep, '3600'], probe: none }
+  walled: { command: [sleep, '3600'], probe: none }
+agents:
+  plain: { cell: process }
+  boxed: { cell: sandbox }
+";
+
+/// Process on the host with this command line.
+fn find_process(command_line: &str) -> Option<i32> {
+    let wanted = command_line.replace(' ', "\0") + "\0";
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = processes
+        .map(|p| p.path())
+        .find(|p| std::fs::read(p.join("cmdline")).is_ok_and(|found| found == wanted.as_bytes()));
+    found?.file_name()?.to_str()?.parse().ok()
+}
+
+fn runs(command_line: &str) -> bool {
+    find_process(command_line).is_some()
+}
+
+/// A time to sleep that no other test sleeps.
+fn marked_sleep(number: usize) -> String {
+    format!("sleep 3600.{}{number}", std::process::id())
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// `abbey` on a terminal of its own.
+struct Typist {
+    child: Child,
+    master: OwnedFd,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Typist {
+    fn new(house: &House, args: impl Into<Args>) -> Typist {
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let inner = house.command(args);
+        let mut command = Command::new("setsid");
+        command
+            .arg("--ctty")
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .env_clear()
+            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .env("TERM", "vt220")
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let seen = Arc::<Mutex<String>>::default();
+        let (shared, mut from) = (
+            Arc::clone(&seen),
+            std::fs::File::from(master.try_clone().unwrap()),
+        );
+        std::thread::spawn(move || {
+            let mut buffer = [0u8; 4096];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+                shared.lock().unwrap().push_str(&text);
+            }
+        });
+        Typist {
+            child,
+            master,
+            seen,
+        }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    fn types(&self, text: &str) {
+        rustix::io::write(&self.master, text.as_bytes()).unwrap();
+    }
+
+    fn sees(&self, text: &str) {
+        until(&format!("`{text}` is seen"), || {
+            self.seen.lock().unwrap().contains(text)
+        });
+    }
+
+    fn ends(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn input_of_any_size_arrives_whole_and_statuses_are_the_programs() {
+    let house = crate::up(CELLS);
+    let data: Vec<u8> = (0..3_000_000u32)
+        .flat_map(u32::to_be_bytes)
+        .take(3 << 20)
+        .collect();
+    for cell in ["plain", "boxed", "service/web", "service/walled"] {
+        let mut cat = house.command(args!("exec {} -- sh -c 'cat; echo done >&2'", cell));
+        cat.stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut cat = cat.spawn().unwrap();
+        let (mut stdin, sent) = (cat.stdin.take().unwrap(), data.clone());
+        let feeder = std::thread::spawn(move || stdin.write_all(&sent));
+        let output = cat.wait_with_output().unwrap();
+        feeder.join().unwrap().unwrap();
+        assert!(
+            output.stdout == data,
+            "{cell}: {} bytes",
+            output.stdout.len()
+        );
+        assert_eq!(
+            (output.status.code(), &output.stderr[..]),
+            (Some(0), &b"done\n"[..])
+        );
+        let status = |script: &str| {
+            house
+                .run(args!("exec {} -- sh -c {}", cell, script))
+                .status
+                .code()
+        };
+        assert_eq!(status("exit 42"), Some(42));
+        assert_eq!(status("kill -TERM $$"), Some(143));
+        // Who goes on in the background keeps nobody waiting.
+        assert_eq!(status("sleep 30 & exit 3"), Some(3));
+        let missing = house.expect_refusal(127, args!("exec {} -- no-such-program", cell));
+        assert!(
+            missing.contains("`no-such-program` was not found"),
+            "{missing}"
+        );
+        let refused = house.expect_refusal(126, args!("exec {} -- /etc/passwd", cell));
+        assert!(refused.contains("`/etc/passwd`"), "{refused}");
+    }
+}
+
+#[test]
+fn a_program_ends_with_its_caller_however_that_ends() {
+    let house = crate::up(CELLS);
+    for (n, (cell, by, code)) in [
+        ("plain", Signal::INT, Some(130)),
+        ("boxed", Signal::INT, Some(130)),
+        ("boxed", Signal::TERM, Some(143)),
+        ("boxed", Signal::HUP, Some(129)),
+        ("plain", Signal::KILL, None),
+        ("boxed", Signal::KILL, None),
+        ("service/walled", Signal::KILL, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sleep = marked_sleep(n);
+        // It reads nothing of what it is fed, which must not hide that the caller is gone.
+        let script = format!("echo begun; {sleep}; true");
+        let mut child = house.command(args!("exec {} -- sh -c {}", cell, script));
+        let mut child = child
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let _feeder = std::thread::spawn(move || while stdin.write_all(&[0; 65_536]).is_ok() {});
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        until("the program runs", || runs(&sleep));
+        signal(&child, by);
+        assert_eq!(child.wait().unwrap().code(), code, "{cell} {by:?}");
+        until("the program has ended", || !runs(&sleep));
+    }
+}
+
+#[test]
+fn a_shell_on_a_terminal_has_its_size_its_keys_and_its_name() {
+    let house = crate::up(CELLS);
+    for cell in ["plain", "boxed", "service/walled"] {
+        let typist = Typist::new(&house, args!("exec {} -- sh -i", cell));
+        typist.types("echo on $(tty) with $TERM\n");
+        typist.sees("on /dev/pts/");
+        typist.sees("with vt220");
+        typist.resize(33, 111);
+        typist.types("until [ \"$(stty size)\" = '33 111' ]; do sleep 0.1; done; echo re''sized\n");
+        typist.sees("resized");
+        let sleep = marked_sleep(100);
+        typist.types(&format!("{sleep}\n"));
+        until("it sleeps", || runs(&sleep));
+        typist.types("\u{3}");
+        until("the key ended it", || !runs(&sleep));
+        typist.types("echo still-$((40+2))\n");
+        typist.sees("still-42");
+        typist.types("exit 7\n");
+        assert_eq!(typist.ends(), Some(7));
+    }
+    // With flags the same without a terminal here, and the end of the input ends a shell.
+    let mut piped = house.command("exec -it boxed -- sh");
+    let mut piped = piped
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    piped
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"tty -s && echo on-a-terminal\n")
+        .unwrap();
+    let output = piped.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("on-a-terminal\r\n"));
+    assert!(
+        house
+            .expect(0, "exec -t boxed -- tty")
+            .starts_with("/dev/pts/")
+    );
+}
+
+#[test]
+fn the_detach_key_leaves_the_program_running_and_a_lost_terminal_does_not() {
+    let house = crate::up(CELLS);
+    let sleep = marked_sleep(200);
+    let typist = Typist::new(
+        &house,
+        args!("exec boxed -- {}", "sh").with(&["-c", &sleep]),
+    );
+    until("it runs", || runs(&sleep));
+    typist.types("\u{1d}");
+    typist.sees("detached; the program keeps running");
+    assert_eq!(typist.ends(), Some(0));
+    assert!(runs(&sleep));
+    kill(find_process(&sleep).unwrap());
+    until("it was ended", || !runs(&sleep));
+
+    let sleep = marked_sleep(201);
+    let typist = Typist::new(
+        &house,
+        args!("exec boxed -- {}", "sh").with(&["-c", &sleep]),
+    );
+    until("it runs", || runs(&sleep));
+    signal(&typist.child, Signal::KILL);
+    until("it ended with its terminal", || !runs(&sleep));
+}
+
+#[test]
+fn files_are_copied_into_cells_and_out_of_them() {
+    let house = crate::up(CELLS);
+    let data: Vec<u8> = (0..500_000u32).flat_map(u32::to_be_bytes).collect();
+    std::fs::write(house.path("in.bin"), &data).unwrap();
+    let tree = house.path("tree");
+    std::fs::create_dir_all(tree.join("below")).unwrap();
+    std::fs::write(tree.join("below/run.sh"), "#!/bin/sh\necho works\n").unwrap();
+    std::fs::set_permissions(
+        tree.join("below/run.sh"),
+        std::fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    symlink("below", tree.join("link")).unwrap();
+    for (n, cell) in ["plain", "boxed", "service/web", "service/walled"]
+        .into_iter()
+        .enumerate()
+    {
+        house.expect(0, args!("cp in.bin {}:there.bin", cell));
+        let back = format!("back-{n}.bin");
+        let document = house.json(0, args!("cp {}:there.bin {}", cell, back));
+        assert_eq!(
+            (&document["files"], &document["bytes"]),
+            (&1.into(), &2_000_000.into())
+        );
+        assert!(std::fs::read(house.path(&back)).unwrap() == data);
+        // A directory: under its own name into one that exists, with its user's owner.
+        house.expect(0, args!("cp tree {}:", cell));
+        let script = "tree/link/run.sh && test $(stat -c %u tree/below/run.sh) = $(id -u) && ln -s /etc tree/door && mkfifo tree/pipe";
+        assert_eq!(
+            house.expect(0, args!("exec {} -- sh -c {}", cell, script)),
+            "works\n"
+        );
+        // Out of a cell come files alone, whatever the links there lead to.
+        let out = house.path(&format!("out-{n}"));
+        let output = house.run(args!("cp {}:tree {}", cell, out.display()));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        for word in [
+            "door` was left out",
+            "link` was left out",
+            "pipe` was left out",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+        assert_eq!(
+            std::fs::metadata(out.join("below/run.sh")).unwrap().mode() & 0o777,
+            0o755
+        );
+        assert!(!out.join("door").exists() && std::fs::symlink_metadata(out.join("link")).is_err());
+        let missing = house.expect_refusal(3, args!("cp {}:no/such .", cell));
+        assert!(missing.contains("No such file"), "{missing}");
+        let refused = house.expect_refusal(3, args!("cp in.bin {}:no/such/place", cell));
+        assert!(refused.contains("`no/such`"), "{refused}");
+    }
+    house.expect_refusal(3, "cp no-such-file plain:");
+    house.expect_refusal(2, "cp in.bin out.bin");
+    house.expect_refusal(2, "cp plain:there.bin boxed:");
+}

@@ -1,0 +1,166 @@
+//! Secrets of a house: stored ones, files that only root reads, and houses of ordinary users.
+
+use crate::up;
+use abbey_testkit::args;
+use abbey_testkit::house::House;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
+
+const VALUE: &str = "sk-0123456789abcdef0123";
+const ONE: &str = "house: h\nagents:\n  a: { cell: process }\n";
+
+fn with_key(key: &str) -> String {
+    format!(
+        "{ONE}providers:\n  p: {{ kind: openai, base_url: 'http://127.0.0.1:1/v1', key: '{key}' }}\n"
+    )
+}
+
+fn set(house: &House, name: &str, value: &str) -> Option<i32> {
+    let mut child = house.command(args!("secret set {}", name));
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(value.as_bytes())
+        .unwrap();
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_secret_is_stored_for_the_control_plane_alone_listed_by_name_and_removed() {
+    let house = up(ONE);
+    assert!(
+        house
+            .expect(0, "secret list")
+            .contains("abbey secret set NAME")
+    );
+    assert_eq!(set(&house, "field", &format!("{VALUE}\n")), Some(0));
+    let file = house.home().join("credentials/field");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), VALUE);
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    house.manifest(&with_key("credential:field"));
+    house.expect(0, "up");
+    let listed = house.json(0, "secret list");
+    assert_eq!(listed["secrets"], serde_json::json!(["field"]));
+    assert!(!house.expect(0, "secret list").contains(VALUE));
+    std::fs::write(house.path("key.txt"), "another\r\n").unwrap();
+    house.expect(0, "secret set field --from-file key.txt");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "another");
+    // It stays so over a restart of the whole house.
+    house.expect(0, "down");
+    house.expect(0, "up");
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    for (name, value) in [
+        ("field", ""),
+        ("../x", VALUE),
+        ("a b", VALUE),
+        ("x", "a\0b"),
+    ] {
+        assert_eq!(set(&house, name, value), Some(2), "{name}");
+    }
+    house.expect(0, "secret rm field");
+    house.expect_refusal(3, "secret rm field");
+    let refused = house.expect(4, "plan");
+    assert!(refused.contains("abbey secret set"), "{refused}");
+}
+
+#[test]
+fn a_key_file_that_only_root_reads_is_read_by_the_helper_if_root_named_it() {
+    let house = up(ONE);
+    if !house.runs_as_root() {
+        return;
+    }
+    let key = house.path("p.key");
+    std::fs::write(&key, VALUE).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    house.manifest(&with_key("file:p.key"));
+    house.expect(0, "plan");
+    house.expect(0, "up");
+    assert!(
+        house
+            .expect(0, "doctor")
+            .contains("1 credentials can be read")
+    );
+    // Not over a directory that another user can change.
+    std::fs::set_permissions(house.path(""), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = house.expect(4, "plan");
+    assert!(refused.contains("others than root can change"), "{refused}");
+    std::fs::set_permissions(house.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
+    house.expect(0, "plan");
+}
+
+#[test]
+fn an_ordinary_users_first_house_comes_up_and_root_leaves_it_alone() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 61_234);
+    let port = house.ports.first;
+    house.expect(0, "init new");
+    let path = house.path("new/abbey.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        format!("{text}\nlisten: {{ address: 127.0.0.1:{port} }}\n"),
+    )
+    .unwrap();
+    house.expect(0, "up -f new/abbey.yaml");
+    house.expect(0, "down");
+    let owners = || {
+        let mut found: Vec<_> = std::fs::read_dir(house.home())
+            .unwrap()
+            .flatten()
+            .map(|e| (e.file_name(), e.metadata().unwrap()))
+            .map(|(name, m)| (name, m.uid(), m.mode()))
+            .collect();
+        found.sort();
+        found
+    };
+    let before = owners();
+    let by_root = |verb: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_abbey"))
+            .env("ABBEY_HOME", house.home())
+            .args(verb)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let file = path.display().to_string();
+    for verb in [
+        &["up", "-f", &file][..],
+        &["plan", "-f", &file],
+        &["down"],
+        &["secret", "set", "x", "--from-file", &file],
+    ] {
+        let (code, said) = by_root(verb);
+        assert_eq!(code, Some(1), "{verb:?}: {said}");
+        assert!(said.contains("belongs to user 61234"), "{said}");
+        assert_eq!(owners(), before, "{verb:?}");
+    }
+    house.expect(0, "up -f new/abbey.yaml");
+}
+
+#[test]
+fn a_waiver_of_the_defaults_reaches_services_and_refusals_name_its_place() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 61_235);
+    let services = "services:\n  s: { cell: process, command: [sleep, '3600'], probe: none }\n";
+    house.manifest(&format!("house: h\n{services}agents:\n  a: {{}}\n"));
+    let refused = house.expect(4, "plan");
+    for place in ["agents.a.waive", "services.s.waive", "defaults.waive"] {
+        assert!(refused.contains(place), "{refused}");
+    }
+    house.manifest(&format!(
+        "house: h\ndefaults: {{ waive: [limits] }}\n{services}agents:\n  a: {{}}\n"
+    ));
+    house.expect(0, "up");
+    let refused = house.expect_refusal(125, "run -- true");
+    assert!(refused.contains("--waive limits"), "{refused}");
+}

@@ -1,0 +1,381 @@
+//! Files on their way into a cell or out of it, as a tar stream: the sender runs on one side, the receiver on the other.
+//!
+//! Either side may be hostile to the other, and an agent may change its files meanwhile. Nothing below the named path is
+//! reached through a link: each directory and file is opened in its directory's handle, without following links.
+
+use crate::files::archive::open_below;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Deepest directory; an agent could nest without end.
+const DEPTH_MAX: usize = 128;
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Number of files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Writes the file or directory `source` to `to` as a tar stream with one entry at its top. Links below a directory are
+/// sent as links; what is no file, directory or link is left out, and `left_out` gets a sentence about it.
+///
+/// # Errors
+/// If something cannot be read, or `to` not be written.
+pub fn send_files(
+    source: &Path,
+    to: impl Write,
+    left_out: &mut dyn FnMut(String),
+) -> io::Result<Copied> {
+    let name = match source.file_name() {
+        Some(name) => name.to_owned(),
+        None => {
+            let whole = source.canonicalize()?;
+            whole.file_name().unwrap_or(OsStr::new("root")).to_owned()
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(source, flags, Mode::empty())?;
+    let mut sender = Sender {
+        archive: tar::Builder::new(to),
+        copied: Copied::default(),
+        left_out,
+    };
+    let file = File::from(opened);
+    let found = file.metadata()?;
+    if found.is_dir() {
+        sender.send_directory(&OwnedFd::from(file), Path::new(&name), found.mode(), 0)?;
+    } else if found.is_file() {
+        sender.send_file(file, Path::new(&name))?;
+    } else {
+        return Err(io::Error::other("it is neither a file nor a directory"));
+    }
+    sender.archive.into_inner()?.flush()?;
+    Ok(sender.copied)
+}
+
+struct Sender<'a, W: Write> {
+    archive: tar::Builder<W>,
+    copied: Copied,
+    left_out: &'a mut dyn FnMut(String),
+}
+
+impl<W: Write> Sender<'_, W> {
+    fn send_directory(
+        &mut self,
+        dir: &OwnedFd,
+        path: &Path,
+        mode: u32,
+        depth: usize,
+    ) -> io::Result<()> {
+        if depth > DEPTH_MAX {
+            let text = format!("`{}` is nested too deeply", path.display());
+            return Err(io::Error::other(text));
+        }
+        let mut header = tar_header(tar::EntryType::Directory, mode, 0);
+        self.archive.append_data(&mut header, path, io::empty())?;
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let path = path.join(OsStr::from_bytes(name));
+            // What vanishes while it is read is left out.
+            let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let below = open_below(dir, name, OFlags::DIRECTORY)?;
+                    self.send_directory(&below, &path, stat.st_mode, depth + 1)?;
+                }
+                FileType::RegularFile => {
+                    let file = File::from(open_below(dir, name, OFlags::empty())?);
+                    self.send_file(file, &path)?;
+                }
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(dir, name, Vec::new())?;
+                    let mut header = tar_header(tar::EntryType::Symlink, 0o777, 0);
+                    let target = OsStr::from_bytes(target.as_bytes());
+                    self.archive.append_link(&mut header, &path, target)?;
+                }
+                _ => (self.left_out)(format!(
+                    "`{}` was left out: it is no file, directory or link",
+                    path.display()
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_file(&mut self, file: File, path: &Path) -> io::Result<()> {
+        let found = file.metadata()?;
+        if !found.is_file() {
+            let text = format!("`{}` changed while it was read", path.display());
+            return Err(io::Error::other(text));
+        }
+        let mut header = tar_header(tar::EntryType::Regular, found.mode(), found.len());
+        // The header has its length: a file that grows is cut there, and one that shrinks ends in zeros.
+        let content = file.chain(io::repeat(0)).take(found.len());
+        self.archive.append_data(&mut header, path, content)?;
+        self.copied.files += 1;
+        self.copied.bytes += found.len();
+        Ok(())
+    }
+}
+
+fn tar_header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode & 0o777);
+    header.set_size(size);
+    header
+}
+
+/// Reads the tar stream of [`send_files`] and writes it to `target`: into it if that is a directory, and otherwise under
+/// that name. Existing files are replaced whole. `links` says whether links are made; otherwise they are left out, and
+/// `left_out` gets a sentence about each.
+///
+/// # Errors
+/// If the stream is invalid or ends early, or something cannot be written. What was written by then stays.
+pub fn receive_files(
+    target: &Path,
+    from: impl Read,
+    links: bool,
+    left_out: &mut dyn FnMut(String),
+) -> io::Result<Copied> {
+    let into = fs::metadata(target).is_ok_and(|m| m.is_dir());
+    let (base, renamed) = match (into, target.file_name()) {
+        (true, _) | (false, None) => (target, None),
+        (false, Some(name)) => {
+            let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), Some(name))
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base_dir = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| {
+        let e = io::Error::from(e);
+        io::Error::new(e.kind(), format!("directory `{}`: {e}", base.display()))
+    })?;
+    let wants_directory = !into && target.as_os_str().as_bytes().ends_with(b"/");
+    let mut copied = Copied::default();
+    let mut archive = tar::Archive::new(from);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let parts = plain_parts(&path)?;
+        let Some((top, below)) = parts.split_first() else {
+            continue;
+        };
+        let mut parts = vec![renamed.unwrap_or(top)];
+        parts.extend(below.iter().copied());
+        let (name, parents) = parts
+            .split_last()
+            .map(|(n, p)| (n.as_bytes(), p))
+            .unwrap_or_default();
+        let mut dir = base_dir.try_clone()?;
+        for part in parents {
+            dir = open_below(&dir, part.as_bytes(), OFlags::DIRECTORY)?;
+        }
+        let at = |e: io::Error| io::Error::new(e.kind(), format!("`{}`: {e}", path.display()));
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {
+                let mode = Mode::from_raw_mode(entry.header().mode()? & 0o777 | 0o700);
+                match rustix::fs::mkdirat(&dir, name, mode) {
+                    Ok(()) => {}
+                    Err(rustix::io::Errno::EXIST) => {
+                        open_below(&dir, name, OFlags::DIRECTORY).map_err(at)?;
+                    }
+                    Err(e) => return Err(at(e.into())),
+                }
+            }
+            tar::EntryType::Regular if below.is_empty() && wants_directory => {
+                return Err(at(io::ErrorKind::NotADirectory.into()));
+            }
+            tar::EntryType::Regular => {
+                let (mode, size) = (entry.header().mode()?, entry.size());
+                replace_file(&dir, name, mode, size, &mut entry).map_err(at)?;
+                copied.files += 1;
+                copied.bytes += size;
+            }
+            tar::EntryType::Symlink if links => {
+                let target = entry.link_name()?.map(PathBuf::from).unwrap_or_default();
+                let temporary = temporary_name();
+                rustix::fs::symlinkat(&target, &dir, &temporary).map_err(|e| at(e.into()))?;
+                publish(&dir, &temporary, name).map_err(at)?;
+            }
+            tar::EntryType::Symlink => left_out(format!(
+                "`{}` was left out: links are not copied out of a cell",
+                path.display()
+            )),
+            _ => {
+                return Err(at(io::Error::other(
+                    "an entry of this kind is not accepted",
+                )));
+            }
+        }
+    }
+    // The sender must not fail because its last padding is not read.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    Ok(copied)
+}
+
+/// Parts of a path that stays where it begins.
+fn plain_parts(path: &Path) -> io::Result<Vec<&OsStr>> {
+    let parts = path.components().filter(|c| *c != Component::CurDir);
+    let parts = parts.map(|c| match c {
+        Component::Normal(part) => Ok(part),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the path `{}` leads out of the target", path.display()),
+        )),
+    });
+    parts.collect()
+}
+
+fn temporary_name() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!(".abbey-cp-{}-{n}", std::process::id())
+}
+
+/// Writes a file beside the old one and puts it in its place whole.
+fn replace_file(
+    dir: &OwnedFd,
+    name: &[u8],
+    mode: u32,
+    size: u64,
+    content: &mut impl Read,
+) -> io::Result<()> {
+    let temporary = temporary_name();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(0o600))?;
+    let mut file = File::from(file);
+    let written = io::copy(content, &mut file).and_then(|n| match n == size {
+        true => Ok(rustix::fs::fchmod(
+            &file,
+            Mode::from_raw_mode(mode & 0o777),
+        )?),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    });
+    match written {
+        Ok(()) => publish(dir, &temporary, name),
+        Err(e) => {
+            let _left_behind = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+            Err(e)
+        }
+    }
+}
+
+/// Puts a temporary entry in the place of a file or link, never in that of a device or a socket.
+fn publish(dir: impl AsFd, temporary: &str, name: &[u8]) -> io::Result<()> {
+    let dir = dir.as_fd();
+    let replaced = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(_) => true,
+        Ok(stat) => matches!(
+            FileType::from_raw_mode(stat.st_mode),
+            FileType::RegularFile | FileType::Symlink
+        ),
+    };
+    let done = match replaced {
+        true => rustix::fs::renameat(dir, temporary, dir, name).map_err(io::Error::from),
+        false => Err(io::Error::other("it exists and is not a file")),
+    };
+    if done.is_err() {
+        let _left_behind = rustix::fs::unlinkat(dir, temporary, AtFlags::empty());
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn sent(source: &Path) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        send_files(source, &mut bytes, &mut |_| {}).unwrap();
+        bytes
+    }
+
+    fn receive(target: &Path, bytes: &[u8]) -> io::Result<Copied> {
+        receive_files(target, bytes, false, &mut |_| {})
+    }
+
+    #[test]
+    fn a_tree_arrives_under_its_name_or_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("tree");
+        fs::create_dir_all(source.join("below")).unwrap();
+        fs::write(source.join("below/file"), vec![7; 300_000]).unwrap();
+        fs::set_permissions(
+            source.join("below/file"),
+            fs::Permissions::from_mode(0o4755),
+        )
+        .unwrap();
+        symlink("/etc/passwd", source.join("link")).unwrap();
+        let target = dir.path().join("target");
+        fs::create_dir(&target).unwrap();
+        let bytes = sent(&source);
+        let copied = receive(&target, &bytes).unwrap();
+        assert_eq!((copied.files, copied.bytes), (1, 300_000));
+        receive(&dir.path().join("renamed"), &bytes).unwrap();
+        for at in [target.join("tree"), dir.path().join("renamed")] {
+            let file = at.join("below/file");
+            assert_eq!(fs::read(&file).unwrap(), vec![7; 300_000]);
+            assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o755);
+            assert!(fs::symlink_metadata(at.join("link")).is_err());
+        }
+        receive_files(&target, &bytes[..], true, &mut |_| {}).unwrap();
+        let link = fs::read_link(target.join("tree/link")).unwrap();
+        assert_eq!(link, Path::new("/etc/passwd"));
+    }
+
+    #[test]
+    fn a_hostile_stream_writes_nothing_outside_of_its_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, outside) = (dir.path().join("target"), dir.path().join("outside"));
+        fs::create_dir(&target).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, target.join("door")).unwrap();
+        for name in ["../outside/x", "/outside/x", "door/x", "a/../../outside/x"] {
+            let mut archive = tar::Builder::new(Vec::new());
+            let mut header = tar_header(tar::EntryType::Regular, 0o644, 1);
+            let field = &mut header.as_old_mut().name;
+            field[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, &b"x"[..]).unwrap();
+            let bytes = archive.into_inner().unwrap();
+            assert!(receive(&target, &bytes).is_err(), "{name}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // A link in place of a file is replaced, and what it leads to is left alone.
+        fs::write(outside.join("kept"), "kept").unwrap();
+        symlink(outside.join("kept"), target.join("file")).unwrap();
+        fs::write(dir.path().join("file"), "new").unwrap();
+        receive(&target, &sent(&dir.path().join("file"))).unwrap();
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_stream_that_ends_early_leaves_no_half_file() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), vec![7; 100_000]).unwrap();
+        let bytes = sent(&dir.path().join("file"));
+        let target = dir.path().join("target");
+        fs::create_dir(&target).unwrap();
+        assert!(receive(&target, &bytes[..50_000]).is_err());
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    }
+}
