@@ -56,6 +56,7 @@ enum Started {
 }
 
 fn start_serve(home: &Home) -> Result<Started, Failure> {
+    home.check_owner()?;
     let log = home.serve_log_file();
     let prepared = || -> std::io::Result<std::fs::File> {
         use std::os::unix::fs::OpenOptionsExt;

@@ -14,6 +14,7 @@ mod backend_conformance;
 mod command_line;
 mod compatibility_api;
 mod concurrency;
+mod confinement;
 mod containers;
 mod containment;
 mod convergence;

@@ -1,19 +1,15 @@
-//! Agents' files in one archive. Each is opened beneath its directory without following links, so
-//! that nothing an agent puts there, or swaps while we read, leads out of it.
+//! Agents' files in one archive, each opened beneath its directory.
 
 use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
-use crate::files::archive::{
-    EXCLUDED, LEFT_OUT, UNLOADED, add_directory, is_credential, open_below,
-};
+use crate::files::archive::{EXCLUDED, LEFT_OUT, UNLOADED, add_directory, is_credential};
+use crate::files::store::ensure_dir;
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
-use rustix::fs::{CWD, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
 
@@ -38,13 +34,12 @@ pub(super) fn pack_agents(
             super::disks::mount_owner_disks(config, owner, disks)?;
         }
     }
-    let home = &config.home;
+    let home = config.open_home()?;
     let mut archive = tar::Builder::new(File::from(to));
     let mut name = PathBuf::from("agents");
     name.extend(one.map(Slug::as_str));
-    let agents = &home.join(&name);
-    let dir = open_below(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
-        .map_err(Error::file("open", agents))?;
+    let agents = &config.home.join(&name);
+    let dir = home.open_dir(&name).map_err(Error::file("open", agents))?;
     let depth = usize::from(one.is_some());
     add_directory(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
     for (owner, allocation) in owners() {
@@ -53,9 +48,9 @@ pub(super) fn pack_agents(
         }
     }
     if one.is_none() {
-        let allocations = home.join("hostd/claims.json");
-        archive
-            .append_path_with_name(&allocations, "hostd/claims.json")
+        let allocations = Path::new("hostd/claims.json");
+        home.open_file(allocations)
+            .and_then(|mut file| archive.append_file(allocations, &mut file))
             .map_err(Error::file("pack", allocations))?;
     }
     // Dropping it would write the end.
@@ -76,20 +71,18 @@ fn microvm(
         let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
     }
-    let staging = config.owner_dir(owner).join(UNLOADED);
-    let _left_by_a_crash = std::fs::remove_dir_all(&staging);
-    std::fs::create_dir(&staging).map_err(Error::file("make", &staging))?;
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::Permissions::from_mode(0o711);
-    let packed = std::fs::set_permissions(&staging, mode)
-        .map_err(Error::file("protect", &staging))
-        .and_then(|()| drives::extract_drive_files(owner, &config.owner_dir(owner), &staging, uid))
-        .and_then(|()| {
-            let dir = open_below(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
-            dir.and_then(|dir| add_directory(archive, &dir, &name, 0))
-                .map_err(Error::file("pack", &staging))
-        });
-    let _swept_with_the_house = std::fs::remove_dir_all(&staging);
+    let (files, staging) = (
+        config.owner_dir(owner),
+        config.owner_dir(owner).join(UNLOADED),
+    );
+    let handle = config.open_owner_dir(owner)?;
+    let failed = |what| Error::file(what, &staging);
+    // What a crash left.
+    handle.remove_tree(UNLOADED).map_err(failed("remove"))?;
+    let dir = ensure_dir(&handle, UNLOADED, 0o711, (0, 0))?;
+    let packed = drives::extract_drive_files(owner, &files, &staging, uid)
+        .and_then(|()| add_directory(archive, &dir, &name, 0).map_err(failed("pack")));
+    let _swept_with_the_house = handle.remove_tree(UNLOADED);
     packed
 }
 

@@ -49,6 +49,16 @@ pub enum Error {
         /// Directory that the users of agents cannot enter.
         dir: PathBuf,
     },
+    /// The home belongs to another user, who could change it while this process works in it.
+    #[error(
+        "the home `{home}` cannot be used: {why}; run the command as that user, or choose another home with `--home`"
+    )]
+    ForeignHome {
+        /// Path of the home.
+        home: PathBuf,
+        /// Both users.
+        why: String,
+    },
     /// The operator API's listener could not be opened.
     #[error("the operator API cannot listen on {address}: {why}")]
     Listen {
@@ -88,6 +98,7 @@ impl Error {
             Error::File { .. }
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }
+            | Error::ForeignHome { .. }
             | Error::Cell(_) => FaultKind::Host,
             Error::Damaged { .. } => FaultKind::Internal,
             Error::Locked { .. } | Error::Listen { .. } => FaultKind::Conflict,
