@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -23,10 +23,29 @@ const ANSWER_MAX: usize = 64 << 20;
 /// Where the house answers.
 #[derive(Debug, Clone)]
 pub enum Endpoint {
-    /// A Unix socket.
-    Unix(PathBuf),
+    /// A Unix socket, at which a process of this user or of root must listen: whoever can put a socket in its place
+    /// would be sent the credential.
+    Unix {
+        /// Path of the socket.
+        path: PathBuf,
+        /// User who may listen there, beside root.
+        user: u32,
+    },
     /// `HOST:PORT`, plain HTTP: the agent API in a cell.
     Tcp(String),
+}
+
+/// Connects to a Unix socket at which a process of `user` or of root listens.
+async fn connect_to_user(path: &Path, user: u32) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    let found = stream.peer_cred()?.uid();
+    match found == user || found == 0 {
+        true => Ok(stream),
+        false => Err(std::io::Error::new(
+            std::io::ErrorKind::PermissionDenied,
+            format!("user {found} listens there, not user {user}"),
+        )),
+    }
 }
 
 /// What went wrong.
@@ -231,9 +250,11 @@ impl Transport {
     ) -> Result<Response<hyper::body::Incoming>, Error> {
         let unreachable = |at: String| move |source| Error::Unreachable { at, source };
         let (stream, host): (Box<dyn Stream>, String) = match &self.endpoint {
-            Endpoint::Unix(socket) => {
-                let at = socket.display().to_string();
-                let stream = UnixStream::connect(socket).await.map_err(unreachable(at))?;
+            Endpoint::Unix { path, user } => {
+                let at = path.display().to_string();
+                let stream = connect_to_user(path, *user)
+                    .await
+                    .map_err(unreachable(at))?;
                 (Box::new(stream), "abbey".to_owned())
             }
             Endpoint::Tcp(address) => {

@@ -4,6 +4,9 @@ use crate::exit::Failure;
 use abbey_api::client::{Client, Endpoint};
 use abbey_daemon::Home;
 use abbey_model::Secret;
+use abbey_support::beneath::DirHandle;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -40,31 +43,37 @@ pub(crate) async fn is_control_plane_up(home: &Home) -> bool {
     status.is_ok_and(|s| s == 200)
 }
 
+/// Most of a credential's file that is read, bytes.
+const TOKEN_MAX: u64 = 4096;
+
 /// Client of the operator API of the house in this home, with the credential of the operator.
 ///
 /// # Errors
 /// Exit code 6 if the directory contains no house; exit code 1 if the credential cannot be read.
 pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
     let path = home.operator_token_file();
-    let token = match std::fs::read_to_string(&path) {
-        Ok(text) => Secret::new(text.trim()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::plain(format!(
-                "there is no house in `{}`",
-                home.root().display()
-            ))
-            .with_code(crate::exit::UNREACHABLE)
-            .hint("`abbey up` starts a house; `--home` or ABBEY_HOME selects another directory"));
-        }
-        Err(e) => {
-            return Err(Failure::plain(format!(
-                "cannot read the operator's credential `{}`: {e}",
-                path.display()
-            )));
-        }
+    // The control plane's user can put a link or another file there.
+    let read = || {
+        let root = DirHandle::open_trusted(home.root())?;
+        let mut file = root.open_file("operator.token")?;
+        let owner = file.metadata()?.uid();
+        let mut text = String::new();
+        Read::by_ref(&mut file)
+            .take(TOKEN_MAX)
+            .read_to_string(&mut text)?;
+        Ok((Secret::new(text.trim()), owner))
     };
-    Ok(Client::new(
-        Endpoint::Unix(home.operator_api_socket()),
-        Some(token),
-    ))
+    let (token, user) = read().map_err(|e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::plain(format!("there is no house in `{}`", home.root().display()))
+                .with_code(crate::exit::UNREACHABLE)
+                .hint("`abbey up` starts a house; `--home` or ABBEY_HOME selects another directory")
+        }
+        _ => Failure::plain(format!(
+            "cannot read the operator's credential `{}`: {e}",
+            path.display()
+        )),
+    })?;
+    let path = home.operator_api_socket();
+    Ok(Client::new(Endpoint::Unix { path, user }, Some(token)))
 }

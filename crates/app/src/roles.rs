@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs an internal role of this binary, such as `serve` or `hostd`, until it ends. The first argument names the
 /// role. Returns its exit code, 2 for an unknown role.
@@ -116,7 +117,9 @@ fn serve(args: &[OsString]) -> ExitCode {
     let _ours_alone = rustix::process::setsid();
     tracing_subscriber::fmt()
         .json()
-        .with_writer(std::io::stderr)
+        .with_writer(|| LossyLog)
+        // What it would print about a line that it cannot write, it would print to the same full disk, and panic.
+        .log_internal_errors(false)
         .with_max_level(tracing::Level::INFO)
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
@@ -152,6 +155,38 @@ fn serve(args: &[OsString]) -> ExitCode {
     match runtime.block_on(abbey_daemon::serve(options)) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => report_failed_start(error),
+    }
+}
+
+/// Lines of the log that could not be written since the last one that was.
+static LOST_LINES: AtomicU64 = AtomicU64::new(0);
+
+/// Standard error as a log that never fails: a line for which there is no space is counted, and the next one that fits is
+/// followed by how many are missing.
+struct LossyLog;
+
+impl Write for LossyLog {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut log = std::io::stderr().lock();
+        if log.write_all(line).is_err() {
+            LOST_LINES.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let lost = LOST_LINES.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let note = serde_json::json!({
+                "level": "WARN",
+                "fields": { "message": "lines of this log could not be written and are lost", "lines": lost },
+            });
+            if writeln!(log, "{note}").is_err() {
+                LOST_LINES.fetch_add(lost, Ordering::Relaxed);
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

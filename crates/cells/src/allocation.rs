@@ -105,6 +105,10 @@ impl Allocations {
         owner: &CellName,
         allocation: Allocation,
     ) -> std::result::Result<(), String> {
+        // Disks are made beside the files, and only the directory of an agent is not the owner's to change.
+        if allocation.disks.is_some() && !matches!(owner, CellName::Agent(_)) {
+            return Err(format!("{owner} is no agent, so it cannot have disks"));
+        }
         if let Some(uid) = allocation.uid {
             let range = self.uid_first + 1..self.uid_first + UIDS;
             if !range.contains(&uid) {

@@ -3,8 +3,8 @@
 //! Either side may be hostile to the other, and an agent may change its files meanwhile. Nothing below the named path is
 //! reached through a link: each directory and file is opened in its directory's handle, without following links.
 
-use crate::files::archive::open_below;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use abbey_support::beneath::DirHandle;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -52,7 +52,12 @@ pub fn send_files(
     let file = File::from(opened);
     let found = file.metadata()?;
     if found.is_dir() {
-        sender.send_directory(&OwnedFd::from(file), Path::new(&name), found.mode(), 0)?;
+        sender.send_directory(
+            &OwnedFd::from(file).into(),
+            Path::new(&name),
+            found.mode(),
+            0,
+        )?;
     } else if found.is_file() {
         sender.send_file(file, Path::new(&name))?;
     } else {
@@ -71,7 +76,7 @@ struct Sender<'a, W: Write> {
 impl<W: Write> Sender<'_, W> {
     fn send_directory(
         &mut self,
-        dir: &OwnedFd,
+        dir: &DirHandle,
         path: &Path,
         mode: u32,
         depth: usize,
@@ -82,28 +87,23 @@ impl<W: Write> Sender<'_, W> {
         }
         let mut header = tar_header(tar::EntryType::Directory, mode, 0);
         self.archive.append_data(&mut header, path, io::empty())?;
-        for entry in Dir::read_from(dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let path = path.join(OsStr::from_bytes(name));
+        for name in dir.names()? {
+            let path = path.join(&name);
             // What vanishes while it is read is left out.
-            let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            let Ok(Some(stat)) = dir.stat_entry(&name) else {
                 continue;
             };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
-                    let below = open_below(dir, name, OFlags::DIRECTORY)?;
+                    let below = dir.open_dir(&name)?;
                     self.send_directory(&below, &path, stat.st_mode, depth + 1)?;
                 }
                 FileType::RegularFile => {
-                    let file = File::from(open_below(dir, name, OFlags::empty())?);
+                    let file = File::from(dir.open_entry(&name)?);
                     self.send_file(file, &path)?;
                 }
                 FileType::Symlink => {
-                    let target = rustix::fs::readlinkat(dir, name, Vec::new())?;
+                    let target = rustix::fs::readlinkat(dir, &name, Vec::new())?;
                     let mut header = tar_header(tar::EntryType::Symlink, 0o777, 0);
                     let target = OsStr::from_bytes(target.as_bytes());
                     self.archive.append_link(&mut header, &path, target)?;
@@ -161,11 +161,8 @@ pub fn receive_files(
             (parent.unwrap_or(Path::new(".")), Some(name))
         }
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let base_dir = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| {
-        let e = io::Error::from(e);
-        io::Error::new(e.kind(), format!("directory `{}`: {e}", base.display()))
-    })?;
+    let base_dir = DirHandle::open_trusted(base)
+        .map_err(|e| io::Error::new(e.kind(), format!("directory `{}`: {e}", base.display())))?;
     let wants_directory = !into && target.as_os_str().as_bytes().ends_with(b"/");
     let mut copied = Copied::default();
     let mut archive = tar::Archive::new(from);
@@ -182,9 +179,9 @@ pub fn receive_files(
             .split_last()
             .map(|(n, p)| (n.as_bytes(), p))
             .unwrap_or_default();
-        let mut dir = base_dir.try_clone()?;
+        let mut dir = base_dir.open_dir(".")?;
         for part in parents {
-            dir = open_below(&dir, part.as_bytes(), OFlags::DIRECTORY)?;
+            dir = dir.open_dir(part)?;
         }
         let at = |e: io::Error| io::Error::new(e.kind(), format!("`{}`: {e}", path.display()));
         match entry.header().entry_type() {
@@ -193,7 +190,7 @@ pub fn receive_files(
                 match rustix::fs::mkdirat(&dir, name, mode) {
                     Ok(()) => {}
                     Err(rustix::io::Errno::EXIST) => {
-                        open_below(&dir, name, OFlags::DIRECTORY).map_err(at)?;
+                        dir.open_dir(OsStr::from_bytes(name)).map_err(at)?;
                     }
                     Err(e) => return Err(at(e.into())),
                 }
@@ -251,7 +248,7 @@ fn temporary_name() -> String {
 
 /// Writes a file beside the old one and puts it in its place whole.
 fn replace_file(
-    dir: &OwnedFd,
+    dir: &DirHandle,
     name: &[u8],
     mode: u32,
     size: u64,

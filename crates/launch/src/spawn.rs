@@ -62,8 +62,8 @@ const STAGES: [&str; 9] = [
     "join a control group",
     "start a session",
     "set a resource limit",
-    "enter the working directory",
     "become its user",
+    "enter the working directory",
     "forbid new privileges",
     "arrange descriptors",
     "tie its life to the shim",
@@ -150,16 +150,16 @@ impl<'a> Prepared<'a> {
             if set_resource_limits(&self.spec.rlimits).is_err() {
                 return failed(2);
             }
-            // The directory is entered before the user changes: its parents need not be open.
-            if libc::chdir(self.spec.cwd.as_ptr()) != 0 {
-                return failed(3);
-            }
             libc::umask(0o077);
             if let Some(id) = self.spec.user
                 && (libc::setgroups(0, std::ptr::null()) != 0
                     || libc::setresgid(id, id, id) != 0
                     || libc::setresuid(id, id, id) != 0)
             {
+                return failed(3);
+            }
+            // As its user: a directory that the user may not enter lends it nothing below.
+            if libc::chdir(self.spec.cwd.as_ptr()) != 0 {
                 return failed(4);
             }
             if !self.spec.new_privileges && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0

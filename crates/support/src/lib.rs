@@ -1,9 +1,10 @@
-//! Small helpers that several crates need, each defined once: atomic file publication, SHA-256 in hexadecimal, URL
-//! escaping, delays between retries, frames on a connection, (feature `http`) one HTTP exchange over a Unix socket, and (feature `http-client`)
-//! a pooled HTTP client with TLS.
+//! Small helpers that several crates need, each defined once: file access beneath an open directory, atomic file
+//! publication, SHA-256 in hexadecimal, URL escaping, delays between retries, frames on a connection, (feature `http`)
+//! one HTTP exchange over a Unix socket, and (feature `http-client`) a pooled HTTP client with TLS.
 //!
 //! Deliberately absent: everything that knows a noun of Abbey. This crate depends on no other crate of the workspace.
 
+pub mod beneath;
 pub mod digest;
 pub mod file;
 pub mod frame;

@@ -16,6 +16,7 @@ mod backups;
 mod command_line;
 mod compatibility_api;
 mod concurrency;
+mod confinement;
 mod containers;
 mod containment;
 mod convergence;

@@ -1,13 +1,13 @@
 //! Archives of files that an agent can write to. Each file is opened beneath its directory without following links,
-//! so that nothing an agent puts there, or swaps while we read, leads out of it.
+//! so that nothing an agent puts there, or swaps while we read or write, leads out of it.
 
 use super::names::CREDENTIAL;
 use crate::{Error, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
-use std::fs::{self, File};
+use abbey_support::beneath::{DirHandle, set_owner_and_mode};
+use rustix::fs::FileType;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 /// Files that are never in a backup.
@@ -41,15 +41,18 @@ fn is_plain(path: &Path) -> bool {
 
 /// Unpacks the tar archive that arrives on `archive` into the empty directory `dir`, owned by `uid`.
 pub(crate) fn unpack_stream(dir: &Path, uid: Option<u32>, archive: OwnedFd) -> Result<()> {
-    unpack_archive(dir, uid, File::from(archive)).map_err(Error::file("unpack into", dir))
+    DirHandle::open(dir)
+        .and_then(|handle| unpack_archive(&handle, uid, File::from(archive)))
+        .map_err(Error::file("unpack into", dir))
 }
 
 /// Unpacks a tar archive of plain files and directories into the empty directory `dir`, owned by `uid`. Refuses
 /// links, paths that lead out of `dir`, more than 10,000 entries and more than 256 MiB.
-pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<()> {
-    if fs::read_dir(dir)?.next().is_some() {
+pub(crate) fn unpack_archive(dir: &DirHandle, uid: Option<u32>, archive: File) -> io::Result<()> {
+    if !dir.names()?.is_empty() {
         return Err(invalid_archive("it is not empty"));
     }
+    let owner = uid.map_or_else(own_user, |u| (u, u));
     let mut archive = tar::Archive::new(archive);
     let mut left = BYTES_MAX;
     for (n, entry) in archive.entries()?.enumerate() {
@@ -66,18 +69,13 @@ pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io:
             _ if !is_plain(&path) => {
                 return Err(invalid_archive("a path leads out of the directory"));
             }
-            tar::EntryType::Directory => make_dirs(dir, &path, uid)?,
+            tar::EntryType::Directory => drop(make_dirs(dir, &path, owner)?),
             tar::EntryType::Regular => {
-                if let Some(parent) = path.parent().filter(|p| is_plain(p)) {
-                    make_dirs(dir, parent, uid)?;
-                }
-                let to = dir.join(&path);
-                let mut file = File::create_new(&to)?;
+                let parent = make_dirs(dir, path.parent().unwrap_or(Path::new("")), owner)?;
+                let mut file = parent.create_file(path.file_name().unwrap_or_default(), 0o600)?;
                 io::copy(&mut entry, &mut file)?;
-                use std::os::unix::fs::PermissionsExt;
                 let mode = entry.header().mode()? & 0o777 | 0o600;
-                file.set_permissions(fs::Permissions::from_mode(mode))?;
-                std::os::unix::fs::fchown(&file, uid, uid)?;
+                set_owner_and_mode(&file, owner, mode)?;
             }
             _ => {
                 return Err(invalid_archive(
@@ -89,29 +87,38 @@ pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io:
     Ok(())
 }
 
-fn make_dirs(dir: &Path, path: &Path, uid: Option<u32>) -> io::Result<()> {
-    let mut at = dir.to_owned();
+fn own_user() -> (u32, u32) {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    (uid.as_raw(), gid.as_raw())
+}
+
+/// Opens the directory at a plain path below `dir`; creates what is missing of it.
+fn make_dirs(dir: &DirHandle, path: &Path, owner: (u32, u32)) -> io::Result<DirHandle> {
+    let mut at = dir.open_dir(".")?;
     for part in path.components() {
-        at.push(part);
-        match fs::create_dir(&at) {
-            Ok(()) => std::os::unix::fs::chown(&at, uid, uid)?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+        if let Component::Normal(part) = part {
+            at = match at.open_dir(part) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    at.ensure_dir(part, 0o755, owner)?
+                }
+                opened => opened?,
+            };
         }
     }
-    Ok(())
+    Ok(at)
 }
 
 /// Writes a complete tar archive of `paths` below `dir` to the descriptor `to`; links are not followed.
 pub(crate) fn pack_to_stream(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<()> {
-    let end = pack_unfinished(dir, paths, to)?.into_inner();
+    let handle = DirHandle::open(dir).map_err(Error::file("open", dir))?;
+    let end = pack_unfinished(&handle, paths, to)?.into_inner();
     end.map(drop).map_err(Error::file("take along from", dir))
 }
 
 /// Writes a tar archive of `paths` below `dir` to `to` and returns it unfinished, so that the caller can add
 /// entries.
 pub(crate) fn pack_unfinished(
-    dir: &Path,
+    dir: &DirHandle,
     paths: &[PathBuf],
     to: OwnedFd,
 ) -> Result<tar::Builder<File>> {
@@ -137,46 +144,34 @@ pub(crate) fn is_credential(path: &Path) -> bool {
     below.starts_with("home/services") || first.starts_with(CREDENTIAL)
 }
 
-/// Opens `name` in the open directory `at` for reading, without following a link. `kind` adds flags such as
-/// `O_DIRECTORY`.
-pub(crate) fn open_below(at: impl AsFd, name: &[u8], kind: OFlags) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | kind;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
-}
-
 /// Adds the content of an open directory to a tar archive under `name`, recursively to depth 64. Skips links,
 /// credentials, and entries that vanish meanwhile.
 pub(crate) fn add_directory(
     archive: &mut tar::Builder<File>,
-    dir: &OwnedFd,
+    dir: &DirHandle,
     name: &Path,
     depth: usize,
 ) -> io::Result<()> {
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let bytes = entry.file_name().to_bytes();
-        if bytes == b"." || bytes == b".." {
-            continue;
-        }
-        let path = name.join(std::ffi::OsStr::from_bytes(bytes));
+    for entry in dir.names()? {
+        let path = name.join(&entry);
         if is_credential(&path) {
             continue;
         }
         // An agent may remove or swap an entry while we read: what is gone is left out.
-        let Ok(stat) = rustix::fs::statat(dir, bytes, AtFlags::SYMLINK_NOFOLLOW) else {
+        let Ok(Some(stat)) = dir.stat_entry(&entry) else {
             continue;
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if LEFT_OUT.iter().any(|l| l.as_bytes() == bytes) => {}
+            FileType::Directory if LEFT_OUT.iter().any(|l| *l == entry) => {}
             FileType::Directory if depth < DEPTH_MAX => {
-                let Ok(below) = open_below(dir, bytes, OFlags::DIRECTORY) else {
+                let Ok(below) = dir.open_dir(&entry) else {
                     continue;
                 };
-                archive.append_dir(&path, format!("/proc/self/fd/{}", raw(&below)))?;
+                archive.append_dir(&path, below.proc_path())?;
                 add_directory(archive, &below, &path, depth + 1)?;
             }
-            FileType::RegularFile if !EXCLUDED.iter().any(|e| e.as_bytes() == bytes) => {
-                let Ok(fd) = open_below(dir, bytes, OFlags::empty()) else {
+            FileType::RegularFile if !EXCLUDED.iter().any(|e| *e == entry) => {
+                let Ok(fd) = dir.open_entry(&entry) else {
                     continue;
                 };
                 let mut file = File::from(fd);
@@ -192,32 +187,15 @@ pub(crate) fn add_directory(
 
 /// Adds one file or directory at a path below `root`, every part of it opened without following
 /// links.
-fn add_below(archive: &mut tar::Builder<File>, root: &Path, path: &Path) -> io::Result<()> {
-    let mut at = open_below(CWD, root.as_os_str().as_bytes(), OFlags::DIRECTORY)?;
-    let parts: Vec<&[u8]> = path
-        .iter()
-        .map(OsStrExt::as_bytes)
-        .filter(|p| *p != b".")
-        .collect();
-    let Some((last, parents)) = parts.split_last() else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    for part in parents {
-        at = open_below(&at, part, OFlags::DIRECTORY)?;
-    }
-    let fd = open_below(&at, last, OFlags::empty())?;
-    let stat = rustix::fs::fstat(&fd)?;
-    match FileType::from_raw_mode(stat.st_mode) {
+fn add_below(archive: &mut tar::Builder<File>, root: &DirHandle, path: &Path) -> io::Result<()> {
+    let fd = root.open_entry(path)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
         FileType::Directory => {
-            archive.append_dir(path, format!("/proc/self/fd/{}", raw(&fd)))?;
-            add_directory(archive, &fd, path, 0)
+            let dir = DirHandle::from(fd);
+            archive.append_dir(path, dir.proc_path())?;
+            add_directory(archive, &dir, path, 0)
         }
         FileType::RegularFile => archive.append_file(path, &mut File::from(fd)),
         _ => Err(io::Error::other("it is neither a file nor a directory")),
     }
-}
-
-fn raw(fd: &OwnedFd) -> i32 {
-    use std::os::fd::AsRawFd;
-    fd.as_raw_fd()
 }

@@ -9,5 +9,6 @@ pub(crate) use archive::{pack_to_stream, unpack_stream};
 pub(crate) use names::CREDENTIAL;
 pub use names::{FileEntry, FileName, NoteName};
 pub(crate) use store::{
-    list_removable_files, prepare_owner_files, read_file_written_by_house, read_owner_file,
+    list_removable_files, open_owner_dir, prepare_owner_files, read_file_written_by_house,
+    read_owner_file,
 };

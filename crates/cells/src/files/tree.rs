@@ -1,13 +1,13 @@
 //! Trees of files of agents and services in a backup. Everything is opened beneath the tree without following links.
 //! What cannot be carried is named, never silently left out.
 
-use super::archive::{DISKS, UNLOADED, open_below};
+use super::archive::{DISKS, UNLOADED};
 use super::names::CREDENTIAL;
-use rustix::fs::{AtFlags, Dir, FileType, OFlags};
+use abbey_support::beneath::DirHandle;
+use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -88,30 +88,25 @@ pub(crate) struct TreePacker<'a> {
 
 impl TreePacker<'_> {
     /// Adds the content of an open directory, whose name in the archive is `root`.
-    pub(crate) fn add(&mut self, dir: &OwnedFd, root: &Path) -> io::Result<()> {
+    pub(crate) fn add(&mut self, dir: &DirHandle, root: &Path) -> io::Result<()> {
         self.add_below(dir, root, Path::new(""), 0)
     }
 
     fn add_below(
         &mut self,
-        dir: &OwnedFd,
+        dir: &DirHandle,
         root: &Path,
         below: &Path,
         depth: usize,
     ) -> io::Result<()> {
-        for entry in Dir::read_from(dir)? {
-            let entry = entry?;
-            let bytes = entry.file_name().to_bytes();
-            if bytes == b"." || bytes == b".." {
-                continue;
-            }
-            let below = below.join(OsStr::from_bytes(bytes));
+        for entry in dir.names()? {
+            let below = below.join(&entry);
             let path = root.join(&below);
             if (self.skip)(&below) {
                 continue;
             }
             // The owner may remove or swap an entry while we read: what is gone is left out.
-            let Ok(stat) = rustix::fs::statat(dir, bytes, AtFlags::SYMLINK_NOFOLLOW) else {
+            let Ok(Some(stat)) = dir.stat_entry(&entry) else {
                 continue;
             };
             let mut header = header(&stat);
@@ -121,7 +116,7 @@ impl TreePacker<'_> {
                         .add(&path, "directories are carried to a depth of 256");
                 }
                 FileType::Directory => {
-                    let Ok(inner) = open_below(dir, bytes, OFlags::DIRECTORY) else {
+                    let Ok(inner) = dir.open_dir(&entry) else {
                         continue;
                     };
                     header.set_entry_type(tar::EntryType::Directory);
@@ -129,7 +124,7 @@ impl TreePacker<'_> {
                     self.add_below(&inner, root, &below, depth + 1)?;
                 }
                 FileType::RegularFile => {
-                    let Ok(fd) = open_below(dir, bytes, OFlags::empty()) else {
+                    let Ok(fd) = dir.open_entry(&entry) else {
                         continue;
                     };
                     let file = File::from(fd);
@@ -144,7 +139,7 @@ impl TreePacker<'_> {
                     self.archive.append_data(&mut header, &path, whole)?;
                 }
                 FileType::Symlink => {
-                    let Ok(target) = rustix::fs::readlinkat(dir, bytes, Vec::new()) else {
+                    let Ok(target) = rustix::fs::readlinkat(dir, &entry, Vec::new()) else {
                         continue;
                     };
                     let target = PathBuf::from(OsStr::from_bytes(target.to_bytes()));

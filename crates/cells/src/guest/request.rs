@@ -2,7 +2,9 @@
 
 use super::program::{launch_as_guest_user, read_to_end_bounded};
 use super::protocol::{GuestConfig, GuestReply, GuestRequest, UID};
-use crate::files::{FileEntry, pack_to_stream, prepare_owner_files, read_owner_file};
+use crate::files::{
+    FileEntry, open_owner_dir, pack_to_stream, prepare_owner_files, read_owner_file,
+};
 use crate::program_stream::{ProgramInvocation, follow_program, open_streams, report_not_run};
 use crate::sys::cgroup::ControlGroups;
 use crate::{Error, Result};
@@ -56,10 +58,17 @@ fn carry_out(config: &GuestConfig, ask: &GuestRequest, stream: &UnixStream) -> R
                     path: "files for an agent".into(),
                     why: e.to_string(),
                 })?;
-            prepare_owner_files(Path::new(AGENT), &config.cell, 0, Some(UID), &files)?;
+            prepare_owner_files(
+                &open_owner_dir(Path::new("/"))?,
+                "agent",
+                &config.cell,
+                0,
+                Some(UID),
+                &files,
+            )?;
         }
         GuestRequest::Read { file } => {
-            let text = read_owner_file(Path::new(AGENT), file)?;
+            let text = read_owner_file(&open_owner_dir(Path::new(AGENT))?, file)?;
             return Ok(GuestReply::Text { text });
         }
         GuestRequest::Pack {} | GuestRequest::Exec {} | GuestRequest::Attach { .. } => {}

@@ -1,7 +1,7 @@
 //! From a kernel that has just started to a microVM in which a program can run.
 
 use super::protocol::{CONTAINER_CONFIG, GuestConfig, UID};
-use crate::files::{FileEntry, list_removable_files, prepare_owner_files};
+use crate::files::{FileEntry, list_removable_files, open_owner_dir, prepare_owner_files};
 use crate::sys::cgroup::ControlGroups;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
@@ -204,7 +204,14 @@ pub(super) fn mount_drives_and_write_files(config: &GuestConfig) -> Result<()> {
                     files.push(FileEntry { name, content });
                 }
             }
-            prepare_owner_files(place, &config.cell, 0, Some(UID), &files)
+            prepare_owner_files(
+                &open_owner_dir(Path::new("/"))?,
+                "agent",
+                &config.cell,
+                0,
+                Some(UID),
+                &files,
+            )
         }
         CellName::Service(_) => own("/service"),
         CellName::Run(_) => own(WORK),

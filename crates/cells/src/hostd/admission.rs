@@ -2,13 +2,15 @@
 //! beyond its own cell is either derived here or compared with what was allocation.
 
 use super::HostdConfig;
-use crate::allocation::{Allocation, Allocations};
+use crate::allocation::{Allocation, Allocations, UIDS};
 use crate::external;
 use crate::files::archive::DISKS;
 use crate::microvm::drives::SIZE_MIN;
 use crate::spec::{BootOrigin, MicroVm};
 use crate::{Bind, CellSpec, ForwardTarget, ListenAddress, PortForward};
 use abbey_model::{CellKind, CellName, Slug, Vmm, overlap};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
 /// Largest drive, bytes.
@@ -106,9 +108,14 @@ pub(super) fn validate_spec(
             forward,
         )?;
     }
-    let binds = spec.sandbox.iter().flat_map(|s| &s.binds);
+    let binds = spec.sandbox.iter_mut().flat_map(|s| &mut s.binds);
     for bind in binds {
-        bindable(config, &cell, bind)?;
+        bindable(config, allocations, &cell, bind)?;
+    }
+    // What is beside its files in the directory of another owner is that owner's to change.
+    let own_drives = spec.microvm.as_ref().is_some_and(|m| m.drives.is_some());
+    if own_drives && !matches!(cell, CellName::Agent(_)) {
+        return Err(format!("{cell} is no agent, so it cannot have drives"));
     }
     Ok(spec)
 }
@@ -192,20 +199,25 @@ fn reachable(
 }
 
 /// A cell sees its own files, and of the rest of the host at most a program that everybody may
-/// run, and cannot write that.
-fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), String> {
+/// run, and cannot write that. The source becomes a path on which no owner can put a link.
+fn bindable(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    cell: &CellName,
+    bind: &mut Bind,
+) -> Result<(), String> {
     let plain = |path: &Path| {
         path.is_absolute()
             && path
                 .components()
                 .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
     };
-    let source = bind.source.display();
+    let source = bind.source.display().to_string();
     if !plain(&bind.source) || !plain(&bind.path) {
         return Err(format!("`{source}` is not a plain absolute path"));
     }
-    if bind.source.starts_with(config.owner_dir(cell)) {
-        return Ok(());
+    if let Ok(own) = bind.source.strip_prefix(config.owner_dir(cell)) {
+        return own_bind(cell, own).map_err(|why| format!("{why}: `{source}`"));
     }
     if bind.writable {
         return Err(format!("{cell} may not write `{source}`"));
@@ -214,13 +226,89 @@ fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), St
     if bind.source.starts_with(home) || home.starts_with(&bind.source) {
         return Err(format!("`{source}` belongs to the house, not to {cell}"));
     }
-    use std::os::unix::fs::PermissionsExt;
-    let program = std::fs::symlink_metadata(&bind.source)
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o005 == 0o005);
-    match program {
-        true => Ok(()),
-        false => Err(format!(
-            "`{source}` is not a program that everybody may run"
-        )),
+    let no_program = || format!("`{source}` is not a program that everybody may run");
+    let real = bind.source.canonicalize().map_err(|_| no_program())?;
+    let meta = real.symlink_metadata().map_err(|_| no_program())?;
+    if !meta.is_file() || meta.mode() & 0o005 != 0o005 || real.starts_with(home) {
+        return Err(no_program());
     }
+    if config.privileged {
+        let mut entry = meta;
+        for dir in real.ancestors().skip(1) {
+            let meta = dir.symlink_metadata().map_err(|_| no_program())?;
+            if meta.mode() & 0o001 == 0 {
+                return Err(no_program());
+            }
+            let replaceable = changeable(config, allocations, &meta, &entry);
+            entry = meta;
+            if replaceable {
+                return Err(format!(
+                    "`{source}` is in `{}`, which a user of this house can change",
+                    dir.display()
+                ));
+            }
+        }
+    }
+    bind.source = real;
+    Ok(())
+}
+
+/// An owner's directory as a whole, or an entry of it, but nothing below what the owner can replace by a link.
+fn own_bind(cell: &CellName, below: &Path) -> Result<(), String> {
+    let parts: Vec<_> = below.iter().collect();
+    let allowed = match (cell, parts.as_slice()) {
+        (CellName::Agent(_), [place]) => *place == "home" || *place == "workspace",
+        // A file of ours in a sticky directory of ours, as `verify_own_binds` checks.
+        (CellName::Agent(_), [place, _]) => *place == "workspace",
+        (CellName::Service(_) | CellName::Run(_), []) => true,
+        _ => false,
+    };
+    match allowed {
+        true => Ok(()),
+        false => Err("this part of its files cannot be mounted".to_owned()),
+    }
+}
+
+/// Whether the control plane's user or a cell's can replace an entry of a directory.
+fn changeable(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    dir: &Metadata,
+    entry: &Metadata,
+) -> bool {
+    let cells = allocations.uid_first..allocations.uid_first + UIDS;
+    let ours = |id: u32| id == config.serve_uid || cells.contains(&id);
+    let writable = dir.mode() & 0o002 != 0 || dir.mode() & 0o020 != 0 && ours(dir.gid());
+    let sticky = dir.mode() & 0o1000 != 0 && !ours(entry.uid());
+    ours(dir.uid()) || writable && !sticky
+}
+
+/// Checks that no source among a cell's own files is a link that its owner made; called once its disks are mounted.
+///
+/// # Errors
+/// A sentence that names the source.
+pub(super) fn verify_own_binds(config: &HostdConfig, spec: &CellSpec) -> Result<(), String> {
+    let files = config.owner_dir(&spec.cell);
+    let own_uid = rustix::process::geteuid().as_raw();
+    for bind in spec.sandbox.iter().flat_map(|s| &s.binds) {
+        let Ok(below) = bind.source.strip_prefix(&files) else {
+            continue;
+        };
+        let checked = config.open_owner_dir(&spec.cell).and_then(|dir| {
+            let failed = |e| crate::Error::file("mount", &bind.source)(e);
+            match below.iter().count() {
+                0 => Ok(()),
+                1 => dir.open_dir(below).map(drop).map_err(failed),
+                _ => {
+                    let found = dir.open_file(below).map_err(failed)?;
+                    match found.metadata().map_err(failed)?.uid() == own_uid {
+                        true => Ok(()),
+                        false => Err(failed(std::io::ErrorKind::PermissionDenied.into())),
+                    }
+                }
+            }
+        });
+        checked.map_err(|e| crate::error::error_chain(&e))?;
+    }
+    Ok(())
 }

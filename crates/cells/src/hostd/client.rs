@@ -58,6 +58,7 @@ impl HostdClient {
             .map_err(|e| gone(io::Error::other(e)))?;
         bytes.push(b'\n');
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
+        require_trusted_peer(&stream).map_err(gone)?;
         stream.set_read_timeout(patience).map_err(gone)?;
         descriptors::send_with_descriptors(&stream, &bytes, fds).map_err(gone)?;
         let mut lines = BufReader::new(&stream);
@@ -84,6 +85,18 @@ impl HostdClient {
             HostdReply::Failed { why } => Err(Error::Hostd { op, why }),
             reply => Ok(reply),
         }
+    }
+}
+
+/// Refuses a socket at which neither root nor the user of this process listens.
+fn require_trusted_peer(stream: &UnixStream) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?.uid;
+    match peer.is_root() || peer == rustix::process::geteuid() {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {} listens there, not root", peer.as_raw()),
+        )),
     }
 }
 

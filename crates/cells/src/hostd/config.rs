@@ -4,6 +4,7 @@ use super::checkpoints::checkpoint_file;
 use crate::sys::accounts;
 use crate::{Error, Result, allocation};
 use abbey_model::CellName;
+use abbey_support::beneath::DirHandle;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,14 +41,50 @@ impl HostdConfig {
     pub fn socket_path(home: &Path) -> PathBuf {
         home.join("run/hostd.sock")
     }
+    /// The house's directory, opened; everything that hostd does with files of others begins there.
+    ///
+    /// # Errors
+    /// If it is missing, or belongs to another user than this process.
+    pub(super) fn open_home(&self) -> Result<DirHandle> {
+        DirHandle::open_own(&self.home).map_err(Error::file("open", &self.home))
+    }
+    /// Directory in which owners of this kind have theirs, opened, and the name of this owner's in it.
+    ///
+    /// # Errors
+    /// As [`HostdConfig::open_home`].
+    pub(super) fn open_parent<'o>(&self, owner: &'o CellName) -> Result<(DirHandle, &'o str)> {
+        let kind = kind_dir(owner);
+        let parent = self
+            .open_home()?
+            .open_dir(kind)
+            .map_err(Error::file("open", self.home.join(kind)))?;
+        Ok((parent, owner.slug().as_str()))
+    }
+    /// Directory of an owner's files, opened without following a link.
+    ///
+    /// # Errors
+    /// As [`HostdConfig::open_home`], and if the owner has no directory.
+    pub(super) fn open_owner_dir(&self, owner: &CellName) -> Result<DirHandle> {
+        let (parent, name) = self.open_parent(owner)?;
+        parent
+            .open_dir(name)
+            .map_err(Error::file("open", self.owner_dir(owner)))
+    }
+    /// Whether a cell of this owner has records, so that its programs may be running.
+    pub(super) fn is_live(&self, owner: &CellName) -> bool {
+        fs::symlink_metadata(self.cell_records_dir().join(owner.to_string())).is_ok()
+    }
     /// Directory of an owner's files: `HOME/agents/NAME`, `HOME/services/NAME` or `HOME/runs/NAME`.
     pub(super) fn owner_dir(&self, owner: &CellName) -> PathBuf {
-        let kind = match owner {
-            CellName::Agent(_) => "agents",
-            CellName::Service(_) => "services",
-            CellName::Run(_) => "runs",
-        };
-        self.home.join(kind).join(owner.slug().as_str())
+        self.home.join(kind_dir(owner)).join(owner.slug().as_str())
+    }
+}
+
+fn kind_dir(owner: &CellName) -> &'static str {
+    match owner {
+        CellName::Agent(_) => "agents",
+        CellName::Service(_) => "services",
+        CellName::Run(_) => "runs",
     }
 }
 
@@ -65,6 +102,7 @@ impl HostdConfig {
             serve_uid: euid.as_raw(),
             privileged: euid.is_root(),
         };
+        config.open_home()?;
         let dir = config.hostd_dir();
         fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
         if config.privileged {

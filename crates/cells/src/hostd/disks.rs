@@ -54,7 +54,9 @@ pub(super) fn mount_owner_disks(
 ) -> Result<()> {
     let files = config.owner_dir(owner);
     let dir = files.join(DISKS);
-    if !files.exists() {
+    let running = || super::guest::is_running(&config.cell_records_dir(), owner);
+    if !files.exists() || !dir.exists() && running()? {
+        // The files move into an image while nobody can change them: at the next start.
         return Ok(());
     }
     abbey_launch::unshare_mounts().map_err(Error::file("leave", "the mounts of the host"))?;

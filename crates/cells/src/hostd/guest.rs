@@ -30,6 +30,11 @@ fn live(cells: &Path, cell: &CellName) -> Result<Option<CellRecord>> {
         .filter(|r| r.child.as_ref().is_some_and(process::is_alive) && process::is_alive(&r.shim)))
 }
 
+/// Whether programs of a cell run.
+pub(super) fn is_running(cells: &Path, cell: &CellName) -> Result<bool> {
+    Ok(live(cells, cell)?.is_some())
+}
+
 /// Whether a cell is a running microVM, whose files only its guest can reach.
 pub(super) fn is_running_microvm(cells: &Path, cell: &CellName) -> Result<bool> {
     Ok(live(cells, cell)?.is_some_and(|r| r.microvm))

@@ -2,14 +2,18 @@
 
 use super::HostdConfig;
 use crate::files::CREDENTIAL;
-use crate::files::store::{ensure_dir, file_error, open_dir, remove_file};
+use crate::files::store::{ensure_dir, remove_file};
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
-use rustix::fs::CWD;
-use std::path::Path;
+use abbey_support::beneath::DirHandle;
 
 /// An instant in a name, as it is written: a digit stands for any.
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
+
+/// Directory of archived files. Others can create entries beside it, so it is used only if it is ours.
+fn open_removed(config: &HostdConfig) -> Result<DirHandle> {
+    ensure_dir(&config.open_home()?, "removed", 0o700, (0, 0))
+}
 
 /// Moves the files of an owner to `HOME/removed/NAME-STAMP`. Nothing is deleted; does nothing if there are no
 /// files.
@@ -18,14 +22,15 @@ pub(super) fn archive_owner_files(
     owner: &CellName,
     stamp: &str,
 ) -> Result<()> {
-    let from = config.owner_dir(owner);
-    if std::fs::symlink_metadata(&from).is_err() {
+    let (parent, name) = config.open_parent(owner)?;
+    let failed = || Error::file("archive", config.owner_dir(owner));
+    if parent.stat_entry(name).map_err(failed())?.is_none() {
         return Ok(());
     }
-    let removed = config.home.join("removed");
-    ensure_dir(CWD, &removed, 0o700, (0, 0))?;
-    let to = removed.join(format!("{}-{stamp}", owner.slug()));
-    std::fs::rename(&from, &to).map_err(Error::file("archive", from))
+    let to = format!("{name}-{stamp}");
+    parent
+        .rename(name, &open_removed(config)?, &to)
+        .map_err(failed())
 }
 
 /// Archived files of agents, as agent name and time stamp, oldest first.
@@ -65,36 +70,47 @@ pub(super) fn restore_owner_files(
     owner: &CellName,
     stamp: &str,
 ) -> Result<()> {
-    let to = config.owner_dir(owner);
-    if std::fs::symlink_metadata(&to).is_ok() {
-        return Err(Error::file("bring files back to", to)(
+    let (parent, name) = config.open_parent(owner)?;
+    let failed = |what| Error::file(what, config.owner_dir(owner));
+    if parent
+        .stat_entry(name)
+        .map_err(failed("bring files back to"))?
+        .is_some()
+    {
+        return Err(failed("bring files back to")(
             std::io::ErrorKind::AlreadyExists.into(),
         ));
     }
-    let from = config
-        .home
-        .join("removed")
-        .join(format!("{}-{stamp}", owner.slug()));
-    let dir = open_dir(CWD, &from)?;
+    let removed = open_removed(config)?;
+    let from = format!("{name}-{stamp}");
+    let dir = removed
+        .open_dir(&from)
+        .map_err(Error::file("open", config.home.join("removed").join(&from)))?;
+    let named = |dir: &DirHandle| {
+        let names = dir.names().map_err(Error::file("list", &from))?;
+        let texts = names.into_iter().filter_map(|n| n.into_string().ok());
+        Ok::<Vec<String>, Error>(texts.collect())
+    };
     let mut gone = vec!["token".to_owned(), "key".to_owned()];
-    let names = rustix::fs::Dir::read_from(&dir).map_err(file_error("list", &from))?;
-    let of_services = names
-        .flatten()
-        .filter_map(|e| Some(e.file_name().to_str().ok()?.to_owned()));
-    gone.extend(of_services.filter(|n| n.starts_with(CREDENTIAL)));
+    gone.extend(
+        named(&dir)?
+            .into_iter()
+            .filter(|n| n.starts_with(CREDENTIAL)),
+    );
     for name in gone {
         remove_file(&dir, &name)?;
     }
-    if let Ok(home) = open_dir(&dir, Path::new("home")) {
+    if let Ok(home) = dir.open_dir("home") {
         remove_file(&home, "token")?;
-        if let Ok(services) = open_dir(&home, Path::new("services")) {
-            let names = rustix::fs::Dir::read_from(&services).map_err(file_error("list", &from))?;
-            let plain =
-                |e: &rustix::fs::DirEntry| e.file_type() == rustix::fs::FileType::RegularFile;
-            for entry in names.flatten().filter(plain) {
-                remove_file(&services, &entry.file_name().to_string_lossy())?;
+        if let Ok(services) = home.open_dir("services") {
+            for name in named(&services)? {
+                services
+                    .remove_tree(&name)
+                    .map_err(Error::file("remove", name))?;
             }
         }
     }
-    std::fs::rename(&from, &to).map_err(Error::file("bring back", from))
+    removed
+        .rename(&from, &parent, name)
+        .map_err(failed("bring back"))
 }

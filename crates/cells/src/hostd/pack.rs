@@ -1,18 +1,16 @@
-//! Files of agents and services in one archive. Each is opened beneath its directory without following links, so
-//! that nothing an agent puts there, or swaps while we read, leads out of it.
+//! Files of agents and services in one archive, each opened beneath its directory.
 
 use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
-use crate::files::archive::{UNLOADED, open_below};
+use crate::files::archive::UNLOADED;
+use crate::files::store::ensure_dir;
 use crate::files::tree::{LeftOut, TreePacker, is_left_out_of_agent};
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
-use rustix::fs::{CWD, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
 
@@ -57,6 +55,7 @@ pub(super) fn pack_owners(
             super::disks::mount_owner_disks(config, owner, disks)?;
         }
     }
+    let home = config.open_home()?;
     let mut archive = tar::Builder::new(File::from(to));
     let mut left_out = LeftOut::default();
     for (owner, allocation) in owners() {
@@ -70,7 +69,7 @@ pub(super) fn pack_owners(
             }
         };
         let files = config.owner_dir(owner);
-        let dir = match open_below(CWD, files.as_os_str().as_bytes(), OFlags::DIRECTORY) {
+        let dir = match home.open_dir(&name) {
             Ok(dir) => dir,
             // A service outside the house has none, and an agent that was never provisioned.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && scope.one.is_none() => continue,
@@ -89,20 +88,20 @@ pub(super) fn pack_owners(
         }
     }
     if scope.one.is_none() {
-        let skills = config.home.join("skills");
-        if let Ok(dir) = open_below(CWD, skills.as_os_str().as_bytes(), OFlags::DIRECTORY) {
+        let skills = Path::new("skills");
+        if let Ok(dir) = home.open_dir(skills) {
             let mut packer = TreePacker {
                 archive: &mut archive,
                 left_out: &mut left_out,
                 skip: |_| false,
             };
             packer
-                .add(&dir, Path::new("skills"))
-                .map_err(Error::file("pack", &skills))?;
+                .add(&dir, skills)
+                .map_err(Error::file("pack", skills))?;
         }
-        let allocations = config.home.join("hostd/claims.json");
-        archive
-            .append_path_with_name(&allocations, "hostd/claims.json")
+        let allocations = Path::new("hostd/claims.json");
+        home.open_file(allocations)
+            .and_then(|mut file| archive.append_file(allocations, &mut file))
             .map_err(Error::file("pack", allocations))?;
     }
     // Dropping it would write the end.
@@ -128,25 +127,23 @@ fn microvm(
         let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
     }
-    let staging = config.owner_dir(owner).join(UNLOADED);
-    let _left_by_a_crash = std::fs::remove_dir_all(&staging);
-    std::fs::create_dir(&staging).map_err(Error::file("make", &staging))?;
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::Permissions::from_mode(0o711);
-    let packed = std::fs::set_permissions(&staging, mode)
-        .map_err(Error::file("protect", &staging))
-        .and_then(|()| drives::extract_drive_files(owner, &config.owner_dir(owner), &staging, uid))
-        .and_then(|()| {
-            let dir = open_below(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
-            let mut packer = TreePacker {
-                archive,
-                left_out,
-                skip: is_left_out_of_agent,
-            };
-            dir.and_then(|dir| packer.add(&dir, &name))
-                .map_err(Error::file("pack", &staging))
-        });
-    let _swept_with_the_house = std::fs::remove_dir_all(&staging);
+    let (files, staging) = (
+        config.owner_dir(owner),
+        config.owner_dir(owner).join(UNLOADED),
+    );
+    let handle = config.open_owner_dir(owner)?;
+    let failed = |what| Error::file(what, &staging);
+    // What a crash left.
+    handle.remove_tree(UNLOADED).map_err(failed("remove"))?;
+    let dir = ensure_dir(&handle, UNLOADED, 0o711, (0, 0))?;
+    let mut packer = TreePacker {
+        archive,
+        left_out,
+        skip: is_left_out_of_agent,
+    };
+    let packed = drives::extract_drive_files(owner, &files, &staging, uid)
+        .and_then(|()| packer.add(&dir, &name).map_err(failed("pack")));
+    let _swept_with_the_house = handle.remove_tree(UNLOADED);
     packed
 }
 

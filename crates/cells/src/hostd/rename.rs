@@ -4,9 +4,8 @@ use super::HostdConfig;
 use crate::allocation::Allocations;
 use crate::{Error, Result};
 use abbey_model::CellName;
-use std::fs;
+use abbey_support::beneath::DirHandle;
 use std::io;
-use std::path::PathBuf;
 
 /// Checks that a renaming is allowed.
 ///
@@ -22,7 +21,7 @@ pub(super) fn check(
         return Err("only an agent can get another name".to_owned());
     }
     for cell in [owner, to] {
-        if config.cell_records_dir().join(cell.to_string()).exists() {
+        if config.is_live(cell) {
             return Err(format!("{cell} still has a running cell; stop it first"));
         }
     }
@@ -38,17 +37,22 @@ pub(super) fn check(
 /// Moves the files and logs of an owner to those of its new name. Logs that an earlier owner of that name left stay
 /// where they are, and so do the logs of the old name then.
 pub(super) fn move_files(config: &HostdConfig, owner: &CellName, to: &CellName) -> Result<()> {
-    let logs = |cell: &CellName| config.home.join("logs").join(cell.to_string());
-    if !logs(to).exists() {
-        move_dir(logs(owner), logs(to))?;
+    let home = config.open_home()?;
+    if let Ok(logs) = home.open_dir("logs") {
+        let (from, to) = (owner.to_string(), to.to_string());
+        if matches!(logs.stat_entry(&to), Ok(None)) {
+            move_entry(&logs, &from, &to).map_err(Error::file("rename", from))?;
+        }
     }
-    move_dir(config.owner_dir(owner), config.owner_dir(to))
+    let (parent, name) = config.open_parent(owner)?;
+    move_entry(&parent, name, to.slug().as_str())
+        .map_err(Error::file("rename", config.owner_dir(owner)))
 }
 
-/// Renames a directory; does nothing if it is not there.
-fn move_dir(from: PathBuf, to: PathBuf) -> Result<()> {
-    match fs::rename(&from, &to) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("rename", from)(e)),
+/// Renames an entry of a directory; does nothing if it is not there.
+fn move_entry(dir: &DirHandle, from: &str, to: &str) -> io::Result<()> {
+    match dir.rename(from, dir, to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
 }

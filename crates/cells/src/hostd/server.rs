@@ -191,6 +191,10 @@ fn perform(
     }
 }
 
+fn still_running(owner: &CellName) -> String {
+    format!("{owner} still has a running cell; stop it first")
+}
+
 fn refused(why: impl Into<String>) -> Result<HostdReply> {
     Ok(HostdReply::Refused { why: why.into() })
 }
@@ -241,10 +245,10 @@ pub(super) fn perform_operation(
         }
         HostdOperation::Release { owner } => {
             let mut held = held()?;
-            if config.cell_records_dir().join(owner.to_string()).exists() {
-                return refused(format!("{owner} still has a running cell; stop it first"));
+            if config.is_live(&owner) {
+                return refused(still_running(&owner));
             }
-            if config.owner_dir(&owner).exists() {
+            if fs::symlink_metadata(config.owner_dir(&owner)).is_ok() {
                 return refused(format!(
                     "{owner} still has files; archive or delete them first"
                 ));
@@ -279,13 +283,8 @@ pub(super) fn perform_operation(
             if !dry {
                 crash::point("hostd.prepare");
                 mounted(config, &owner)?;
-                files::prepare_owner_files(
-                    &config.owner_dir(&owner),
-                    &owner,
-                    config.serve_uid,
-                    uid,
-                    &files,
-                )?;
+                let (parent, name) = config.open_parent(&owner)?;
+                files::prepare_owner_files(&parent, name, &owner, config.serve_uid, uid, &files)?;
                 let agent = matches!(owner, CellName::Agent(_));
                 if agent && guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
                     guest::write_guest_files(config, &owner, &files)?;
@@ -306,7 +305,7 @@ pub(super) fn perform_operation(
                 true => guest::read_guest_file(config, &owner, file)?,
                 false => {
                     mounted(config, &owner)?;
-                    files::read_owner_file(&config.owner_dir(&owner), &file)?
+                    files::read_owner_file(&config.open_owner_dir(&owner)?, &file)?
                 }
             };
             Ok(HostdReply::Text { text })
@@ -325,6 +324,9 @@ pub(super) fn perform_operation(
                 return refused(
                     "only an agent's files can be restored, by the time stamp of their archive",
                 );
+            }
+            if guest::is_running(&config.cell_records_dir(), &owner)? {
+                return refused(still_running(&owner));
             }
             if !dry {
                 crash::point("hostd.restore");
@@ -347,6 +349,9 @@ pub(super) fn perform_operation(
             if !is_stamp(&stamp) {
                 return refused("a time stamp consists of letters, digits and hyphens");
             }
+            if guest::is_running(&config.cell_records_dir(), &owner)? {
+                return refused(still_running(&owner));
+            }
             if !dry {
                 crash::point("hostd.archive");
                 owner_files::archive_owner_files(config, &owner, &stamp)?;
@@ -365,6 +370,9 @@ pub(super) fn perform_operation(
                 }
                 (CellName::Run(_), None) => {
                     refused("the request passed no file descriptor of an archive")
+                }
+                (CellName::Run(_), Some(_)) if config.is_live(&owner) => {
+                    refused(still_running(&owner))
                 }
                 (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
                 (CellName::Run(_), Some(fd)) => {
@@ -386,8 +394,8 @@ pub(super) fn perform_operation(
             if !matches!(owner, CellName::Run(_)) {
                 return refused("only files of a command (`run-…`) can be deleted");
             }
-            if config.cell_records_dir().join(owner.to_string()).exists() {
-                return refused(format!("{owner} still has a running cell; stop it first"));
+            if config.is_live(&owner) {
+                return refused(still_running(&owner));
             }
             if !dry {
                 stage::delete_command_files(config, &owner)?;
@@ -441,6 +449,9 @@ pub(super) fn perform_operation(
             }
             if spec.sandbox.is_some() {
                 mounted(config, &spec.cell)?;
+                if let Err(why) = admission::verify_own_binds(config, &spec) {
+                    return refused(why);
+                }
             }
             let streams = match fds.is_empty() {
                 true => None,

@@ -1,12 +1,12 @@
-//! Files of a single command: brought along, taken along, deleted. Before its cell starts only we
-//! write there; afterwards nothing is reached by following a link.
+//! Files of a single command: brought along, taken along, deleted. Everything is done beneath the command's directory,
+//! which its program can change; before its cell starts only we write there.
 
 use super::HostdConfig;
 use crate::files::archive::{BYTES_MAX, invalid_archive, pack_unfinished, unpack_archive};
 use crate::{Error, Result};
 use abbey_model::CellName;
-use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -17,8 +17,9 @@ pub(super) fn unpack_command_files(
     uid: Option<u32>,
     archive: OwnedFd,
 ) -> Result<()> {
-    let dir = config.owner_dir(owner);
-    unpack_archive(&dir, uid, File::from(archive)).map_err(Error::file("unpack into", &dir))
+    let dir = config.open_owner_dir(owner)?;
+    unpack_archive(&dir, uid, File::from(archive))
+        .map_err(Error::file("unpack into", config.owner_dir(owner)))
 }
 
 /// Writes a tar archive of `paths` below a command's directory to `to`.
@@ -31,27 +32,26 @@ pub(super) fn pack_command_files(
     paths: &[PathBuf],
     to: OwnedFd,
 ) -> Result<()> {
-    let dir = config.owner_dir(owner);
-    let archive = pack_unfinished(&dir, paths, to)?;
+    let archive = pack_unfinished(&config.open_owner_dir(owner)?, paths, to)?;
     let end = archive
         .into_inner()
         .and_then(|mut file| match file.stream_position()? > BYTES_MAX {
             true => Err(invalid_archive("it exceeds 256 MiB")),
             false => file.flush(),
         });
-    end.map_err(Error::file("take along from", dir))
+    end.map_err(Error::file("take along from", config.owner_dir(owner)))
 }
 
 /// Deletes the directory and the log of a command that has ended. Succeeds if there are none.
 pub(super) fn delete_command_files(config: &HostdConfig, owner: &CellName) -> Result<()> {
-    let log = config.home.join("logs").join(owner.to_string());
-    for dir in [config.owner_dir(owner), log] {
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::file("remove", dir)(e));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    let logs = config
+        .open_home()?
+        .open_dir("logs")
+        .map_err(Error::file("open", config.home.join("logs")))?;
+    let (runs, name) = config.open_parent(owner)?;
+    runs.remove_tree(name)
+        .map_err(Error::file("remove", config.owner_dir(owner)))?;
+    let log = owner.to_string();
+    logs.remove_tree(&log)
+        .map_err(Error::file("remove", config.home.join("logs").join(&log)))
 }

@@ -1,7 +1,7 @@
 //! What a guest may report to its shim, and the streams that it may open.
 
 use super::forward::connect_to_target;
-use crate::files::{pack_to_stream, unpack_stream};
+use crate::files::{open_owner_dir, pack_to_stream, unpack_stream};
 use crate::guest::channel::{ChannelPeer, StreamEnds};
 use crate::guest::{GuestNotice, GuestStream};
 use crate::spec::{ForwardTarget, ListenAddress, PortForward};
@@ -125,13 +125,11 @@ impl ChannelPeer for GuestHandler {
             GuestStream::Input {} => Some(self.input()),
             GuestStream::Bring {} => self.files(|dir, to| pack_to_stream(dir, &entries(dir)?, to)),
             GuestStream::Take {} => self.files(|dir, from| {
-                for path in entries(dir)? {
-                    let path = dir.join(path);
-                    let removed = match path.is_dir() {
-                        true => fs::remove_dir_all(&path),
-                        false => fs::remove_file(&path),
-                    };
-                    removed.map_err(Error::file("remove", path))?;
+                let handle = open_owner_dir(dir)?;
+                for name in entries(dir)? {
+                    handle
+                        .remove_tree(&name)
+                        .map_err(Error::file("remove", name))?;
                 }
                 unpack_stream(dir, None, from)
             }),

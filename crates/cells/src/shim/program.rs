@@ -164,10 +164,9 @@ fn prepare(
                 find_program(&path.to_string_lossy(), search, &spec.cwd).ok_or_else(|| {
                     Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
                 })?;
-            abbey_launch::Executable::Path(
-                c_string(found.as_os_str().as_encoded_bytes())?,
-                open(&found).ok(),
-            )
+            // Another user executes only what that user can reach.
+            let file = spec.uid.is_none().then(|| open(&found).ok()).flatten();
+            abbey_launch::Executable::Path(c_string(found.as_os_str().as_encoded_bytes())?, file)
         }
     };
     let mut env: Vec<(String, String)> = spec.env.clone();

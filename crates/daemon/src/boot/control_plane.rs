@@ -34,6 +34,8 @@ pub(crate) struct ControlPlane {
 
 /// Replaceable parts of a control plane, so that tests can pass fakes.
 pub(crate) struct ControlPlaneParts {
+    /// Where database and keys are: the home, or a copy of them that may be changed.
+    pub(crate) state: Home,
     pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -52,6 +54,7 @@ impl ControlPlaneParts {
         clock: Arc<dyn Clock>,
     ) -> ControlPlaneParts {
         ControlPlaneParts {
+            state: home.clone(),
             hostd,
             backend: Arc::new(ShimBackend::new(home.root(), home.cgroup_name())),
             clock,
@@ -69,6 +72,7 @@ pub(crate) async fn open_control_plane(
     parts: ControlPlaneParts,
 ) -> Result<Arc<ControlPlane>> {
     let ControlPlaneParts {
+        state,
         hostd,
         backend,
         clock,
@@ -78,9 +82,9 @@ pub(crate) async fn open_control_plane(
     } = parts;
     home.check_database_not_lost()?;
     let redactor = Arc::<RwLock<_>>::default();
-    let signing_key = home.load_or_create_signing_key()?;
+    let signing_key = state.load_or_create_signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::SqliteOptions {
-        path: home.database_file(),
+        path: state.database_file(),
         clock,
         redactor: Arc::clone(&redactor),
         signing_key,
@@ -130,7 +134,7 @@ pub(crate) async fn open_control_plane(
     let lease_ttl = lease_ttl.unwrap_or(LEASE_TTL);
     let work = Arc::new(WorkState::new(Arc::clone(&cells), traces, lease_ttl));
     let api = Arc::new(ApiState::new(Arc::clone(&work)));
-    let operator = home.load_or_create_operator_token()?;
+    let operator = state.load_or_create_operator_token()?;
     let hash = sha256_hex(operator.expose().as_bytes());
     if !store.tokens().await?.iter().any(|t| t.hash == hash) {
         // A new token file revokes the previous token.

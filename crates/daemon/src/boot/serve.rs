@@ -162,34 +162,42 @@ pub async fn plan_offline(
     real.require_own()?;
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     real.check_database_not_lost()?;
-    if real.database_file().exists() {
-        let _lock = real.acquire_lock()?;
-        let config = real.hostd_config()?;
-        let runs_as = config.privileged.then_some(config.serve_uid);
-        let helper = Arc::new(InProcessHostd(config));
-        let plane =
-            open_control_plane(&real, ControlPlaneParts::for_host(&real, helper, clock)).await?;
-        return crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await;
-    }
-    // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place, with what the
-    // operator has put into the home already.
+    // Planning must leave nothing, and root opens nothing that another can replace, so the state is a copy.
     let scratch = tempfile::Builder::new()
         .prefix("abbey-plan-")
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
-    let home = Home::new(scratch.path().to_owned());
-    crate::core::home::create_dir_with_mode(&home.run_dir(), 0o700)?;
-    for name in ["images", "skills", "credentials"] {
-        let here = home.root().join(name);
-        if let Ok(there) = real.root().join(name).canonicalize() {
-            std::os::unix::fs::symlink(there, &here).map_err(Error::file("link", &here))?;
+    let state = Home::new(scratch.path().to_owned());
+    let exists = std::fs::symlink_metadata(real.database_file()).is_ok();
+    let _lock = match exists {
+        true => {
+            let lock = real.acquire_lock()?;
+            real.copy_state_to(scratch.path())?;
+            Some(lock)
         }
-    }
+        false => None,
+    };
+    let home = match exists {
+        true => real,
+        false => {
+            crate::core::home::create_dir_with_mode(&state.run_dir(), 0o700)?;
+            for name in ["images", "skills", "credentials"] {
+                let here = state.root().join(name);
+                if let Ok(there) = real.root().join(name).canonicalize() {
+                    std::os::unix::fs::symlink(there, &here).map_err(Error::file("link", &here))?;
+                }
+            }
+            state.clone()
+        }
+    };
     let config = home.hostd_config()?;
     let runs_as = config.privileged.then_some(config.serve_uid);
     let helper = Arc::new(InProcessHostd(config));
-    let plane =
-        open_control_plane(&home, ControlPlaneParts::for_host(&home, helper, clock)).await?;
+    let parts = ControlPlaneParts {
+        state,
+        ..ControlPlaneParts::for_host(&home, helper, clock)
+    };
+    let plane = open_control_plane(&home, parts).await?;
     crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await
 }
 

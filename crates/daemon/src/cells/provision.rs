@@ -54,20 +54,33 @@ pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
 
 /// Failures of single owners, which hold up no other owner.
 #[derive(Default)]
-struct Failures(Vec<Error>);
+struct Failures(Vec<(String, Error)>);
 
 impl Failures {
     /// Records and logs a failure.
     fn note(&mut self, subject: &(dyn std::fmt::Display + Sync), outcome: Result<()>) {
         if let Err(error) = outcome {
             tracing::error!(%subject, error = error.chain(), "could not be provisioned; the others go on");
-            self.0.push(error);
+            self.0.push((subject.to_string(), error));
         }
     }
 
-    /// The first failure, if there was any.
-    fn first(self) -> Result<()> {
-        self.0.into_iter().next().map_or(Ok(()), Err)
+    /// One error that names every owner which failed, of the kind of the first, if there was any.
+    fn into_result(self) -> Result<()> {
+        let reasons = self
+            .0
+            .iter()
+            .map(|(who, why)| format!("{who}: {}", why.chain()));
+        let mistakes: Vec<String> = reasons.collect();
+        let Some((_, first)) = self.0.into_iter().next() else {
+            return Ok(());
+        };
+        let text =
+            "the plan is in force, but not everything could be provisioned; what is not listed is";
+        let mut problem = Problem::new(Problem::from(first).fault(), text)
+            .remedy("fix the cause and run `abbey up` again");
+        problem.mistakes = mistakes;
+        Err(problem.into())
     }
 }
 
@@ -107,7 +120,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
     firewall::apply_planned_firewall(&cells.net).await?;
     reload_credentials(cells).await?;
-    failures.first()
+    failures.into_result()
 }
 
 /// Renames on the host what the plan renamed: ends the cell under its old name, then moves its files and allocation.

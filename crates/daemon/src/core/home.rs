@@ -6,16 +6,21 @@ use crate::core::runtime::{self, Random, Timers};
 use abbey_api::Problem;
 use abbey_cells::hostd::HostdConfig;
 use abbey_model::{FaultKind, Secret, SecretRef};
+use abbey_support::beneath::{DirHandle, set_owner_and_mode};
 use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{getegid, geteuid};
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Time to wait for the lock of a process that was killed to be released.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Most of a lock file that is read for the process id in it, bytes.
+const HOLDER_MAX: u64 = 20;
 
 /// Paths below one `ABBEY_HOME`.
 #[derive(Debug, Clone)]
@@ -153,7 +158,7 @@ impl Home {
     /// `Forbidden`, with whom it belongs to.
     pub fn require_own(&self) -> Result<(), Error> {
         use std::os::unix::fs::MetadataExt;
-        let user = rustix::process::geteuid().as_raw();
+        let user = geteuid().as_raw();
         let owner = fs::metadata(&self.root).map_or(user, |m| m.uid());
         if owner == user {
             return Ok(());
@@ -176,12 +181,11 @@ impl Home {
     /// If the home belongs to another user, or the file cannot be written.
     pub fn store_credential(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         let config = self.create_directories()?;
-        let path = self.credentials_dir().join(name);
-        publish_file(&path, value, 0o600)?;
-        match config.privileged {
-            true => change_owner(&path, config.serve_uid, config.serve_uid),
-            false => Ok(()),
-        }
+        let owner = (config.serve_uid, config.serve_uid);
+        self.open_own()?
+            .open_dir("credentials")
+            .and_then(|dir| dir.publish(name, value, 0o600, owner, true))
+            .map_err(Error::file("write", self.credentials_dir().join(name)))
     }
 
     /// Names of the stored credentials, in order.
@@ -234,54 +238,67 @@ impl Home {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }
         self.require_own()?;
-        // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.
         fs::create_dir_all(&self.root).map_err(Error::file("create", &self.root))?;
+        let root = self.open_own()?;
         let config = self.hostd_config()?;
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        let (ours, serve) = match config.privileged {
+            true => ((0, config.serve_uid), (config.serve_uid, config.serve_uid)),
+            false => (own, own),
+        };
         let shared = if config.privileged { 0o1771 } else { 0o711 };
-        for (dir, mode) in [
-            (self.root.clone(), shared),
-            (self.run_dir(), shared),
-            (self.cell_records_dir(), 0o2750),
-            (self.root.join("logs"), 0o2751),
-            (self.root.join("agents"), 0o751),
-            (self.root.join("services"), 0o751),
-            (self.root.join("runs"), 0o751),
-            (self.credentials_dir(), 0o2750),
-            (self.skills_dir(), 0o755),
+        let failed = |what, name: &str| Error::file(what, self.root.join(name));
+        // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.
+        set_owner_and_mode_unless_same(&root, ours, shared).map_err(failed("protect", ""))?;
+        for (name, mode, owner) in [
+            ("run", shared, ours),
+            ("logs", 0o2751, ours),
+            ("agents", 0o751, ours),
+            ("services", 0o751, ours),
+            ("runs", 0o751, ours),
+            ("credentials", 0o2750, ours),
+            ("skills", 0o755, ours),
+            ("backups", 0o700, serve),
+            ("egress", 0o700, serve),
         ] {
-            let owner = config.privileged.then_some((0, config.serve_uid));
-            if !has_mode_and_owner(&dir, mode, owner) {
-                fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
-                if let Some((uid, gid)) = owner {
-                    change_owner(&dir, uid, gid)?;
-                }
-                // Last: changing the owner clears the set-group-id bit.
-                create_dir_with_mode(&dir, mode)?;
-            }
+            root.ensure_dir(name, mode, owner)
+                .map_err(failed("create", name))?;
         }
-        create_dir_with_mode(&self.backups_dir(), 0o700)?;
-        create_dir_with_mode(&self.egress_log_dir(), 0o700)?;
+        let run = root.open_dir("run").map_err(failed("open", "run"))?;
+        run.ensure_dir("cells", 0o2750, ours)
+            .map_err(failed("create", "run/cells"))?;
         if config.privileged {
-            self.give_to_control_plane_user(config.serve_uid)?;
+            self.give_to_control_plane_user(&root, &run, config.serve_uid)?;
         }
         self.check_agents_can_enter()?;
         Ok(config)
     }
 
-    /// Changes the owner of the control plane's files (database, keys, logs) to its user.
-    fn give_to_control_plane_user(&self, uid: u32) -> Result<(), Error> {
-        let mut own = vec![
-            self.backups_dir(),
-            self.egress_log_dir(),
-            self.operator_token_file(),
-        ];
-        own.extend(
-            ["abbey.db", "abbey.db-wal", "abbey.db-shm", "signing.key"]
-                .map(|name| self.root.join(name)),
-        );
-        own.extend(["serve.lock", "serve.json"].map(|name| self.run_dir().join(name)));
-        for path in own.iter().filter(|p| p.exists()) {
-            change_owner(path, uid, uid)?;
+    /// The home, opened, if it belongs to the user of this process.
+    fn open_own(&self) -> Result<DirHandle, Error> {
+        self.require_own()?;
+        DirHandle::open_own(&self.root).map_err(Error::file("open", &self.root))
+    }
+
+    /// Changes the owner of the control plane's files (database, keys, lock) to its user. That user can put anything
+    /// in their place, so each is judged as it was opened.
+    fn give_to_control_plane_user(
+        &self,
+        root: &DirHandle,
+        run: &DirHandle,
+        uid: u32,
+    ) -> Result<(), Error> {
+        for (dir, name) in [
+            (root, "operator.token"),
+            (root, "abbey.db"),
+            (root, "abbey.db-wal"),
+            (root, "abbey.db-shm"),
+            (root, "signing.key"),
+            (run, "serve.lock"),
+            (run, "serve.json"),
+        ] {
+            dir.give_entry(name, (uid, uid))
+                .map_err(Error::file("change the owner of", name))?;
         }
         // The operator puts credentials there; the control plane reads them.
         for entry in fs::read_dir(self.credentials_dir())
@@ -291,7 +308,8 @@ impl Home {
         {
             let path = entry.path();
             if entry.file_type().is_ok_and(|t| t.is_file()) {
-                change_owner(&path, uid, uid)?;
+                std::os::unix::fs::lchown(&path, Some(uid), Some(uid))
+                    .map_err(Error::file("change the owner of", &path))?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
                     .map_err(Error::file("set the mode of", &path))?;
             }
@@ -301,7 +319,7 @@ impl Home {
 
     /// As root, checks that users of agents can enter every directory above the home.
     fn check_agents_can_enter(&self) -> Result<(), Error> {
-        if !rustix::process::geteuid().is_root() {
+        if !geteuid().is_root() {
             return Ok(());
         }
         let root = self
@@ -373,20 +391,17 @@ impl Home {
     /// [`Error::Locked`] with the holder's process id if another control plane runs.
     pub fn acquire_lock(&self) -> Result<File, Error> {
         let path = self.run_dir().join("serve.lock");
-        let mut file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
+        // Opened beneath the home: root locks it too, and the control plane's user can put a link in its place.
+        let mut file = DirHandle::open_trusted(&self.root)
+            .and_then(|root| root.open_or_create("run/serve.lock", 0o600))
             .map_err(Error::file("open", &path))?;
         let until = runtime::System.now() + LOCK_WITHIN;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = fs::read_to_string(&path)
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
+            let mut holder = String::new();
+            let _unknown = file
+                .rewind()
+                .and_then(|()| (&file).take(HOLDER_MAX).read_to_string(&mut holder));
+            let holder = holder.trim().to_owned();
             let is_alive = holder
                 .parse()
                 .is_ok_and(|pid| abbey_cells::identify(pid).is_some());
@@ -400,9 +415,29 @@ impl Home {
             runtime::sleep_thread(Duration::from_millis(10));
         }
         file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", std::process::id()))
             .map_err(Error::file("write", &path))?;
         Ok(file)
+    }
+
+    /// Copies the database and the key that signs its audit log to a directory. No control plane may run.
+    ///
+    /// # Errors
+    /// If one of them is no regular file, or cannot be copied.
+    pub(crate) fn copy_state_to(&self, to: &Path) -> Result<(), Error> {
+        let root = DirHandle::open_trusted(&self.root).map_err(Error::file("open", &self.root))?;
+        for name in ["abbey.db", "abbey.db-wal", "signing.key"] {
+            let copied = match root.open_file(name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+                opened => opened.and_then(|mut from| {
+                    let mut to = File::create_new(to.join(name))?;
+                    io::copy(&mut from, &mut to)
+                }),
+            };
+            copied.map_err(Error::file("copy", self.root.join(name)))?;
+        }
+        Ok(())
     }
 
     /// Reads the key that signs checkpoints of the audit log; creates it on the first start.
@@ -444,19 +479,13 @@ impl Home {
     }
 }
 
-fn change_owner(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
-        .map_err(Error::file("change the owner of", path))
-}
-
-/// Whether a directory exists with exactly this mode and owner.
-fn has_mode_and_owner(dir: &Path, mode: u32, owner: Option<(u32, u32)>) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::symlink_metadata(dir).is_ok_and(|m| {
-        m.is_dir()
-            && m.mode() & 0o7777 == mode
-            && owner.is_none_or(|(uid, gid)| (m.uid(), m.gid()) == (uid, gid))
-    })
+/// Gives an open directory its mode and owner; touches nothing if it has them.
+fn set_owner_and_mode_unless_same(dir: &DirHandle, owner: (u32, u32), mode: u32) -> io::Result<()> {
+    let stat = dir.stat()?;
+    match stat.st_mode & 0o7777 == mode && (stat.st_uid, stat.st_gid) == owner {
+        true => Ok(()),
+        false => set_owner_and_mode(dir, owner, mode),
+    }
 }
 
 /// Creates a directory with its parents and sets exactly this mode on it.

@@ -116,12 +116,12 @@ fn require_consent(plan: &Plan, consent: &[String]) -> std::result::Result<(), P
 }
 
 /// Provisions the files of the plan in force, admits waiting tasks again, and requests a reconciler
-/// pass.
+/// pass, also if an owner could not be provisioned: it holds up no other.
 pub(crate) async fn carry_out_plan(work: &Arc<WorkState>) -> Result<()> {
-    provision::provision_plan(&work.cells).await?;
+    let provisioned = provision::provision_plan(&work.cells).await;
     work.readmit_waiting_tasks().await?;
     work.cells.request_fresh_start(None);
-    Ok(())
+    provisioned
 }
 
 /// Logs each change of an agent's model to the audit log: actor, reason, old and new model (S3-05).
