@@ -25,6 +25,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "jail",
             "control",
             "guest",
+            "program_stream",
+            "copy",
             "files",
             "allocation",
             "external",

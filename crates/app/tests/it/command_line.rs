@@ -181,3 +181,36 @@ fn a_lost_helper_delays_no_agent_once_it_is_back() {
     house.expect(0, "up");
     assert_eq!(house.agent("a").presence, Presence::Ready);
 }
+
+#[test]
+fn people_see_what_was_done_and_nouns_alone_list() {
+    let house = up(WEB);
+    until("hostd's steps are in the log", || {
+        let whole = house.expect(0, "activity --all -n 200");
+        whole.contains(" hostd.start ")
+    });
+    assert!(!house.expect(0, "activity -n 200").contains(" hostd.start "));
+    // Details are text, not JSON.
+    house.expect(0, "exec a -- true");
+    let newest = house.expect(0, "activity -n 1");
+    assert!(newest.contains("cell.exec agent-a argv: "), "{newest}");
+    for noun in ["task", "budget", "service", "secret", "token"] {
+        assert_eq!(
+            house.expect(0, noun),
+            house.expect(
+                0,
+                args!(
+                    "{} {}",
+                    noun,
+                    if noun == "budget" { "show" } else { "list" }
+                )
+            )
+        );
+    }
+    let shown = |zone: &str| {
+        let output = house.command("logs a -n 1").env("TZ", zone).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert_ne!(shown("Asia/Tokyo")[..19], shown("UTC")[..19]);
+    assert!(house.expect(0, "ps").contains("MiB"));
+}
