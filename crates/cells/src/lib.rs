@@ -41,7 +41,7 @@ mod spec;
 mod sys;
 
 pub use abbey_launch::release_free_memory;
-pub use backend::{Backend, ShimBackend};
+pub use backend::{Backend, CellProbe, ShimBackend};
 pub use error::{Error, Result};
 pub use guest::{GuestRequest, run_guest};
 pub use record::CellRecord;

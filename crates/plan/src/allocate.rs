@@ -84,6 +84,9 @@ pub struct HostFacts {
     /// Whether agents' files can have a file system of their own; the reason when not.
     #[serde(default)]
     pub no_disks: Option<String>,
+    /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
+    #[serde(default)]
+    pub forward_blocked_by: Option<String>,
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,

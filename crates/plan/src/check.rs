@@ -159,6 +159,23 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(Severity::Fatal, &subject, text.to_owned());
         }
     }
+    for service in house.services.values() {
+        let used = |agent: &Agent| {
+            let at_slot = service.shared && service.slot.is_some() && agent.cell.isolates();
+            at_slot || agent.uses.contains(&service.slug)
+        };
+        let is_provider = house.provider_of(&service.slug).is_some();
+        if !service.settings.is_set("shared") || !service.shared || is_provider {
+            continue;
+        }
+        if !house.agents.values().any(used) {
+            note(
+                Severity::Warning,
+                &format!("service:{}", service.slug),
+                "it is `shared`, and no agent reaches it: without a `slot` no agent knows where it is; give it a `slot`, or name it in the `uses` of agents".to_owned(),
+            );
+        }
+    }
     let behind_walls = house
         .agents
         .values()

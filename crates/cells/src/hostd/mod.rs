@@ -17,6 +17,7 @@ mod guest;
 mod host_facts;
 mod in_process;
 mod journal;
+mod network_guard;
 mod operation;
 mod owner_files;
 mod pack;
@@ -38,5 +39,5 @@ pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
     detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
-    is_privileged_hostd_running,
+    is_privileged_hostd_running, listening_process,
 };

@@ -8,9 +8,12 @@ pub(crate) mod bridge;
 pub(crate) mod firewall;
 pub mod freebsd;
 mod link;
+pub(crate) mod repair;
 mod rules;
+pub(crate) mod wall;
+pub(crate) mod watch;
 
-pub(crate) use link::{connect_cell, remove_all_interfaces};
+pub(crate) use link::{connect_cell, reconnect_cell, remove_all_interfaces, within_network_of};
 
 /// Reason why cells cannot have networks of their own on this host, with what to install; none if they can.
 pub(crate) fn why_networks_unusable(privileged: bool) -> Option<String> {

@@ -3,6 +3,7 @@
 //!
 //! May import: other crates only. Never knows: cells, tasks, routes, or any other folder.
 
+pub(crate) mod alive;
 pub(crate) mod backup;
 pub(crate) mod credentials;
 pub(crate) mod error;
