@@ -280,7 +280,8 @@ fn apply_migration(migration: &Migration) -> Result<bool, String> {
     } = migration;
     let name = migration.name.replace('\'', "''");
     let word = random_word()?;
-    // Of the migration, nothing but SQL is carried out. Source: psql, "\restrict".
+    // The server runs the text from within a block: there a command that would end the transaction is an error, and psql
+    // sees a quoted text, of which it carries out nothing. Source: PostgreSQL, "Executing Dynamic Commands".
     let script = format!(
         "BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('abbey_migrations'));
@@ -289,15 +290,9 @@ SELECT EXISTS (SELECT FROM abbey_migrations WHERE number = {number}) AS there \\
   \\echo there
   \\q
 \\endif
-SELECT pg_current_xact_id() AS began \\gset
-\\restrict {word}
+DO $do{word}$ BEGIN EXECUTE $sql{word}$
 {text}
-;
-\\unrestrict {word}
-SELECT coalesce(pg_current_xact_id_if_assigned()::text, '') <> :'began' AS broke \\gset
-\\if :broke
-  DO $$ BEGIN RAISE EXCEPTION 'it ends its own transaction, so it cannot be applied whole'; END $$;
-\\endif
+$sql{word}$; END $do{word}$;
 INSERT INTO abbey_migrations (number, name, hash) VALUES ({number}, '{name}', '{hash}');
 COMMIT;
 \\echo done
@@ -305,9 +300,10 @@ COMMIT;
     );
     match psql(&script) {
         Ok(said) => Ok(said.lines().any(|l| l == "done")),
-        Err(why) if why.contains("invalid command \\restrict") => Err(
-            "this version of psql cannot run a file safely; update PostgreSQL to its newest minor version".to_owned(),
-        ),
+        Err(why) if why.contains("EXECUTE of transaction commands") => Err(format!(
+            "`{}` was not applied: it ends its own transaction (`COMMIT`, `ROLLBACK` or another command for transactions), so it could not be applied whole; take that out",
+            migration.name
+        )),
         Err(why) => Err(format!("`{}` was not applied: {why}", migration.name)),
     }
 }

@@ -228,7 +228,7 @@ fn a_migration_is_atomic() {
         "CREATE TABLE b (x int);\nCREATE TABEL c ();\n",
     );
     fails(
-        "restrict",
+        "syntax error",
         "2_b.sql",
         "CREATE TABLE b (x int);\n\\! touch escaped\n",
     );
@@ -236,6 +236,11 @@ fn a_migration_is_atomic() {
         "ends its own transaction",
         "2_b.sql",
         "SELECT 1; COMMIT; BEGIN; SELECT 2;\n",
+    );
+    fails(
+        "ends its own transaction",
+        "2_b.sql",
+        "CREATE TABLE b (x int);\ncommit;\nINSERT INTO nowhere VALUES (2);\n",
     );
     assert_eq!(
         query(
