@@ -40,6 +40,7 @@ mod long_run_under_kills;
 mod microvms;
 mod network;
 mod plan_changes;
+mod presence;
 mod reports;
 mod resource_exhaustion;
 mod run_command;

@@ -445,7 +445,7 @@ pub(super) fn perform_operation(
             let allocation = allocations.owners.get(&spec.cell);
             let rules = match allocation.filter(|_| spec.network.is_some()) {
                 Some(allocation) => {
-                    let host = crate::network::wall::host_addresses()?;
+                    let host = crate::network::wall::host_addresses(&allocations)?;
                     crate::network::wall::render_cell_rules(allocation, &host)
                 }
                 None => None,

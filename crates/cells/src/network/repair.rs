@@ -53,7 +53,7 @@ pub(crate) fn repair_networks(
 /// # Errors
 /// When the kernel refuses the rules of one.
 pub(crate) fn refresh_cell_rules(records: &Path, allocations: &Allocations) -> Result<()> {
-    let host = wall::host_addresses()?;
+    let host = wall::host_addresses(allocations)?;
     for (owner, allocation) in &allocations.owners {
         let run_dir = records.join(owner.to_string());
         let Some(text) = wall::render_cell_rules(allocation, &host) else {

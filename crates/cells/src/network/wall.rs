@@ -7,7 +7,7 @@
 
 use super::link::within_network_of;
 use super::{firewall, rules};
-use crate::allocation::Allocation;
+use crate::allocation::{Allocation, Allocations};
 use crate::{Error, Result};
 use abbey_model::Egress;
 use std::collections::BTreeSet;
@@ -85,11 +85,16 @@ pub(crate) fn load_cell_rules(pid: i32, text: &str) -> io::Result<()> {
     within_network_of(pid, || firewall::run(&["-f", "-"], text).map(drop))
 }
 
-/// Addresses of the host in the network of this process, from `/proc/net/fib_trie`.
-pub(crate) fn host_addresses() -> Result<BTreeSet<Ipv4Addr>> {
+/// Addresses of the host in the network of this process, from `/proc/net/fib_trie`, but the gateways of the house's own
+/// cells: those change with every cell, and the rules refuse them with all private addresses.
+pub(crate) fn host_addresses(allocations: &Allocations) -> Result<BTreeSet<Ipv4Addr>> {
     let path = "/proc/thread-self/net/fib_trie";
     let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
-    Ok(parse_host_addresses(&text))
+    let owners = allocations.owners.values();
+    let own: BTreeSet<Ipv4Addr> = owners.filter_map(|o| Some(o.subnet?.gateway())).collect();
+    let mut found = parse_host_addresses(&text);
+    found.retain(|address| !own.contains(address));
+    Ok(found)
 }
 
 /// Local addresses but loopback's in the kernel's listing of its routes, in which the kind follows the address.

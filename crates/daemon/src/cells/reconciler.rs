@@ -84,23 +84,7 @@ async fn read_desired(cells: &CellsState) -> Result<()> {
 /// Resolves when the shim of any running cell ends, or has ended since it was observed.
 async fn wait_for_any_shim_end(cells: &CellsState) {
     let shims = cells.observations.running_shims();
-    let count = shims.len();
-    // The handle first, the check after: only then is the handle that of this shim, and its end cannot be missed.
-    let watch = |shim: &ProcessIdentity| {
-        process_end::open_pidfd(shim.pid).filter(|_| abbey_cells::is_alive(shim))
-    };
-    let handles: Vec<_> = shims.iter().filter_map(watch).collect();
-    if handles.len() < count {
-        let gone = shims.iter().any(|shim| !abbey_cells::is_alive(shim));
-        // Without a handle for one that lives, as when there are no descriptors left, all are observed again soon.
-        let pause = if gone { MOVING } else { Duration::from_secs(1) };
-        return cells.core.rt.sleep(pause).await;
-    }
-    if handles.is_empty() {
-        return std::future::pending().await;
-    }
-    let waits = handles.iter().map(|h| Box::pin(h.readable()));
-    let _any = futures_util::future::select_all(waits).await;
+    process_end::wait_for_any_end(&cells.core.rt, &shims).await;
 }
 
 /// Makes one pass over every planned or existing cell, and returns the time until the next pass is
