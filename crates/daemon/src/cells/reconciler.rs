@@ -12,9 +12,7 @@ use crate::core::plan::PlanInForce;
 use crate::core::runtime;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
-use abbey_model::{
-    CellName, DesiredState, ExitKind, Generation, Observed, Principal, ProcessIdentity,
-};
+use abbey_model::{CellName, DesiredState, ExitKind, Generation, Observed, Principal};
 use abbey_store::{CellChange, NewAuditEntry, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
