@@ -83,7 +83,7 @@ fn each_state_of_presence_is_reached_by_stopping_that_part() {
 fn services_are_shown_where_agents_are() {
     let house = house();
     house.manifest("house: shown\nservices:\n  bad: { cell: process, command: [sh, -c, exit 3], probe: none }\nagents: { a: { cell: process } }\n");
-    house.expect(7, "up");
+    house.expect(0, "up --no-wait");
     let restarts = || {
         house.json(0, "ps")["services"][0]["restarts"]
             .as_u64()

@@ -2,6 +2,7 @@
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -38,12 +39,9 @@ impl NetworkWatch {
     pub(crate) fn drain(&self) {
         let mut buffer = [0u8; 8192];
         for socket in &self.sockets {
-            loop {
-                match rustix::io::read(socket, &mut buffer) {
-                    Ok(_) | Err(rustix::io::Errno::INTR | rustix::io::Errno::NOBUFS) => {}
-                    Err(_) => break,
-                }
-            }
+            while let Ok(_) | Err(Errno::INTR | Errno::NOBUFS) =
+                rustix::io::read(socket, &mut buffer)
+            {}
         }
     }
 }

@@ -128,6 +128,8 @@ pub async fn serve(options: Options) -> Result<()> {
             tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
         let _gone_already = std::fs::remove_file(home.run_dir().join("serve.lock"));
+        // The end is in the audit log; nothing was unobserved.
+        let _gone_already = std::fs::remove_file(home.heartbeat_file());
         tracing::info!("the house is stopped");
     } else {
         tracing::info!("the control plane ends; its cells keep running");
