@@ -15,7 +15,7 @@ use abbey_api::{
     ClaimBody, ClaimDoc, CompleteBody, FailBody, LeaseDoc, NextQuery, OfferDoc, RenewBody,
     RunFactsView,
 };
-use abbey_model::FaultKind;
+use abbey_model::{FaultKind, HEARTBEAT_INTERVAL};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,14 +54,20 @@ pub async fn run_worker(client: Arc<AgentClient>, driver: &mut impl Driver) -> !
     }
 }
 
-/// Reports readiness to the shim: one line on the descriptor that `ABBEY_READY_FD` names.
+/// Reports readiness to the shim: one line on the descriptor that `ABBEY_READY_FD` names, and from then on one line for
+/// each heartbeat. They come from the loop that does the work, so a worker that hangs sends none.
 fn announce_readiness() {
     let fd = std::env::var("ABBEY_READY_FD")
         .ok()
         .and_then(|n| n.parse::<i32>().ok());
-    if let Some(fd) = fd {
-        let _no_shim = std::fs::write(format!("/proc/self/fd/{fd}"), "\n");
-    }
+    let Some(fd) = fd else { return };
+    let path = format!("/proc/self/fd/{fd}");
+    tokio::spawn(async move {
+        loop {
+            let _no_shim = std::fs::write(&path, "\n");
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        }
+    });
 }
 
 /// Writes one line to the cell's log.

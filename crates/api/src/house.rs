@@ -75,6 +75,9 @@ documents! {
         steps: Vec<PlanStep>,
         /// Notes of the checker.
         notes: Vec<PlanNote>,
+        /// What the host would be given, in the format that was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rendered: Option<String>,
     }
     /// A step of a plan.
     PlanStep {
@@ -207,6 +210,9 @@ requests! {
         /// Reason for the change, for the audit log.
         #[serde(default)]
         reason: Option<String>,
+        /// Format in which a plan is to show what the host would be given: `nft`, `pf`, `jail` or `bhyve`.
+        #[serde(default)]
+        render: Option<String>,
         /// Steps that may remove something, each as `RESOURCE:AGENT`, for example `agent:ada`.
         #[serde(default)]
         consent: Vec<String>,

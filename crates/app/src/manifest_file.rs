@@ -61,6 +61,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         }
     }
     Ok(ManifestBody {
+        render: None,
         manifest: text,
         base_dir: base.display().to_string(),
         charters,

@@ -91,7 +91,7 @@ impl Allocations {
     }
 
     /// Tag of the house, which is part of the names of its interfaces and firewall table.
-    pub(crate) fn house_tag(&self) -> HouseTag {
+    pub fn house_tag(&self) -> HouseTag {
         self.tag.unwrap_or(HouseTag::from_bits(0))
     }
 

@@ -16,6 +16,16 @@ use std::time::{Duration, Instant};
 /// Time for a live shim to answer before it counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
+/// Answer of a cell's shim to a probe.
+#[derive(Debug)]
+pub struct CellProbe {
+    /// Whether the program works, as [`Observed::Running`] has it.
+    pub worker: bool,
+    /// Connection through the agent's own port in its cell, on which the agent API has to answer. None where that port
+    /// cannot be reached apart from the shim's own answer: in a guest, and in a sandbox of a house without privilege.
+    pub door: Option<UnixStream>,
+}
+
 /// Operations on cells. Every one may block and is idempotent; queries change nothing.
 pub trait Backend: Send + Sync {
     /// Starts the shim and program of a cell as boot number `generation`. The previous boot must have been swept.
@@ -41,6 +51,12 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If the shim cannot be reached, or the processes are not all paused or resumed afterwards.
     fn pause(&self, cell: &CellName, pause: bool) -> Result<()>;
+
+    /// Asks a running cell for the state of its program, and for a connection through the agent's own port.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached.
+    fn probe(&self, cell: &CellName) -> Result<CellProbe>;
 
     /// Opens a connection to the terminal of a cell for a viewer of `rows` and `columns`; [`shim`] documents the
     /// protocol.
@@ -137,6 +153,7 @@ impl Backend for ShimBackend {
                     started_at: record.started_at,
                     stopping: status.stopping,
                     paused: status.paused,
+                    worker: !status.hung,
                 });
             }
             if let Some(exit) = self.read::<ExitRecord>(cell, "exit.json")? {
@@ -179,6 +196,15 @@ impl Backend for ShimBackend {
             )),
             Err(e) => Err(broken(format!("it does not answer: {e}"))),
         }
+    }
+
+    fn probe(&self, cell: &CellName) -> Result<CellProbe> {
+        let (status, stream) = client::request_stream(&self.dir(cell), &ShimRequest::Probe)
+            .map_err(|_| Error::NotRunning(cell.clone()))?;
+        Ok(CellProbe {
+            worker: !status.hung,
+            door: status.door.then_some(stream),
+        })
     }
 
     fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream> {

@@ -43,7 +43,7 @@ mod spec;
 mod sys;
 
 pub use abbey_launch::release_free_memory;
-pub use backend::{Backend, ShimBackend};
+pub use backend::{Backend, CellProbe, ShimBackend};
 pub use error::{Error, Result};
 pub use guest::{GuestRequest, OWN_IN_GUEST, run_guest};
 pub use record::CellRecord;

@@ -103,6 +103,7 @@ pub fn decide(
                 stopping,
                 ready,
                 paused,
+                worker: _,
             },
         ) => {
             next.generation = next.generation.max(*generation);
@@ -220,10 +221,8 @@ pub fn presence(
     match observed {
         Observed::Running { stopping: true, .. } => Presence::Stopping,
         Observed::Running { paused: true, .. } => Presence::Paused,
-        Observed::Running { ready, .. } => match (ready, ingress) {
-            (false, _) => Presence::Starting,
-            (true, ingress) => Presence::from_probes(ingress, true),
-        },
+        Observed::Running { ready: false, .. } => Presence::Starting,
+        Observed::Running { worker, .. } => Presence::from_probes(ingress, *worker),
         Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
             // A paused cell that is gone stays away until it is resumed.
             Desired::Down | Desired::Paused { .. } => Presence::Stopped,
@@ -317,6 +316,7 @@ mod tests {
             started_at: Timestamp(0),
             stopping: false,
             paused: false,
+            worker: true,
         };
         let (h, action) = decide(&UP(), &running, &history, Timestamp(10_000));
         assert_eq!(
@@ -336,6 +336,7 @@ mod tests {
             started_at: Timestamp(0),
             stopping: false,
             paused: false,
+            worker: true,
         };
         let fresh = History::default();
         assert_eq!(
@@ -376,6 +377,7 @@ mod tests {
             started_at: Timestamp(0),
             stopping: false,
             paused,
+            worker: true,
         };
         let action = |desired: &Desired, observed: &Observed| {
             decide(desired, observed, &history, Timestamp(1)).1
@@ -387,5 +389,23 @@ mod tests {
         assert_eq!(action(&paused, &Observed::Nothing), Action::Rest);
         let word = presence(&paused, &running(true), &history, true);
         assert_eq!(word, Presence::Paused);
+    }
+
+    #[test]
+    fn presence_of_a_running_cell_follows_from_both_probes() {
+        let running = |worker| Observed::Running {
+            generation: Generation(1),
+            spec: "a".into(),
+            ready: true,
+            started_at: Timestamp(0),
+            stopping: false,
+            paused: false,
+            worker,
+        };
+        let of = |worker, ingress| presence(&UP(), &running(worker), &History::default(), ingress);
+        assert_eq!(of(true, true), Presence::Ready);
+        assert_eq!(of(true, false), Presence::WorkerOnly);
+        assert_eq!(of(false, true), Presence::IngressOnly);
+        assert_eq!(of(false, false), Presence::Down);
     }
 }

@@ -5,6 +5,7 @@ use crate::{Bytes, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 words! {
     /// Kind of isolation around an agent or service.
@@ -379,6 +380,11 @@ impl Presence {
     }
 }
 
+/// Time between two heartbeats that an agent's worker sends to its shim.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Time without a heartbeat after which a worker counts as hung: three are missing.
+pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(16);
+
 /// State of one cell as observed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
@@ -398,6 +404,9 @@ pub enum Observed {
         stopping: bool,
         /// Whether its processes are suspended.
         paused: bool,
+        /// Whether its program works as far as its shim knows: false once an agent's worker has sent no heartbeat for
+        /// [`HEARTBEAT_DEADLINE`].
+        worker: bool,
     },
     /// The shim ended and left a record.
     Exited(ExitRecord),

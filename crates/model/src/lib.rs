@@ -33,7 +33,8 @@ pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
 pub use budget::{BudgetAmounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, CellUsage, DesiredState, Drives, ExitKind, ExitRecord, Generation,
-    Incarnation, Layer, Limits, Observed, Presence, ProcessIdentity, Profile, VmEnd, Vmm,
+    HEARTBEAT_DEADLINE, HEARTBEAT_INTERVAL, Incarnation, Layer, Limits, Observed, Presence,
+    ProcessIdentity, Profile, VmEnd, Vmm,
 };
 pub use checkpoint::{Checkpoint, CheckpointLine};
 pub use conversation::{ChannelAddress, Conversation, Session};

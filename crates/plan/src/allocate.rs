@@ -26,7 +26,8 @@ pub enum ResourceKind {
     Port,
     /// A user id.
     Uid,
-    /// A port at which cells reach an external service: `models:8080`.
+    /// A port that is nobody else's concern: of a service in its own network, or at which cells reach an external service
+    /// (`models:8080`).
     InsidePort,
 }
 
@@ -53,6 +54,18 @@ pub struct Allocation {
     pub owner: String,
     /// Purpose of the resource, such as `door` or `subnet`.
     pub purpose: String,
+}
+
+impl Allocation {
+    /// Port that the allocation is, or that a program has in its own network.
+    pub fn port(&self) -> Option<u16> {
+        match self.kind {
+            ResourceKind::Port | ResourceKind::InsidePort => {
+                self.value.rsplit(':').next()?.parse().ok()
+            }
+            ResourceKind::Subnet | ResourceKind::Uid => None,
+        }
+    }
 }
 
 /// Resources that the host has and uses, found by the caller.
@@ -84,6 +97,9 @@ pub struct HostFacts {
     /// Whether agents' files can have a file system of their own; the reason when not.
     #[serde(default)]
     pub no_disks: Option<String>,
+    /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
+    #[serde(default)]
+    pub forward_blocked_by: Option<String>,
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,
@@ -160,6 +176,19 @@ impl Registry {
             let value = format!("{service}:{port}");
             self.insert(ResourceKind::InsidePort, value, &owner, INSIDE_PORT);
         }
+    }
+
+    /// Allocates a port in a service's own network, where no other service is in the way.
+    pub(crate) fn allocate_own_port(&mut self, service: &Slug, port: u16) {
+        let owner = format!("service:{service}");
+        let held = self.find_allocation(&owner, "port");
+        // One that was allocated for the whole house is as good.
+        if held.is_some_and(|held| held.port() == Some(port)) {
+            return;
+        }
+        self.release_purpose(&owner, "port");
+        let value = format!("{service}:{port}");
+        self.insert(ResourceKind::InsidePort, value, &owner, "port");
     }
 
     /// Releases the allocation that an owner has for a purpose.
@@ -245,6 +274,7 @@ impl Registry {
         let (first, last) = network.ports;
         let held = self
             .find_allocation(owner, purpose)
+            .filter(|r| r.kind == ResourceKind::Port)
             .and_then(|r| r.value.parse().ok());
         // One that is outside a range that was changed is exchanged.
         if let Some(port) = held.filter(|port| (first..=last).contains(port)) {
@@ -252,7 +282,8 @@ impl Registry {
         }
         self.rows.retain(|r| {
             let own = r.purpose.split('+').next() == Some(purpose);
-            !(r.owner == owner && r.kind == ResourceKind::Port && own)
+            let port = matches!(r.kind, ResourceKind::Port | ResourceKind::InsidePort);
+            !(r.owner == owner && port && own)
         });
         let free = |port: u16| {
             port <= last

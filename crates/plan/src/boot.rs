@@ -100,7 +100,9 @@ fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(Stri
         let row = registry.find_allocation(owner, purpose)?;
         Some((
             format!("allocated.{}", allocation_name(purpose)),
-            row.value.clone().into(),
+            row.port()
+                .map_or(row.value.clone(), |p| p.to_string())
+                .into(),
         ))
     };
     purposes.iter().filter_map(held).collect()

@@ -157,6 +157,43 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(Severity::Fatal, &subject, text.to_owned());
         }
     }
+    for service in house.services.values() {
+        let used = |agent: &Agent| {
+            let at_slot = service.shared && service.slot.is_some() && agent.cell.isolates();
+            at_slot || agent.uses.contains(&service.slug)
+        };
+        let provider = house.provider_of(&service.slug);
+        let asked = service.slot.is_some()
+            || house
+                .agents
+                .values()
+                .any(|a| a.uses.contains(&service.slug));
+        if let Some(provider) = provider {
+            let subject = format!("service:{}", service.slug);
+            if service.unmetered {
+                let text = format!(
+                    "agents may call the model provider `{provider}` directly (`unmetered`): such calls count against no budget"
+                );
+                note(Severity::Warning, &subject, text);
+            } else if asked {
+                let text = format!(
+                    "it answers the calls of the model provider `{provider}`, so agents reach it through the gateway alone, in spite of its `slot` or their `uses`; `unmetered: true` lets them call it directly, past all budgets"
+                );
+                note(Severity::Warning, &subject, text);
+            }
+        }
+        let is_provider = provider.is_some();
+        if !service.settings.is_set("shared") || !service.shared || is_provider {
+            continue;
+        }
+        if !house.agents.values().any(used) {
+            note(
+                Severity::Warning,
+                &format!("service:{}", service.slug),
+                "it is `shared`, and no agent reaches it: without a `slot` no agent knows where it is; give it a `slot`, or name it in the `uses` of agents".to_owned(),
+            );
+        }
+    }
     let behind_walls = house
         .agents
         .values()

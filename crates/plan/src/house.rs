@@ -121,6 +121,21 @@ pub struct Escalation {
 }
 
 impl House {
+    /// The model provider whose calls this service answers, if it is one: by name, or because the provider's URL is the
+    /// address of an external service.
+    pub fn provider_of(&self, service: &Slug) -> Option<&Slug> {
+        let at = self.services.get(service).and_then(|s| s.at);
+        let is_endpoint = |provider: &Provider| match &provider.endpoint {
+            Endpoint::Service(name) => name == service,
+            Endpoint::Url(url) => at.is_some_and(|at| {
+                let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+                rest.split('/').next() == Some(at.to_string().as_str())
+            }),
+        };
+        let found = self.providers.iter().find(|(_, p)| is_endpoint(p));
+        found.map(|(name, _)| name)
+    }
+
     /// References to every secret that the control plane itself must read, each with its use as messages name it:
     /// `provider:NAME`, `hook:NAME`, `compatibility`.
     pub fn secrets(&self) -> impl Iterator<Item = (String, &SecretRef)> {

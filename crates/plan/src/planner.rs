@@ -14,7 +14,7 @@ use crate::settings::KeyChange;
 use abbey_model::{CellKind, Slug, Subnet, overlap};
 use abbey_support::digest::sha256_hex;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 
 /// Computes the plan that turns what exists (`inventory`) into the desired house: steps in order, findings, and new
@@ -265,15 +265,14 @@ impl Planner {
         let owner = format!("service:{}", service.slug);
         // A program of the host is in the way only of what shares its network.
         let own_network = service.cell.isolates() && inventory.host.no_network.is_none();
-        let nobody = BTreeMap::new();
-        let in_use = match own_network {
-            true => &nobody,
-            false => &inventory.host.ports,
-        };
         let port = match service.port {
+            Some(port) if own_network => {
+                self.registry.allocate_own_port(&service.slug, port);
+                Ok(port)
+            }
             Some(port) => self
                 .registry
-                .allocate_port(port, &owner, "port", in_use)
+                .allocate_port(port, &owner, "port", &inventory.host.ports)
                 .map(|()| port),
             None => self.registry.allocate_any_port(
                 &house.network,
@@ -287,6 +286,16 @@ impl Planner {
             Ok(port) => port,
             Err(conflict) => return self.fatal(&owner, &conflict),
         };
+        match service.expose {
+            None => self.registry.release_purpose(&owner, "expose"),
+            Some(port) => {
+                let in_use = &inventory.host.ports;
+                let given = self.registry.allocate_port(port, &owner, "expose", in_use);
+                if let Err(conflict) = given {
+                    return self.fatal(&owner, &conflict);
+                }
+            }
+        }
         self.uid(&owner, inventory);
         let Some(_) = self.subnet(service.cell, house, inventory, &owner) else {
             return;

@@ -46,11 +46,7 @@ pub fn host_endpoint(house: &House, registry: &Registry, service: &Slug) -> Opti
         return Some(at);
     }
     let owner = format!("service:{service}");
-    let port = registry
-        .find_allocation(&owner, "port")?
-        .value
-        .parse()
-        .ok()?;
+    let port = registry.find_allocation(&owner, "port")?.port()?;
     let address = allocated_subnet(registry, &owner).map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
     Some(SocketAddrV4::new(address, port))
 }
@@ -68,7 +64,9 @@ pub fn reachable_services(
         let used = agent.uses.contains(&service.slug);
         let met = service.shared && service.slot.is_some() && isolated;
         // Only the control plane calls a tool server, and logs each call.
-        if (!used && !met) || service.kind == ServiceKind::Tools {
+        // A model provider is called through the gateway, which meters it.
+        let bypasses = house.provider_of(&service.slug).is_some() && !service.unmetered;
+        if (!used && !met) || service.kind == ServiceKind::Tools || bypasses {
             return None;
         }
         let to = host_endpoint(house, registry, &service.slug)?;

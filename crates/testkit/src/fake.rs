@@ -1,6 +1,6 @@
 //! Cell backend without a host: cells are entries of a table, and failures happen on demand.
 
-use abbey_cells::{Backend, CellRecord, CellSpec, CgroupUsage, Error, Result};
+use abbey_cells::{Backend, CellProbe, CellRecord, CellSpec, CgroupUsage, Error, Result};
 use abbey_model::{
     Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp,
 };
@@ -112,6 +112,7 @@ impl Backend for FakeBackend {
                     started_at: c.since,
                     stopping: false,
                     paused: c.paused,
+                    worker: true,
                 },
                 State::Exited(exit) => Observed::Exited(ExitRecord {
                     generation: c.generation,
@@ -147,6 +148,13 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn probe(&self, cell: &CellName) -> Result<CellProbe> {
+        match self.observe(cell)? {
+            Observed::Running { worker, .. } => Ok(CellProbe { worker, door: None }),
+            _ => Err(Error::NotRunning(cell.clone())),
+        }
+    }
+
     fn attach(&self, cell: &CellName, _rows: u16, _columns: u16) -> Result<UnixStream> {
         Err(Error::NoTerminal(cell.clone()))
     }
@@ -172,11 +180,13 @@ impl Backend for FakeBackend {
     }
 
     fn record(&self, cell: &CellName) -> Result<Option<CellRecord>> {
-        let identity = ProcessIdentity {
-            pid: 1,
+        // A process that lives for as long as the table does.
+        let own = i32::try_from(std::process::id()).unwrap_or(1);
+        let identity = abbey_cells::identify(own).unwrap_or(ProcessIdentity {
+            pid: own,
             start_ticks: 0,
             boot_id: "fake".into(),
-        };
+        });
         Ok(self.with(|cells| {
             cells.get(cell).map(|c| CellRecord {
                 microvm: false,

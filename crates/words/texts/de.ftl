@@ -111,10 +111,12 @@ metric-shared-then = falls das zählt: ein Haus, das root startet, gibt jedem Ag
 metric-uptime = Laufzeit von { $agent } (Ziel > { $target } %)
 metric-uptime-low = { $agent } lief { $percent } % des letzten Tages
 metric-completion = Erledigung (Ziel > { $target } % der beendeten Aufgaben)
+metric-completion-of = Erledigung von { $agent }
 metric-completion-none = keine Aufgabe wurde beendet
 metric-completion-is = { $percent } % ({ $done } von { $all })
 metric-completion-low = { $percent } % der Aufgaben wurden erledigt
 metric-interventions = Eingriffe am Tag (Ziel < { $target })
+metric-interventions-of = Eingriffe bei { $agent }
 metric-interventions-high = { $count ->
     [one] ein Mensch griff { $count }-mal ein
    *[other] ein Mensch griff { $count }-mal ein

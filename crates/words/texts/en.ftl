@@ -111,10 +111,12 @@ metric-shared-then = if that matters, a house that root starts gives each agent 
 metric-uptime = uptime of { $agent } (target > { $target } %)
 metric-uptime-low = { $agent } was up { $percent } % of the last day
 metric-completion = completion (target > { $target } % of tasks that ended)
+metric-completion-of = completion of { $agent }
 metric-completion-none = no task ended
 metric-completion-is = { $percent } % ({ $done } of { $all })
 metric-completion-low = { $percent } % of tasks were done
 metric-interventions = interventions in a day (target < { $target })
+metric-interventions-of = interventions at { $agent }
 metric-interventions-high = { $count ->
     [one] a person intervened { $count } time
    *[other] a person intervened { $count } times

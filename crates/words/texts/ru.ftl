@@ -120,10 +120,12 @@ metric-shared-then = если это важно, дом, запущенный о
 metric-uptime = время работы { $agent } (цель > { $target } %)
 metric-uptime-low = { $agent } работал { $percent } % последних суток
 metric-completion = завершённость (цель > { $target } % закончившихся задач)
+metric-completion-of = завершённость у { $agent }
 metric-completion-none = ни одна задача не закончилась
 metric-completion-is = { $percent } % ({ $done } из { $all })
 metric-completion-low = выполнено { $percent } % задач
 metric-interventions = вмешательства за сутки (цель < { $target })
+metric-interventions-of = вмешательства у { $agent }
 metric-interventions-high = { $count ->
     [one] человек вмешался { $count } раз
     [few] человек вмешался { $count } раза

@@ -129,10 +129,12 @@ metric-shared-then = če je to pomembno, hiša, ki jo zažene root, da vsakemu a
 metric-uptime = čas delovanja { $agent } (cilj > { $target } %)
 metric-uptime-low = { $agent } je zadnji dan deloval { $percent } % časa
 metric-completion = dokončanost (cilj > { $target } % nalog, ki so se končale)
+metric-completion-of = dokončanost pri { $agent }
 metric-completion-none = nobena naloga se ni končala
 metric-completion-is = { $percent } % ({ $done } od { $all })
 metric-completion-low = opravljenih je bilo { $percent } % nalog
 metric-interventions = posegi na dan (cilj < { $target })
+metric-interventions-of = posegi pri { $agent }
 metric-interventions-high = { $count ->
     [one] človek je posegel { $count }-krat
     [two] človek je posegel { $count }-krat

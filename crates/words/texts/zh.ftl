@@ -84,10 +84,12 @@ metric-shared-then = 如果这很重要，由 root 启动的系统会给每个�
 metric-uptime = { $agent } 的运行时间（目标 > { $target } %）
 metric-uptime-low = { $agent } 在最近一天运行了 { $percent } %
 metric-completion = 完成率（目标 > { $target } %，以已结束的任务计）
+metric-completion-of = { $agent } 的完成率
 metric-completion-none = 没有任务结束
 metric-completion-is = { $percent } %（{ $all } 个中 { $done } 个）
 metric-completion-low = { $percent } % 的任务已完成
 metric-interventions = 每日人工干预（目标 < { $target }）
+metric-interventions-of = 对 { $agent } 的人工干预
 metric-interventions-high = 人工介入了 { $count } 次
 
 # 通知。

@@ -1,19 +1,19 @@
 //! `abbey doctor`: checks the house, its host and its isolation.
 
-use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::connect::{is_control_plane_up, operator_client};
+use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::DoctorDoc;
 use abbey_daemon::Home;
+use std::time::Duration;
+
+/// Longest wait for the checks of a control plane that answers: it bounds them itself.
+const ANSWER_WITHIN: Duration = Duration::from_secs(9);
 
 /// `abbey doctor`: prints the checks of the house and its host; `--fix` first fixes what it can. Exit code 7 if a
 /// check failed.
 pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
-    let client = operator_client(home)?;
-    let doc: DoctorDoc = match fix {
-        true => client.doctor().fix().await?,
-        false => client.doctor().check().await?,
-    };
+    let doc = find_problems(home, fix).await?;
     let failed = doc
         .checks
         .iter()
@@ -32,4 +32,22 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         }
     }
     Ok(if failed { exit::DEGRADED } else { exit::OK })
+}
+
+/// The checks of the control plane, or of this process where none answers.
+async fn find_problems(home: &Home, fix: bool) -> Result<DoctorDoc, Failure> {
+    let client = operator_client(home);
+    if fix {
+        return Ok(client?.doctor().fix().await?);
+    }
+    if is_control_plane_up(home).await {
+        match client?.timeout(ANSWER_WITHIN).doctor().check().await {
+            // It answered a moment ago, and hangs or ended since.
+            Err(abbey_api::client::Error::Timeout(_)) => {}
+            answer => return Ok(answer?),
+        }
+    } else if !home.database_file().exists() {
+        client?;
+    }
+    Ok(abbey_daemon::doctor_offline(home.root().to_owned()).await?)
 }

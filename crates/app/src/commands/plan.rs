@@ -8,7 +8,7 @@ use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::{PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
@@ -17,6 +17,23 @@ pub(crate) struct PlanArgs {
     /// Print the JSON Schema of the manifest instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
+    /// Print what the host would be given instead: firewall rules of this host (nft), or rules, jails or microVMs of a
+    /// FreeBSD host.
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "schema")]
+    pub(crate) render: Option<Rendering>,
+}
+
+/// What `--render` prints.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Rendering {
+    /// nftables, as this host uses them.
+    Nft,
+    /// Rules of a PF anchor.
+    Pf,
+    /// jail.conf and fstab of each agent.
+    Jail,
+    /// Command line of bhyve for each agent.
+    Bhyve,
 }
 
 /// `abbey plan`: prints what applying the manifest would change, also without a control plane; `--schema` prints
@@ -26,7 +43,9 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         output::print_json(&manifest::json_schema());
         return Ok(exit::OK);
     }
-    let body = read_manifest(&args.manifest.path(home))?;
+    let mut body = read_manifest(&args.manifest.path(home))?;
+    let kind = args.render.as_ref().and_then(ValueEnum::to_possible_value);
+    body.render = kind.map(|kind| kind.get_name().to_owned());
     let doc: PlanDoc = if is_control_plane_up(home).await {
         allow_secret_files(home, &body, false)?;
         operator_client(home)?.house().plan(&body).await?
@@ -36,6 +55,8 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     let fatal = doc.notes.iter().any(|n| n.severity == PlanSeverity::Fatal);
     if json {
         output::print_json(&doc);
+    } else if let Some(text) = &doc.rendered {
+        output::print_line(text.trim_end());
     } else {
         print_plan(&doc);
     }

@@ -175,7 +175,7 @@ def ask_outside():
         return s.recv(9)
 
 
-expect(40, "outside resolver", attempt(ask_outside), "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EACCES")
+expect(40, "outside resolver", attempt(ask_outside), "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EACCES", "EPERM")
 expect(43, "raw socket", attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)), *NO)
 expect(43, "packet socket", attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)), *NO)
 expect(43, "SO_MARK", attempt(lambda: socket.socket().setsockopt(socket.SOL_SOCKET, 36, 1)), *NO)

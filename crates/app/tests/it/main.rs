@@ -44,6 +44,7 @@ mod long_run_under_kills;
 mod microvms;
 mod network;
 mod plan_changes;
+mod presence;
 mod renaming;
 mod reports;
 mod resource_exhaustion;

@@ -523,7 +523,7 @@ fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     until("and said so", || {
         house
             .expect(0, "activity --json")
-            .contains("\"firewall.restored\"")
+            .contains("the firewall table")
     });
     add_foreign();
     // Somebody opens a hole: the next boot closes it.
@@ -574,4 +574,199 @@ fn dns_is_answered_only_for_cells_with_full_egress() {
     assert!(said.contains("200 OK"), "{said}");
     let args = ["run", "--egress", "full", "--", "python3", "-c", script];
     assert!(house.expect(0, &args).contains("200 OK"));
+}
+
+/// Another program takes an address or an interface away: hostd is told by the kernel and puts it back (S1-13).
+#[test]
+fn gateways_and_interfaces_are_restored_when_another_program_takes_them() {
+    let (_outside, house, fleet) = stand(TWO);
+    let out = format!("{OUTSIDE}:80");
+    assert_eq!(reach(&house, "b", &out), "ok");
+    let (_, gateway) = addresses(&fleet, "b");
+    let link = |gateway: &str| {
+        let output = Command::new("ip")
+            .args(["-o", "-4", "addr"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|l| l.contains(&format!(" {gateway}/")));
+        line.map(|l| l.split_whitespace().nth(1).unwrap().to_owned())
+    };
+    let name = link(&gateway).unwrap();
+    outside_ip(&format!("addr del {gateway}/32 dev {name}"));
+    until("the gateway has its address", || link(&gateway).is_some());
+    until("it reaches the outside", || {
+        reach(&house, "b", &out) == "ok"
+    });
+    outside_ip(&format!("link del {name}"));
+    until("the interface is back", || link(&gateway).is_some());
+    until("it reaches the outside", || {
+        reach(&house, "b", &out) == "ok"
+    });
+    until("it is logged", || {
+        let entries = house.audit_entries("hostd.network");
+        let text = serde_json::to_string(&entries).unwrap();
+        text.contains("the interface of agent-b")
+    });
+}
+
+fn outside_ip(args: &str) {
+    abbey_testkit::outside::ip(args);
+}
+
+/// Without the house's table, without control plane and without hostd, rules inside each cell hold.
+#[test]
+fn a_second_wall_inside_each_cell_holds_when_the_first_is_flushed() {
+    let (_outside, house, fleet) = stand(TWO);
+    let host = TcpListener::bind("0.0.0.0:7777").unwrap();
+    let ((a, a_gateway), (b, b_gateway)) = (addresses(&fleet, "a"), addresses(&fleet, "b"));
+    let probe = |agent: &str, to: &str| {
+        let (host, port) = to.rsplit_once(':').unwrap();
+        format!("{agent} {host} {port}")
+    };
+    let tries: Vec<String> = [("a", &b), ("b", &a)]
+        .iter()
+        .flat_map(|(agent, other)| {
+            let gateway = if *agent == "a" {
+                &a_gateway
+            } else {
+                &b_gateway
+            };
+            [
+                probe(agent, &format!("{gateway}:7777")),
+                probe(agent, "203.0.113.1:7777"),
+                probe(agent, &format!("{other}:22")),
+            ]
+        })
+        .collect();
+    // A program in each cell that waits for the walls to fall, and then tries for a while.
+    let code = "import socket,sys,time,os\nwhile not os.path.exists('go'): time.sleep(0.05)\nhits=0\nfor n in range(20):\n  for at in sys.argv[1:]:\n    h,p=at.split(':')\n    try: socket.create_connection((h,int(p)),0.2).close(); hits+=1\n    except OSError: pass\nopen('hits','w').write(str(hits))\n";
+    for agent in ["a", "b"] {
+        let own = tries
+            .iter()
+            .filter_map(|t| t.strip_prefix(&format!("{agent} ")));
+        let own: Vec<String> = own.map(|t| t.replace(' ', ":")).collect();
+        let mut args = vec![
+            "exec",
+            agent,
+            "--",
+            "sh",
+            "-c",
+            "setsid python3 -c \"$0\" \"$@\" >/dev/null 2>&1 &",
+            code,
+        ];
+        args.extend(own.iter().map(String::as_str));
+        house.expect(0, &args);
+    }
+    let hostd = std::fs::read_to_string("/proc/self/stat")
+        .map(|_| hostd_pid(&house))
+        .unwrap();
+    house.kill_control_plane();
+    abbey_testkit::house::kill(hostd);
+    nft(&["flush", "ruleset"]);
+    assert!(!nft(&["list", "tables"]).contains("abbey_"));
+    let workspace = |agent: &str| house.home().join(format!("agents/{agent}/workspace"));
+    for agent in ["a", "b"] {
+        std::fs::write(workspace(agent).join("go"), "").unwrap();
+    }
+    for agent in ["a", "b"] {
+        until("it tried", || workspace(agent).join("hits").exists());
+        let hits = || std::fs::read_to_string(workspace(agent).join("hits")).unwrap();
+        until("it said how often it got through", || !hits().is_empty());
+        assert_eq!(hits(), "0", "{agent}");
+    }
+    assert!(
+        !nft(&["list", "tables"]).contains("abbey_"),
+        "nobody repaired it meanwhile"
+    );
+    drop(host);
+    // With hostd the first wall is back.
+    house.expect(0, "up");
+    until("the table is back", || {
+        nft(&["list", "tables"]).contains("abbey_")
+    });
+}
+
+fn hostd_pid(house: &House) -> i32 {
+    let doc = house.json(0, "doctor");
+    let checks = doc["checks"].as_array().unwrap();
+    let text = checks.iter().find(|c| c["id"] == "hostd").unwrap()["text"]
+        .as_str()
+        .unwrap();
+    let pid = text.split("process ").nth(1).unwrap().split(' ').next();
+    pid.unwrap().parse().unwrap()
+}
+
+/// Only packets of the house's interfaces are judged; another program's policy that drops them is reported; the last
+/// house that leaves disables the forwarding that the first enabled.
+#[test]
+fn forwarding_is_shared_with_other_programs_and_houses() {
+    let forwarding = || {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+        text.trim().to_owned()
+    };
+    own_network();
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    let manifest = "house: first\nagents: { b: { egress: full } }\n";
+    let (_outside, first, _) = stand(manifest);
+    assert_eq!(forwarding(), "1");
+    let rules = nft(&["list", "ruleset"]);
+    let chain = rules
+        .split_once("chain through")
+        .unwrap()
+        .1
+        .split_once('}')
+        .unwrap()
+        .0;
+    let judged = chain.lines().filter(|l| l.contains("drop"));
+    assert!(judged.clone().count() > 0);
+    assert!(judged.clone().all(|l| !l.contains("!= \"ab")), "{chain}");
+    let mut second = house();
+    second.hosts = Some(HOSTS.to_owned());
+    second.manifest(manifest);
+    second.expect(0, "up");
+    let out = format!("{OUTSIDE}:80");
+    assert_eq!(reach(&second, "b", &out), "ok");
+    // As Docker does when it starts.
+    nft(&["add", "table", "ip", "filter"]);
+    nft(&[
+        "add",
+        "chain",
+        "ip",
+        "filter",
+        "FORWARD",
+        "{ type filter hook forward priority 0; policy drop; }",
+    ]);
+    let check = |house: &House, code: i32| {
+        let doc = house.json(code, "doctor");
+        let checks = doc["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .find(|c| c["id"] == "forwarding")
+            .unwrap()
+            .clone()
+    };
+    let found = check(&first, 7);
+    let text = found["text"].as_str().unwrap();
+    assert!(text.contains("`FORWARD` of table `ip filter`"), "{text}");
+    let prefix = text
+        .split("begin with `")
+        .nth(1)
+        .unwrap()
+        .split('`')
+        .next()
+        .unwrap();
+    let ours = format!("\"{prefix}*\"");
+    nft(&[
+        "add", "rule", "ip", "filter", "FORWARD", "iifname", &ours, "accept",
+    ]);
+    nft(&[
+        "add", "rule", "ip", "filter", "FORWARD", "oifname", &ours, "accept",
+    ]);
+    assert_eq!(check(&first, 0)["state"], "ok");
+    assert_eq!(reach(&first, "b", &out), "ok");
+    first.expect(0, "down");
+    assert_eq!(forwarding(), "1", "the other house needs it");
+    second.expect(0, "down");
+    assert_eq!(forwarding(), "0");
 }

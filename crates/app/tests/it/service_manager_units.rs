@@ -16,6 +16,52 @@ fn written(house: &House, kind: &str) -> PathBuf {
     dir
 }
 
+/// Name of the units of a house whose home is not the usual one.
+fn unit_name(house: &House) -> String {
+    format!(
+        "abbey{}",
+        house.home().display().to_string().replace('/', "-")
+    )
+}
+
+/// Name of its scripts for rc.d.
+fn script_name(house: &House) -> String {
+    unit_name(house).replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+#[test]
+fn units_of_a_second_house_leave_the_first_ones_alone() {
+    let (one, two) = (house(), house());
+    let dir = one.path("units");
+    let place = dir.display().to_string();
+    for kind in ["systemd", "rcd"] {
+        for house in [&one, &two] {
+            house.expect(0, args!("unit install --kind {} --dir {}", kind, place));
+        }
+    }
+    let texts: Vec<String> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|e| std::fs::read_to_string(e.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(texts.len(), 12);
+    for house in [&one, &two] {
+        let home = house.home().display().to_string();
+        let serves = |t: &&String| t.contains("role serve") && t.contains(&home);
+        assert_eq!(texts.iter().filter(serves).count(), 2);
+        // A second time changes nothing and refuses nothing.
+        house.expect(0, args!("unit install --dir {}", place));
+    }
+    // A file of another house is never overwritten.
+    let taken = dir.join(format!("{}.service", unit_name(&one)));
+    std::fs::write(
+        &taken,
+        "Description=Control plane of the house in /elsewhere\n",
+    )
+    .unwrap();
+    let told = one.expect_refusal(4, args!("unit install --dir {}", place));
+    assert!(told.contains("belongs to another house"), "{told}");
+}
+
 fn analyze(args: &[&str]) -> (String, String) {
     let output = Command::new("systemd-analyze")
         .args(args)
@@ -40,17 +86,19 @@ fn exposure(dir: &Path, unit: &str) -> f64 {
 fn systemd_units_verify_and_have_low_exposure() {
     let house = house();
     let dir = written(&house, "systemd");
+    let name = unit_name(&house);
+    let unit = |suffix: &str| format!("{name}{suffix}");
     let names = [
-        "abbey-hostd.service",
-        "abbey.service",
-        "abbey-agent@.service",
+        unit("-hostd.service"),
+        unit(".service"),
+        unit("-agent@.service"),
     ];
     let places: Vec<String> = names
         .iter()
         .map(|n| dir.join(n).display().to_string())
         .collect();
     let instance = dir
-        .join("abbey-agent@git-admin.service")
+        .join(unit("-agent@git-admin.service"))
         .display()
         .to_string();
     std::os::unix::fs::symlink(&places[2], &instance).unwrap();
@@ -60,19 +108,19 @@ fn systemd_units_verify_and_have_low_exposure() {
     let (_, err) = analyze(&args);
     assert_eq!(err, "");
     // A temporary home cannot have `PrivateTmp`; the usual one is better still.
-    let score = exposure(&dir, "abbey.service");
+    let score = exposure(&dir, &unit(".service"));
     assert!(score <= 2.5, "{score}");
-    let score = exposure(&dir, "abbey-agent@.service");
+    let score = exposure(&dir, &unit("-agent@.service"));
     assert!(score <= 1.5, "{score}");
-    let unit = std::fs::read_to_string(dir.join("abbey.service")).unwrap();
-    let (head, rest) = unit.split_once("[Service]").unwrap();
+    let text = std::fs::read_to_string(dir.join(unit(".service"))).unwrap();
+    let (head, rest) = text.split_once("[Service]").unwrap();
     assert!(
         head.contains("StartLimitBurst=5") && !rest.contains("StartLimit"),
         "limits stand where they count"
     );
     let printed = house.expect(0, "unit print");
     assert!(
-        printed.contains("# /etc/systemd/system/abbey.service"),
+        printed.contains(&format!("# /etc/systemd/system/{name}.service")),
         "{printed}"
     );
     // A place that would need quoting is refused, not quoted badly.
@@ -92,7 +140,8 @@ fn user_units_are_installed_with_a_lingering_note() {
         output.status.success() && told.contains("lingering is off for this user"),
         "{told}"
     );
-    let unit = dir.join("abbey.service").display().to_string();
+    let unit = dir.join(format!("{}.service", unit_name(&house)));
+    let unit = unit.display().to_string();
     let (_, err) = analyze(&["verify", "--user", "--man=no", &unit]);
     assert_eq!(err, "");
     let root = crate::house();
@@ -104,8 +153,9 @@ fn user_units_are_installed_with_a_lingering_note() {
 fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
     let house = house();
     let dir = written(&house, "rcd");
-    let names = ["abbey", "abbey_agents", "abbey_hostd"];
-    for name in names {
+    let script = script_name(&house);
+    let (agents, hostd) = (format!("{script}_agents"), format!("{script}_hostd"));
+    for name in [&script, &agents, &hostd] {
         let path = dir.join(name);
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -147,13 +197,13 @@ fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
             String::from_utf8_lossy(&output.stderr)
         )
     };
-    assert_eq!(run("abbey", &["start"], "NO"), "abbey is off\n");
-    let started = run("abbey", &["start"], "YES");
+    assert_eq!(run(&script, &["start"], "NO"), format!("{script} is off\n"));
+    let started = run(&script, &["start"], "YES");
     let home = house.home().display().to_string();
     assert!(
-        started.starts_with(
-            "start: /usr/sbin/daemon -P /var/run/abbey.daemon.pid -p /var/run/abbey.pid"
-        ),
+        started.starts_with(&format!(
+            "start: /usr/sbin/daemon -P /var/run/{script}.daemon.pid -p /var/run/{script}.pid"
+        )),
         "{started}"
     );
     assert!(
@@ -162,7 +212,7 @@ fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
             .ends_with(&format!("role serve --home {home}")),
         "{started}"
     );
-    let started = run("abbey_hostd", &["onestart"], "NO");
+    let started = run(&hostd, &["onestart"], "NO");
     assert!(
         started.contains("role hostd --foreground"),
         "started without being enabled: {started}"
@@ -170,11 +220,11 @@ fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
     house.manifest(TWO);
     house.expect(0, "up");
     house.expect(0, "stop sysadmin");
-    run("abbey_agents", &["start", "sysadmin"], "YES");
+    run(&agents, &["start", "sysadmin"], "YES");
     until("the script started it", || {
         house.json(0, "ps")["agents"][1]["presence"] == "ready"
     });
-    assert!(run("abbey_agents", &["onestatus"], "NO").contains("sysadmin"));
+    assert!(run(&agents, &["onestatus"], "NO").contains("sysadmin"));
 }
 
 /// A process as a service manager starts it, and the socket for its readiness notification.
@@ -243,8 +293,13 @@ fn units_start_a_house_and_cells_outlive_control_plane_and_hostd() {
         let words = line.split(' ').skip(1).map(str::to_owned);
         words.collect::<Vec<_>>()
     };
-    let (hostd_args, serve_args) = (words("abbey-hostd.service"), words("abbey.service"));
-    let uid: u32 = line("abbey.service", "User=").parse().unwrap();
+    let (hostd_args, serve_args) = (
+        words(&format!("{}-hostd.service", unit_name(&house))),
+        words(&format!("{}.service", unit_name(&house))),
+    );
+    let uid: u32 = line(&format!("{}.service", unit_name(&house)), "User=")
+        .parse()
+        .unwrap();
     assert_ne!(uid, 0);
     let start = |name: &str, uid: Option<u32>, args: &[String]| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

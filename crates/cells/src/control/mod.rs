@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum ShimRequest {
     /// State of the cell.
     Status,
+    /// State of the cell; if the answer says so (`door`), the connection then leads through the agent's own port.
+    Probe,
     /// End within `grace`.
     Stop {
         /// Time to end by itself.
@@ -67,4 +69,10 @@ pub(crate) struct ShimStatus {
     /// Whether a microVM that waited was given its program.
     #[serde(default)]
     pub begun: bool,
+    /// Whether the program has sent no heartbeat in time.
+    #[serde(default)]
+    pub hung: bool,
+    /// Whether the connection of a probe now leads through the agent's own port.
+    #[serde(default)]
+    pub door: bool,
 }

@@ -114,7 +114,7 @@ pub(crate) enum GuestNotice {
         /// Version of the guest's kernel.
         kernel: String,
     },
-    /// The program announced readiness.
+    /// The program announced readiness; each one after the first is a heartbeat of the program.
     Ready {},
     /// The program could not be started.
     Failed {

@@ -195,7 +195,9 @@ impl Guest {
                 if buffer[..n].contains(&b'\n') {
                     send_guest_notice(channel, &GuestNotice::Ready {});
                 }
-                self.ready = None;
+                if n == 0 {
+                    self.ready = None;
+                }
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.ready = None,

@@ -18,6 +18,7 @@ mod guest;
 mod host_facts;
 mod in_process;
 mod journal;
+mod network_guard;
 mod operation;
 mod owner_files;
 mod pack;
@@ -46,5 +47,5 @@ pub use secret_files::{allow_secret_files, check_secret_file};
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
     detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
-    is_privileged_hostd_running,
+    is_privileged_hostd_running, listening_process,
 };

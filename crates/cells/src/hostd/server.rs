@@ -1,10 +1,11 @@
 //! The helper itself: one thread that accepts, and a process for each call.
 
 use super::journal::{self, JournalLine};
+use super::network_guard::NetworkGuard;
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::{
-    HostdConfig, admission, checkpoints, exec, guest, host_facts, owner_files, pack, rename,
-    secret_files, stage, sweep,
+    HostdConfig, admission, checkpoints, exec, guest, host_facts, network_guard, owner_files, pack,
+    rename, secret_files, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -12,7 +13,7 @@ use crate::program_stream::ProgramInvocation;
 use crate::sys::{descriptors, lock};
 use crate::{Error, Result, allocation, crash, files, record, shim};
 use abbey_model::{CellName, CheckpointLine, Millis};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -40,25 +41,57 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     )?;
     let children =
         abbey_launch::child_exit_fd().map_err(Error::file("watch", "the end of children"))?;
+    let mut guard = match config.privileged {
+        true => Some(NetworkGuard::open().map_err(Error::file("watch", "the networks"))?),
+        false => None,
+    };
     ready();
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(&listener, PollFlags::IN),
             PollFd::new(&children, PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        fds.extend(guard.iter().flat_map(NetworkGuard::poll_fds));
+        let patience = guard.as_ref().and_then(NetworkGuard::next_deadline);
+        let patience = patience.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::file("wait on", &path)(e.into())),
         }
         let (called, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        let changed = fds[2..].iter().any(|fd| !fd.revents().is_empty());
         if ended {
             let mut drained = [0u8; 1024];
             let _one_signal_may_stand_for_many = rustix::io::read(&children, &mut drained);
-            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+            while let Ok(Some((pid, _))) =
+                rustix::process::wait(rustix::process::WaitOptions::NOHANG)
+            {
+                if let Some(guard) = &mut guard {
+                    guard.note_end(pid);
+                }
+            }
         }
         // The call to end removed it.
         if !path.exists() {
             return Ok(());
+        }
+        if let Some(guard) = &mut guard {
+            if changed {
+                guard.note_change();
+            }
+            if guard.is_due() {
+                match abbey_launch::fork() {
+                    Ok(None) => {
+                        drop((held, listener, children));
+                        abbey_launch::unblock_signals();
+                        network_guard::check_networks(config);
+                        abbey_launch::exit_immediately(0);
+                    }
+                    Ok(Some(pid)) => guard.note_start(pid),
+                    // The next notice or call tries again.
+                    Err(_) => {}
+                }
+            }
         }
         if !called {
             continue;
@@ -69,7 +102,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         match abbey_launch::fork() {
             Ok(None) => {
                 // A copy that lives on as a shim must not hold the helper's place.
-                drop((held, listener, children));
+                drop((held, listener, children, guard));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream).is_err());
                 abbey_launch::exit_immediately(status);
@@ -464,7 +497,15 @@ pub(super) fn perform_operation(
                     }
                 },
             };
-            start(config, generation, spec, streams, stream, line)
+            let allocation = allocations.owners.get(&spec.cell);
+            let rules = match allocation.filter(|_| spec.network.is_some()) {
+                Some(allocation) => {
+                    let host = crate::network::wall::host_addresses(&allocations)?;
+                    crate::network::wall::render_cell_rules(allocation, &host)
+                }
+                None => None,
+            };
+            start(config, generation, (spec, rules), streams, stream, line)
         }
         HostdOperation::Begin { spec } => {
             let spec = match admission::validate_spec(config, &held()?.allocations, *spec) {
@@ -532,7 +573,10 @@ pub(super) fn perform_operation(
             if !dry {
                 let empty = fs::remove_dir(config.cell_records_dir()).is_ok();
                 let parted = match empty && config.privileged {
-                    true => part(config, held()?.allocations.house_tag()),
+                    true => {
+                        let _nobody_repairs_it = lock_firewall(&config.hostd_dir())?;
+                        part(config, held()?.allocations.house_tag())
+                    }
                     false => Ok(()),
                 };
                 // The one that accepts looks after each call whether its socket is still there. It
@@ -544,6 +588,11 @@ pub(super) fn perform_operation(
             Ok(HostdReply::Done)
         }
     }
+}
+
+/// Waits for the lock under which interfaces and firewall rules of the house change.
+pub(super) fn lock_firewall(dir: &Path) -> Result<fs::File> {
+    lock::lock_file(&dir.join("firewall.lock"))
 }
 
 /// Takes everything of the house off the network of the host.
@@ -569,7 +618,7 @@ fn firewall(
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
         return refused("`confirm_within` must be more than 0 and at most 1 minute");
     }
-    let _one_at_a_time = lock::lock_file(&dir.join("firewall.lock"))?;
+    let _one_at_a_time = lock_firewall(&dir)?;
     // Others may change what they hold while it is on trial; the lock of the allocations is not kept.
     // By value: a borrow would keep the lock with it.
     let allocations = allocation::lock_allocations(&dir)?.allocations;
@@ -584,6 +633,9 @@ fn firewall(
         let on_bridge = allocations.bridged_subnets();
         crate::network::bridge::update_bridge(tag, &on_bridge)
             .map_err(Error::file("set up", "the bridge"))?;
+    }
+    if !dry {
+        crate::network::repair::refresh_cell_rules(&config.cell_records_dir(), &allocations)?;
     }
     if firewall::is_firewall_current(&dir, tag, &allocations) {
         return Ok(HostdReply::InForce);
@@ -613,7 +665,7 @@ fn firewall(
 /// the start fails.
 fn stand_guard(config: &HostdConfig) -> Result<()> {
     let dir = config.hostd_dir();
-    let _one_at_a_time = lock::lock_file(&dir.join("firewall.lock"))?;
+    let _one_at_a_time = lock_firewall(&dir)?;
     // Read under the lock: rules are never made from what somebody held a moment ago.
     let allocations = allocation::lock_allocations(&dir)?.allocations;
     let tag = allocations.house_tag();
@@ -656,7 +708,7 @@ fn claimed(
 fn start(
     config: &HostdConfig,
     generation: abbey_model::Generation,
-    spec: crate::CellSpec,
+    (spec, rules): (crate::CellSpec, Option<String>),
     streams: Option<[OwnedFd; 3]>,
     stream: &UnixStream,
     line: &JournalLine,
@@ -678,6 +730,6 @@ fn start(
         let _caller_gone = answer(&caller, &reply);
         let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
     };
-    let ended = shim::run_shim(generation, spec, streams, report);
+    let ended = shim::run_shim(generation, spec, rules.as_deref(), streams, report);
     abbey_launch::exit_immediately(i32::from(ended.is_err()))
 }

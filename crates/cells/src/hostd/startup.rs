@@ -17,6 +17,13 @@ pub fn is_privileged_hostd_running(home: &Path) -> bool {
     hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
 }
 
+/// Process id of the hostd that accepts calls for the house in `home`, whether or not it answers them.
+pub fn listening_process(home: &Path) -> Option<i32> {
+    let stream = std::os::unix::net::UnixStream::connect(HostdConfig::socket_path(home)).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    Some(peer.pid.as_raw_nonzero().get())
+}
+
 /// Ends hostd, and waits until its process has exited: at most 5 seconds, after which it is left to end by itself.
 ///
 /// # Errors

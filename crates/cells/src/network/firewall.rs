@@ -23,7 +23,7 @@ pub(crate) struct AppliedFirewall {
     text: String,
     /// Table as the kernel listed it afterwards.
     listed: String,
-    /// Whether the house enabled IP forwarding.
+    /// Whether an owner needs IP forwarding.
     forwards: bool,
 }
 
@@ -51,8 +51,8 @@ pub(crate) fn nft_path() -> Option<PathBuf> {
     places.into_iter().map(PathBuf::from).find(|p| p.is_file())
 }
 
-/// Runs `nft` with text on its input.
-fn run(args: &[&str], input: &str) -> io::Result<String> {
+/// Runs `nft` with text on its input, in the network of this thread.
+pub(super) fn run(args: &[&str], input: &str) -> io::Result<String> {
     let program = nft_path().ok_or(io::ErrorKind::NotFound)?;
     let mut child = Command::new(program)
         .args(args)
@@ -159,10 +159,67 @@ fn wanted(allocations: &Allocations) -> bool {
     allocations.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
 }
 
-/// How the table is to look, and whether the house has to make the host forward.
-fn wish(tag: HouseTag, allocations: &Allocations, before: &AppliedFirewall) -> (String, bool) {
-    let forward = wanted(allocations) && (before.forwards || !forwards());
-    (rules::render_nftables(tag, allocations, forward), forward)
+/// File that says that a house enabled forwarding in this network. Whichever house leaves last disables it again, so the
+/// file is the host's and no house's; both are gone after a boot.
+fn forwarding_file() -> PathBuf {
+    let network = std::fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
+    let number = network
+        .to_string_lossy()
+        .replace(|c: char| !c.is_ascii_digit(), "");
+    Path::new("/run/abbey").join(format!("forwarding-{number}"))
+}
+
+/// Enables IP forwarding, unless it is.
+fn enable_forwarding() -> Result<()> {
+    if forwards() {
+        return Ok(());
+    }
+    let file = forwarding_file();
+    let dir = file.parent().unwrap_or(Path::new("/run"));
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&file, "0"))
+        .map_err(Error::file("write", &file))?;
+    std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))
+}
+
+/// Chain of another program that drops forwarded packets by default and accepts none of the house's, if direct egress
+/// needs forwarding: as text for people.
+pub(crate) fn blocking_chain(tag: HouseTag, allocations: &Allocations) -> Option<String> {
+    if !wanted(allocations) {
+        return None;
+    }
+    find_blocking_chain(
+        &run(&["list", "ruleset"], "").ok()?,
+        &tag.interface_prefix(),
+    )
+}
+
+/// Searches a listing of all tables for a chain at the forward hook whose policy is to drop, in a table without a rule
+/// that accepts interfaces with this prefix.
+fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
+    let (mut table, mut chain, mut found) = ("", "", None);
+    let mut blocking: Option<(String, bool)> = None;
+    for line in ruleset.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("table ") {
+            // The table before is over.
+            found = found.or(blocking.take().filter(|b| !b.1).map(|b| b.0));
+            table = rest.trim_end_matches(['{', ' ']);
+        } else if let Some(rest) = line.strip_prefix("chain ") {
+            chain = rest.trim_end_matches(['{', ' ']);
+        } else if line.contains("hook forward") && line.contains("policy drop") {
+            let text = format!(
+                "the chain `{chain}` of table `{table}` (policy drop; the interfaces of this house begin with `{prefix}`)"
+            );
+            blocking = blocking.or(Some((text, false)));
+        }
+        if line.contains(prefix)
+            && line.contains("accept")
+            && let Some((_, accepts)) = &mut blocking
+        {
+            *accepts = true;
+        }
+    }
+    found.or(blocking.filter(|b| !b.1).map(|b| b.0))
 }
 
 /// Whether the kernel's table matches the allocations. If nothing has changed since the last check, this is one
@@ -184,7 +241,7 @@ pub(crate) fn is_firewall_current(dir: &Path, tag: HouseTag, allocations: &Alloc
         return true;
     }
     let applied: AppliedFirewall = read(&path(dir));
-    let (text, _) = wish(tag, allocations, &applied);
+    let text = rules::render_nftables(tag, allocations);
     let same = applied.text == text && list(tag).is_ok_and(|listed| listed == applied.listed);
     if same {
         let _looked_at_again_next_time = record::write_json(&seen_path(dir), &now);
@@ -202,8 +259,8 @@ pub(crate) fn apply_firewall(
     allocations: &Allocations,
 ) -> Result<AppliedFirewall> {
     let before = read(&path(dir));
-    let (text, forward) = wish(tag, allocations, &before);
-    put(dir, tag, text, forward)?;
+    let text = rules::render_nftables(tag, allocations);
+    put(dir, tag, text, wanted(allocations))?;
     Ok(before)
 }
 
@@ -218,7 +275,7 @@ pub(crate) fn restore_firewall(dir: &Path, tag: HouseTag, before: AppliedFirewal
 fn put(dir: &Path, tag: HouseTag, text: String, forward: bool) -> Result<()> {
     run(&["-c", "-f", "-"], &text).map_err(failed("check"))?;
     if !forward {
-        close(dir, tag);
+        close(tag);
     }
     // The intent first: whoever is ended behind the next lines leaves a table that is known of.
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
@@ -240,18 +297,19 @@ fn put(dir: &Path, tag: HouseTag, text: String, forward: bool) -> Result<()> {
     applied.listed = list(tag).map_err(failed("read back"))?;
     // The rules are there before anything is forwarded.
     if forward {
-        std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))?;
+        enable_forwarding()?;
     }
     record::write_json(&path(dir), &applied)
 }
 
-/// Ends the forwarding that the house began, unless another house needs it.
-fn close(dir: &Path, tag: HouseTag) {
+/// Disables the forwarding that a house enabled, unless another house is there, which may need it.
+fn close(tag: HouseTag) {
     let tables = run(&["list", "tables"], "").unwrap_or_default();
     let others = |l: &str| l.contains(" abbey_") && !l.ends_with(&tag.table_name());
-    let needed = tables.lines().any(others);
-    if read::<AppliedFirewall>(&path(dir)).forwards && !needed {
+    let file = forwarding_file();
+    if file.exists() && !tables.lines().any(others) {
         let _stays_as_it_is = std::fs::write(FORWARD, "0");
+        let _gone_already = std::fs::remove_file(file);
     }
 }
 
@@ -269,7 +327,7 @@ pub(crate) fn remove_firewall(dir: &Path, tag: HouseTag) -> Result<()> {
     if !was_firewall_applied(dir) {
         return Ok(());
     }
-    close(dir, tag);
+    close(tag);
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
     let table = tag.table_name();
     let applied: AppliedFirewall = read(&path(dir));
@@ -279,4 +337,42 @@ pub(crate) fn remove_firewall(dir: &Path, tag: HouseTag) -> Result<()> {
     }
     run(&["-f", "-"], &text).map_err(failed("remove"))?;
     std::fs::remove_file(path(dir)).map_err(Error::file("remove", path(dir)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCKER: &str = r#"table inet abbey_00001 {
+	chain through {
+		type filter hook forward priority filter; policy accept;
+		iifname "ab00001*" accept
+	}
+}
+table ip filter {
+	chain DOCKER-USER {
+	}
+	chain FORWARD {
+		type filter hook forward priority filter; policy drop;
+		counter packets 0 bytes 0 jump DOCKER-USER
+	}
+}
+table ip nat {
+	chain POSTROUTING {
+		type nat hook postrouting priority srcnat; policy accept;
+	}
+}
+"#;
+
+    #[test]
+    fn a_forward_policy_of_another_program_is_found_until_it_accepts_the_house() {
+        let found = find_blocking_chain(DOCKER, "ab00001").unwrap();
+        assert!(found.contains("`FORWARD` of table `ip filter`"), "{found}");
+        let accepted = DOCKER.replace(
+            "jump DOCKER-USER",
+            "jump DOCKER-USER\n\t\tiifname \"ab00001*\" counter accept",
+        );
+        assert_eq!(find_blocking_chain(&accepted, "ab00001"), None);
+        assert_eq!(find_blocking_chain("", "ab00001"), None);
+    }
 }

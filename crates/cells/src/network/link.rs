@@ -4,6 +4,7 @@
 use super::addresses::{bridge_mac, cell_mac, host_mac};
 use super::bridge;
 use crate::{CellNetwork, HouseTag};
+use abbey_model::Subnet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -270,29 +271,7 @@ pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -
     let to = |a: Ipv4Addr| RouteAttribute::Destination(RouteAddress::Inet(a));
     let steps = match bridged {
         true => bridge::attach_port_steps(host.interface_index(&tag.bridge_name())?, index, subnet),
-        false => vec![
-            (
-                "set the gateway's address",
-                address_message(index, gateway, 32, true),
-            ),
-            ("bring the gateway up", set_up_message(index)),
-            (
-                "route its address",
-                route(
-                    RouteScope::Link,
-                    32,
-                    vec![
-                        to(cell),
-                        RouteAttribute::Oif(index),
-                        RouteAttribute::PrefSource(RouteAddress::Inet(gateway)),
-                    ],
-                ),
-            ),
-            (
-                "fix its neighbour",
-                neighbour_message(index, cell, cell_mac(cell)),
-            ),
-        ],
+        false => host_steps(index, subnet),
     };
     host.send_all(steps)?;
     let gateway_mac = match bridged {
@@ -340,6 +319,73 @@ pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -
     inside.send_all(steps)
 }
 
+/// Makes the host's end of a running cell's network as [`connect_cell`] left it, and the whole pair again if it is gone.
+/// Returns whether anything was missing.
+///
+/// # Errors
+/// With the step that failed.
+pub(crate) fn reconnect_cell(network: CellNetwork, pid: i32) -> io::Result<bool> {
+    let CellNetwork {
+        subnet,
+        tag: Some(tag),
+        bridged,
+    } = network
+    else {
+        return Ok(false);
+    };
+    let mut host = RouteSocket::open()?;
+    let Ok(index) = host.interface_index(&tag.interface_name(subnet)) else {
+        // The addresses of its services are on its loopback interface, which is still there.
+        return connect_cell(network, &[], pid).map(|()| true);
+    };
+    if bridged {
+        // What the bridge has is compared for all cells at once.
+        host.send_all(vec![("bring its port up", set_up_message(index))])?;
+        return Ok(false);
+    }
+    let mut missing = false;
+    for step in host_steps(index, subnet) {
+        match host.send_all(vec![step.clone()]) {
+            // The others are repeated without a difference.
+            Ok(()) => {
+                use RouteNetlinkMessage::{NewAddress, NewRoute};
+                missing |= matches!(step.1, NewAddress(_) | NewRoute(_));
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(missing)
+}
+
+/// Steps that give the host's end of a routed pair its address, route and neighbour.
+fn host_steps(index: u32, subnet: Subnet) -> Vec<(&'static str, RouteNetlinkMessage)> {
+    let (gateway, cell) = (subnet.gateway(), subnet.cell());
+    vec![
+        (
+            "set the gateway's address",
+            address_message(index, gateway, 32, true),
+        ),
+        ("bring the gateway up", set_up_message(index)),
+        (
+            "route its address",
+            route(
+                RouteScope::Link,
+                32,
+                vec![
+                    RouteAttribute::Destination(RouteAddress::Inet(cell)),
+                    RouteAttribute::Oif(index),
+                    RouteAttribute::PrefSource(RouteAddress::Inet(gateway)),
+                ],
+            ),
+        ),
+        (
+            "fix its neighbour",
+            neighbour_message(index, cell, cell_mac(cell)),
+        ),
+    ]
+}
+
 /// Disables IPv6 on an interface. Errors are ignored, as the kernel may have no IPv6.
 pub(super) fn disable_ipv6(name: &str) {
     let _no_such_protocol =
@@ -348,18 +394,31 @@ pub(super) fn disable_ipv6(name: &str) {
 
 /// A conversation about the network of another process.
 fn inside(pid: i32) -> io::Result<RouteSocket> {
-    let own = File::open("/proc/self/ns/net")?;
+    within_network_of(pid, || {
+        let _no_such_protocol = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        RouteSocket::open()
+    })
+}
+
+/// Does `work` in the network of another process: this thread, and what it starts, is there meanwhile.
+///
+/// # Errors
+/// That of `work`; `PermissionDenied` where this process may not enter the network.
+pub(crate) fn within_network_of<T>(
+    pid: i32,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let own = File::open("/proc/thread-self/ns/net")?;
     let theirs = File::open(format!("/proc/{pid}/ns/net"))?;
     let enter = |ns: &File| {
         move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(io::Error::from)
     };
     enter(&theirs)?;
-    let _no_such_protocol = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
-    let route = RouteSocket::open();
+    let done = work();
     // A shim in the wrong network would open its doors there.
     enter(&own)?;
-    route
+    done
 }
 
 /// Removes all interfaces of a house, repeating up to five times because the kernel removes those of ended cells

@@ -8,9 +8,26 @@ pub(crate) mod bridge;
 pub(crate) mod firewall;
 pub mod freebsd;
 mod link;
+pub(crate) mod repair;
 mod rules;
+pub(crate) mod wall;
+pub(crate) mod watch;
 
-pub(crate) use link::{connect_cell, remove_all_interfaces};
+pub(crate) use link::{connect_cell, reconnect_cell, remove_all_interfaces, within_network_of};
+
+/// Firewall table of the host and rules inside each cell for these allocations, as `nft -f` reads them. The addresses of
+/// the host, which the rules inside a cell refuse, are known only where the cell starts.
+pub fn render_firewall(allocations: &crate::allocation::Allocations) -> String {
+    let mut text = rules::render_nftables(allocations.house_tag(), allocations);
+    for (owner, allocation) in &allocations.owners {
+        if let Some(inside) = wall::render_cell_rules(allocation, &Default::default()) {
+            text.push_str(&format!("\n# inside {owner}\n"));
+            let commented = inside.lines().map(|line| format!("# {line}\n"));
+            text.extend(commented);
+        }
+    }
+    text
+}
 
 /// Reason why cells cannot have networks of their own on this host, with what to install; none if they can.
 pub(crate) fn why_networks_unusable(privileged: bool) -> Option<String> {

@@ -17,15 +17,22 @@ fn elements(out: &mut String, items: &BTreeSet<String>) {
     }
 }
 
-fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
+/// Adds a set with these elements.
+pub(super) fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
     let _cannot_fail = writeln!(out, "  set {name} {{\n    {kind}");
     elements(out, items);
     out.push_str("  }\n");
 }
 
-/// Text of the house's nftables table for the allocations. `closed` adds rules that drop forwarding between other
-/// interfaces, for a host on which only the house enabled IP forwarding.
-pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations, closed: bool) -> String {
+/// Networks that a cell reaches only by name, as elements of a set.
+pub(super) fn reserved_networks() -> BTreeSet<String> {
+    let all = RESERVED.iter();
+    all.map(|(base, prefix)| format!("{base}/{prefix}"))
+        .collect()
+}
+
+/// Text of the house's nftables table for the allocations. Packets between interfaces of others are not judged.
+pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations) -> String {
     let (table, ours) = (tag.table_name(), tag.interface_prefix());
     let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
@@ -53,10 +60,7 @@ pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations, closed: 
             allowed.insert(format!("{cell} . {base}/{prefix} . {port}"));
         }
     }
-    let reserved = RESERVED
-        .iter()
-        .map(|(base, prefix)| format!("{base}/{prefix}"));
-    let reserved = reserved.collect();
+    let reserved = reserved_networks();
     // Declared and deleted first, so that one transaction replaces whatever was there.
     let mut out =
         format!("table inet {table} {{}}\ndelete table inet {table}\ntable inet {table} {{\n");
@@ -82,10 +86,6 @@ pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations, closed: 
         "type ipv4_addr\n    flags interval",
         &reserved,
     );
-    let others = match closed {
-        true => format!("    iifname != \"{ours}*\" oifname != \"{ours}*\" counter drop\n"),
-        false => String::new(),
-    };
     let _cannot_fail = write!(
         out,
         "  chain refuse {{
@@ -120,7 +120,7 @@ pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations, closed: 
     iifname \"{ours}*\" accept
     oifname \"{ours}*\" ct direction reply ct state established,related accept
     oifname \"{ours}*\" counter drop
-{others}  }}
+  }}
   chain leaving {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @cells oifname != \"{ours}*\" masquerade
@@ -199,19 +199,11 @@ pub(super) mod tests {
         for claim in allocations.owners.values_mut() {
             claim.bridged = claim.subnet.is_some();
         }
-        insta::assert_snapshot!(render_nftables(
-            HouseTag::from_bits(0xabcde),
-            &allocations,
-            true
-        ));
+        insta::assert_snapshot!(render_nftables(HouseTag::from_bits(0xabcde), &allocations));
     }
 
     #[test]
     fn the_table_says_what_the_owners_hold() {
-        insta::assert_snapshot!(render_nftables(
-            HouseTag::from_bits(0xabcde),
-            &example(),
-            true
-        ));
+        insta::assert_snapshot!(render_nftables(HouseTag::from_bits(0xabcde), &example()));
     }
 }

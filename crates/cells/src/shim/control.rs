@@ -1,20 +1,31 @@
 //! What a shim is asked over its control socket, and what it answers.
 
 use super::Shim;
+use super::forward::{self, Connection};
 use super::phase::{CellPhase, PhaseEvent};
 use super::session::GuestSession;
 use crate::control::{ShimRequest, ShimStatus};
 use crate::guest::GuestRequest;
 use crate::microvm::MicroVmTemplate;
 use crate::sys::descriptors;
-use crate::{CellSpec, crash, microvm};
+use crate::{CellSpec, ForwardTarget, ListenAddress, crash, microvm, network};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest request, bytes.
 const REQUEST_MAX: u64 = 4 << 20;
+/// Probes at once; further ones are answered without a connection.
+const PROBES_MAX: usize = 16;
+
+/// What a caller stays for after its answer.
+enum Stay {
+    /// A stream to the guest or the terminal.
+    Guest(GuestRequest),
+    /// The agent's own port, or why no connection to it could be begun.
+    Door(io::Result<OwnedFd>),
+}
 
 impl Shim {
     /// Tells a microVM that waits what it waited for.
@@ -46,8 +57,16 @@ impl Shim {
                 continue;
             };
             match (&mut self.session, &mut self.terminal, ask) {
-                (Some(session), _, ask) => session.open_stream(&ask, stream),
-                (None, Some(terminal), GuestRequest::Attach { rows, columns }) => {
+                (_, _, Stay::Door(door)) => {
+                    // A caller sees a closed connection where nothing answers at the port.
+                    if let Ok(door) = door
+                        && stream.set_nonblocking(true).is_ok()
+                    {
+                        self.probes.push(Connection::between(stream.into(), door));
+                    }
+                }
+                (Some(session), _, Stay::Guest(ask)) => session.open_stream(&ask, stream),
+                (None, Some(terminal), Stay::Guest(GuestRequest::Attach { rows, columns })) => {
                     terminal.add_viewer(stream, (rows, columns));
                 }
                 _ => {}
@@ -55,8 +74,30 @@ impl Shim {
         }
     }
 
+    /// A connection to the agent's own port, made where its programs make theirs. None where the shim cannot go: in a
+    /// guest, or without privilege in a network of the cell's own.
+    fn open_door(&self) -> Option<io::Result<OwnedFd>> {
+        if self.session.is_some() || self.probes.len() >= PROBES_MAX {
+            return None;
+        }
+        let mut doors = self.spec.forwards.iter();
+        let door = doors.find(|f| matches!(f.to, ForwardTarget::House(_)))?;
+        let socket = match (door.at, &self.spec.sandbox) {
+            (ListenAddress::Cell(at), Some(_)) => {
+                network::within_network_of(self.child.pid, || forward::start_tcp_connection(&at))
+            }
+            (ListenAddress::Cell(at) | ListenAddress::Host(at), _) => {
+                forward::start_tcp_connection(&at)
+            }
+        };
+        match socket {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+            socket => Some(socket),
+        }
+    }
+
     /// Answers; gives what a caller stays for.
-    fn answer_request(&mut self, stream: &UnixStream) -> io::Result<Option<GuestRequest>> {
+    fn answer_request(&mut self, stream: &UnixStream) -> io::Result<Option<Stay>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -72,10 +113,11 @@ impl Shim {
         }
         match request {
             ShimRequest::Status => {}
+            ShimRequest::Probe => stays = self.open_door().map(Stay::Door),
             ShimRequest::Attach { rows, columns } => {
-                stays = Some(GuestRequest::Attach { rows, columns })
+                stays = Some(Stay::Guest(GuestRequest::Attach { rows, columns }))
             }
-            ShimRequest::Guest { ask } => stays = Some(ask),
+            ShimRequest::Guest { ask } => stays = Some(Stay::Guest(ask)),
             ShimRequest::Template {} => lends = true,
             ShimRequest::Begin { spec } => {
                 if !self.begin_program(&spec, passed) {
@@ -98,6 +140,8 @@ impl Shim {
             terminal: self.terminal.is_some() || self.session.is_some() && self.spec.terminal,
             template: self.template().map(|t| t.key.clone()),
             begun: self.phase.has_begun(),
+            hung: self.heartbeat.is_overdue(Instant::now()) && !self.phase.is_paused(),
+            door: matches!(stays, Some(Stay::Door(_))),
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');

@@ -88,10 +88,8 @@ impl PortForwarder {
                     ..Pipe::default()
                 };
                 self.connections.push(Connection {
-                    inside: inside.into(),
-                    outside,
                     up,
-                    down: Pipe::default(),
+                    ..Connection::between(inside.into(), outside)
                 });
             }
         }
@@ -110,14 +108,15 @@ pub(super) fn connect_to_target(target: &ForwardTarget) -> std::io::Result<Owned
         ForwardTarget::House(path) | ForwardTarget::Egress(path) | ForwardTarget::Names(path) => {
             unix(path)
         }
-        ForwardTarget::Service(address) => tcp(address),
+        ForwardTarget::Service(address) => start_tcp_connection(address),
         ForwardTarget::External { service, record } => {
-            tcp(&external::read_external_address(record, service)?)
+            start_tcp_connection(&external::read_external_address(record, service)?)
         }
     }
 }
 
-fn tcp(address: &SocketAddrV4) -> std::io::Result<OwnedFd> {
+/// Starts a non-blocking TCP connection from the network of this thread.
+pub(super) fn start_tcp_connection(address: &SocketAddrV4) -> std::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, address) {
@@ -126,7 +125,8 @@ fn tcp(address: &SocketAddrV4) -> std::io::Result<OwnedFd> {
     }
 }
 
-struct Connection {
+/// Bytes copied both ways between two connected sockets.
+pub(super) struct Connection {
     inside: OwnedFd,
     outside: OwnedFd,
     up: Pipe,
@@ -184,7 +184,18 @@ impl Pipe {
 }
 
 impl Connection {
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// A connection of two non-blocking sockets.
+    pub(super) fn between(inside: OwnedFd, outside: OwnedFd) -> Connection {
+        Connection {
+            inside,
+            outside,
+            up: Pipe::default(),
+            down: Pipe::default(),
+        }
+    }
+
+    /// Adds the sockets on which something is to be done to a `poll` set.
+    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let wants = |read: &Pipe, write: &Pipe| {
             let mut flags = PollFlags::empty();
             if !read.eof && read.buffer.len() < BUFFER {
@@ -206,7 +217,8 @@ impl Connection {
         }
     }
 
-    fn turn(&mut self) -> bool {
+    /// Copies as far as possible without waiting; false once the connection is over.
+    pub(super) fn turn(&mut self) -> bool {
         let up = self.up.turn(&self.inside, &self.outside);
         let down = self.down.turn(&self.outside, &self.inside);
         // Once the other side has said everything, the caller needs no more of it.

@@ -21,6 +21,8 @@ pub(super) struct GuestHandler {
     pub(super) files: PathBuf,
     pub(super) config: PathBuf,
     pub(super) ready: bool,
+    /// Whether the program was heard again after it announced that it is ready.
+    pub(super) beat: bool,
     /// Whether it has booted and waits.
     pub(super) waiting: bool,
     /// Whether it has run a program while it waited.
@@ -104,7 +106,10 @@ impl ChannelPeer for GuestHandler {
                 self.waiting = true;
             }
             Ok(GuestNotice::Warm {}) => self.warm = true,
-            Ok(GuestNotice::Ready {}) => self.ready = true,
+            Ok(GuestNotice::Ready {}) => {
+                self.beat |= self.ready;
+                self.ready = true;
+            }
             Ok(GuestNotice::Failed { why }) => self.failed = Some(why),
             Ok(GuestNotice::Ended {
                 status,

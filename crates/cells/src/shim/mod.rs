@@ -7,6 +7,7 @@
 mod control;
 mod forward;
 mod guest_handler;
+mod heartbeat;
 mod log;
 mod phase;
 mod program;
@@ -21,7 +22,8 @@ use crate::sys::process;
 use crate::sys::terminal::Terminal;
 use crate::{CellSpec, Error, Result, crash};
 use abbey_model::{ExitKind, ExitRecord, Generation};
-use forward::PortForwarder;
+use forward::{Connection, PortForwarder};
+use heartbeat::Heartbeat;
 use log::{CONSOLE, CellLog};
 use phase::{CellPhase, PhaseAction, PhaseEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,19 +36,21 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 /// Runs the shim of a cell in this process until the cell has ended. `report` is called once with whether the
-/// program started; with `streams` the program uses these instead of the log.
+/// program started; with `streams` the program uses these instead of the log. `rules` are loaded inside the network of
+/// the cell, if it has one, before the program starts.
 ///
 /// # Errors
 /// Why the program did not start; this was also reported.
 pub(crate) fn run_shim(
     generation: Generation,
     spec: CellSpec,
+    rules: Option<&str>,
     streams: Option<[OwnedFd; 3]>,
     report: impl FnOnce(std::result::Result<(), &str>),
 ) -> Result<()> {
     // A session of its own, so that nothing aimed at the control plane's terminal reaches it.
     let _already_leader = rustix::process::setsid();
-    match Shim::launch(generation, spec, streams) {
+    match Shim::launch(generation, spec, rules, streams) {
         Ok(mut shim) => {
             report(Ok(()));
             crash::point("shim.reported");
@@ -90,6 +94,9 @@ struct Shim {
     phase: CellPhase,
     control: UnixListener,
     forwards: Vec<PortForwarder>,
+    /// Probes of the agent's own port that are under way.
+    probes: Vec<Connection>,
+    heartbeat: Heartbeat,
     terminal: Option<Terminal>,
     /// Of a machine.
     session: Option<GuestSession>,
@@ -117,6 +124,7 @@ impl Shim {
             for forward in &mut self.forwards {
                 forward.transfer();
             }
+            self.probes.retain_mut(Connection::turn);
         }
     }
 
@@ -150,6 +158,9 @@ impl Shim {
         );
         for forward in &self.forwards {
             forward.add_poll_fds(&mut fds);
+        }
+        for probe in &self.probes {
+            probe.watch(&mut fds);
         }
         if let Some(terminal) = &self.terminal {
             terminal.add_poll_fds(&mut fds);
@@ -192,10 +203,12 @@ impl Shim {
             match rustix::io::read(fd, &mut buffer) {
                 Ok(n) => {
                     let announced = buffer[..n].contains(&b'\n');
-                    if n == 0 || announced {
+                    if n == 0 {
                         self.ready_pipe = None;
                     }
+                    // Every line after the first is a heartbeat.
                     if announced {
+                        self.heartbeat.beat(Instant::now());
                         self.apply_event(PhaseEvent::Announced);
                     }
                 }
@@ -212,6 +225,10 @@ impl Shim {
         };
         let (outputs, fair) = session.process_messages();
         let (ready, warm) = (session.is_ready(), session.is_warm());
+        // A guest of an older release announces its program once and sends no heartbeat.
+        if session.take_heartbeat() {
+            self.heartbeat.beat(Instant::now());
+        }
         let failed = !fair || session.failure().is_some();
         let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
         self.output.extend(outputs);
@@ -274,8 +291,11 @@ impl Shim {
             ),
             (pause, _) => self.apply_event(PhaseEvent::Paused(pause)),
         }
-        // Its clock stood still.
+        // Its clock stood still, and so did its heart.
         let paused = self.phase.is_paused();
+        if !paused {
+            self.heartbeat.resume(Instant::now());
+        }
         if let Some(session) = self.session.as_mut().filter(|_| !paused) {
             session.send_notice(&ShimNotice::Clock { now_ms: now().0 });
         }

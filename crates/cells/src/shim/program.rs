@@ -36,6 +36,7 @@ pub(super) struct LaunchedProgram {
 /// from number 4 on.
 pub(super) fn launch_program(
     spec: &CellSpec,
+    rules: Option<&str>,
     groups: Option<&ControlGroups>,
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
@@ -68,6 +69,10 @@ pub(super) fn launch_program(
     let mut born = |pid: i32| {
         if let Some(network) = spec.network {
             network::connect_cell(network, &slots, pid)?;
+        }
+        if let Some(rules) = rules {
+            network::wall::load_cell_rules(pid, rules)?;
+            network::repair::remember_cell_rules(&spec.run_dir, rules);
         }
         crash::point("shim.connected");
         Ok(())

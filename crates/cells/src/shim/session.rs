@@ -95,6 +95,7 @@ impl GuestSession {
                 files,
                 config: microvm::config_path(spec),
                 ready: false,
+                beat: false,
                 waiting: false,
                 warm: false,
                 ended: None,
@@ -259,6 +260,11 @@ impl GuestSession {
     /// Whether the guest reported that its program is ready.
     pub(super) fn is_ready(&self) -> bool {
         self.house.ready
+    }
+
+    /// Whether the guest passed on a heartbeat of its program since the last call.
+    pub(super) fn take_heartbeat(&mut self) -> bool {
+        std::mem::take(&mut self.house.beat)
     }
 
     /// Reason why the guest or its program could not be started, if so.

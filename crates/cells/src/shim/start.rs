@@ -1,6 +1,7 @@
 //! From a specification to a shim whose program runs: record, limits, isolation, port forwards.
 
 use super::forward::PortForwarder;
+use super::heartbeat::Heartbeat;
 use super::log::{AROUND, CONSOLE, CellLog};
 use super::phase::CellPhase;
 use super::session::GuestSession;
@@ -39,9 +40,10 @@ impl Shim {
     pub(super) fn launch(
         generation: Generation,
         spec: CellSpec,
+        rules: Option<&str>,
         streams: Option<[OwnedFd; 3]>,
     ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
-        match Self::try_launch(generation, &spec, streams) {
+        match Self::try_launch(generation, &spec, rules, streams) {
             Ok(build) => Ok(build(spec)),
             Err(error) => Err((spec, generation, error)),
         }
@@ -50,6 +52,7 @@ impl Shim {
     fn try_launch(
         generation: Generation,
         spec: &CellSpec,
+        rules: Option<&str>,
         streams: Option<[OwnedFd; 3]>,
     ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
@@ -135,7 +138,8 @@ impl Shim {
             Some(_) => (None, streams),
             None => (streams, None),
         };
-        let launched = program::launch_program(outer, groups.as_ref(), limited, streams, beside)?;
+        let launched =
+            program::launch_program(outer, rules, groups.as_ref(), limited, streams, beside)?;
         crash::point("shim.running");
         record.child = process::identify(launched.child.pid);
         record.layers.clone_from(&launched.layers);
@@ -165,6 +169,8 @@ impl Shim {
             phase: CellPhase::initial(ready_until),
             control,
             forwards,
+            probes: Vec::new(),
+            heartbeat: Heartbeat::default(),
             terminal,
             session,
             log,

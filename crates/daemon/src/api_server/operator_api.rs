@@ -19,7 +19,7 @@ use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
 use abbey_api::*;
 use abbey_model::FaultKind;
-use abbey_store::Topic;
+use abbey_store::{NewAuditEntry, Topic};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -27,6 +27,7 @@ use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use std::convert::Infallible;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -147,7 +148,16 @@ async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Resul
     summary = "Stops every cell and then the control plane",
     responses((status = 200, body = DownDoc)),
 )]
-async fn down(State(api): Shared) -> Doc<DownDoc> {
+async fn down(State(api): Shared, Caller(by): Caller) -> Doc<DownDoc> {
+    let note = NewAuditEntry {
+        actor: by,
+        action: "house.down".to_owned(),
+        entity: "house".to_owned(),
+        detail: json!({}),
+    };
+    if let Err(error) = api.core.store.append_audit_entry(note).await {
+        tracing::warn!(%error, "the shutdown could not be logged to the audit log; it counts as a failure in the uptime");
+    }
     api.core.shutdown.request();
     api.cells.request_reconcile();
     Doc(DownDoc {

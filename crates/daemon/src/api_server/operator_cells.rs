@@ -15,11 +15,12 @@ use crate::work::operations;
 use abbey_api::*;
 use abbey_model::Presence;
 use abbey_model::{CellName, DesiredState, FaultKind, Principal};
-use abbey_store::CellChange;
+use abbey_store::{CellChange, NewAuditEntry};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
+use serde_json::json;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -314,10 +315,21 @@ async fn restart_service(
     summary = "Replaces its credential; the old one stays valid for an overlap",
     responses((status = 200, body = RotatedDoc)),
 )]
-async fn rotate(State(api): Shared, Path(name): Path<String>) -> Result<Doc<RotatedDoc>> {
+async fn rotate(
+    State(api): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<RotatedDoc>> {
     let slug = find_agent_slug(&api.work, &name)?;
     agent_credentials::rotate_agent_credentials(&api.cells, &slug, agent_credentials::OVERLAP)
         .await?;
+    let note = NewAuditEntry {
+        actor: by,
+        action: "agent.rotate".to_owned(),
+        entity: slug.to_string(),
+        detail: json!({}),
+    };
+    api.core.store.append_audit_entry(note).await?;
     Ok(Doc(RotatedDoc {
         version: VERSION,
         agent: name,

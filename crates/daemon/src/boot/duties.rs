@@ -3,7 +3,7 @@
 
 use crate::boot::control_plane::ControlPlane;
 use crate::cells::{reconciler, service_consumers};
-use crate::core::{audit_checkpoints, hostd_journal};
+use crate::core::{alive, audit_checkpoints, hostd_journal};
 use crate::net::firewall;
 use crate::work::{delegation, documents, escalations, schedules, timers, workflows};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub(crate) enum Duty {
     Consumers,
     /// Escalates tasks without an eligible agent.
     Escalate,
+    /// Records until when the house was observed.
+    Heartbeat,
 }
 
 /// How often a duty that panics is restarted.
@@ -49,7 +51,7 @@ struct RestartPolicy {
 
 impl Duty {
     /// Every duty, in the order of start.
-    pub(crate) const ALL: [Duty; 13] = [
+    pub(crate) const ALL: [Duty; 14] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -63,6 +65,7 @@ impl Duty {
         Duty::Documents,
         Duty::Consumers,
         Duty::Escalate,
+        Duty::Heartbeat,
     ];
 
     const fn restart_policy(self) -> RestartPolicy {
@@ -81,7 +84,8 @@ impl Duty {
             | Duty::Workflow
             | Duty::Documents
             | Duty::Consumers
-            | Duty::Escalate => RestartPolicy {
+            | Duty::Escalate
+            | Duty::Heartbeat => RestartPolicy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -107,6 +111,7 @@ impl Duty {
                 service_consumers::run_consumer_provisioning(Arc::clone(&plane.cells)).await
             }
             Duty::Escalate => escalations::run_escalations(Arc::clone(&plane.work)).await,
+            Duty::Heartbeat => alive::run_heartbeat(Arc::clone(&plane.core)).await,
         }
     }
 }

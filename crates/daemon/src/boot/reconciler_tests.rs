@@ -58,6 +58,7 @@ impl Stage {
         let timers = Arc::new(ManualTimers::new());
         let plane = open(&dir, &clock, &timers, &backend).await;
         let body = abbey_api::ManifestBody {
+            render: None,
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),

@@ -10,7 +10,7 @@ use crate::cells::provision;
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
-use crate::core::runtime;
+use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
 use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
@@ -55,6 +55,7 @@ pub async fn serve(options: Options) -> Result<()> {
     let plane = open_control_plane(&home, parts).await?;
     let (core, rt) = (&plane.core, &plane.core.rt);
 
+    alive::log_house_start(core).await?;
     // The first pass adopts running cells before any request is answered.
     reconcile_all_cells(&plane.cells, &mut std::collections::BTreeMap::new()).await?;
     let gateway = model_gateway::build_model_gateway(&plane.work);
@@ -133,6 +134,8 @@ pub async fn serve(options: Options) -> Result<()> {
             tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
         let _gone_already = std::fs::remove_file(home.run_dir().join("serve.lock"));
+        // The end is in the audit log; nothing was unobserved.
+        let _gone_already = std::fs::remove_file(home.heartbeat_file());
         tracing::info!("the house is stopped");
     } else {
         tracing::info!("the control plane ends; its cells keep running");
@@ -199,6 +202,25 @@ pub async fn plan_offline(
     };
     let plane = open_control_plane(&home, parts).await?;
     crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await
+}
+
+/// Checks a house whose control plane does not answer, from its home and database. Starts nothing.
+///
+/// # Errors
+/// If the home or its database cannot be opened.
+pub async fn doctor_offline(home: PathBuf) -> Result<abbey_api::DoctorDoc> {
+    let home = Home::new(home);
+    let _lock = match home.acquire_lock() {
+        Err(Error::Locked { holder, .. }) => {
+            return Ok(crate::insight::doctor::check_silent_house(&home, &holder));
+        }
+        lock => lock?,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
+    let helper = Arc::new(InProcessHostd(home.hostd_config()?));
+    let plane =
+        open_control_plane(&home, ControlPlaneParts::for_host(&home, helper, clock)).await?;
+    crate::insight::doctor::run_offline_checks(&plane.work).await
 }
 
 /// Waits for `abbey down`, a signal, or a duty that keeps failing.

@@ -2,7 +2,7 @@
 
 use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self, Desired, History};
-use abbey_model::{CellName, Observed};
+use abbey_model::{CellName, Observed, ProcessIdentity};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -29,6 +29,8 @@ pub(crate) struct Seen {
 /// viewers cost no more than one.
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
+    /// Agents whose two probes were positive, with the boot.
+    pub(super) agents: BTreeMap<CellName, (Instant, u64)>,
     pub(super) probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
     pub(super) usages: BTreeMap<i32, (Instant, abbey_cells::CgroupUsage)>,
 }
@@ -54,6 +56,11 @@ impl Observations {
         self.cells.read().seen.clone()
     }
 
+    /// Newest observation of one cell.
+    pub(super) fn seen(&self, cell: &CellName) -> Option<Seen> {
+        self.cells.read().seen.get(cell).cloned()
+    }
+
     /// Whether a cell waited for memory or another service at the last observation.
     pub(super) fn is_waiting(&self, cell: &CellName) -> bool {
         self.cells
@@ -63,15 +70,15 @@ impl Observations {
             .is_some_and(|s| s.waits.is_some())
     }
 
-    /// Process ids of the shims of running cells.
-    pub(super) fn running_shim_pids(&self) -> Vec<i32> {
+    /// Processes of the shims of running cells.
+    pub(super) fn running_shims(&self) -> Vec<ProcessIdentity> {
         let cells = self.cells.read();
         let running = cells
             .seen
             .values()
             .filter(|s| matches!(s.observed, Observed::Running { .. }));
         running
-            .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
+            .filter_map(|s| Some(s.record.as_ref()?.shim.clone()))
             .collect()
     }
 

@@ -17,6 +17,7 @@ use abbey_cells::crash;
 use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug};
+use abbey_plan::{House, Registry};
 use abbey_store::{RenamedAgent, SagaRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -179,7 +180,7 @@ async fn release_for(
         }
         CellName::Agent(_) | CellName::Service(_) => {}
     }
-    let wanted = planned_allocation(current, owner);
+    let wanted = planned_allocation(&current.house, &current.registry, owner);
     let known = match owner {
         CellName::Service(slug) => current.house.services.contains_key(slug),
         CellName::Agent(_) | CellName::Run(_) => true,
@@ -384,29 +385,36 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
     }
 }
 
-/// What the plan in force gives to an owner.
-fn planned_allocation(current: &PlanInForce, owner: &CellName) -> Allocation {
-    let (plan, name) = (&current.house, owner.owner());
+/// What a plan gives to an owner.
+pub(crate) fn planned_allocation(
+    house: &House,
+    registry: &Registry,
+    owner: &CellName,
+) -> Allocation {
+    let name = owner.owner();
     let (agent, service) = match owner {
-        CellName::Agent(slug) => (plan.agents.get(slug), None),
-        CellName::Service(slug) => (None, plan.services.get(slug)),
+        CellName::Agent(slug) => (house.agents.get(slug), None),
+        CellName::Service(slug) => (None, house.services.get(slug)),
         CellName::Run(_) => (None, None),
     };
     let egress = agent
         .map(|a| &a.egress)
         .or_else(|| service.map(|s| &s.egress));
-    let subnet = abbey_plan::allocated_subnet(&current.registry, &name);
+    let subnet = abbey_plan::allocated_subnet(registry, &name);
+    let held = |purpose: &str| registry.find_allocation(&name, purpose);
     Allocation {
-        uid: current.uid_of(&name),
+        uid: held("uid").and_then(|r| r.value.parse().ok()),
         subnet,
-        bridged: subnet.is_some() && plan.network.bridged,
+        bridged: subnet.is_some() && house.network.bridged,
         disks: agent.and_then(|a| a.disks()).map(|d| Disks {
             state: d.state,
             workspace: d.workspace,
         }),
         elsewhere: service.and_then(|s| s.at),
-        door: current.port_of(&name, "door").filter(|_| subnet.is_some()),
-        port: current.port_of(&name, "port"),
+        door: held("door")
+            .and_then(|r| r.port())
+            .filter(|_| subnet.is_some()),
+        port: held("port").and_then(|r| r.port()),
         egress: egress
             .filter(|_| subnet.is_some())
             .cloned()
@@ -422,7 +430,7 @@ async fn allocate(cells: &CellsState, owner: CellName, allocation: Allocation) -
 
 /// Claims the user, subnet and ports of an agent or service at hostd, and creates its directories.
 async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
-    let allocation = planned_allocation(current, &owner);
+    let allocation = planned_allocation(&current.house, &current.registry, &owner);
     let has_cell = allocation.elsewhere.is_none();
     allocate(cells, owner.clone(), allocation).await?;
     if !has_cell {
@@ -524,6 +532,7 @@ agents:
         let clock = Arc::new(abbey_store::SystemClock::new());
         let plane = testing::control_plane(dir, clock).await;
         let body = abbey_api::ManifestBody {
+            render: None,
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::core::plan::PlanInForce;
 use crate::core::runtime;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
-use abbey_model::{CellName, DesiredState, Generation, Observed, Principal};
+use abbey_model::{CellName, DesiredState, ExitKind, Generation, Observed, Principal};
 use abbey_store::{CellChange, NewAuditEntry, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,18 +79,10 @@ async fn read_desired(cells: &CellsState) -> Result<()> {
     Ok(())
 }
 
-/// Resolves when the shim of any running cell ends.
+/// Resolves when the shim of any running cell ends, or has ended since it was observed.
 async fn wait_for_any_shim_end(cells: &CellsState) {
-    let pids = cells.observations.running_shim_pids();
-    let handles: Vec<_> = pids
-        .into_iter()
-        .filter_map(process_end::open_pidfd)
-        .collect();
-    if handles.is_empty() {
-        return std::future::pending().await;
-    }
-    let waits = handles.iter().map(|h| Box::pin(h.readable()));
-    let _any = futures_util::future::select_all(waits).await;
+    let shims = cells.observations.running_shims();
+    process_end::wait_for_any_end(&cells.core.rt, &shims).await;
 }
 
 /// Makes one pass over every planned or existing cell, and returns the time until the next pass is
@@ -190,7 +182,12 @@ async fn reconcile_cell_or_report(
         waits: None,
     };
     let pause = match reconcile_cell(&cells, &cell, &mut seen).await {
-        Ok(pause) => pause,
+        Ok(pause) => {
+            if let Err(error) = log_worker_change(&cells, &cell, &seen).await {
+                tracing::warn!(%cell, error = error.chain(), "a change of its worker could not be logged to the audit log");
+            }
+            pause
+        }
         Err(error) => {
             tracing::warn!(%cell, error = error.chain(), "the cell could not be reconciled; retrying in 2 seconds");
             seen.error = Some(error.chain());
@@ -198,6 +195,35 @@ async fn reconcile_cell_or_report(
         }
     };
     (cell, seen, pause)
+}
+
+/// Logs to the audit log that the worker of a cell hangs, or works again, since the last pass.
+async fn log_worker_change(cells: &CellsState, cell: &CellName, seen: &Seen) -> Result<()> {
+    let works = |seen: &Seen| match seen.observed {
+        Observed::Running {
+            generation, worker, ..
+        } => Some((generation, worker)),
+        _ => None,
+    };
+    let Some((generation, worker)) = works(seen) else {
+        return Ok(());
+    };
+    let before = cells.observations.seen(cell);
+    let worked = before.and_then(|s| works(&s)).filter(|b| b.0 == generation);
+    if worker == worked.is_none_or(|(_, worked)| worked) {
+        return Ok(());
+    }
+    let action = match worker {
+        true => "cell.responsive",
+        false => "cell.unresponsive",
+    };
+    let note = NewAuditEntry {
+        actor: Principal::House,
+        action: action.to_owned(),
+        entity: cell.to_string(),
+        detail: json!({ "generation": generation }),
+    };
+    Ok(cells.core.store.append_audit_entry(note).await.map(drop)?)
 }
 
 async fn reconcile_cell(
@@ -394,7 +420,14 @@ async fn write_history(
         let exit = new.last_exit.as_ref();
         note(
             "cell.exit",
-            json!({ "exit": exit.map(|e| e.exit.to_string()), "generation": exit.map(|e| e.generation), "failures": new.failures }),
+            json!({
+                "exit": exit.map(|e| e.exit.to_string()),
+                "generation": exit.map(|e| e.generation),
+                "failures": new.failures,
+                "requested": exit.is_some_and(|e| e.exit.was_requested()),
+                // Nobody saw when a shim disappeared.
+                "ended_at": exit.filter(|e| e.exit != ExitKind::Lost).map(|e| e.ended_at),
+            }),
         )
     } else if new.generation != old.generation {
         note(

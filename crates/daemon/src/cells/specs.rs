@@ -548,11 +548,17 @@ pub(crate) fn cell_spec(
             let subnet = abbey_plan::allocated_subnet(&current.registry, &owner);
             let connectivity = CellConnectivity::for_service(cells, service.cell, subnet, port);
             env.extend(connectivity.environment());
+            let exposed = service.expose.zip(own).map(|(port, to)| PortForward {
+                at: ListenAddress::Host(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
+                to: ForwardTarget::Service(to),
+            });
+            let mut forwards = connectivity.port_forwards();
+            forwards.extend(exposed);
             Ok(Some(CellSpec {
                 program,
                 argv: service_argv(service, port, address, named.as_deref()),
                 env,
-                forwards: connectivity.port_forwards(),
+                forwards,
                 cwd: inside,
                 sandbox,
                 terminal: service.terminal,

@@ -4,13 +4,14 @@
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
-use crate::core::runtime::Runtime;
+use crate::core::runtime::{Runtime, run_blocking};
 use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self};
 use abbey_model::{CellName, Observed, Presence, Slug};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long a probe's answer and a resource reading are reused.
 pub(crate) const FRESH: Duration = Duration::from_millis(500);
@@ -67,11 +68,6 @@ pub(crate) fn cgroup_usage_cached(
 /// Longest wait for a probe.
 pub(crate) const PROBE_WITHIN: Duration = Duration::from_millis(400);
 
-/// `127.0.0.1` with this port.
-pub(crate) fn loopback_address(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
-}
-
 /// Probes an address once: connects and, if `path` is not empty, requires status 200 of a GET
 /// request.
 pub(crate) async fn is_answering(rt: &Runtime, at: SocketAddrV4, path: &str) -> bool {
@@ -85,9 +81,25 @@ pub(crate) async fn is_answering(rt: &Runtime, at: SocketAddrV4, path: &str) -> 
     status.is_ok_and(|s| s == 200)
 }
 
-/// Presence of a cell from its observation and, if it runs and has an address and path, a probe;
-/// with the probe's answer.
-pub(crate) async fn presence_with_probe(
+/// Longest wait for the answer through an agent's own port: the control plane gives it itself.
+const DOOR_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether the cell runs, is ready and was not asked to stop.
+fn is_serving(seen: &Seen) -> bool {
+    matches!(
+        seen.observed,
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            paused: false,
+            ..
+        }
+    )
+}
+
+/// Presence of a service that the house runs, from its observation and, if it runs and has an address and path, a
+/// probe; with the probe's answer.
+pub(crate) async fn service_presence(
     cells: &CellsState,
     seen: Option<&Seen>,
     at: Option<SocketAddrV4>,
@@ -96,14 +108,7 @@ pub(crate) async fn presence_with_probe(
     let Some(seen) = seen else {
         return (Presence::Unknown, None);
     };
-    let running = matches!(
-        seen.observed,
-        Observed::Running {
-            ready: true,
-            stopping: false,
-            ..
-        }
-    );
+    let running = is_serving(seen);
     let answers = match (running, at, path) {
         (true, Some(at), Some(path)) => {
             Some(probe_cached(cells, at, path, seen.history.generation.0).await)
@@ -115,6 +120,70 @@ pub(crate) async fn presence_with_probe(
         supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
         answers,
     )
+}
+
+/// Presence of an agent from its observation and, if it runs, from two probes: the heartbeat of its worker, and a
+/// request through its own port.
+pub(crate) async fn agent_presence(
+    cells: &CellsState,
+    cell: &CellName,
+    seen: Option<&Seen>,
+) -> Presence {
+    let Some(seen) = seen else {
+        return Presence::Unknown;
+    };
+    let mut observed = seen.observed.clone();
+    let mut ingress = true;
+    if is_serving(seen) {
+        let generation = seen.history.generation.0;
+        let (works, answers) = probe_agent_cached(cells, cell, generation).await;
+        if let Observed::Running { worker, .. } = &mut observed {
+            *worker = works;
+        }
+        ingress = answers;
+    }
+    supervision::presence(&seen.desired, &observed, &seen.history, ingress)
+}
+
+/// Whether the worker of an agent sends heartbeats, and whether its own port answers; two positive answers are reused
+/// for [`FRESH`] for the same `generation` of the cell.
+async fn probe_agent_cached(cells: &CellsState, cell: &CellName, generation: u64) -> (bool, bool) {
+    let now = cells.core.rt.now();
+    let known = {
+        let readings = cells.observations.readings.lock();
+        readings.agents.get(cell).copied()
+    };
+    if let Some((at, known)) = known
+        && known == generation
+        && now.duration_since(at) < FRESH
+    {
+        return (true, true);
+    }
+    let answer = probe_agent(cells, cell).await;
+    let mut readings = cells.observations.readings.lock();
+    match answer {
+        (true, true) => drop(readings.agents.insert(cell.clone(), (now, generation))),
+        _ => drop(readings.agents.remove(cell)),
+    }
+    answer
+}
+
+async fn probe_agent(cells: &CellsState, cell: &CellName) -> (bool, bool) {
+    let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
+    let Ok(Ok(probe)) = run_blocking(move || backend.probe(&name)).await else {
+        return (false, false);
+    };
+    let Some(door) = probe.door else {
+        return (probe.worker, true);
+    };
+    let door = door
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(door));
+    let answers = match door {
+        Ok(door) => abbey_support::http::get_status(door, "/healthz", DOOR_WITHIN).await,
+        Err(e) => Err(e),
+    };
+    (probe.worker, answers.is_ok_and(|s| s == 200))
 }
 
 /// Why a service is not healthy; `None` if it is up and answers its probe.

@@ -88,6 +88,10 @@ impl Home {
     pub fn announcement_file(&self) -> PathBuf {
         self.run_dir().join("serve.json")
     }
+    /// Path of `run/alive`, which says until when a control plane observed the house.
+    pub(crate) fn heartbeat_file(&self) -> PathBuf {
+        self.run_dir().join("alive")
+    }
     /// Path of the control plane's log, `logs/serve.log`.
     pub fn serve_log_file(&self) -> PathBuf {
         self.root.join("logs").join("serve.log")

@@ -80,11 +80,7 @@ impl PlanInForce {
     /// Port allocated to an owner (`agent:NAME` or `service:NAME`) for a purpose (`door` or
     /// `port`).
     pub(crate) fn port_of(&self, owner: &str, purpose: &str) -> Option<u16> {
-        self.registry
-            .find_allocation(owner, purpose)?
-            .value
-            .parse()
-            .ok()
+        self.registry.find_allocation(owner, purpose)?.port()
     }
 
     /// User id allocated to an owner (`agent:NAME` or `service:NAME`).

@@ -1,9 +1,7 @@
 //! Agents and services of the plan as API documents, with their current status.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{
-    cgroup_usage_cached, loopback_address, presence_with_probe, probe_cached,
-};
+use crate::cells::status::{agent_presence, cgroup_usage_cached, probe_cached, service_presence};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
@@ -70,16 +68,7 @@ async fn agent_view(
     let owner = format!("agent:{slug}");
     let door = current.port_of(&owner, "door");
     let seen = seen.get(&cell);
-    // An isolated cell's health port is in its own network: its shim, whose answer made it
-    // `Running`, serves both from one loop.
-    let walled = seen.is_some_and(|s| {
-        s.record
-            .as_ref()
-            .is_some_and(|r| r.sandbox.is_some() || r.microvm || r.container)
-    });
-    let path = (!walled).then_some("/healthz");
-    let (mut presence, _) =
-        presence_with_probe(&work.cells, seen, door.map(loopback_address), path).await;
+    let mut presence = agent_presence(&work.cells, &cell, seen).await;
     // A cell started for an older plan is about to be stopped.
     if let Some(Observed::Running { spec, .. }) = seen.map(|s| &s.observed)
         && let Some((wanted, _)) = current.applied.agents.get(slug)
@@ -167,7 +156,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             }
             None => {
                 let (presence, healthy) =
-                    presence_with_probe(&work.cells, seen, at, service.probe()).await;
+                    service_presence(&work.cells, seen, at, service.probe()).await;
                 (presence, healthy)
             }
         };
@@ -234,20 +223,9 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
         );
     };
     let seen = work.cells.observations.snapshot();
-    let seen = seen.get(&CellName::Agent(slug.clone()));
-    let door = current
-        .as_ref()
-        .and_then(|c| c.port_of(&format!("agent:{slug}"), "door"));
-    // An isolated cell's health port is in its own network: its shim, whose answer made it
-    // `Running`, serves both from one loop.
-    let walled = seen.is_some_and(|s| {
-        s.record
-            .as_ref()
-            .is_some_and(|r| r.sandbox.is_some() || r.microvm || r.container)
-    });
-    let path = (!walled).then_some("/healthz");
-    let (presence, _) =
-        presence_with_probe(&work.cells, seen, door.map(loopback_address), path).await;
+    let cell = CellName::Agent(slug.clone());
+    let seen = seen.get(&cell);
+    let presence = agent_presence(&work.cells, &cell, seen).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {
@@ -268,6 +246,17 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
             say("no_room", why.clone());
         }
         match &seen.observed {
+            Observed::Running { ready: true, .. } if presence == Presence::IngressOnly => say(
+                "worker_hung",
+                format!(
+                    "its worker has sent no heartbeat for {} s; `abbey restart {slug}` restarts it, and `abbey logs {slug}` shows what it printed",
+                    abbey_model::HEARTBEAT_DEADLINE.as_secs()
+                ),
+            ),
+            Observed::Running { ready: true, .. } if presence == Presence::WorkerOnly => say(
+                "port_silent",
+                "its worker runs, but the agent API does not answer at its own port".to_owned(),
+            ),
             Observed::Running { ready: true, .. } => {
                 say("up", format!("boot {} is up", seen.history.generation.0))
             }

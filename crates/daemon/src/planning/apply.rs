@@ -3,7 +3,7 @@
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
 use crate::core::plan::{PlanInForce, stored_allocation};
-use crate::planning::file_access;
+use crate::planning::{file_access, render};
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
 use abbey_api::{
@@ -51,7 +51,12 @@ pub(crate) async fn plan_without_applying(
         });
         planned.plan.notes.extend(fatal);
     }
-    Ok(plan_document(&planned.plan, false))
+    let mut document = plan_document(&planned.plan, false);
+    if let Some(kind) = &body.render {
+        let registry = &planned.plan.registry;
+        document.rendered = Some(render::render_for_host(&planned.house, registry, kind)?);
+    }
+    Ok(document)
 }
 
 /// Plans a manifest and commits the plan if it has no fatal note. `seen` is the generation that the
@@ -538,6 +543,7 @@ fn change_view(change: &abbey_plan::KeyChange) -> PlanChange {
 
 fn plan_document(plan: &Plan, applied: bool) -> PlanDoc {
     PlanDoc {
+        rendered: None,
         version: VERSION,
         generation: plan.generation.0,
         applied: applied && !plan.is_empty(),

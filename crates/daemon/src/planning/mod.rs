@@ -4,3 +4,4 @@
 
 pub(crate) mod apply;
 mod file_access;
+mod render;

@@ -375,6 +375,7 @@ mod tests {
 
     fn manifest(schedules: &str) -> abbey_api::ManifestBody {
         abbey_api::ManifestBody {
+            render: None,
             manifest: format!(
                 "version: 1\nhouse: times\nlisten: {{ address: 127.0.0.1:0 }}\nbudget: {{ timezone: Europe/Ljubljana }}\ndefaults: {{ cell: process, waive: [limits] }}\nagents:\n  a: {{ template: sysadmin, schedules: {{ {schedules} }} }}\n"
             ),

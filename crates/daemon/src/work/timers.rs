@@ -225,6 +225,7 @@ agents:
         let clock = Arc::new(ManualClock(AtomicI64::new(1_800_000_000_000)));
         let plane = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
         let body = abbey_api::ManifestBody {
+            render: None,
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),

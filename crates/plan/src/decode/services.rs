@@ -39,7 +39,7 @@ impl Decoder<'_> {
                 disabled.insert(slug);
                 continue;
             }
-            if let Some(service) = self.service(slug.clone(), entry, slots, &services) {
+            if let Some(service) = self.service(slug.clone(), entry, slots) {
                 services.insert(slug, service);
             }
         }
@@ -52,7 +52,6 @@ impl Decoder<'_> {
         slug: Slug,
         entry: &Entry,
         slots: &BTreeMap<Slug, u32>,
-        others: &BTreeMap<Slug, Service>,
     ) -> Option<Service> {
         let Entry { place, value, .. } = entry;
         let own = Layer {
@@ -124,15 +123,6 @@ impl Decoder<'_> {
                 let known = suggest_similar(name.as_str(), slots.keys().map(Slug::as_str));
                 self.report_mistake(at, format!("no slot `{name}` is declared{known}"));
             }
-            // Two services on one slot differ by port, so both ports must be given (S1-08).
-            let port = service.port;
-            let same = others.values().find(|other| {
-                other.slot.as_ref() == Some(name) && (port.is_none() || other.port == port)
-            });
-            if let Some(other) = same {
-                let other = &other.slug;
-                self.report_mistake(at, format!("slot `{name}` is already used by service `{other}`; give each its own `port`, or set `enabled: false` on one of two alternatives"));
-            }
         }
         service.at = self.external_address(&slug, kind, value);
         Some(service)
@@ -148,7 +138,7 @@ impl Decoder<'_> {
         let node = value.get("at")?;
         let at: SocketAddr = node.text()?.parse().ok()?;
         let taken = [
-            "command", "cell", "port", "limits", "egress", "terminal", "profile",
+            "command", "cell", "port", "limits", "egress", "terminal", "profile", "expose",
         ];
         for key in taken {
             if let Some(there) = value.get(key) {
@@ -202,6 +192,30 @@ impl Decoder<'_> {
         }
     }
 
+    /// Reports services that one agent would meet at the same address and port: those on one slot differ by port, or no
+    /// agent reaches both (S1-08).
+    fn check_slots(&mut self, services: &BTreeMap<Slug, Service>, agents: &BTreeMap<Slug, Agent>) {
+        let mut seen: Vec<&Service> = Vec::new();
+        for entry in self.root.get("services").map_or(&[][..], Node::entries) {
+            let Some(service) = entry.key.parse().ok().and_then(|s: Slug| services.get(&s)) else {
+                continue;
+            };
+            let Some(slot) = &service.slot else { continue };
+            let meets = |agent: &Agent, s: &Service| s.shared || agent.uses.contains(&s.slug);
+            let other = seen.iter().find(|other| {
+                let place = other.slot.as_ref() == Some(slot)
+                    && (service.port.is_none() || other.port == service.port);
+                let both = |a: &Agent| meets(a, service) && meets(a, other);
+                place && ((service.shared && other.shared) || agents.values().any(both))
+            });
+            if let Some(other) = other {
+                let other = &other.slug;
+                self.report_mistake(entry.value.get("slot"), format!("slot `{slot}` is already used by service `{other}`; give each its own `port`, set `enabled: false` on one of two alternatives, or `shared: false` on both if no agent uses both"));
+            }
+            seen.push(service);
+        }
+    }
+
     /// Reports agents' `uses` of services that are not declared, and names within a service that two agents would share
     /// (S1-16).
     pub(crate) fn check_consumers(
@@ -209,6 +223,7 @@ impl Decoder<'_> {
         services: &BTreeMap<Slug, Service>,
         agents: &BTreeMap<Slug, Agent>,
     ) {
+        self.check_slots(services, agents);
         for entry in self.root.get("agents").map_or(&[][..], Node::entries) {
             let used = names(Some(&entry.value), "uses");
             for name in used.iter().filter(|n| !services.contains_key(*n)) {

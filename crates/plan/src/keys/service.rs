@@ -63,6 +63,10 @@ keys! {
         pub egress: Egress = Key::new("egress", Shape::Egress, Live).default("none"),
         /// Its service address: the slot in every agent's subnet at which it is reached; see `network.slots`.
         pub slot: Option<Slug> = Key::new("slot", Shape::Name, Live),
+        /// Port of the host, on loopback, at which programs of the host reach it.
+        pub expose: Option<u16> = Key::new("expose", Shape::Integer(1, 65535), Restart),
+        /// Whether agents may call it directly although it is a model provider, past all budgets.
+        pub unmetered: bool = Key::new("unmetered", Shape::Boolean, Live).default("false"),
     }
     derived {
         /// Its slug.

@@ -4,7 +4,7 @@
 mod rcd;
 mod systemd;
 
-use crate::connect::operator_client;
+use crate::connect::{operator_client, resolve_home};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::VERSION;
@@ -62,6 +62,8 @@ pub(crate) enum Kind {
 
 /// Facts from which the files are rendered.
 struct Facts {
+    /// Name of the house's units; each house of a host has its own.
+    name: String,
     /// The binary.
     binary: String,
     /// `ABBEY_HOME`.
@@ -76,7 +78,7 @@ struct Facts {
 
 /// Rendered file.
 struct File {
-    name: &'static str,
+    name: String,
     mode: u32,
     text: String,
 }
@@ -95,7 +97,7 @@ pub(crate) async fn cmd_unit(home: &Home, json: bool, command: UnitCommand) -> O
             };
             let dir = args.dir.clone().map_or_else(|| place(kind), Ok)?;
             return match command {
-                UnitCommand::Install(_) => install(kind, &dir, &files),
+                UnitCommand::Install(_) => install(kind, home, &dir, &files),
                 _ => {
                     print(json, &dir, &files);
                     Ok(exit::OK)
@@ -115,7 +117,20 @@ pub(crate) async fn cmd_unit(home: &Home, json: bool, command: UnitCommand) -> O
     | UnitCommand::Start(args)
     | UnitCommand::Stop(args)
     | UnitCommand::Status(args)) = &command;
-    manage(kind_of(args)?, verb)
+    manage(kind_of(args)?, &unit_name(home)?, verb)
+}
+
+/// Name of the units of the house in this home: `abbey` for the usual home, otherwise with the path of the home, so that
+/// houses of one host have units of their own.
+fn unit_name(home: &Home) -> Result<String, Failure> {
+    if home.root() == resolve_home(None).root() {
+        return Ok("abbey".to_owned());
+    }
+    let path = plain("the home", home.root())?;
+    Ok(format!(
+        "abbey{}",
+        path.trim_end_matches('/').replace('/', "-")
+    ))
 }
 
 fn kind_of(args: &UnitArgs) -> Result<Kind, Failure> {
@@ -168,6 +183,7 @@ async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
     // Allocates the user of the control plane and creates the directories that the units name.
     let serve_uid = home.create_directories().map_err(Failure::from)?.serve_uid;
     Ok(Facts {
+        name: unit_name(home)?,
         binary: plain("the binary", &binary)?,
         home: plain("the home", home.root())?,
         serve_uid,
@@ -211,18 +227,18 @@ fn version() -> u32 {
 
 fn print(json: bool, dir: &Path, files: &[File]) {
     if json {
-        let file = |f: &File| serde_json::json!({ "path": dir.join(f.name), "mode": format!("{:o}", f.mode), "text": f.text });
+        let file = |f: &File| serde_json::json!({ "path": dir.join(&f.name), "mode": format!("{:o}", f.mode), "text": f.text });
         let files: Vec<_> = files.iter().map(file).collect();
         return output::print_json(&serde_json::json!({ "version": VERSION, "files": files }));
     }
     for (n, file) in files.iter().enumerate() {
         let gap = if n == 0 { "" } else { "\n" };
-        output::print_line(&format!("{gap}# {}", dir.join(file.name).display()));
+        output::print_line(&format!("{gap}# {}", dir.join(&file.name).display()));
         output::print_line(file.text.trim_end());
     }
 }
 
-fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
+fn install(kind: Kind, home: &Home, dir: &Path, files: &[File]) -> Outcome {
     use abbey_support::file::{Sync, publish};
     let broken = |what: &str, path: &Path| {
         let text = format!("cannot {what} `{}`", path.display());
@@ -230,7 +246,20 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     };
     std::fs::create_dir_all(dir).map_err(broken("create", dir))?;
     for file in files {
-        let path = dir.join(file.name);
+        let path = dir.join(&file.name);
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        // Homes whose paths differ only in `/` and `-` have units of one name.
+        if home_of_unit(&there).is_some_and(|other| Path::new(other) != home.root()) {
+            return Err(Failure::plain(format!(
+                "`{}` belongs to another house",
+                path.display()
+            ))
+            .with_code(exit::CONFLICT)
+            .hint("install the units of this house into another directory with `--dir`, or move its home"));
+        }
+    }
+    for file in files {
+        let path = dir.join(&file.name);
         publish(&path, &file.text, file.mode, Sync::Content).map_err(broken("write", &path))?;
         output::print_line(&path.display().to_string());
     }
@@ -251,6 +280,13 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     Ok(exit::OK)
 }
 
+/// Home of the house that a rendered file is for.
+fn home_of_unit(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("ouse in ")?;
+    let path = rest.split([' ', ',', '\n']).next()?;
+    Some(path.trim_end_matches('.'))
+}
+
 /// Whether the user's services keep running without a session (S3-11).
 ///
 /// Source: loginctl(1), `enable-linger`: the mark is a file of the user's name.
@@ -263,11 +299,12 @@ fn lingers() -> bool {
 }
 
 /// Passes the verb on to the service manager of the host.
-fn manage(kind: Kind, verb: &str) -> Outcome {
+fn manage(kind: Kind, name: &str, verb: &str) -> Outcome {
+    let (unit, script) = (systemd::house_unit(name), rcd::house_script(name));
     let (program, args): (&str, Vec<&str>) = match kind {
-        Kind::Systemd => ("systemctl", vec![verb, systemd::HOUSE]),
-        Kind::User => ("systemctl", vec!["--user", verb, systemd::HOUSE]),
-        Kind::Rcd => ("service", vec![rcd::HOUSE, verb]),
+        Kind::Systemd => ("systemctl", vec![verb, &unit]),
+        Kind::User => ("systemctl", vec!["--user", verb, &unit]),
+        Kind::Rcd => ("service", vec![&script, verb]),
     };
     let status = std::process::Command::new(program).args(&args).status();
     match status {

@@ -4,12 +4,16 @@
 
 use super::{Facts, File};
 
-/// Script of the control plane.
-pub(super) const HOUSE: &str = "abbey";
+/// Script of the control plane of the house with this unit name: rc.subr makes variables of it.
+pub(super) fn house_script(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
 
 /// Renders the rc.d scripts of the house for FreeBSD.
 pub(super) fn rcd_scripts(facts: &Facts) -> Vec<File> {
     let Facts { binary, home, .. } = facts;
+    let house = house_script(&facts.name);
+    let (helper, all_agents) = (format!("{house}_hostd"), format!("{house}_agents"));
     // The control plane drops its privileges by itself.
     let supervised = |name: &str, about: &str, needs: &str, role: &str| {
         format!(
@@ -56,50 +60,50 @@ run_rc_command "$1"
 #
 # Agents of the house in {home}, started after it.
 #
-# PROVIDE: abbey_agents
-# REQUIRE: abbey
+# PROVIDE: {all_agents}
+# REQUIRE: {house}
 # KEYWORD: shutdown
 #
 # Add to /etc/rc.conf:
-#   abbey_agents_enable="YES"
-#   abbey_agents_list="one another"
+#   {all_agents}_enable="YES"
+#   {all_agents}_list="one another"
 
 # shellcheck disable=SC1091
 . /etc/rc.subr
 
 # shellcheck disable=SC2034
-name="abbey_agents"
+name="{all_agents}"
 # shellcheck disable=SC2034
-rcvar="abbey_agents_enable"
+rcvar="{all_agents}_enable"
 # shellcheck disable=SC2034
-start_cmd="abbey_agents_each start"
+start_cmd="{all_agents}_each start"
 # shellcheck disable=SC2034
-stop_cmd="abbey_agents_each stop"
+stop_cmd="{all_agents}_each stop"
 # shellcheck disable=SC2034
-status_cmd="abbey_agents_status"
+status_cmd="{all_agents}_status"
 # shellcheck disable=SC2034
 extra_commands="status"
 
-# Arguments after the verb are agents; without any, those of abbey_agents_list.
-abbey_agents_each()
+# Arguments after the verb are agents; without any, those of {all_agents}_list.
+{all_agents}_each()
 {{
 	_verb="$1"
 	shift
 	# shellcheck disable=SC2086
-	[ $# -gt 0 ] || set -- ${{abbey_agents_list}}
+	[ $# -gt 0 ] || set -- ${{{all_agents}_list}}
 	[ $# -gt 0 ] || return 0
 	"{binary}" --home "{home}" "$_verb" "$@"
 }}
 
-abbey_agents_status()
+{all_agents}_status()
 {{
 	"{binary}" --home "{home}" ps
 }}
 
 load_rc_config "$name"
 
-: "${{abbey_agents_enable:=NO}}"
-: "${{abbey_agents_list:=}}"
+: "${{{all_agents}_enable:=NO}}"
+: "${{{all_agents}_list:=}}"
 
 run_rc_command "$@"
 "#
@@ -111,18 +115,23 @@ run_rc_command "$@"
     };
     vec![
         file(
-            "abbey_hostd",
+            helper.clone(),
             supervised(
-                "abbey_hostd",
+                &helper,
                 "Privileged helper",
                 "FILESYSTEMS NETWORKING",
                 "role hostd --foreground",
             ),
         ),
         file(
-            HOUSE,
-            supervised(HOUSE, "Control plane", "abbey_hostd LOGIN", "role serve"),
+            house.clone(),
+            supervised(
+                &house,
+                "Control plane",
+                &format!("{helper} LOGIN"),
+                "role serve",
+            ),
         ),
-        file("abbey_agents", agents),
+        file(all_agents, agents),
     ]
 }

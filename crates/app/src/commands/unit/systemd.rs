@@ -6,8 +6,10 @@
 use super::{Facts, File};
 use std::fmt::Write as _;
 
-/// Unit of the control plane.
-pub(super) const HOUSE: &str = "abbey.service";
+/// Unit of the control plane of the house with this unit name.
+pub(super) fn house_unit(name: &str) -> String {
+    format!("{name}.service")
+}
 /// Oldest supported version of systemd, the one of Debian 12.
 pub(super) const OLDEST: u32 = 252;
 /// First version with increasing delays between restarts.
@@ -77,6 +79,7 @@ fn credentials(facts: &Facts) -> String {
 /// Renders the systemd system units of a house that root owns.
 pub(super) fn system_units(facts: &Facts) -> Vec<File> {
     let Facts {
+        name,
         binary,
         home,
         serve_uid,
@@ -108,8 +111,8 @@ OOMScoreAdjust=-900
         "[Unit]
 Description=Control plane of the house in {home}
 Documentation=man:abbey(1)
-Requires=abbey-hostd.service
-After=abbey-hostd.service network-online.target
+Requires={name}-hostd.service
+After={name}-hostd.service network-online.target
 Wants=network-online.target
 StartLimitIntervalSec=300
 StartLimitBurst=5
@@ -136,17 +139,17 @@ WantedBy=multi-user.target
     );
     vec![
         File {
-            name: "abbey-hostd.service",
+            name: format!("{name}-hostd.service"),
             mode: 0o644,
             text: hostd,
         },
         File {
-            name: HOUSE,
+            name: house_unit(name),
             mode: 0o644,
             text: house,
         },
         File {
-            name: "abbey-agent@.service",
+            name: format!("{name}-agent@.service"),
             mode: 0o644,
             text: agent(
                 facts,
@@ -159,7 +162,9 @@ WantedBy=multi-user.target
 
 /// Renders the systemd user units of a house that an unprivileged user owns.
 pub(super) fn user_units(facts: &Facts) -> Vec<File> {
-    let Facts { binary, home, .. } = facts;
+    let Facts {
+        name, binary, home, ..
+    } = facts;
     // hostd and every cell are started from this unit and would inherit every restriction.
     let house = format!(
         "[Unit]
@@ -188,12 +193,12 @@ WantedBy=default.target
     );
     vec![
         File {
-            name: HOUSE,
+            name: house_unit(name),
             mode: 0o644,
             text: house,
         },
         File {
-            name: "abbey-agent@.service",
+            name: format!("{name}-agent@.service"),
             mode: 0o644,
             text: agent(facts, "", false),
         },
@@ -203,7 +208,10 @@ WantedBy=default.target
 /// Template unit of an agent. It only asks the house to start and stop the agent; the house isolates, limits and
 /// supervises the cell, so the restrictions of the unit do not depend on what runs there.
 fn agent(facts: &Facts, user: &str, restricted: bool) -> String {
-    let Facts { binary, home, .. } = facts;
+    let Facts {
+        name, binary, home, ..
+    } = facts;
+    let house = house_unit(name);
     let (restrictions, target) = match restricted {
         true => (
             format!(
@@ -218,9 +226,9 @@ fn agent(facts: &Facts, user: &str, restricted: bool) -> String {
         "[Unit]
 Description=Agent %i of the house in {home}
 Documentation=man:abbey(1)
-Requires={HOUSE}
-After={HOUSE}
-PartOf={HOUSE}
+Requires={house}
+After={house}
+PartOf={house}
 
 [Service]
 Type=oneshot

@@ -30,4 +30,15 @@ impl Checks {
             remedy: (!good).then(|| remedy.to_owned()),
         });
     }
+
+    /// Adds that checks of this kind did not finish in time.
+    pub(super) fn unfinished(&mut self, kind: &str) {
+        self.add(
+            &format!("unfinished.{kind}"),
+            false,
+            CheckSeverity::Warn,
+            format!("the checks of `{kind}` did not finish in time"),
+            "run `abbey doctor` again when the host is less busy; the log of the control plane may say what it waits for",
+        );
+    }
 }

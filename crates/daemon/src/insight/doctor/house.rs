@@ -2,6 +2,7 @@
 
 use super::checks::Checks;
 use crate::core::error::Result;
+use crate::core::home::Home;
 use crate::core::runtime;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
@@ -11,15 +12,23 @@ use abbey_plan::HostFacts;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Free space below which the database is in danger, bytes.
 const SPACE_LEAST: u64 = 64 << 20;
 /// Most that the store's clock may be ahead of the host's, milliseconds.
 const CLOCK_AHEAD_MOST: i64 = 2000;
 
-/// Adds checks of the audit log, budgets, disk space, hostd and the host's features, and returns
-/// the host facts that hostd reported.
-pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<HostFacts> {
+/// Longest wait for hostd.
+const HOSTD_WITHIN: Duration = Duration::from_secs(4);
+
+/// Adds checks of the audit log, budgets, disk space, hostd and the host's features, and returns the host facts, if a
+/// hostd reported them. `running`: whether the control plane runs, so that it has an address and a hostd.
+pub(super) async fn check_host(
+    work: &Arc<WorkState>,
+    running: bool,
+    checks: &mut Checks,
+) -> Result<Option<HostFacts>> {
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
@@ -52,15 +61,10 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         format!("{over} token budgets are used up"),
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
-    let stat = rustix::fs::statvfs(work.core.home.root()).ok();
-    let free = stat.map_or(0, |s| s.f_bavail * s.f_frsize);
-    add(
-        "disk_space",
-        free >= SPACE_LEAST,
-        CheckSeverity::Fail,
-        format!("{} MiB are free for the state", free >> 20),
-        "free some space on that file system",
-    );
+    check_disk_space(&work.core.home, checks);
+    let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
+        checks.add(id, good, severity, text, remedy);
+    };
     let mode = std::fs::metadata(work.core.home.operator_token_file())
         .map_or(0o777, |m| m.permissions().mode() & 0o777);
     add(
@@ -71,7 +75,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         "chmod 600 the file `operator.token`",
     );
     let planned = work.core.plan.current();
-    if let Some(current) = planned {
+    if let Some(current) = planned.filter(|_| running) {
         let bound = work.cells.net.operator_address.bound_text();
         add(
             "operator_address",
@@ -87,24 +91,109 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
             "free that address or set another `listen.address`, then run `abbey up`",
         );
     }
-    let hostd = Arc::clone(&work.core.hostd);
-    let helper =
-        crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe_host()?)))
-            .await;
+    let skills = work.skills.current();
     add(
-        "hostd",
-        helper.is_ok(),
-        CheckSeverity::Fail,
-        match &helper {
-            Ok((hello, _)) if hello.privileged => {
-                format!("hostd answers as process {} with privilege", hello.pid)
-            }
-            Ok((hello, _)) => format!("hostd answers as process {} without privilege", hello.pid),
-            Err(error) => error.chain(),
+        "skills",
+        skills.invalid.is_empty(),
+        CheckSeverity::Warn,
+        match skills.invalid.first() {
+            None => format!("{} skills are valid", skills.all.len()),
+            Some(first) => first.clone(),
         },
-        "`abbey up` starts it again; cells go on without it",
+        "`abbey skill check DIR` lists every mistake",
     );
-    let facts = helper.ok().map(|(_, facts)| facts).unwrap_or_default();
+    let stuck = work
+        .core
+        .store
+        .open_sagas()
+        .await?
+        .into_iter()
+        .filter(|s| matches!(s.state, State::Stuck(_)))
+        .count();
+    add(
+        "sagas",
+        stuck == 0,
+        CheckSeverity::Fail,
+        format!("{stuck} sagas are stuck"),
+        "read the log of the control plane, fix the cause, and apply the manifest again",
+    );
+    if running {
+        add(
+            "control_plane",
+            true,
+            CheckSeverity::Info,
+            format!(
+                "{} model calls and {} skipped wakes since its start",
+                work.counters.model_calls.load(Ordering::Relaxed),
+                work.counters.wakes_skipped.load(Ordering::Relaxed)
+            ),
+            "",
+        );
+    }
+    check_clock(work, checks);
+    check_credentials(work, checks);
+    let facts = match running {
+        true => ask_hostd(work, checks).await,
+        false => super::offline::observe_without_hostd(work, checks).await,
+    };
+    if let Some(facts) = &facts {
+        check_features(work, facts, checks);
+    }
+    Ok(facts)
+}
+
+/// Adds a check that there is space for the state.
+pub(super) fn check_disk_space(home: &Home, checks: &mut Checks) {
+    let stat = rustix::fs::statvfs(home.root()).ok();
+    let free = stat.map_or(0, |s| s.f_bavail * s.f_frsize);
+    checks.add(
+        "disk_space",
+        free >= SPACE_LEAST,
+        CheckSeverity::Fail,
+        format!("{} MiB are free for the state", free >> 20),
+        "free some space on that file system",
+    );
+}
+
+/// Host facts from hostd, and a check that it answers.
+async fn ask_hostd(work: &Arc<WorkState>, checks: &mut Checks) -> Option<HostFacts> {
+    let hostd = Arc::clone(&work.core.hostd);
+    let call =
+        crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe_host()?)));
+    let answer = work.core.rt.timeout(HOSTD_WITHIN, call).await;
+    let (text, facts) = match answer {
+        Ok(Ok((hello, facts))) => {
+            let privilege = if hello.privileged { "with" } else { "without" };
+            let text = format!(
+                "hostd answers as process {} {privilege} privilege",
+                hello.pid
+            );
+            (text, Some(facts))
+        }
+        Ok(Err(error)) => (error.chain(), None),
+        Err(_) => {
+            let pid = abbey_cells::hostd::listening_process(work.core.home.root());
+            let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            let seconds = HOSTD_WITHIN.as_secs();
+            let text = format!("hostd{process} does not answer within {seconds} s");
+            (text, None)
+        }
+    };
+    checks.add(
+        "hostd",
+        facts.is_some(),
+        CheckSeverity::Fail,
+        text,
+        "if its process is stopped or hangs, end it (`kill -9 PID`); `abbey up` starts hostd again, and cells go on without it",
+    );
+    facts
+}
+
+/// Adds checks of what the host can do for cells.
+fn check_features(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks) {
+    let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
+        checks.add(id, good, severity, text, remedy);
+    };
     let limits = facts.no_limits.clone();
     add(
         "limits",
@@ -152,32 +241,6 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         },
         "install what is missing, or use another kind of cell",
     );
-    let skills = work.skills.current();
-    add(
-        "skills",
-        skills.invalid.is_empty(),
-        CheckSeverity::Warn,
-        match skills.invalid.first() {
-            None => format!("{} skills are valid", skills.all.len()),
-            Some(first) => first.clone(),
-        },
-        "`abbey skill check DIR` lists every mistake",
-    );
-    let stuck = work
-        .core
-        .store
-        .open_sagas()
-        .await?
-        .into_iter()
-        .filter(|s| matches!(s.state, State::Stuck(_)))
-        .count();
-    add(
-        "sagas",
-        stuck == 0,
-        CheckSeverity::Fail,
-        format!("{stuck} sagas are stuck"),
-        "read the log of the control plane, fix the cause, and apply the manifest again",
-    );
     let uids = facts.uid_first.is_some();
     add(
         "users",
@@ -191,20 +254,17 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         .to_owned(),
         "run the house as root for one user per agent",
     );
+    let blocked = facts.forward_blocked_by.clone();
     add(
-        "control_plane",
-        true,
-        CheckSeverity::Info,
-        format!(
-            "{} model calls and {} skipped wakes since its start",
-            work.counters.model_calls.load(Ordering::Relaxed),
-            work.counters.wakes_skipped.load(Ordering::Relaxed)
+        "forwarding",
+        blocked.is_none(),
+        CheckSeverity::Fail,
+        blocked.clone().map_or_else(
+            || "no other firewall table drops what cells send".to_owned(),
+            |by| format!("{by} drops what cells send to other hosts, so no direct `egress` works"),
         ),
-        "",
+        "accept the interfaces of the house in that chain; for Docker: `iptables -I DOCKER-USER -i IFACE+ -j ACCEPT` and `iptables -I DOCKER-USER -o IFACE+ -j ACCEPT`, with the prefix that the text names",
     );
-    check_clock(work, checks);
-    check_credentials(work, checks);
-    Ok(facts)
 }
 
 /// Checks that the host's clock was not set back: the store's clock never goes back, so it would be

@@ -14,7 +14,9 @@ use std::time::Duration;
 /// Most agents that are checked.
 const TRIED_MAX: usize = 32;
 /// Longest check of one agent.
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_secs(5);
+/// Status of a program that was ended because its time was over.
+const TIMED_OUT: i32 = 124;
 /// Shell script that prints each of its arguments that it could read to standard error.
 const PROBE: &str =
     "for p in \"$@\"; do if head -c 1 \"$p\" >/dev/null 2>&1; then echo \"$p\" >&2; fi; done";
@@ -63,6 +65,11 @@ pub(super) async fn check_isolation(
                         "agent {slug} can read {count} files of other owners, such as `{first}`"
                     ),
                 )
+            }
+            // A busy host is no broken isolation.
+            Ok((TIMED_OUT, _)) => {
+                checks.unfinished(&format!("isolation.{slug}"));
+                continue;
             }
             Ok((code, said)) => (
                 false,

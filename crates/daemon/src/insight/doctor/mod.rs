@@ -4,6 +4,7 @@
 mod checks;
 mod house;
 mod isolation;
+mod offline;
 mod work;
 
 use crate::cells::provision;
@@ -13,18 +14,67 @@ use abbey_api::{CheckState, DoctorDoc, VERSION};
 use abbey_model::Principal;
 use abbey_store::NewAuditEntry;
 use checks::Checks;
+pub(crate) use offline::check_silent_house;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs every check and returns the results.
+/// Longest time for all checks of a house that runs.
+const WITHIN: Duration = Duration::from_secs(8);
+
+/// Runs every check and returns the results, within [`WITHIN`]: a check that is not finished then says so.
 pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+    let rt = &work.core.rt;
+    let until = rt.now() + WITHIN;
     let mut checks = Checks::default();
-    let facts = house::check_host(work, &mut checks).await?;
-    work::check_agents_and_services(work, &facts, &mut checks).await?;
+    let host = house::check_host(work, true, &mut checks);
+    let facts = match rt.timeout_at(until, host).await {
+        Ok(facts) => facts?,
+        Err(_) => {
+            checks.unfinished("host");
+            None
+        }
+    };
+    let agents = work::check_agents_and_services(work, &mut checks);
+    if let Ok(done) = rt.timeout_at(until, agents).await {
+        done?;
+    } else {
+        checks.unfinished("agents");
+    }
+    if let Some(facts) = &facts {
+        work::check_ports(work, facts, &mut checks);
+    }
     work::check_schedules(work, &mut checks).await?;
-    work::check_model_servers(work, &mut checks).await;
-    isolation::check_isolation(work, &facts, &mut checks).await?;
+    let servers = work::check_model_servers(work, &mut checks);
+    if rt.timeout_at(until, servers).await.is_err() {
+        checks.unfinished("models");
+    }
+    // It runs programs in cells, which takes a hostd.
+    if let Some(facts) = &facts {
+        let isolation = isolation::check_isolation(work, facts, &mut checks);
+        if let Ok(done) = rt.timeout_at(until, isolation).await {
+            done?;
+        } else {
+            checks.unfinished("isolation");
+        }
+    }
+    Ok(DoctorDoc {
+        version: VERSION,
+        checks: checks.0,
+        fixed: Vec::new(),
+    })
+}
+
+/// Runs the checks of a house whose control plane does not run, against its database: nothing is started, and no cell is
+/// touched.
+pub(crate) async fn run_offline_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+    let mut checks = Checks::default();
+    offline::check_control_plane(work, &mut checks).await?;
+    let facts = house::check_host(work, false, &mut checks).await?;
+    if let Some(facts) = &facts {
+        work::check_ports(work, facts, &mut checks);
+    }
     Ok(DoctorDoc {
         version: VERSION,
         checks: checks.0,

@@ -18,11 +18,9 @@ use std::time::Duration;
 /// How late a schedule may be before the check fails.
 const LATE: Millis = Millis::from_secs(90);
 
-/// Adds a check for each agent and service that it is in its desired state, and one that no other
-/// program uses their ports.
+/// Adds a check for each agent and service that it is in its desired state.
 pub(super) async fn check_agents_and_services(
     work: &Arc<WorkState>,
-    facts: &HostFacts,
     checks: &mut Checks,
 ) -> Result<()> {
     for agent in cell_views::fleet_doc(work).await?.agents {
@@ -70,6 +68,11 @@ pub(super) async fn check_agents_and_services(
             &format!("`abbey service logs {}` shows its output", service.name),
         );
     }
+    Ok(())
+}
+
+/// Adds a check that no other program uses a port of an agent or service that does not run.
+pub(super) fn check_ports(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks) {
     let current = work.core.plan.current();
     let mut taken = Vec::new();
     let up = |cell: &CellName| {
@@ -109,7 +112,6 @@ pub(super) async fn check_agents_and_services(
         },
         "end that program, or give the house other ports (`network.ports`)",
     );
-    Ok(())
 }
 
 /// Adds a check that no schedule is overdue.

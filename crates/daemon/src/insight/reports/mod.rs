@@ -118,6 +118,7 @@ pub(crate) async fn make_report(
     let report = match name {
         "status" => state::status_report(
             &cell_views::fleet_doc(work).await?.agents,
+            &cell_views::services_doc(work).await?.services,
             &newest_tasks(work).await?,
         ),
         "disk" => state::disk_report(&disks::list_disks()),

@@ -1,8 +1,8 @@
 //! Reports of the current state: agents and tasks, disks, budgets, permissions.
 
 use super::report::{Report, plain_number};
-use abbey_api::AgentView;
 use abbey_api::FindingKind;
+use abbey_api::{AgentView, ServiceView};
 use abbey_engine::budget::Account;
 use abbey_model::Presence;
 use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
@@ -15,20 +15,26 @@ use std::collections::BTreeMap;
 /// Free space below which a finding of this kind is reported, percent.
 const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
-/// The report `status`: presence of each agent, and open tasks by state.
-pub(super) fn status_report(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
+/// The report `status`: presence of each agent and service, and open tasks by state.
+pub(super) fn status_report(
+    agents: &[AgentView],
+    services: &[ServiceView],
+    tasks: &[TaskRow],
+) -> Report {
     let mut report = Report::default();
-    for agent in agents {
+    let agents = agents.iter().map(|a| (&a.name, a.presence, a.restarts));
+    let services = services.iter().map(|s| (&s.name, s.presence, s.restarts));
+    for (name, presence, restarts) in agents.chain(services) {
         let about = |id| {
             Text::new(id)
-                .with("agent", &agent.name)
-                .with("presence", agent.presence.name())
+                .with("agent", name)
+                .with("presence", presence.name())
         };
         report.observe(
-            Text::plain(&agent.name),
-            about("agent-state").with("restarts", agent.restarts),
+            Text::plain(name),
+            about("agent-state").with("restarts", restarts),
         );
-        match agent.presence {
+        match presence {
             Presence::Ready | Presence::Stopping | Presence::Starting | Presence::Idle => {}
             Presence::Down | Presence::Stopped | Presence::Degraded => {
                 report.interpret(FindingKind::Error, about("agent-is"));

@@ -1,0 +1,115 @@
+//! Reacts to changes of the host's networks: the kernel's notices wake hostd, and a process of its own compares
+//! everything with the allocations and repairs what differs.
+
+use super::HostdConfig;
+use super::journal::{self, JournalLine};
+use super::server::lock_firewall;
+use crate::network::{firewall, repair, watch::NetworkWatch};
+use crate::{Result, allocation, record};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Pid;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Least time between two comparisons: changes come in bursts, most of them the house's own.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// When the networks are to be compared with the allocations.
+pub(super) struct NetworkGuard {
+    watch: NetworkWatch,
+    /// Whether something changed since the last comparison began.
+    changed: bool,
+    /// Process that compares.
+    running: Option<i32>,
+    last: Option<Instant>,
+}
+
+impl NetworkGuard {
+    /// Subscribes to the kernel's notices. The first comparison is due at once, for what changed without a hostd.
+    pub(super) fn open() -> io::Result<NetworkGuard> {
+        Ok(NetworkGuard {
+            watch: NetworkWatch::open()?,
+            changed: true,
+            running: None,
+            last: None,
+        })
+    }
+
+    /// What to wait for.
+    pub(super) fn poll_fds(&self) -> [PollFd<'_>; 2] {
+        self.watch
+            .descriptors()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+    }
+
+    /// Longest wait, if a comparison is to begin then.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let waits = self.changed && self.running.is_none();
+        waits.then(|| {
+            self.last
+                .map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()))
+        })
+    }
+
+    /// Takes notice of a change.
+    pub(super) fn note_change(&mut self) {
+        self.watch.drain();
+        self.changed = true;
+    }
+
+    /// Whether a comparison is to begin now.
+    pub(super) fn is_due(&self) -> bool {
+        self.next_deadline().is_some_and(|wait| wait.is_zero())
+    }
+
+    /// Takes notice that a process compares from now on.
+    pub(super) fn note_start(&mut self, pid: i32) {
+        self.changed = false;
+        self.running = Some(pid);
+        self.last = Some(Instant::now());
+    }
+
+    /// Takes notice of the end of a child.
+    pub(super) fn note_end(&mut self, pid: Pid) {
+        if self.running == Some(pid.as_raw_nonzero().get()) {
+            self.running = None;
+        }
+    }
+}
+
+/// Compares and repairs the networks of the house; writes a line into the journal if anything was repaired, or could not
+/// be.
+pub(super) fn check_networks(config: &HostdConfig) {
+    let outcome = match repair(config) {
+        Ok(repaired) if repaired.is_empty() => return,
+        Ok(repaired) => format!("repaired: {}", repaired.join(", ")),
+        Err(error) => format!("failed: {}", crate::error::error_chain(&error)),
+    };
+    let line = JournalLine {
+        at: record::now(),
+        uid: 0,
+        pid: i32::try_from(std::process::id()).unwrap_or(0),
+        op: "network".to_owned(),
+        subject: String::new(),
+        dry_run: false,
+        outcome,
+    };
+    journal::append_journal_line(&config.hostd_dir(), &line);
+}
+
+fn repair(config: &HostdConfig) -> Result<Vec<String>> {
+    let dir = config.hostd_dir();
+    if !firewall::was_firewall_applied(&dir) {
+        return Ok(Vec::new());
+    }
+    let _one_at_a_time = lock_firewall(&dir)?;
+    // Who took the house off the network while we waited left no record of a table.
+    if !firewall::was_firewall_applied(&dir) {
+        return Ok(Vec::new());
+    }
+    let allocations = allocation::lock_allocations(&dir)?.allocations;
+    if allocations.owners.values().all(|c| c.subnet.is_none()) {
+        return Ok(Vec::new());
+    }
+    repair::repair_networks(&dir, &config.cell_records_dir(), &allocations)
+}
