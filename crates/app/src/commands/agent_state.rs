@@ -75,7 +75,7 @@ pub(crate) async fn cmd_set_agent_state(
     };
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();
-    loop {
+    let late: Vec<String> = loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
         let mine =
             |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
@@ -93,12 +93,19 @@ pub(crate) async fn cmd_set_agent_state(
             } else {
                 print_agents(&fleet)
             }
-            break;
+            break waiting.into_iter().map(str::to_owned).collect();
         }
         progress.show(&format!("{verb}: waiting for {}", waiting.join(", ")));
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    };
     let mut code = exit::OK;
+    for name in late {
+        print_message(&format!(
+            "{verb} {name}: not done after {} s; `abbey why {name}` says why",
+            DOWN_WITHIN.as_secs()
+        ));
+        code = exit::DEGRADED;
+    }
     for (name, error) in failures {
         let failure = Failure::from(error);
         print_message(&format!("{verb} {name}:"));

@@ -27,6 +27,7 @@ mod error_messages;
 mod escalations;
 mod failure_modes;
 mod firecracker;
+mod full_disk;
 mod git_and_file_services;
 mod hooks;
 mod hostd;
