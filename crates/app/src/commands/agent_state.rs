@@ -101,7 +101,7 @@ pub(crate) async fn cmd_set_agent_state(
     let mut code = exit::OK;
     for name in late {
         print_message(&format!(
-            "{verb} {name}: not done within {} s; see `abbey why {name}`",
+            "{verb} {name}: not done after {} s; `abbey why {name}` says why",
             DOWN_WITHIN.as_secs()
         ));
         code = exit::DEGRADED;

@@ -195,7 +195,8 @@ fn a_lost_database_is_no_new_house() {
     house.expect(0, args!("backup {}", archive.clone()));
     house.expect(0, "down");
     let database = house.home().join("abbey.db");
-    let ways: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let ways: [(&str, Damage); 3] = [
         ("missing", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
         ("damaged", |path| fs::write(path, "no database").unwrap()),

@@ -30,6 +30,7 @@ mod escalations;
 mod exec;
 mod failure_modes;
 mod firecracker;
+mod full_disk;
 mod git_and_file_services;
 mod hooks;
 mod hostd;

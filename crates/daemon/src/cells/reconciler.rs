@@ -247,8 +247,14 @@ async fn reconcile_cell(
             return Ok(WAITING);
         }
         if next != seen.history {
-            write_history(cells, cell, &seen.history, &next).await?;
-            seen.history = next;
+            match write_history(cells, cell, &seen.history, &next).await {
+                Ok(()) => seen.history = next,
+                // Ending a cell needs no space. What happened is written by the next pass that finds some.
+                Err(error) if seen.desired == Desired::Down && is_disk_full(&error) => {
+                    tracing::warn!(%cell, error = error.chain(), "the history of the cell could not be written");
+                }
+                Err(error) => return Err(error),
+            }
         }
         match action {
             Action::Rest => return Ok(poll_interval(&seen.observed)),
@@ -270,7 +276,14 @@ async fn reconcile_cell(
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 call_backend(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
-                    cells.core.store.revoke_leases(slug.clone(), None).await?;
+                    let revoked = cells.core.store.revoke_leases(slug.clone(), None).await;
+                    match revoked.map_err(Error::from) {
+                        // Without a holder that renews them they expire.
+                        Err(error) if is_disk_full(&error) => {
+                            tracing::warn!(%cell, error = error.chain(), "the leases of the cell could not be revoked");
+                        }
+                        revoked => drop(revoked?),
+                    }
                 }
             }
             Action::Start(generation) => {
@@ -349,6 +362,11 @@ async fn unhealthy_dependency(
         }
     }
     None
+}
+
+/// Whether an error says that no disk space is left for the state.
+fn is_disk_full(error: &Error) -> bool {
+    matches!(error, Error::Store(abbey_store::Error::DiskFull(_)))
 }
 
 /// Whether an error only says that no hostd answered.

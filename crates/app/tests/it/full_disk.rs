@@ -1,0 +1,189 @@
+//! A house on a full disk: every verb answers within its deadline, nothing hangs, and once
+//! there is space everything goes on without a restart.
+
+use abbey_testkit::args;
+use abbey_testkit::args::Args;
+use abbey_testkit::house::{House, until};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for any verb to answer, on a loaded machine too; `up` waits for 90 seconds.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+const HOUSE: &str = "house: full\ndefaults: { cell: process, waive: [limits] }\nagents:\n  a: { template: sysadmin }\n  b: { template: sysadmin }\nservices:\n  web: { cell: process, command: [sleep, '600'], probe: none }\n";
+
+/// A small file system, taken away at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf, options: &str) -> Disk {
+        fs::create_dir(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "abbey-test"])
+            .arg(&at)
+            .status();
+        assert!(mounted.unwrap().success(), "these tests are run by root");
+        Disk(at)
+    }
+
+    /// Writes until nothing more fits.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut file = fs::File::create(self.0.join("filler")).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            let bytes = vec![b'x'; size];
+            while file.write_all(&bytes).is_ok() {}
+        }
+    }
+
+    fn fill_again(&self) {
+        self.free();
+        self.fill();
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _busy = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Runs a verb; gives its exit code, none if it missed the deadline, and what it said.
+fn answer(house: &House, args: Args) -> (Option<i32>, Duration, String) {
+    let begun = Instant::now();
+    let mut command = house.command(args);
+    let out = house.path("answer");
+    let file = fs::File::create(&out).unwrap();
+    command
+        .stdout(Stdio::from(file.try_clone().unwrap()))
+        .stderr(Stdio::from(file));
+    let mut child = command.spawn().unwrap();
+    let (sent, ended) = std::sync::mpsc::channel();
+    let pid = i32::try_from(child.id()).unwrap();
+    let waiting = std::thread::spawn(move || {
+        let _nobody_waits = sent.send(child.wait().unwrap().code());
+    });
+    let code = match ended.recv_timeout(DEADLINE) {
+        Ok(code) => code,
+        Err(_) => {
+            abbey_testkit::house::kill(pid);
+            None
+        }
+    };
+    waiting.join().unwrap();
+    let said = fs::read(&out).unwrap_or_default();
+    (
+        code,
+        begun.elapsed(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+fn verbs(manifest: &Path, archive: &Path) -> Vec<Args> {
+    let mut all: Vec<Args> = [
+        "ps",
+        "plan",
+        "up",
+        "doctor",
+        "why a",
+        "logs a -n 5",
+        "exec a -- true",
+        "run -- true",
+        "task add --to a say",
+        "task list",
+        "agent rotate a",
+        "agent show a",
+        "pause a",
+        "resume a",
+        "restart a",
+        "stop b",
+        "start b",
+        "restart web",
+        "report status",
+        "activity verify",
+        "budget",
+        "agent new c --template sysadmin",
+    ]
+    .map(Args::from)
+    .to_vec();
+    all.push(args!("up -f {} --yes", manifest.display().to_string()));
+    all.push(args!("backup {}", archive.display().to_string()));
+    all
+}
+
+#[test]
+fn every_verb_answers_on_a_full_disk_and_all_recovers() {
+    let house = crate::house();
+    let disk = Disk::mount(house.home(), "size=24m,mode=755");
+    house.manifest(HOUSE);
+    house.expect(0, "up");
+    house.expect(0, "task add --to a before");
+    let serve = house.control_plane_pid();
+    let other = house.path("other.yaml");
+    let text = fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    fs::write(&other, text.replace("  b: {", "  d: {")).unwrap();
+    disk.fill();
+    println!("verb on a full disk | exit code | seconds | first line");
+    let mut late = Vec::new();
+    for verb in verbs(&other, &disk.0.join("backup.tar")) {
+        let name = verb.0.join(" ");
+        let (code, took, said) = answer(&house, verb);
+        let first = said
+            .lines()
+            .find(|l| !l.trim().is_empty())
+            .unwrap_or_default();
+        let shown = code.map_or("none".to_owned(), |c| c.to_string());
+        println!(
+            "{name:.60} | {shown} | {:.1} | {first:.100}",
+            took.as_secs_f32()
+        );
+        if code.is_none() || said.contains("panicked") {
+            late.push(name);
+        }
+        // Others may have freed a little meanwhile.
+        disk.fill_again();
+    }
+    assert!(
+        late.is_empty(),
+        "no answer from {late:?}\n{}",
+        house.control_plane_log()
+    );
+    disk.free();
+    house.expect(
+        0,
+        args!(
+            "up -f {} --yes",
+            house.path("abbey.yaml").display().to_string()
+        ),
+    );
+    assert_eq!(
+        house.control_plane_pid(),
+        serve,
+        "the control plane was not restarted"
+    );
+    for agent in ["a", "b"] {
+        house.wait_until_up(agent);
+        house.expect(0, args!("exec {} -- true", agent));
+    }
+    until("the service is up again", || {
+        house.json(0, "ps").to_string().contains("web")
+    });
+    house.expect(0, "task add --to a after");
+    house.expect(0, "activity verify");
+    house.expect(0, "restart a");
+    house.wait_until_up("a");
+    // And down, when it is full again.
+    disk.fill_again();
+    let (code, _, said) = answer(&house, "down".into());
+    assert_eq!(code, Some(0), "{said}");
+    disk.free();
+    house.expect(0, "up");
+    house.expect(0, "activity verify");
+    house.expect(0, "down");
+}
