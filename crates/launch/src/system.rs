@@ -51,6 +51,41 @@ pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Rate of the processor's time stamp counter in kHz, measured once in a process and its children. None where the
+/// processor has no such counter.
+pub fn tsc_khz() -> Option<u32> {
+    static RATE: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    *RATE.get_or_init(measure_tsc_khz)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn measure_tsc_khz() -> Option<u32> {
+    use std::time::{Duration, Instant};
+    // SAFETY: reads a counter of the processor, which every x86-64 has; nothing else depends on it.
+    let counter = || unsafe { core::arch::x86_64::_rdtsc() };
+    // Between two readings of the clock that are close together: another process may run in between.
+    let reading = || {
+        let readings = std::iter::repeat_with(|| {
+            let before = Instant::now();
+            (counter(), before.elapsed(), before)
+        });
+        let (ticks, _, at) = readings.take(8).min_by_key(|(_, took, _)| *took)?;
+        Some((ticks, at))
+    };
+    let (first_ticks, first) = reading()?;
+    std::thread::sleep(Duration::from_millis(20));
+    let (last_ticks, last) = reading()?;
+    let ns = u64::try_from((last - first).as_nanos()).ok()?;
+    let ticks = last_ticks.checked_sub(first_ticks)?;
+    let khz = u128::from(ticks) * 1_000_000 / u128::from(ns.max(1));
+    u32::try_from(khz).ok().filter(|khz| *khz > 0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn measure_tsc_khz() -> Option<u32> {
+    None
+}
+
 /// Brings the loopback interface of the current network namespace up.
 ///
 /// # Errors

@@ -51,7 +51,7 @@ pub(crate) struct VerifyArgs {
     /// Public key that must have signed the export first, in hexadecimal digits.
     #[arg(long, requires = "file", value_name = "HEX")]
     pub(crate) key: Option<String>,
-    /// File of signed heads that the export must agree with, such as that of a checkpoint sink.
+    /// File of signed heads that the export must agree with, such as a copy that is kept elsewhere.
     #[arg(long, requires = "file", value_name = "FILE")]
     pub(crate) checkpoints: Option<PathBuf>,
 }

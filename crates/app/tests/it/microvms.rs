@@ -5,6 +5,7 @@ use abbey_testkit::house::{House, image, kill, until};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 const ONE: &str = "house: machines\ndefaults: { cell: microvm, limits: { memory: 256MiB }, drives: { state: 16MiB, workspace: 32MiB, scratch: 64MiB } }\nagents:\n  alpha: { template: sysadmin, charter: alpha.md }\n";
 
@@ -613,4 +614,37 @@ fn run_starts_from_a_warm_microvm() {
     });
     house.expect(0, "down");
     assert!(!cells.exists());
+}
+
+/// A program that takes all memory is the only one that ends for it.
+#[test]
+fn a_memory_hog_ends_alone() {
+    let house = machines(ONE);
+    house.expect(0, "up");
+    let generation = show(&house)["generation"].clone();
+    let hog = "awk 'BEGIN { x = \"a\"; while (1) x = x x }'";
+    let ended = house.run(args!("exec alpha -- sh -c {}", hog));
+    assert!(!ended.status.success());
+    assert_eq!(shell(&house, "echo here"), "here\n");
+    assert_eq!(show(&house)["generation"], generation, "it did not restart");
+    assert_eq!(shell(&house, "cat /proc/self/oom_score_adj"), "0\n");
+}
+
+/// The clock of a microVM without KVM goes as fast as the host's.
+#[test]
+fn a_clock_keeps_the_pace_of_the_host() {
+    let house = machines(ONE);
+    house.expect(0, "up");
+    let uptime = || -> f64 {
+        let text = shell(&house, "cut -d ' ' -f 1 /proc/uptime");
+        text.trim().parse().unwrap()
+    };
+    let (first, began) = (uptime(), Instant::now());
+    until("some time has passed", || began.elapsed().as_secs() >= 10);
+    let (passed, here) = (uptime() - first, began.elapsed().as_secs_f64());
+    let ratio = passed / here;
+    assert!(
+        (0.85..1.15).contains(&ratio),
+        "{passed} s there, {here} s here"
+    );
 }

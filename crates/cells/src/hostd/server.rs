@@ -10,7 +10,7 @@ use super::{
 use crate::allocation::Allocations;
 use crate::network::firewall;
 use crate::program_stream::ProgramInvocation;
-use crate::sys::{descriptors, lock};
+use crate::sys::{descriptors, lock, programs};
 use crate::{Error, Result, allocation, crash, files, record, shim};
 use abbey_model::{CellName, CheckpointLine, Millis};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,6 +45,10 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         true => Some(NetworkGuard::open().map_err(Error::file("watch", "the networks"))?),
         false => None,
     };
+    if programs::is_installed(crate::microvm::QEMU) {
+        // Here and not in the process of each start, which would measure again.
+        abbey_launch::tsc_khz();
+    }
     ready();
     loop {
         let mut fds = vec![

@@ -21,7 +21,7 @@ pub(crate) use instructions::{
     config_path, guest_instructions, write_config, write_waiting_instructions,
 };
 pub(crate) use prepared::{GuestLine, PreparedGuest, SnapshotRole};
-pub(crate) use qemu::QemuMonitor;
+pub(crate) use qemu::{PROGRAM as QEMU, QemuMonitor};
 pub(crate) use requirements::why_microvms_unusable;
 pub(crate) use template::MicroVmTemplate;
 pub(crate) use tools::ensure_tools_directory;

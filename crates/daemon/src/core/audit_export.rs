@@ -39,8 +39,8 @@ impl ExportHeader {
 }
 
 /// Verifies the export of an audit log in a file, without a house: every hash and signature. `key` is the public key
-/// that must have signed first, and `checkpoints` a file with further lines that the log must agree with, such as that
-/// of a checkpoint sink.
+/// that must have signed first, and `checkpoints` a file with further lines that the log must agree with, such as a
+/// copy that is kept elsewhere.
 ///
 /// # Errors
 /// If a file cannot be read, or is not an export.

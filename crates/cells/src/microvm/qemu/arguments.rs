@@ -14,6 +14,8 @@ pub(crate) const PORT: &str = "abbey.guest";
 const CHANNEL: u32 = 4;
 const MONITOR: u32 = 5;
 const MEMORY: u32 = 6;
+/// Rate of the time stamp counter where it cannot be measured, kHz.
+const TSC_KHZ: u32 = 2_000_000;
 /// Memory for translated code.
 const TRANSLATED_MIB: u32 = 64;
 
@@ -43,11 +45,15 @@ pub(super) fn qemu_arguments(
     let memory = guest_memory(spec).0 >> 20;
     let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
     let (accelerator, clock) = match kvm {
-        true => ("kvm".to_owned(), ""),
-        // Without a real processor the kernel cannot measure its clock and need not defend itself against it.
+        true => ("kvm".to_owned(), String::new()),
+        // Without a real processor the kernel cannot measure its clock and need not defend itself against it. What it
+        // counts is the counter of the host.
         false => (
             format!("tcg,tb-size={TRANSLATED_MIB}"),
-            " nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 tsc_early_khz=2000000",
+            format!(
+                " nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 tsc_early_khz={}",
+                abbey_launch::tsc_khz().unwrap_or(TSC_KHZ)
+            ),
         ),
     };
     let mut all: Vec<String> = vec![PROGRAM.to_owned()];
