@@ -40,7 +40,7 @@ pub(crate) enum ActivityCommand {
     )]
     Verify(VerifyArgs),
     /// Print the whole audit log as JSON Lines, with its signatures.
-    #[command(after_help = "Example:\n  abbey activity export > log.jsonl")]
+    #[command(after_help = "Example:\n  abbey activity export")]
     Export,
 }
 

@@ -74,8 +74,10 @@ fn print_left_out(lines: &[String]) {
     }
 }
 
-fn verify(json: bool, file: &Path) -> Outcome {
-    let doc = abbey_daemon::verify_backup(file)?;
+async fn verify(json: bool, file: &Path) -> Outcome {
+    let file = file.to_owned();
+    let verified = tokio::task::spawn_blocking(move || abbey_daemon::verify_backup(&file)).await;
+    let doc = verified.map_err(|e| Failure::plain(format!("cannot verify the backup: {e}")))??;
     if json {
         output::print_json(&doc);
         return Ok(exit::OK);
@@ -97,7 +99,7 @@ fn verify(json: bool, file: &Path) -> Outcome {
 /// file exists.
 pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Outcome {
     if let Some(BackupCommand::Verify { file }) = &args.command {
-        return verify(json, file);
+        return verify(json, file).await;
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());

@@ -174,7 +174,7 @@ fn an_export_verifies_without_a_house() {
     assert_eq!(verify(0, &without.join("\n"), &known)["ok"], true);
     let refused = elsewhere.path("log.jsonl");
     std::fs::write(&refused, "{\"a\":1}\n").unwrap();
-    let told = crate::house().expect_refusal(
+    let told = elsewhere.expect_refusal(
         2,
         args!("activity verify {}", refused.display().to_string()),
     );

@@ -366,8 +366,11 @@ fn hostd_journal_is_logged_to_the_audit_log() {
     let hostd = |house: &House| {
         let entries = house.expect(0, "activity export");
         let all = entries.lines().map(|l| serde_json::from_str(l).unwrap());
-        all.filter(|e: &serde_json::Value| e["action"].as_str().unwrap().starts_with("hostd."))
-            .collect::<Vec<_>>()
+        let is_hostd = |e: &serde_json::Value| {
+            let action = e["action"].as_str();
+            action.is_some_and(|action| action.starts_with("hostd."))
+        };
+        all.filter(is_hostd).collect::<Vec<_>>()
     };
     let lines = |house: &House| {
         let journal = std::fs::read_to_string(house.home().join("hostd/journal.jsonl"));

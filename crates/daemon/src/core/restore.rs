@@ -256,7 +256,13 @@ impl<'a> Tree<'a> {
         let to = self.dir.join(path);
         let parent = path.parent().unwrap_or(Path::new(""));
         for dir in parent.ancestors().filter(|d| !d.as_os_str().is_empty()) {
-            self.dirs.entry(dir.to_owned()).or_insert(0o700);
+            // The control plane reads what the operator puts beside the manifest.
+            let mode = if dir == Path::new("manifest") {
+                0o755
+            } else {
+                0o700
+            };
+            self.dirs.entry(dir.to_owned()).or_insert(mode);
         }
         fs::create_dir_all(self.dir.join(parent))?;
         match entry.header().entry_type() {
