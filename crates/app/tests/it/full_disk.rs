@@ -39,7 +39,7 @@ impl Disk {
     }
 
     fn fill_again(&self) {
-        self.free();
+        let _none_yet = fs::remove_file(self.0.join("filler"));
         self.fill();
     }
 

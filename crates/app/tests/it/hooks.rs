@@ -6,7 +6,7 @@ use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, own_network, until};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -342,4 +342,54 @@ hooks:
     until("it is done", || {
         house.json(0, args!("task show {}", task))["task"]["skill"] == "system-stats"
     });
+}
+
+/// The head of a delivery of 1.9 MB with these headers, and the beginning of its body.
+fn begin_delivery(address: &str, hook: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /hooks/{hook} HTTP/1.1\r\nhost: x\r\ncontent-length: 1900000\r\n{headers}\r\n{{\"a\": \""
+    );
+    // A refusal may come before the end of this.
+    let _refused = stream.write_all(head.as_bytes());
+    stream
+}
+
+fn status_line(stream: TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+/// Whoever has no secret is refused before a body is read, and bodies that never end hold up nobody.
+#[test]
+fn unfinished_deliveries_hold_up_nobody() {
+    let (port, _posts) = forge(VecDeque::new());
+    let house = up(port);
+    let announced = std::fs::read_to_string(house.home().join("run/serve.json")).unwrap();
+    let announced: Value = serde_json::from_str(&announced).unwrap();
+    let address = announced["address"].as_str().unwrap();
+    let unknown = begin_delivery(address, "nobody", "");
+    assert_eq!(status_line(unknown), "HTTP/1.1 404 Not Found");
+    let unsigned = begin_delivery(address, "forge", "");
+    assert_eq!(status_line(unsigned), "HTTP/1.1 401 Unauthorized");
+    let forged = "x-hub-signature-256: sha256=00\r\n";
+    let open: Vec<TcpStream> = (0..300)
+        .map(|_| begin_delivery(address, "forge", forged))
+        .collect();
+    until("the house answers meanwhile", || {
+        let (status, _) = house.operator_api("GET", "/healthz").send();
+        status == 200
+    });
+    let issue = json!({ "zen": "Keep it logically awesome." });
+    until("a delivery is accepted again once they are over", || {
+        from_forge(&house, "ping", "It's a Secret to Everybody", &issue).0 == 202
+    });
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
+    for stream in open {
+        *refused.entry(status_line(stream)).or_default() += 1;
+    }
+    let late = refused["HTTP/1.1 408 Request Timeout"];
+    let busy = refused["HTTP/1.1 503 Service Unavailable"];
+    assert!(late <= 16 && late + busy == 300, "{refused:?}");
 }

@@ -142,3 +142,18 @@ fn stop_kills_every_process_of_a_frozen_cell() {
     assert!(pids.iter().all(|p| abbey_cells::identify(*p).is_none()));
     let _status = caller.wait();
 }
+
+/// A program of `exec` has the limits of its cell's own, where the kernel keeps one for each process.
+#[test]
+fn a_program_of_exec_may_open_as_many_files_as_its_cell() {
+    let house = crate::house();
+    house.manifest("house: files\nagents:\n  a: {}\n  p: { cell: process, waive: [limits] }\n");
+    house.expect(0, "up");
+    for agent in ["a", "p"] {
+        let files = house.expect(
+            0,
+            args!("exec {} -- sh -c {}", agent, "ulimit -Hn; ulimit -n"),
+        );
+        assert_eq!(files, "4096\n4096\n", "{agent}");
+    }
+}

@@ -3,15 +3,13 @@
 use super::channel::StreamEnds;
 use super::protocol::{GuestConfig, GuestStream, UID};
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{c_arguments, c_environment, c_string, find_program};
+use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// Open files of the program.
-const OPEN_FILES: u64 = 4096;
 /// Abbey's own program in a microVM or container, and how it is started there.
 pub const OWN_IN_GUEST: [&str; 4] = [
     "/abbey/lib/ld.so",
@@ -142,7 +140,7 @@ pub(super) fn launch_as_guest_user(
         cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
         user: rustix::process::getuid().is_root().then_some(UID),
         groups: groups.open_for_launch()?,
-        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
+        rlimits: program_rlimits(),
         fds,
         new_session: true,
         terminal,

@@ -4,7 +4,7 @@ use crate::program_stream::{ProgramInvocation, follow_program, open_streams, rep
 use crate::record;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
-use crate::sys::programs::{c_string, find_program};
+use crate::sys::programs::{c_string, find_program, program_rlimits};
 use crate::{CellRecord, Error, Result, sandbox};
 use abbey_model::CellName;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -72,7 +72,7 @@ pub(super) fn run_in_cell(
         cwd: c_string(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !isolated),
         groups,
-        rlimits: vec![(abbey_launch::CORE, 0)],
+        rlimits: program_rlimits(),
         fds,
         new_session: true,
         terminal: program.terminal.is_some(),

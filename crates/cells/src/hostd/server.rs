@@ -408,7 +408,11 @@ pub(super) fn perform_operation(
                 (CellName::Run(_), None) => {
                     refused("the request passed no file descriptor of an archive")
                 }
-                (CellName::Run(_), Some(_)) if config.is_live(&owner) => {
+                // A microVM that waits for its program does not see these files until it begins.
+                (CellName::Run(_), Some(_))
+                    if config.is_live(&owner)
+                        && !guest::is_running_microvm(&config.cell_records_dir(), &owner)? =>
+                {
                     refused(still_running(&owner))
                 }
                 (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),

@@ -1,7 +1,7 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{c_arguments, c_environment, c_string, find_program};
+use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
 use crate::{
     CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
@@ -13,9 +13,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-
-/// Open files of a cell.
-const OPEN_FILES: u64 = 4096;
 
 /// Program of a cell that was started.
 pub(super) struct LaunchedProgram {
@@ -202,7 +199,7 @@ fn prepare(
             .map(ControlGroups::open_for_launch)
             .transpose()?
             .unwrap_or_default(),
-        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
+        rlimits: program_rlimits(),
         fds,
         new_session: true,
         terminal: terminal.is_some(),

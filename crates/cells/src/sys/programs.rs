@@ -4,6 +4,17 @@ use crate::{Error, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+/// Most open files of a program in a cell.
+const OPEN_FILES: u64 = 4096;
+
+/// Resource limits of every program in a cell: no core file, and 4,096 open files, or as many as this process may have if
+/// that is less.
+pub(crate) fn program_rlimits() -> Vec<(i32, u64)> {
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let files = own.map_or(OPEN_FILES, |own| own.min(OPEN_FILES));
+    vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, files)]
+}
+
 /// Where programs of the host are looked for.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

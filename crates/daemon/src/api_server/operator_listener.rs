@@ -3,7 +3,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish_file};
-use crate::core::listen::{CONNECTIONS_MAX, HEAD_WITHIN, listen_unix};
+use crate::core::listen::{ACCEPT_AGAIN, CONNECTIONS_MAX, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::state::NetState;
 use axum::Router;
@@ -166,7 +166,10 @@ async fn accept(
             accepted = listener.accept() => accepted,
             () = close.cancelled() => return,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let Ok((stream, _)) = accepted else {
+            rt.sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             return;
         };

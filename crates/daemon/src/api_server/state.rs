@@ -9,6 +9,10 @@ use abbey_model::Slug;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Most deliveries whose bodies are read at once: their senders are only authenticated by what they sent.
+const DELIVERY_BODIES_MAX: usize = 16;
 
 /// State shared by both APIs and the hooks.
 pub(crate) struct ApiState {
@@ -21,6 +25,8 @@ pub(crate) struct ApiState {
     no_offer_at: Mutex<BTreeMap<Slug, u64>>,
     /// Deliveries of each hook in the current minute.
     deliveries: Mutex<BTreeMap<Slug, (i64, u32)>>,
+    /// Deliveries whose bodies may be read at the same time.
+    pub(super) delivery_bodies: Semaphore,
 }
 
 impl ApiState {
@@ -34,6 +40,7 @@ impl ApiState {
             operator_listener: OperatorListener::default(),
             no_offer_at: Mutex::default(),
             deliveries: Mutex::default(),
+            delivery_bodies: Semaphore::new(DELIVERY_BODIES_MAX),
         }
     }
 

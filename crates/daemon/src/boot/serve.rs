@@ -152,6 +152,66 @@ pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem>
     crate::planning::apply::parse_manifest(text).map(drop)
 }
 
+/// A house whose control plane does not run, opened from a copy of its state: its home stays as it is, and root opens
+/// nothing there that another user can replace.
+struct StoppedHouse {
+    plane: Arc<ControlPlane>,
+    /// User that its control plane will run as, if this process is root.
+    runs_as: Option<u32>,
+    /// Lock of the home; none if the home has no state yet.
+    _lock: Option<std::fs::File>,
+    _copy: tempfile::TempDir,
+}
+
+impl StoppedHouse {
+    /// Opens the house in a home that may not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when a control plane runs on this home.
+    async fn open(real: Home) -> Result<StoppedHouse> {
+        real.require_own()?;
+        real.check_database_not_lost()?;
+        let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
+        let copy = tempfile::Builder::new()
+            .prefix("abbey-copy-")
+            .tempdir()
+            .map_err(Error::file("make", "a scratch directory"))?;
+        let state = Home::new(copy.path().to_owned());
+        let exists = std::fs::symlink_metadata(real.database_file()).is_ok();
+        let (home, lock) = match exists {
+            true => {
+                let lock = real.acquire_lock()?;
+                real.copy_state_to(copy.path())?;
+                (real, Some(lock))
+            }
+            false => {
+                crate::core::home::create_dir_with_mode(&state.run_dir(), 0o700)?;
+                for name in ["images", "skills", "credentials"] {
+                    let here = state.root().join(name);
+                    if let Ok(there) = real.root().join(name).canonicalize() {
+                        std::os::unix::fs::symlink(there, &here)
+                            .map_err(Error::file("link", &here))?;
+                    }
+                }
+                (state.clone(), None)
+            }
+        };
+        let config = home.hostd_config()?;
+        let runs_as = config.privileged.then_some(config.serve_uid);
+        let helper = Arc::new(InProcessHostd(config));
+        let parts = ControlPlaneParts {
+            state,
+            ..ControlPlaneParts::for_host(&home, helper, clock)
+        };
+        Ok(StoppedHouse {
+            plane: open_control_plane(&home, parts).await?,
+            runs_as,
+            _lock: lock,
+            _copy: copy,
+        })
+    }
+}
+
 /// Plans a manifest without a running control plane, against the database of the home if there is
 /// one. Changes nothing.
 ///
@@ -161,66 +221,23 @@ pub async fn plan_offline(
     home: PathBuf,
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
-    let real = Home::new(home);
-    real.require_own()?;
-    let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
-    real.check_database_not_lost()?;
-    // Planning must leave nothing, and root opens nothing that another can replace, so the state is a copy.
-    let scratch = tempfile::Builder::new()
-        .prefix("abbey-plan-")
-        .tempdir()
-        .map_err(Error::file("make", "a scratch directory"))?;
-    let state = Home::new(scratch.path().to_owned());
-    let exists = std::fs::symlink_metadata(real.database_file()).is_ok();
-    let _lock = match exists {
-        true => {
-            let lock = real.acquire_lock()?;
-            real.copy_state_to(scratch.path())?;
-            Some(lock)
-        }
-        false => None,
-    };
-    let home = match exists {
-        true => real,
-        false => {
-            crate::core::home::create_dir_with_mode(&state.run_dir(), 0o700)?;
-            for name in ["images", "skills", "credentials"] {
-                let here = state.root().join(name);
-                if let Ok(there) = real.root().join(name).canonicalize() {
-                    std::os::unix::fs::symlink(there, &here).map_err(Error::file("link", &here))?;
-                }
-            }
-            state.clone()
-        }
-    };
-    let config = home.hostd_config()?;
-    let runs_as = config.privileged.then_some(config.serve_uid);
-    let helper = Arc::new(InProcessHostd(config));
-    let parts = ControlPlaneParts {
-        state,
-        ..ControlPlaneParts::for_host(&home, helper, clock)
-    };
-    let plane = open_control_plane(&home, parts).await?;
-    crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await
+    let house = StoppedHouse::open(Home::new(home)).await?;
+    let work = &house.plane.work;
+    crate::planning::apply::plan_without_applying(work, body, house.runs_as).await
 }
 
-/// Checks a house whose control plane does not answer, from its home and database. Starts nothing.
+/// Checks a house whose control plane does not answer, from its home and a copy of its state. Starts nothing.
 ///
 /// # Errors
 /// If the home or its database cannot be opened.
 pub async fn doctor_offline(home: PathBuf) -> Result<abbey_api::DoctorDoc> {
     let home = Home::new(home);
-    let _lock = match home.acquire_lock() {
+    match StoppedHouse::open(home.clone()).await {
         Err(Error::Locked { holder, .. }) => {
-            return Ok(crate::insight::doctor::check_silent_house(&home, &holder));
+            Ok(crate::insight::doctor::check_silent_house(&home, &holder))
         }
-        lock => lock?,
-    };
-    let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
-    let helper = Arc::new(InProcessHostd(home.hostd_config()?));
-    let plane =
-        open_control_plane(&home, ControlPlaneParts::for_host(&home, helper, clock)).await?;
-    crate::insight::doctor::run_offline_checks(&plane.work).await
+        house => crate::insight::doctor::run_offline_checks(&house?.plane.work).await,
+    }
 }
 
 /// Waits for `abbey down`, a signal, or a duty that keeps failing.

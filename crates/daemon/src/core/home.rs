@@ -284,6 +284,16 @@ impl Home {
         DirHandle::open_own(&self.root).map_err(Error::file("open", &self.root))
     }
 
+    /// Gives the directories in which only the control plane writes to its user, after that has changed.
+    pub(crate) fn give_own_directories(&self, uid: u32) -> Result<(), Error> {
+        let root = self.open_own()?;
+        for name in ["backups", "egress"] {
+            root.give_entry(name, (uid, uid))
+                .map_err(Error::file("change the owner of", self.root.join(name)))?;
+        }
+        Ok(())
+    }
+
     /// Changes the owner of the control plane's files (database, keys, lock) to its user. That user can put anything
     /// in their place, so each is judged as it was opened.
     fn give_to_control_plane_user(

@@ -13,7 +13,10 @@ use tokio::sync::Semaphore;
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
 /// Longest time for the head of a request to arrive.
-pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Pause after a connection could not be accepted, for example because no descriptor is free.
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Listens on a Unix socket with mode 0600, and runs `serve` in a task of its own for each
 /// connection, for at most [`CONNECTIONS_MAX`] at once, until the control plane stops.
@@ -39,7 +42,10 @@ where
                 accepted = listener.accept() => accepted,
                 () = inner.stopped() => return,
             };
-            let Ok((stream, _)) = accepted else { continue };
+            let Ok((stream, _)) = accepted else {
+                inner.sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };

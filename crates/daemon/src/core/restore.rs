@@ -472,7 +472,12 @@ pub fn restore_backup(
     }
     let allocations = serde_json::to_vec(&staged.allocations)
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
+    // The control plane's user is that of the archive from here on; what is empty is made anew for it.
+    for dir in [home.backups_dir(), home.egress_log_dir()] {
+        let _kept_with_its_files = fs::remove_dir(dir);
+    }
     publish_file(&home.hostd_dir().join("claims.json"), &allocations, 0o640)?;
+    home.give_own_directories(home.hostd_config()?.serve_uid)?;
     append_checkpoint_lines(&home.hostd_dir(), &kept)?;
     file::publish_finished(
         &dir.join(DATABASE),

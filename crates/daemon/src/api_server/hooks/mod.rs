@@ -8,12 +8,13 @@ use crate::api_server::web;
 use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, header_text};
 use crate::core::error::Result;
+use crate::core::plan::PlanInForce;
 use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
 use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug};
 use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +25,7 @@ use serde_json::{Map, Value, json};
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How far the clock of a sender may be off, as standardwebhooks.com says.
 const TOLERANCE: Millis = Millis::from_secs(300);
@@ -31,6 +33,9 @@ const TOLERANCE: Millis = Millis::from_secs(300);
 const BODY_MAX: usize = 32 << 10;
 /// Deliveries of one hook in a minute.
 const DELIVERIES_MAX: u32 = 240;
+
+/// Time for the body of a delivery to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 fn refused(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Unauthenticated, text.into()).into()
@@ -88,8 +93,7 @@ fn verified(
             of_body(signature.ok_or_else(no)?)?
         }
         HookKind::Gitea => of_body(of("x-gitea-signature")?)?,
-        // It signs nothing, and its paths are its own.
-        HookKind::Openclaw => return Err("it is called at `/hooks/agent`".to_owned()),
+        HookKind::Openclaw => return Err(no()),
     };
     match good {
         true => Ok(id),
@@ -117,14 +121,64 @@ pub(crate) async fn receive_hook(
     if matches!(name.as_str(), "agent" | "wake") {
         return openclaw::serve_openclaw_hook(&api, &name, &uri, &headers, body).await;
     }
-    let body = match web::read_body(body, web::BODY_MAX).await {
-        Ok(body) => body,
-        Err(refusal) => return refusal,
-    };
-    match receive(&api, &name, &headers, &body).await {
+    match receive(&api, &name, &headers, body).await {
         Ok(answer) => (StatusCode::ACCEPTED, Doc(answer)).into_response(),
-        Err(error) => error.into_response(),
+        Err(refusal) => refusal,
     }
+}
+
+/// Reads the body of a delivery, in bounded time and beside few others: whoever has no secret of a hook can occupy
+/// neither memory nor time of the house.
+///
+/// # Errors
+/// The responses 408, 413 and 503.
+async fn read_delivery(
+    api: &ApiState,
+    body: Body,
+    limit: usize,
+) -> std::result::Result<Bytes, Response> {
+    let Ok(_place) = api.delivery_bodies.try_acquire() else {
+        let text = "too many deliveries arrive at once; try again";
+        let problem = Problem::new(FaultKind::Unavailable, text);
+        return Err(web::problem_response(problem));
+    };
+    let read = web::read_body(body, limit);
+    api.core.rt.timeout(BODY_WITHIN, read).await.map_err(|_| {
+        let mut late = Problem::new(
+            FaultKind::Invalid,
+            "the request body did not arrive within 10 seconds",
+        );
+        late.status = 408;
+        web::problem_response(late)
+    })?
+}
+
+/// The hook of this name in the plan in force.
+fn find_hook<'c>(
+    current: Option<&'c PlanInForce>,
+    name: &str,
+) -> Result<(Slug, &'c Hook, &'c PlanInForce)> {
+    let hook = name.parse::<Slug>().ok().zip(current);
+    let hook = hook.and_then(|(name, c)| Some((name.clone(), c.house.hooks.get(&name)?, c)));
+    hook.ok_or_else(|| {
+        let text = format!("there is no hook `{name}`");
+        Problem::new(FaultKind::NotFound, text).into()
+    })
+}
+
+/// Checks that a delivery has the headers of a signature of this kind, before its body is read.
+fn check_is_signed(kind: HookKind, headers: &HeaderMap) -> std::result::Result<(), String> {
+    let needed: &[&'static str] = match kind {
+        HookKind::Standard => &["webhook-id", "webhook-timestamp", "webhook-signature"],
+        HookKind::Github => &["x-hub-signature-256"],
+        HookKind::Gitea => &["x-gitea-signature"],
+        // It signs nothing, and its paths are its own.
+        HookKind::Openclaw => return Err("it is called at `/hooks/agent`".to_owned()),
+    };
+    let missing = needed
+        .iter()
+        .find(|name| header_text(headers, name).is_none());
+    missing.map_or(Ok(()), |name| Err(format!("it has no `{name}`")))
 }
 
 /// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
@@ -138,16 +192,35 @@ async fn receive(
     api: &Arc<ApiState>,
     name: &str,
     headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Value> {
+    body: Body,
+) -> std::result::Result<Value, Response> {
+    let refusal = IntoResponse::into_response;
     let current = api.core.plan.current();
-    let found = name.parse::<Slug>().ok();
-    let hook = found.zip(current.as_ref());
-    let hook = hook.and_then(|(name, c)| Some((name.clone(), c.house.hooks.get(&name)?, c)));
-    let Some((name, hook, current)) = hook else {
-        let text = format!("there is no hook `{name}`");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
+    let (name, hook, current) = find_hook(current.as_deref(), name).map_err(refusal)?;
+    let is_signed = check_is_signed(hook.kind, headers);
+    is_signed.map_err(|why| refusal(refused(format!("hook `{name}`: {why}"))))?;
+    let body = read_delivery(api, body, web::BODY_MAX).await?;
+    let delivery = Delivery {
+        headers,
+        body: &body,
     };
+    perform(api, (name, hook, current), &delivery)
+        .await
+        .map_err(refusal)
+}
+
+/// Headers and body of a delivery.
+struct Delivery<'a> {
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+/// Authenticates a delivery and does what its hook declares.
+async fn perform(
+    api: &Arc<ApiState>,
+    (name, hook, current): (Slug, &Hook, &PlanInForce),
+    &Delivery { headers, body }: &Delivery<'_>,
+) -> Result<Value> {
     let secret = api
         .core
         .secrets

@@ -3,9 +3,8 @@
 //!
 //! Source: OpenClaw's page on webhooks (read 2026-11): fields, 202 and 200, 401, 400, 413; no credential in a query.
 
-use super::{allowed_now, header_text};
+use super::{allowed_now, header_text, read_delivery};
 use crate::api_server::state::ApiState;
-use crate::api_server::web;
 use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
@@ -118,12 +117,13 @@ async fn serve(
             "too many requests; try again in a minute",
         ));
     }
-    let body = web::read_body(body, BODY_MAX).await;
-    let body = body.map_err(|_| {
-        refused(
+    let body = read_delivery(api, body, BODY_MAX).await;
+    let body = body.map_err(|refusal| match refusal.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the request body may have at most 256 KiB",
-        )
+        ),
+        other => refused(other, "the request body did not arrive in time; try again"),
     })?;
     let key =
         header_text(headers, "idempotency-key").map(|k| format!("hook {hook_name} {name} {k}"));
