@@ -114,3 +114,29 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
     });
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
+
+/// A home that a newer release has opened is refused, with what to do, and stays as it is.
+#[test]
+fn a_home_of_a_newer_release_is_refused() {
+    let house = crate::up(crate::TWO);
+    house.expect(0, "down");
+    let database = house.home().join("abbey.db");
+    let upgraded = Command::new("python3")
+        .arg("-c")
+        .arg("import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute('PRAGMA user_version = 999')\ndb.close()")
+        .arg(&database)
+        .status();
+    assert!(upgraded.unwrap().success());
+    let before = std::fs::read(&database).unwrap();
+    for verb in ["plan", "up"] {
+        let refused = house.run(verb);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{verb}");
+        assert!(
+            told.contains("has format 999") && told.contains("install a newer version"),
+            "{verb}: {told}"
+        );
+    }
+    assert!(!house.home().join("run/serve.json").exists());
+    assert_eq!(std::fs::read(&database).unwrap(), before);
+}

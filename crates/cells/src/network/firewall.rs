@@ -222,15 +222,47 @@ fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
     found.or(blocking.filter(|b| !b.1).map(|b| b.0))
 }
 
+/// This boot of the host and the network of this process.
+fn current_place() -> String {
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    format!("{} {}", process::boot_id(), network.display())
+}
+
+/// Puts the table that was applied last back if another program changed it, or the forwarding that it needs. Rules for
+/// allocations that came since are not applied: those are on trial first. Returns whether anything was put back.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn repair_firewall(dir: &Path, tag: HouseTag) -> Result<bool> {
+    let applied: AppliedFirewall = read(&path(dir));
+    if applied.text.is_empty() {
+        return Ok(false);
+    }
+    let is_open = !applied.forwards || forwards();
+    let now = VerifiedFirewall {
+        place: current_place(),
+        generation: generation().map_err(failed("read"))?,
+        ..read(&seen_path(dir))
+    };
+    if is_open && now == read(&seen_path(dir)) {
+        return Ok(false);
+    }
+    if is_open && list(tag).is_ok_and(|listed| listed == applied.listed) {
+        let _looked_at_again_next_time = record::write_json(&seen_path(dir), &now);
+        return Ok(false);
+    }
+    put(dir, tag, applied.text, applied.forwards)?;
+    Ok(true)
+}
+
 /// Whether the kernel's table matches the allocations. If nothing has changed since the last check, this is one
 /// netlink query.
 pub(crate) fn is_firewall_current(dir: &Path, tag: HouseTag, allocations: &Allocations) -> bool {
     let Ok(generation) = generation() else {
         return false;
     };
-    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let now = VerifiedFirewall {
-        place: format!("{} {}", process::boot_id(), network.display()),
+        place: current_place(),
         allocations: allocations.version,
         generation,
     };

@@ -16,8 +16,8 @@ pub(crate) fn remember_cell_rules(run_dir: &Path, text: &str) {
     let _loaded_again_otherwise = fs::write(run_dir.join(LOADED), text);
 }
 
-/// Compares bridge, firewall table, interfaces and the rules inside every running cell with the allocations, and repairs
-/// what differs. Returns what was repaired. The caller holds the lock of the firewall.
+/// Compares bridge, interfaces and the rules inside every running cell with the allocations, and the firewall table with
+/// the one that was applied last, and repairs what differs. Returns what was repaired. The caller holds the lock of the firewall.
 ///
 /// # Errors
 /// At the first thing that cannot be repaired.
@@ -30,8 +30,7 @@ pub(crate) fn repair_networks(
     let mut repaired = Vec::new();
     bridge::update_bridge(tag, &allocations.bridged_subnets())
         .map_err(Error::file("set up", "the bridge"))?;
-    if !firewall::is_firewall_current(dir, tag, allocations) {
-        firewall::apply_firewall(dir, tag, allocations)?;
+    if firewall::repair_firewall(dir, tag)? {
         repaired.push("the firewall table".to_owned());
     }
     for owner in allocations.owners.keys() {
