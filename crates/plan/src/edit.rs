@@ -147,7 +147,15 @@ pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Ve
     edited.splice(at..at, shifted);
     all = edited.join("\n") + "\n";
     let found = node::parse_yaml(&all)?;
-    agent_of(&found, slug).map(|_| all)
+    let entry = agent_of(&found, slug)?;
+    // The lines may be a stranger's: whatever stands beside the entry would be an agent of its own.
+    let count = |root: &Node| root.get("agents").map_or(0, |a| a.entries().len());
+    match count(&found) == count(&root) + 1 {
+        true => Ok(all),
+        false => Err(vec![
+            entry.place.mistake("the lines hold more than one entry"),
+        ]),
+    }
 }
 
 /// Manifest text in which a key of an agent's entry has this scalar value; everything else stays.
@@ -561,6 +569,19 @@ mod tests {
         assert!(!less.contains("role: x") && less.contains("  b: {}"));
         assert!(add_agent(TEXT, &"a".parse().unwrap(), None, None).is_err());
         assert!(add_agent("version: 1\nagents: { a: {} }\n", &c, None, None).is_err());
+    }
+
+    #[test]
+    fn one_entry_brings_no_other_along() {
+        let slug: Slug = "guest".parse().unwrap();
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        for text in ["version: 1\nagents:\n  own: {}\n", "version: 1\n"] {
+            let one = lines("guest:\n  name: Guest");
+            assert!(add_entry(text, &slug, &one).is_ok());
+            let two = lines("guest:\n  name: Guest\nother: { cell: process }");
+            let refused = add_entry(text, &slug, &two).unwrap_err();
+            assert!(refused[0].text.contains("more than one entry"));
+        }
     }
 
     #[test]

@@ -266,4 +266,13 @@ fn a_bundle_carries_no_authority() {
         house.expect(0, "exec fourth -- cat SOUL.md"),
         "a file of the operator"
     );
+    // A second entry behind the first would be an agent that nobody looked at.
+    let hidden = "guest:\n  name: Guest\nhidden: { cell: process, egress: full }\n";
+    std::fs::write(bundle.join("agent.yaml"), hidden).unwrap();
+    let before = manifest(&house);
+    let refused = house.run(args!("import bundle {} --as fifth", from));
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("more than one entry"), "{told}");
+    assert_eq!(manifest(&house), before);
 }
