@@ -29,7 +29,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("pg_ctlcluster", "postgresql"),
 ];
 /// Tests that run for hours in `--long`, and what makes them long.
-const LONG: [(&str, &str, &str); 3] = [
+const LONG: [(&str, &str, &str); 4] = [
     (
         "kill -9 at 10,000 random moments",
         "ABBEY_KILL_POINTS=10000",
@@ -39,6 +39,11 @@ const LONG: [(&str, &str, &str); 3] = [
         "a long story through 200 kills",
         "ABBEY_STORY_KILLS=200",
         "test(/long_run_under_kills/)",
+    ),
+    (
+        "50 random walks over manifests",
+        "ABBEY_WALKS=50",
+        "test(/convergence::any_manifest/)",
     ),
     (
         "an hour of malformed calls to hostd",

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// Name of the settings file in the directory of skills.
 const LIST: &str = "library.yaml";
@@ -45,6 +46,14 @@ struct Listed {
     enabled: Option<bool>,
 }
 
+/// The built-in skills: their text never changes.
+static STOCK_SKILLS: LazyLock<Vec<Result<Skill, InvalidSkill>>> = LazyLock::new(|| {
+    let parsed = STOCK
+        .iter()
+        .map(|(name, text)| parse_skill(name, text, None));
+    parsed.collect()
+});
+
 /// Loads every built-in skill and every skill in `dir`, and applies `library.yaml`; returns the
 /// valid skills by name, and the errors of the others.
 pub fn load_catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<InvalidSkill>) {
@@ -67,9 +76,7 @@ pub fn load_catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<InvalidSkill>
         .skills
         .values()
         .filter_map(|l| Some(dir.join(l.path.as_ref()?)));
-    let stock = STOCK
-        .iter()
-        .map(|(name, text)| parse_skill(name, text, None));
+    let stock = STOCK_SKILLS.iter().cloned();
     for outcome in stock.chain(own.chain(listed).map(|path| load_skill(&path))) {
         match outcome {
             Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),

@@ -38,6 +38,11 @@ pub struct PatternError {
 }
 
 impl Rule {
+    /// Whether this was compiled from these patterns of this skill.
+    pub fn is_compiled_from(&self, skill: &str, patterns: &[String]) -> bool {
+        self.skill == skill && self.patterns.iter().map(Regex::as_str).eq(patterns)
+    }
+
     /// Compiles the patterns of a skill. They ignore case; their compiled size is limited.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod container;
 pub mod crash;
 pub mod fake;
+pub mod fleet;
 pub mod hostd;
 pub mod house;
 pub mod http;

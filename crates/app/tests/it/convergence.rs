@@ -4,11 +4,10 @@ use crate::{TWO, house, up};
 use abbey_api::{FleetDoc, ServicesDoc};
 use abbey_cells::hostd::{HostdApi, HostdClient};
 use abbey_model::Presence;
+use abbey_testkit::fleet::{AGENTS, Change, Fleet};
 use abbey_testkit::house::{House, kill, until};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 #[test]
 fn one_agent_in_place_of_another_comes_up_and_so_does_the_way_back() {
@@ -109,189 +108,41 @@ fn the_address_of_a_house_that_is_down_can_change() {
     house.expect(0, "down");
 }
 
-/// Names that agents and services of a walk can have.
-const AGENTS: [&str; 6] = ["ada", "bob", "cyd", "dan", "eve", "fay"];
-const SERVICES: [&str; 4] = ["calc", "pad", "site", "wiki"];
-const SLOTS: [&str; 4] = ["models", "db", "cms", "git"];
-
-#[derive(Debug, Clone, Default)]
-struct AgentPart {
-    sandbox: bool,
-    uses: BTreeSet<&'static str>,
-}
-
-#[derive(Debug, Clone)]
-struct ServicePart {
-    sandbox: bool,
-    enabled: bool,
-    port: Option<u16>,
-    slot: bool,
-}
-
-/// The manifest of a walk.
-#[derive(Debug, Clone)]
-struct Fleet {
-    agents: BTreeMap<&'static str, AgentPart>,
-    services: BTreeMap<&'static str, ServicePart>,
-    port: u16,
-}
-
-impl Fleet {
-    fn new(first_port: u16) -> Fleet {
-        let ada = AgentPart {
-            sandbox: true,
-            uses: BTreeSet::new(),
-        };
-        Fleet {
-            agents: [("ada", ada), ("bob", AgentPart::default())].into(),
-            services: BTreeMap::new(),
-            port: first_port,
-        }
-    }
-
-    fn text(&self) -> String {
-        let cell = |sandbox: bool| if sandbox { "sandbox" } else { "process" };
-        let mut text = "house: walk\n".to_owned();
-        if !self.services.is_empty() {
-            text.push_str("services:\n");
-        }
-        for (name, s) in &self.services {
-            let _infallible = write!(
-                text,
-                "  {name}: {{ command: [python3, -m, http.server, \"{{port}}\"], cell: {}, enabled: {}",
-                cell(s.sandbox),
-                s.enabled
-            );
-            if let Some(port) = s.port {
-                let _infallible = write!(text, ", port: {port}");
-            }
-            if s.slot {
-                let n = SERVICES.iter().position(|n| n == name).unwrap_or(0);
-                let _infallible = write!(text, ", slot: {}", SLOTS[n]);
-            }
-            text.push_str(" }\n");
-        }
-        text.push_str("agents:\n");
-        for (name, a) in &self.agents {
-            let enabled = |n: &&&str| self.services.get(**n).is_some_and(|s| s.enabled);
-            let uses: Vec<&str> = a.uses.iter().filter(enabled).copied().collect();
-            let _infallible = writeln!(
-                text,
-                "  {name}: {{ cell: {}, uses: [{}] }}",
-                cell(a.sandbox),
-                uses.join(", ")
-            );
-        }
-        text
-    }
-
-    /// Changes one thing; which one, three numbers by chance say.
-    fn change(&mut self, (what, first, second): (u8, u8, u8)) {
-        fn pick<T: Copy>(from: &[T], n: u8) -> Option<T> {
-            from.get(usize::from(n) % from.len().max(1)).copied()
-        }
-        let agents: Vec<_> = self.agents.keys().copied().collect();
-        let services: Vec<_> = self.services.keys().copied().collect();
-        let free_agents: Vec<_> = AGENTS.into_iter().filter(|n| !agents.contains(n)).collect();
-        let free_services: Vec<_> = SERVICES
-            .into_iter()
-            .filter(|n| !services.contains(n))
-            .collect();
-        let (agent, other) = (pick(&agents, first), pick(&agents, second));
-        let service = pick(&services, first).and_then(|n| self.services.get_mut(n));
-        match (what % 11, service) {
-            (0, _) => {
-                if let Some(new) = pick(&free_agents, first) {
-                    let sandbox = second % 2 == 0;
-                    let uses = BTreeSet::new();
-                    self.agents.insert(new, AgentPart { sandbox, uses });
-                }
-            }
-            (1, _) if agents.len() > 1 => drop(agent.map(|a| self.agents.remove(a))),
-            (2, _) => {
-                let part = agent.and_then(|a| self.agents.remove(a));
-                let new = pick(&free_agents, second).or(agent);
-                drop(new.zip(part).map(|(n, p)| self.agents.insert(n, p)));
-            }
-            (3, _) => {
-                if let (Some(a), Some(b)) = (agent, other) {
-                    let (of_a, of_b) = (self.agents[a].clone(), self.agents[b].clone());
-                    self.agents.insert(a, of_b);
-                    self.agents.insert(b, of_a);
-                }
-            }
-            (4, _) => {
-                if let Some(part) = agent.and_then(|a| self.agents.get_mut(a)) {
-                    part.sandbox = !part.sandbox;
-                }
-            }
-            (5, _) => {
-                if let Some(part) = agent.and_then(|a| self.agents.get_mut(a)) {
-                    part.uses = services
-                        .into_iter()
-                        .filter(|s| s.len() as u8 % 3 != second % 3)
-                        .collect();
-                }
-            }
-            (6, Some(s)) => s.enabled = !s.enabled,
-            (7, Some(s)) => s.sandbox = !s.sandbox,
-            (8, Some(s)) => {
-                self.port += 1;
-                s.port = (second % 2 == 0).then_some(self.port);
-            }
-            (9, Some(s)) => s.slot = !s.slot,
-            (10, Some(_)) => drop(pick(&services, second).map(|n| self.services.remove(n))),
-            _ => {
-                if let Some(new) = pick(&free_services, first) {
-                    let part = ServicePart {
-                        sandbox: second % 2 == 0,
-                        enabled: true,
-                        port: None,
-                        slot: second % 3 == 0,
-                    };
-                    self.services.insert(new, part);
-                }
-            }
-        }
-    }
-
-    /// Fails unless the house is what the manifest says.
-    fn require(&self, house: &House, walked: &str) {
-        let fleet: FleetDoc = house.document(0, "ps");
-        let of = |sandbox| if sandbox { "sandbox" } else { "process" }.to_owned();
-        let is: Vec<_> = fleet
-            .agents
-            .iter()
-            .map(|a| (a.name.clone(), a.cell.to_string(), a.presence))
-            .collect();
-        let says: Vec<_> = self
-            .agents
-            .iter()
-            .map(|(n, a)| ((*n).to_owned(), of(a.sandbox), Presence::Ready))
-            .collect();
-        assert_eq!(is, says, "{walked}");
-        let doc: ServicesDoc = house.document(0, "service list");
-        let is: Vec<_> = doc
-            .services
-            .iter()
-            .map(|s| (s.name.clone(), s.cell.clone(), s.presence))
-            .collect();
-        let enabled = self.services.iter().filter(|(_, s)| s.enabled);
-        let says: Vec<_> = enabled
-            .map(|(n, s)| ((*n).to_owned(), of(s.sandbox), Presence::Ready))
-            .collect();
-        assert_eq!(is, says, "{walked}");
-        for (name, service) in self.services.iter().filter(|(_, s)| s.enabled) {
-            let shown = doc.services.iter().find(|s| s.name == *name);
-            let port = shown.and_then(|s| s.port);
-            assert!(
-                service.port.is_none() || port == service.port,
-                "{name}: {walked}"
-            );
-        }
+/// Fails unless the house is what the manifest says.
+fn require_fleet(fleet: &Fleet, house: &House, walked: &str) {
+    let shown: FleetDoc = house.document(0, "ps");
+    let of = |sandbox| if sandbox { "sandbox" } else { "process" }.to_owned();
+    let is: Vec<_> = shown
+        .agents
+        .iter()
+        .map(|a| (a.name.clone(), a.cell.to_string(), a.presence))
+        .collect();
+    let says: Vec<_> = fleet
+        .agents
+        .iter()
+        .map(|(n, a)| ((*n).to_owned(), of(a.sandbox), Presence::Ready))
+        .collect();
+    assert_eq!(is, says, "{walked}");
+    let doc: ServicesDoc = house.document(0, "service list");
+    let is: Vec<_> = doc
+        .services
+        .iter()
+        .map(|s| (s.name.clone(), s.cell.clone(), s.presence))
+        .collect();
+    let enabled = fleet.services.iter().filter(|(_, s)| s.enabled);
+    let says: Vec<_> = enabled
+        .map(|(n, s)| ((*n).to_owned(), of(s.sandbox), Presence::Ready))
+        .collect();
+    assert_eq!(is, says, "{walked}");
+    for (name, service) in fleet.services.iter().filter(|(_, s)| s.enabled) {
+        let shown = doc.services.iter().find(|s| s.name == *name);
+        let port = shown.and_then(|s| s.port);
+        assert!(
+            service.port.is_none() || port == service.port,
+            "{name}: {walked}"
+        );
     }
 }
-
 /// Ends, by chance, one of the house's own processes.
 fn kill_something(house: &House, chance: u8) {
     match chance % 6 {
@@ -320,23 +171,34 @@ fn kill_something(house: &House, chance: u8) {
     }
 }
 
+/// What each service of a walk runs.
+const PROGRAM: &str = "[python3, -m, http.server, \"{port}\"]";
+
 /// One step of a walk: a change, perhaps a second one, and what is killed before it is applied.
-type Step = ((u8, u8, u8), Option<(u8, u8, u8)>, u8);
+type Step = (Change, Option<Change>, u8);
 
 fn walk(steps: &[Step]) {
     let house = house();
     let mut fleet = Fleet::new(house.ports.first + 20);
-    house.manifest(&fleet.text());
+    house.manifest(&fleet.manifest(PROGRAM));
     house.expect(0, "up");
     for (n, (first, second, chance)) in steps.iter().enumerate() {
-        fleet.change(*first);
+        let before = fleet.clone();
+        let renamed = fleet.change(*first);
         if let Some(second) = second {
             fleet.change(*second);
         }
+        fleet.keep_drives_of(&before);
         kill_something(&house, *chance);
-        house.manifest(&fleet.text());
+        // Every other new name is a rename, the others put one agent in the place of another.
+        if let (Some((old, new)), None, 0) = (renamed, second, chance % 2) {
+            house.expect(0, "up");
+            house.expect(0, &["agent", "rename", old, new]);
+        }
+        house.manifest(&fleet.manifest(PROGRAM));
         house.expect(0, "up --yes");
-        fleet.require(&house, &format!("step {n}: {}", fleet.text()));
+        let walked = format!("step {n}: {}", fleet.manifest(PROGRAM));
+        require_fleet(&fleet, &house, &walked);
     }
     house.expect(0, "doctor");
     house.expect(0, "down");

@@ -3,6 +3,8 @@
 //! May import: every folder. Nothing imports it.
 
 pub(crate) mod control_plane;
+#[cfg(test)]
+mod convergence_tests;
 pub(crate) mod duties;
 #[cfg(test)]
 mod reconciler_tests;

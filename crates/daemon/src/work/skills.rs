@@ -18,13 +18,21 @@ pub(crate) struct SkillSet {
 }
 
 impl SkillSet {
-    /// Reads the built-in skills and those in a directory.
-    pub(crate) fn load(dir: &std::path::Path) -> SkillSet {
+    /// Reads the built-in skills and those in a directory. Patterns that `before` has compiled are taken from there:
+    /// compiling is what costs here.
+    pub(crate) fn load(dir: &std::path::Path, before: &SkillSet) -> SkillSet {
+        let rule = |s: &Skill| {
+            let mut compiled = before.rules.iter();
+            let known = compiled.find(|r| r.is_compiled_from(&s.name, &s.patterns));
+            known
+                .cloned()
+                .or_else(|| Rule::new(&s.name, &s.patterns).ok())
+        };
         let (all, invalid) = abbey_agents::library::load_catalogue(dir);
         let rules = all
             .values()
             .filter(|s| s.program.is_some())
-            .filter_map(|s| Rule::new(&s.name, &s.patterns).ok())
+            .filter_map(rule)
             .collect();
         SkillSet {
             all,
@@ -53,7 +61,7 @@ pub(crate) struct SkillLibrary {
 impl SkillLibrary {
     /// Reads the library from a directory.
     pub(crate) fn load(dir: PathBuf) -> SkillLibrary {
-        let current = RwLock::new(Arc::new(SkillSet::load(&dir)));
+        let current = RwLock::new(Arc::new(SkillSet::load(&dir, &SkillSet::default())));
         SkillLibrary { dir, current }
     }
 
@@ -64,6 +72,7 @@ impl SkillLibrary {
 
     /// Reads the directory again.
     pub(crate) fn reload(&self) {
-        *self.current.write() = Arc::new(SkillSet::load(&self.dir));
+        let fresh = SkillSet::load(&self.dir, &self.current());
+        *self.current.write() = Arc::new(fresh);
     }
 }
