@@ -9,7 +9,8 @@ use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
-use abbey_cells::hostd::allow_secret_files as allow_root_files;
+use abbey_cells::hostd::{NamedFiles, allow_named_files};
+use abbey_daemon::manifest::CheckpointSink;
 use abbey_daemon::{Home, manifest};
 use abbey_model::{SecretRef, Slug};
 use abbey_support::file::{Sync, publish};
@@ -71,12 +72,12 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
     })
 }
 
-/// As root, lets hostd read the secret files that a manifest names, for a control plane that runs as another user; with
-/// `only`, no others any more.
+/// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets,
+/// append to checkpoint sinks. With `only`, no others any more.
 ///
 /// # Errors
-/// If this cannot be recorded in the home.
-pub(crate) fn allow_secret_files(
+/// If this cannot be recorded in the home; exit code 4 if hostd would not append to a sink.
+pub(crate) fn allow_root_files(
     home: &Home,
     body: &ManifestBody,
     only: bool,
@@ -87,13 +88,24 @@ pub(crate) fn allow_secret_files(
     let Ok(house) = manifest::parse(&body.manifest) else {
         return Ok(());
     };
+    if let Some((subject, text)) = manifest::refused_sink_files(&house).into_iter().next() {
+        return Err(Failure::plain(format!("{subject}: {text}")).with_code(exit::CONFLICT));
+    }
     let base = Path::new(&body.base_dir);
-    let files = house.secrets().filter_map(|(_, secret)| match secret {
+    let secrets = house.secrets().filter_map(|(_, secret)| match secret {
         SecretRef::File(path) => Some(base.join(path)),
         SecretRef::Env(_) | SecretRef::Credential(_) => None,
     });
-    let allowed = allow_root_files(home.root(), files.collect(), only);
-    allowed.map_err(|e| Failure::plain(e.to_string()))
+    let sinks = house
+        .checkpoint_sinks
+        .values()
+        .filter_map(|sink| match sink {
+            CheckpointSink::File(path) => Some(path.clone()),
+            CheckpointSink::Syslog(_) | CheckpointSink::Http { .. } => None,
+        });
+    allow_named_files(home.root(), NamedFiles::Secrets, secrets.collect(), only)
+        .and_then(|()| allow_named_files(home.root(), NamedFiles::Sinks, sinks.collect(), only))
+        .map_err(|e| Failure::plain(e.to_string()))
 }
 
 /// Reads the manifest file and returns the text that `change` makes from it; the file is not written.
@@ -154,7 +166,7 @@ pub(crate) async fn apply_edit(
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
     body.reason = reason;
-    allow_secret_files(home, &body, false)?;
+    allow_root_files(home, &body, false)?;
     let planned = client.house().plan(&body).await?;
     if planned
         .notes

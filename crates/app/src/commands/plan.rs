@@ -3,7 +3,7 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_file::{allow_secret_files, read_manifest};
+use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::{PlanDoc, PlanSeverity};
@@ -47,7 +47,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     let kind = args.render.as_ref().and_then(ValueEnum::to_possible_value);
     body.render = kind.map(|kind| kind.get_name().to_owned());
     let doc: PlanDoc = if is_control_plane_up(home).await {
-        allow_secret_files(home, &body, false)?;
+        allow_root_files(home, &body, false)?;
         operator_client(home)?.house().plan(&body).await?
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?

@@ -6,7 +6,7 @@ use crate::control_plane::{ensure_control_plane_up, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
-use crate::manifest_file::{allow_secret_files, read_manifest};
+use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitFor, wait_until_ready};
 use abbey_api::client::Client;
@@ -40,7 +40,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     let started = ensure_control_plane_up(home).await?;
     let client = operator_client(home)?;
-    allow_secret_files(home, &body, false)?;
+    allow_root_files(home, &body, false)?;
     progress.show("applying the manifest");
     let doc = match apply(&client, body, args.yes, &mut progress).await {
         Ok(doc) => doc,
