@@ -1,21 +1,21 @@
 //! The manifest file: reading it with the charters that it names, and editing it in place. An edit is first planned, then
-//! written, then applied.
+//! applied, then written.
 
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg;
+use crate::manifest_edit::{PendingEdit, require_no_interrupted_edit};
 use crate::output;
 use crate::plan_output::print_plan;
+use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
 use abbey_cells::hostd::{NamedFiles, allow_named_files};
 use abbey_daemon::manifest::CheckpointSink;
 use abbey_daemon::{Home, manifest};
 use abbey_model::{SecretRef, Slug};
-use abbey_support::file::{Sync, publish};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
@@ -148,7 +148,7 @@ impl ManifestEdit {
     }
 }
 
-/// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
+/// Plans the edited text of a manifest, applies it to the house, writes it to `file`, and calls `show` with the
 /// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
 /// removes something and nobody consents to it.
 pub(crate) async fn apply_edit(
@@ -162,6 +162,7 @@ pub(crate) async fn apply_edit(
     let edited = edited.into();
     abbey_daemon::check_manifest(&edited.text)?;
     let client = operator_client(home)?;
+    require_no_interrupted_edit(&client, file).await?;
     let current = client.house().manifest().await?;
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
@@ -177,16 +178,18 @@ pub(crate) async fn apply_edit(
         return Ok(exit::CONFLICT);
     }
     body.consent = consent.obtain(&planned)?;
-    let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
-    let written = publish(file, &body.manifest, mode, Sync::Content);
-    written.map_err(|e| {
-        Failure::plain(format!(
-            "cannot write the manifest `{}`: {e}",
-            file.display()
-        ))
-    })?;
+    let edit = PendingEdit::stage(file, &body.manifest)?;
     let seen = Some(IfMatch(current.generation));
-    let doc = client.house().apply(&body, seen).await?;
+    let doc = match client.house().apply(&body, seen).await {
+        Ok(doc) => doc,
+        Err(refused @ Error::Refused(_)) => {
+            edit.discard();
+            return Err(refused.into());
+        }
+        // Whether the house accepted it is found out by the next command.
+        Err(lost) => return Err(lost.into()),
+    };
+    edit.finish()?;
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)

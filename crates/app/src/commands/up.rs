@@ -6,6 +6,7 @@ use crate::control_plane::{ensure_control_plane_up, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
+use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitFor, wait_until_ready};
@@ -31,7 +32,7 @@ pub(crate) struct UpArgs {
 /// consents to it.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let body = read_manifest(&file)?;
+    let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
@@ -40,6 +41,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     let started = ensure_control_plane_up(home).await?;
     let client = operator_client(home)?;
+    if finish_interrupted_edits(&client, &file).await? {
+        body = read_manifest(&file)?;
+    }
     allow_root_files(home, &body, false)?;
     progress.show("applying the manifest");
     let doc = match apply(&client, body, args.yes, &mut progress).await {
