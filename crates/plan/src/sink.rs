@@ -65,3 +65,47 @@ impl std::str::FromStr for SyslogAddress {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_collectors_name_how_and_where() {
+        let parse = |text: &str| text.parse::<SyslogAddress>();
+        assert_eq!(
+            parse("unix:/dev/log"),
+            Ok(SyslogAddress::Unix("/dev/log".into()))
+        );
+        assert_eq!(
+            parse("udp:[::1]:514"),
+            Ok(SyslogAddress::Udp("[::1]:514".into()))
+        );
+        for wrong in [
+            "",
+            "/dev/log",
+            "unix:log",
+            "tcp:host",
+            "tcp::514",
+            "tcp:host:0",
+            "tls:host:1",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for (sink, why) in [
+            ("{ file: heads.jsonl }", "absolute"),
+            ("{ file: /mnt/../etc/x }", "absolute"),
+            ("{ file: /a, url: 'https://b' }", "exactly one"),
+            ("{ token: 'env:X', file: /a }", "belongs to `url`"),
+            ("{ url: 'ftp://b' }", "https://"),
+            ("{ url: 'http://b.example', token: 'env:X' }", "credential"),
+            ("{ syslog: here }", "not the address"),
+        ] {
+            let manifest = format!(
+                "version: 1\nhouse: h\nagents: {{ a: {{}} }}\ncheckpoint_sinks: {{ one: {sink} }}\n"
+            );
+            let told = crate::parse(&manifest).unwrap_err()[0].to_string();
+            assert!(told.contains(why), "{sink}: {told}");
+        }
+    }
+}
