@@ -2,7 +2,7 @@
 
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
-use crate::control_plane::{ensure_control_plane_up, shut_down_house};
+use crate::control_plane::{ensure_current_control_plane_up, runs_another_build, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
@@ -38,8 +38,10 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let mut progress = Progress::new();
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");
+    } else if runs_another_build(home) {
+        progress.show("replacing the control plane by this build of abbey");
     }
-    let started = ensure_control_plane_up(home).await?;
+    let started = ensure_current_control_plane_up(home).await?;
     let client = operator_client(home)?;
     if finish_interrupted_edits(&client, &file).await? {
         body = read_manifest(&file)?;

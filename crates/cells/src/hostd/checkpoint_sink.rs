@@ -1,7 +1,7 @@
 //! Copies of the checkpoint file elsewhere: which lines a sink lacks, and the sink that is a file.
 
 use super::HostdConfig;
-use super::checkpoints::checkpoint_file;
+use super::checkpoints::{checkpoint_file, ends_within_line};
 use super::named_files::open_sink_file;
 use crate::{Error, Result};
 use abbey_model::{CheckpointLine, Timestamp};
@@ -132,17 +132,6 @@ fn append_lines(kept: &mut File, from: u64, sink: &mut File) -> io::Result<()> {
         sink.write_all(&out)?;
     }
     sink.sync_all()
-}
-
-/// Whether the last byte of a file is another than the end of a line.
-pub(super) fn ends_within_line(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }
 
 /// Last whole line of a file, with its end.

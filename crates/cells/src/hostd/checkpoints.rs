@@ -1,11 +1,10 @@
 //! Checkpoints of the audit log outside the database: a file that is only ever appended to, in hostd's directory, where
 //! the control plane can read it and cannot change it.
 
-use super::checkpoint_sink::ends_within_line;
 use crate::{Error, Result};
 use abbey_model::{Checkpoint, CheckpointLine};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Most checkpoints of one call.
@@ -63,6 +62,17 @@ pub fn append_checkpoint_lines(dir: &Path, lines: &[CheckpointLine]) -> Result<(
         file.sync_all()
     };
     append().map_err(Error::file("append to", &path))
+}
+
+/// Whether the last byte of a file is another than the end of a line.
+pub(super) fn ends_within_line(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// Lines of the checkpoint file in hostd's directory `dir`, oldest first; empty if there is no file. Parts of lines, as

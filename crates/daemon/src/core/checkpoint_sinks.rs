@@ -216,12 +216,13 @@ pub(crate) async fn deliver_last_checkpoints(core: &Arc<CoreState>) {
     let Some(planned) = core.plan.current() else {
         return;
     };
+    let rt = &core.rt;
     let sinks = planned.house.checkpoint_sinks.values().cloned();
     let deliveries: Vec<_> = sinks
         .map(|sink| {
             let core = Arc::clone(core);
             let delivery = async move { deliver(&core, &sink).await };
-            AbortOnDropHandle::new(tokio::spawn(delivery))
+            AbortOnDropHandle::new(rt.spawn_untracked(delivery))
         })
         .collect();
     let all = async {
