@@ -52,8 +52,19 @@ documents! {
         why: Option<String>,
         /// Public Ed25519 key that signs now, hexadecimal; absent before the first signature.
         key: Option<String>,
-        /// Restores that the log records, and whether the earlier key confirmed the change of the key.
+        /// Restores and rotations of the key that the log records, and whether the earlier key confirmed the new one.
         notes: Vec<String>,
+    }
+    /// A change of the key that signs the audit log.
+    RotatedKeyDoc {
+        /// Always 1.
+        version: u32,
+        /// Number of the entry that states the change.
+        entry: u64,
+        /// Public Ed25519 key that signed until then, hexadecimal.
+        previous_key: String,
+        /// Public Ed25519 key that signs from then on, hexadecimal.
+        key: String,
     }
     /// Signed heads of the audit log.
     CheckpointsDoc {
@@ -88,6 +99,8 @@ operations! {
         GET "/api/v1/activity/verify" verify() -> json(VerifyDoc);
         /// Signs the newest entry, and returns every signed head.
         POST "/api/v1/activity/checkpoints" checkpoints() -> json(CheckpointsDoc);
+        /// Puts a new signing key in force.
+        POST "/api/v1/activity/key" rotate_key() -> json(RotatedKeyDoc);
         /// New entries as server-sent events, after the one named.
         GET "/api/v1/events" follow() [header after: Option<LastEventId>] -> stream;
     }

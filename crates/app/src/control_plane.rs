@@ -5,12 +5,19 @@ use crate::exit::{self, Failure};
 use crate::output::Progress;
 use abbey_api::client::Client;
 use abbey_api::*;
+use abbey_cells::hostd::socket_owner;
 use abbey_daemon::Home;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// The program of this process, also if another file has taken its place.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Message about [`runs_another_build`].
+pub(crate) const ANOTHER_BUILD: &str = "the house runs another build of abbey than this command; `abbey up` replaces its control plane, and agents go on";
 
 /// Longest wait while another process starts or stops a control plane of this home.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -36,6 +43,67 @@ pub(crate) async fn ensure_control_plane_up(home: &Home) -> Result<bool, Failure
             Started::Locked(failure) => return Err(failure),
         }
     }
+}
+
+/// As [`ensure_control_plane_up`], and replaces a control plane and a hostd that are another build of Abbey than this
+/// command. Their cells go on and are adopted.
+pub(crate) async fn ensure_current_control_plane_up(home: &Home) -> Result<bool, Failure> {
+    if runs_another_build(home) && is_control_plane_up(home).await {
+        end_control_plane(home)?;
+    }
+    ensure_control_plane_up(home).await
+}
+
+/// Whether a control plane of this home runs that is another build of Abbey than this command; false if this process may
+/// not know.
+pub(crate) fn runs_another_build(home: &Home) -> bool {
+    let pid = socket_owner(&home.operator_api_socket());
+    let same = pid.and_then(|pid| abbey_cells::runs_program(pid, Path::new(OWN_PROGRAM)));
+    same == Some(false)
+}
+
+/// Ends the control plane alone, and waits until its process is gone.
+fn end_control_plane(home: &Home) -> Result<(), Failure> {
+    let Some(pid) = socket_owner(&home.operator_api_socket()) else {
+        return Ok(());
+    };
+    if let Some(unit) = unit_of(pid) {
+        let text = format!(
+            "the control plane runs another build of abbey than this command, and `{unit}` manages it"
+        );
+        return Err(Failure::plain(text)
+            .hint("restart its units as `abbey unit status` names them, hostd first (`systemctl restart`); agents go on")
+            .with_code(exit::CONFLICT));
+    }
+    let (process, end) = (
+        abbey_cells::identify(pid),
+        rustix::process::Pid::from_raw(pid),
+    );
+    let (Some(process), Some(end)) = (process, end) else {
+        return Ok(());
+    };
+    rustix::process::kill_process(end, rustix::process::Signal::TERM)
+        .map_err(|e| Failure::plain(format!("cannot end the control plane, process {pid}: {e}")))?;
+    let until = Instant::now() + DOWN_WITHIN;
+    while abbey_cells::is_alive(&process) {
+        if Instant::now() > until {
+            return Err(Failure::plain(format!(
+                "the control plane, process {pid}, runs another build of abbey than this command and does not end"
+            ))
+            .hint("end it with `kill -9`, then run `abbey up`; agents go on")
+            .with_code(exit::TIMEOUT));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Unit of systemd that manages a process of Abbey; none for one that a command started, whatever unit that runs in.
+fn unit_of(pid: i32) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let units = groups.lines().filter_map(|l| l.rsplit('/').next());
+    let mut ours = units.filter(|u| u.starts_with("abbey") && u.ends_with(".service"));
+    ours.next().map(str::to_owned)
 }
 
 /// Repairs what only the owner of the home can repair: its permissions, and a lost hostd. Does nothing for other users.
@@ -74,7 +142,7 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
         ))
         .hint("fix the permissions of the home, or select another home with `--home` or ABBEY_HOME")
     })?;
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = Command::new(OWN_PROGRAM)
         .args(["role", "serve", "--home"])
         .arg(home.root())
         .current_dir("/")

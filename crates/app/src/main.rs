@@ -15,6 +15,7 @@ mod help;
 mod key_values;
 mod local_terminal;
 mod manifest_arg;
+mod manifest_edit;
 mod manifest_file;
 mod manual;
 mod output;

@@ -1,20 +1,21 @@
 //! The manifest file: reading it with the charters that it names, and editing it in place. An edit is first planned, then
-//! written, then applied.
+//! applied, then written.
 
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg;
+use crate::manifest_edit::{PendingEdit, require_no_interrupted_edit};
 use crate::output;
 use crate::plan_output::print_plan;
+use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
-use abbey_cells::hostd::allow_secret_files as allow_root_files;
+use abbey_cells::hostd::{NamedFiles, allow_named_files};
+use abbey_daemon::manifest::CheckpointSink;
 use abbey_daemon::{Home, manifest};
 use abbey_model::{SecretRef, Slug};
-use abbey_support::file::{Sync, publish};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
@@ -71,12 +72,12 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
     })
 }
 
-/// As root, lets hostd read the secret files that a manifest names, for a control plane that runs as another user; with
-/// `only`, no others any more.
+/// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets,
+/// append to checkpoint sinks. With `only`, no others any more.
 ///
 /// # Errors
-/// If this cannot be recorded in the home.
-pub(crate) fn allow_secret_files(
+/// If this cannot be recorded in the home; exit code 4 if hostd would not append to a sink.
+pub(crate) fn allow_root_files(
     home: &Home,
     body: &ManifestBody,
     only: bool,
@@ -87,13 +88,24 @@ pub(crate) fn allow_secret_files(
     let Ok(house) = manifest::parse(&body.manifest) else {
         return Ok(());
     };
+    if let Some((subject, text)) = manifest::refused_sink_files(&house).into_iter().next() {
+        return Err(Failure::plain(format!("{subject}: {text}")).with_code(exit::CONFLICT));
+    }
     let base = Path::new(&body.base_dir);
-    let files = house.secrets().filter_map(|(_, secret)| match secret {
+    let secrets = house.secrets().filter_map(|(_, secret)| match secret {
         SecretRef::File(path) => Some(base.join(path)),
         SecretRef::Env(_) | SecretRef::Credential(_) => None,
     });
-    let allowed = allow_root_files(home.root(), files.collect(), only);
-    allowed.map_err(|e| Failure::plain(e.to_string()))
+    let sinks = house
+        .checkpoint_sinks
+        .values()
+        .filter_map(|sink| match sink {
+            CheckpointSink::File(path) => Some(path.clone()),
+            CheckpointSink::Syslog(_) | CheckpointSink::Http { .. } => None,
+        });
+    allow_named_files(home.root(), NamedFiles::Secrets, secrets.collect(), only)
+        .and_then(|()| allow_named_files(home.root(), NamedFiles::Sinks, sinks.collect(), only))
+        .map_err(|e| Failure::plain(e.to_string()))
 }
 
 /// Reads the manifest file and returns the text that `change` makes from it; the file is not written.
@@ -136,7 +148,7 @@ impl ManifestEdit {
     }
 }
 
-/// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the
+/// Plans the edited text of a manifest, applies it to the house, writes it to `file`, and calls `show` with the
 /// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
 /// removes something and nobody consents to it.
 pub(crate) async fn apply_edit(
@@ -150,11 +162,12 @@ pub(crate) async fn apply_edit(
     let edited = edited.into();
     abbey_daemon::check_manifest(&edited.text)?;
     let client = operator_client(home)?;
+    require_no_interrupted_edit(&client, file).await?;
     let current = client.house().manifest().await?;
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
     body.reason = reason;
-    allow_secret_files(home, &body, false)?;
+    allow_root_files(home, &body, false)?;
     let planned = client.house().plan(&body).await?;
     if planned
         .notes
@@ -165,16 +178,18 @@ pub(crate) async fn apply_edit(
         return Ok(exit::CONFLICT);
     }
     body.consent = consent.obtain(&planned)?;
-    let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
-    let written = publish(file, &body.manifest, mode, Sync::Content);
-    written.map_err(|e| {
-        Failure::plain(format!(
-            "cannot write the manifest `{}`: {e}",
-            file.display()
-        ))
-    })?;
+    let edit = PendingEdit::stage(file, &body.manifest)?;
     let seen = Some(IfMatch(current.generation));
-    let doc = client.house().apply(&body, seen).await?;
+    let doc = match client.house().apply(&body, seen).await {
+        Ok(doc) => doc,
+        Err(refused @ Error::Refused(_)) => {
+            edit.discard();
+            return Err(refused.into());
+        }
+        // Whether the house accepted it is found out by the next command.
+        Err(lost) => return Err(lost.into()),
+    };
+    edit.finish()?;
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)

@@ -32,6 +32,7 @@ pub use insight::reports::render_as_text as report_text;
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
     pub use crate::insight::workflow_views::parse_declared_workflows as workflows;
+    pub use crate::planning::file_access::refused_sink_files;
     pub use abbey_plan::authority::{WithheldKey, authority_keys, withhold_authority};
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
@@ -40,7 +41,7 @@ pub mod manifest {
     pub use abbey_plan::json_schema;
     pub use abbey_plan::rename::rename_agent;
     pub use abbey_plan::templates;
-    pub use abbey_plan::{Charter, Mistake, parse, parse_bytes, parse_duration_ms};
+    pub use abbey_plan::{Charter, CheckpointSink, Mistake, parse, parse_bytes, parse_duration_ms};
 }
 
 pub use abbey_store::{Clock, SystemClock};

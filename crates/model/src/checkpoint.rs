@@ -39,6 +39,14 @@ pub enum CheckpointLine {
 }
 
 impl CheckpointLine {
+    /// Instant that the line states.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            CheckpointLine::Checkpoint(Checkpoint { at, .. })
+            | CheckpointLine::Restored { at, .. } => *at,
+        }
+    }
+
     /// Number of the entry that the line states.
     pub fn seq(&self) -> u64 {
         match self {

@@ -4,6 +4,7 @@ use crate::document::Document;
 use crate::hook::Hook;
 use crate::keys::{Admission, Agent, Budget, Compatibility, Delegation, Service};
 use crate::settings::Settings;
+use crate::sink::CheckpointSink;
 use abbey_engine::workflow::Workflow;
 use abbey_model::{Millis, NanoUsd, SecretRef, Slug, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub struct House {
     pub workflows: BTreeMap<Slug, Workflow>,
     /// Webhooks by name.
     pub hooks: BTreeMap<Slug, Hook>,
+    /// Checkpoint sinks by name.
+    pub checkpoint_sinks: BTreeMap<Slug, CheckpointSink>,
     /// Settings for clients of earlier systems.
     pub compatibility: Compatibility,
     /// Shared documents by name.
@@ -137,7 +140,7 @@ impl House {
     }
 
     /// References to every secret that the control plane itself must read, each with its use as messages name it:
-    /// `provider:NAME`, `hook:NAME`, `compatibility`.
+    /// `provider:NAME`, `hook:NAME`, `checkpoint_sink:NAME`, `compatibility`.
     pub fn secrets(&self) -> impl Iterator<Item = (String, &SecretRef)> {
         let providers = self
             .providers
@@ -147,8 +150,17 @@ impl House {
             let both = std::iter::once(&hook.secret).chain(hook.token.as_ref());
             both.map(move |secret| (format!("hook:{name}"), secret))
         });
+        let sinks = self
+            .checkpoint_sinks
+            .iter()
+            .filter_map(|(name, sink)| match sink {
+                CheckpointSink::Http { token, .. } => {
+                    Some((format!("checkpoint_sink:{name}"), token.as_ref()?))
+                }
+                CheckpointSink::File(_) | CheckpointSink::Syslog(_) => None,
+            });
         let shared = self.compatibility.controlplane_secret.iter();
         let shared = shared.map(|secret| ("compatibility".to_owned(), secret));
-        providers.chain(hooks).chain(shared)
+        providers.chain(hooks).chain(sinks).chain(shared)
     }
 }

@@ -52,7 +52,8 @@ pub struct AuditVerification {
     pub why: Option<String>,
     /// Public key that signs behind the last verified entry, hexadecimal; none before the first signature.
     pub key: Option<String>,
-    /// Restores that the log records, and whether the earlier key confirmed the change of the key; for people.
+    /// Restores and rotations of the key that the log records, and whether the earlier key confirmed the new one; for
+    /// people.
     pub notes: Vec<String>,
 }
 
@@ -121,6 +122,9 @@ pub(crate) fn checkpoint_text(seq: u64, hash: &str) -> String {
 /// Action of the entry that follows a restore; its detail is a [`KeyChange`] and more.
 pub(crate) const RESTORED: &str = "audit.restored";
 
+/// Action of the entry with which the operator puts a new signing key in force; its detail is a [`KeyChange`].
+pub(crate) const KEY_ROTATED: &str = "audit.key_rotated";
+
 /// Change of the signing key, in the detail of an entry of the audit log.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeyChange {
@@ -157,6 +161,8 @@ pub struct SignedHead {
     pub hash: String,
     /// Signature by the key that signed at that time.
     pub signature: String,
+    /// That key, as the log states it.
+    pub key: String,
     /// Instant of the signature.
     pub at: Timestamp,
 }
@@ -260,7 +266,7 @@ impl ChainVerifier {
         if hash != entry.hash {
             return wrong(entry.seq, "its content does not match its hash".to_owned());
         }
-        if entry.action == RESTORED
+        if [RESTORED, KEY_ROTATED].contains(&entry.action.as_str())
             && let Err(why) = self.change_key(entry)
         {
             return wrong(entry.seq, why);
@@ -301,23 +307,33 @@ impl ChainVerifier {
         Ok(())
     }
 
-    /// The entry that follows a restore: the key that signs from here on is confirmed by the one before, or by the
-    /// operator in the file that only hostd and root write.
+    /// The entry of a rotation, or that follows a restore: the key that signs from here on is confirmed by the one before,
+    /// or, for a restore, by the operator in the file that only hostd and root write.
     fn change_key(&mut self, entry: &AuditEntry) -> Result<(), String> {
         let change: KeyChange = serde_json::from_value(entry.detail.clone())
-            .map_err(|e| format!("it is not a record of a restore: {e}"))?;
+            .map_err(|e| format!("it is not a record of a change of the signing key: {e}"))?;
         if self.verdict.key.as_ref() != Some(&change.previous_key) {
             return Err("it continues from another key than the one in force".to_owned());
         }
         let before = entry.seq - 1;
-        let by_operator = self.restored.get(&before) == Some(&change.key);
+        let rotated = entry.action == KEY_ROTATED;
+        let by_operator = !rotated && self.restored.get(&before) == Some(&change.key);
         let text = key_change_text(before, &entry.prev, &change.key);
-        let same = change.previous_key == change.key;
+        let same = !rotated && change.previous_key == change.key;
         let confirmed = change
             .confirmed
             .is_some_and(|signature| is_signed_by(&change.previous_key, &text, &signature));
         if !by_operator && !confirmed && !same {
             return Err("it puts another signing key in force, which neither the earlier key nor the operator confirmed".to_owned());
+        }
+        if rotated {
+            let note = format!(
+                "entry {}: a new signing key was put in force, which the earlier key confirmed",
+                entry.seq
+            );
+            self.verdict.notes.push(note);
+            self.verdict.key = Some(change.key);
+            return Ok(());
         }
         let how = match (same, confirmed) {
             (true, _) => "with the same signing key",

@@ -144,6 +144,9 @@ operations! {
     /// Logs that the state was restored from the backup with this digest; the key of the store signs from here on.
     write record_restore(previous: Option<[u8; 32]>, state_hash: String) -> u64 =
         |tx| audit_log::record_restore(tx, previous, &state_hash);
+    /// Signs the audit log with this key from here on, which the key before confirms in the entry; its sequence number.
+    write rotate_audit_key(actor: Principal, next: [u8; 32]) -> u64 =
+        |tx| audit_log::rotate_key(tx, &actor, next);
     /// Bytes of hostd's journal that are in the audit log already.
     read journal_offset() -> u64 = |rows, _| hostd_journal::offset(rows);
     /// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.

@@ -18,7 +18,6 @@ pub(crate) type CachedAccount = Option<(Account, bool)>;
 
 /// What all transactions of one store use.
 pub(crate) struct Context {
-    pub(crate) signing_key: SigningKey,
     pub(crate) redactor: std::sync::Arc<RwLock<Redactor>>,
     pub(crate) entropy: std::sync::Arc<dyn Entropy>,
 }
@@ -31,6 +30,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) now: Timestamp,
     /// Sequence number and hash of the newest audit entry.
     pub(crate) head: (u64, String),
+    /// Key that signs heads of the audit log.
+    pub(crate) signing_key: SigningKey,
     /// Time zone of the midnight at which daily budgets start again.
     pub(crate) zone: TimeZone,
     /// Budgets that this group of operations read; the changed ones are written once, at its end.
@@ -48,6 +49,7 @@ impl<'a> Tx<'a> {
         context: &'a Context,
         now: Timestamp,
         head: (u64, String),
+        signing_key: SigningKey,
         zone: TimeZone,
     ) -> Self {
         Tx {
@@ -55,6 +57,7 @@ impl<'a> Tx<'a> {
             context,
             now,
             head,
+            signing_key,
             zone,
             accounts: BTreeMap::new(),
             undo: Vec::new(),
@@ -70,12 +73,14 @@ impl<'a> Tx<'a> {
     ) -> Result<T> {
         self.undo.clear();
         let (head, topics) = (self.head.clone(), self.topics);
+        let signing_key = self.signing_key.clone();
         self.execute("SAVEPOINT op", params![])?;
         let outcome = op(self);
         if outcome.is_err() {
             self.execute("ROLLBACK TO op", params![])?;
             self.head = head;
             self.topics = topics;
+            self.signing_key = signing_key;
             for (key, value) in self.undo.drain(..).rev() {
                 match value {
                     Some(_) => self.accounts.insert(key, value),

@@ -93,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "value",
             "schedule",
             "hook",
+            "sink",
             "document",
             "agent_values",
             "service_kind",

@@ -39,6 +39,12 @@ pub(crate) enum ActivityCommand {
         after_help = "Examples:\n  abbey activity verify\n  abbey activity verify log.jsonl --key 5f0c…"
     )]
     Verify(VerifyArgs),
+    /// Sign the audit log with a new key from here on.
+    ///
+    /// The earlier key confirms the new one in an entry of the log and is deleted, so the whole log verifies as before. To
+    /// be run when the key may be known to somebody. Backups that were made before keep the earlier key, if they have one.
+    #[command(after_help = "Example:\n  abbey activity rotate-key")]
+    RotateKey,
     /// Print the whole audit log as JSON Lines, with its signatures.
     #[command(after_help = "Example:\n  abbey activity export")]
     Export,
@@ -161,6 +167,17 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
             Ok(print_verification(json, &doc))
         }
         Some(ActivityCommand::Export) => print_export(&client).await,
+        Some(ActivityCommand::RotateKey) => {
+            let doc = client.activity().rotate_key().await?;
+            match json {
+                true => output::print_json(&doc),
+                false => output::print_line(&format!(
+                    "entry {}: key {} signs the audit log from here on, in place of {}",
+                    doc.entry, doc.key, doc.previous_key
+                )),
+            }
+            Ok(exit::OK)
+        }
         None => {
             // Programs get everything.
             let all = args.all || json;

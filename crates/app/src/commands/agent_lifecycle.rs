@@ -13,7 +13,7 @@ use crate::readiness::wait_for_agent;
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
-use abbey_model::Presence;
+use abbey_model::{Presence, Slug};
 use clap::Args;
 use std::time::{Duration, Instant};
 
@@ -30,16 +30,23 @@ pub(crate) struct CloneArgs {
     pub(crate) manifest: ManifestArg,
 }
 
+/// How long a command waits for the current task of an agent.
 #[derive(Debug, Args)]
-pub(crate) struct RmArgs {
-    /// Name of the agent.
-    pub(crate) agent: String,
+pub(crate) struct DrainArgs {
     /// Do not wait until its current task has ended; the task returns to the queue.
     #[arg(long)]
     pub(crate) now: bool,
     /// Longest wait for its current task, in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub(crate) within: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Name of the agent.
+    pub(crate) agent: String,
+    #[command(flatten)]
+    pub(crate) drain: DrainArgs,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
 }
@@ -50,12 +57,8 @@ pub(crate) struct RenameArgs {
     pub(crate) agent: String,
     /// Name that it gets.
     pub(crate) new: String,
-    /// Do not wait until its current task has ended; the task returns to the queue.
-    #[arg(long)]
-    pub(crate) now: bool,
-    /// Longest wait for its current task, in seconds.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    pub(crate) within: u64,
+    #[command(flatten)]
+    pub(crate) drain: DrainArgs,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
 }
@@ -118,21 +121,14 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
             .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
     let client = operator_client(home)?;
-    if !args.now {
-        wait_until_drained(&client, name.as_str(), Duration::from_secs(args.within)).await?;
-    }
     // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
     let consent = Consent::To(format!("agent:{name}"));
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edited, None, consent, show).await;
-    let code = match code {
-        Ok(exit::OK) => exit::OK,
-        // The plan was refused, so the agent stays: end the draining.
-        other => {
-            let _best_effort = client.agents().start(name.as_str()).await;
-            return other;
-        }
-    };
+    let apply = apply_edit(home, &file, edited, None, consent, show);
+    let code = after_its_task(&client, &name, &args.drain, apply).await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
     let left = client.agents().leftovers(name.as_str()).await?;
     if let Some(stamp) = left.removed.last() {
         print_message(&format!(
@@ -177,22 +173,33 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
             .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
     })?;
     let client = operator_client(home)?;
-    let presence = client.agents().show(old.as_str()).await?.presence;
-    let runs = !matches!(presence, Presence::Stopped | Presence::Paused);
-    if runs && !args.now {
-        wait_until_drained(&client, old.as_str(), Duration::from_secs(args.within)).await?;
-    }
     let edit = ManifestEdit::renaming(edited, &old, &new);
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await;
-    if !matches!(code, Ok(exit::OK)) {
-        // The plan was refused, so the agent keeps its name: end the draining.
-        if runs && !args.now {
-            let _best_effort = client.agents().start(old.as_str()).await;
-        }
-        return code;
+    let apply = apply_edit(home, &file, edit, None, Consent::Ask, show);
+    let code = after_its_task(&client, &old, &args.drain, apply).await?;
+    if code != exit::OK {
+        return Ok(code);
     }
     wait_for_agent(&client, new.as_str()).await
+}
+
+/// Carries out `apply` once the current task of a running agent has ended; if that is refused, the agent works on.
+async fn after_its_task(
+    client: &Client,
+    agent: &Slug,
+    drain: &DrainArgs,
+    apply: impl Future<Output = Outcome>,
+) -> Outcome {
+    let presence = client.agents().show(agent.as_str()).await?.presence;
+    let drains = !drain.now && !matches!(presence, Presence::Stopped | Presence::Paused);
+    if drains {
+        wait_until_drained(client, agent.as_str(), Duration::from_secs(drain.within)).await?;
+    }
+    let outcome = apply.await;
+    if drains && !matches!(outcome, Ok(exit::OK)) {
+        let _best_effort = client.agents().start(agent.as_str()).await;
+    }
+    outcome
 }
 
 async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Result<(), Failure> {

@@ -1,9 +1,10 @@
 //! `abbey doctor`: checks the house, its host and its isolation.
 
 use crate::connect::{is_control_plane_up, operator_client};
+use crate::control_plane::runs_another_build;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::DoctorDoc;
+use abbey_api::{CheckSeverity, CheckState, CheckView, DoctorDoc};
 use abbey_daemon::Home;
 use std::time::Duration;
 
@@ -13,11 +14,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(9);
 /// `abbey doctor`: prints the checks of the house and its host; `--fix` first fixes what it can. Exit code 7 if a
 /// check failed.
 pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
-    let doc = find_problems(home, fix).await?;
-    let failed = doc
-        .checks
-        .iter()
-        .any(|c| c.state == abbey_api::CheckState::Failed);
+    let mut doc = find_problems(home, fix).await?;
+    if runs_another_build(home) {
+        doc.checks.push(CheckView {
+            id: "program".to_owned(),
+            severity: CheckSeverity::Warn,
+            state: CheckState::Attention,
+            text: "the house runs another build of abbey than this command".to_owned(),
+            remedy: Some(
+                "`abbey up` replaces the control plane and its helper; agents go on".to_owned(),
+            ),
+        });
+    }
+    let failed = doc.checks.iter().any(|c| c.state == CheckState::Failed);
     if json {
         output::print_json(&doc);
     } else {

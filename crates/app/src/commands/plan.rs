@@ -3,7 +3,8 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_file::{allow_secret_files, read_manifest};
+use crate::manifest_edit::finish_interrupted_edits;
+use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::{PlanDoc, PlanSeverity};
@@ -43,12 +44,19 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         output::print_json(&manifest::json_schema());
         return Ok(exit::OK);
     }
-    let mut body = read_manifest(&args.manifest.path(home))?;
+    let file = args.manifest.path(home);
+    let mut body = read_manifest(&file)?;
     let kind = args.render.as_ref().and_then(ValueEnum::to_possible_value);
     body.render = kind.map(|kind| kind.get_name().to_owned());
     let doc: PlanDoc = if is_control_plane_up(home).await {
-        allow_secret_files(home, &body, false)?;
-        operator_client(home)?.house().plan(&body).await?
+        let client = operator_client(home)?;
+        if finish_interrupted_edits(&client, &file).await? {
+            let render = body.render.take();
+            body = read_manifest(&file)?;
+            body.render = render;
+        }
+        allow_root_files(home, &body, false)?;
+        client.house().plan(&body).await?
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };

@@ -2,6 +2,7 @@
 
 use crate::commands::service::print_services;
 use crate::connect::operator_client;
+use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
 use crate::output;
@@ -32,6 +33,9 @@ pub(crate) struct PsArgs {
 /// `abbey ps`: prints the table of agents, and that of services where there are some; again and again with `--watch`.
 pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     let client = operator_client(home)?;
+    if !json && runs_another_build(home) {
+        output::print_message(ANOTHER_BUILD);
+    }
     loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
         let services = client.services().list(&ServicesQuery::default()).await?;

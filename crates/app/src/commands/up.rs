@@ -2,11 +2,12 @@
 
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
-use crate::control_plane::{ensure_control_plane_up, shut_down_house};
+use crate::control_plane::{ensure_current_control_plane_up, runs_another_build, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
-use crate::manifest_file::{allow_secret_files, read_manifest};
+use crate::manifest_edit::finish_interrupted_edits;
+use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitFor, wait_until_ready};
 use abbey_api::client::Client;
@@ -31,16 +32,21 @@ pub(crate) struct UpArgs {
 /// consents to it.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let body = read_manifest(&file)?;
+    let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");
+    } else if runs_another_build(home) {
+        progress.show("replacing the control plane by this build of abbey");
     }
-    let started = ensure_control_plane_up(home).await?;
+    let started = ensure_current_control_plane_up(home).await?;
     let client = operator_client(home)?;
-    allow_secret_files(home, &body, false)?;
+    if finish_interrupted_edits(&client, &file).await? {
+        body = read_manifest(&file)?;
+    }
+    allow_root_files(home, &body, false)?;
     progress.show("applying the manifest");
     let doc = match apply(&client, body, args.yes, &mut progress).await {
         Ok(doc) => doc,

@@ -2,7 +2,8 @@
 
 use crate::{TWO, up};
 use abbey_testkit::args;
-use abbey_testkit::house::House;
+use abbey_testkit::crash::arm_crash_point;
+use abbey_testkit::house::{House, until};
 use std::process::Command;
 
 /// Runs Python with `c`, a connection to the state of a house that is down, and `rehash()`, which gives every entry the
@@ -179,4 +180,77 @@ fn an_export_verifies_without_a_house() {
         args!("activity verify {}", refused.display().to_string()),
     );
     assert!(told.contains("is not an export"), "{told}");
+}
+
+/// The log verifies over rotations, also on another machine and with the key that was pinned at first; the earlier key is
+/// gone and no longer accepted.
+#[test]
+fn keys_are_rotated_without_a_restore() {
+    let house = up(TWO);
+    let first = house.json(0, "activity verify")["key"].clone();
+    let key_file = house.home().join("signing.key");
+    let old = std::fs::read(&key_file).unwrap();
+    let mut before = first.clone();
+    for _ in 0..2 {
+        let rotated = house.json(0, "activity rotate-key");
+        assert_eq!(rotated["previous_key"], before);
+        assert_ne!(rotated["key"], before);
+        before = rotated["key"].clone();
+        house.expect(0, "task add 'show system stats' --wait");
+        assert_eq!(house.json(0, "activity verify")["key"], before);
+    }
+    house.expect(0, "down");
+    house.expect(0, "up");
+    let verdict = house.json(0, "activity verify");
+    assert_eq!(verdict["key"], before);
+    let notes = verdict["notes"].as_array().unwrap();
+    assert!(
+        notes.len() == 2
+            && notes[1]
+                .as_str()
+                .unwrap()
+                .contains("the earlier key confirmed")
+    );
+    let entry = house.audit_entries("audit.key_rotated").remove(0);
+    assert_eq!(entry["actor"], "operator");
+    let export = house.path("log.jsonl");
+    std::fs::write(&export, house.expect(0, "activity export")).unwrap();
+    let (file, pinned) = (export.display().to_string(), first.as_str().unwrap());
+    crate::house().expect(0, args!("activity verify {} --key {}", file, pinned));
+    house.expect(0, "doctor");
+
+    assert_ne!(std::fs::read(&key_file).unwrap(), old);
+    house.expect(0, "down");
+    std::fs::write(&key_file, old).unwrap();
+    let why = why_wrong(&house);
+    assert!(why.contains("key"), "{why}");
+}
+
+/// Only the log says which key is in force, so a crash leaves one of the two, and never none.
+#[test]
+fn a_crash_while_the_key_is_rotated_is_recovered() {
+    for (place, rotations) in [("audit.key_staged", 0), ("audit.key_logged", 1)] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        house.manifest(TWO);
+        house.expect(0, "up");
+        arm_crash_point(&armed);
+        let _cut_off = house.run("activity rotate-key");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        assert!(!house.home().join("signing.key.next").exists(), "{place}");
+        let verdict = house.json(0, "activity verify");
+        assert_eq!(
+            verdict["notes"].as_array().unwrap().len(),
+            rotations,
+            "{place}"
+        );
+        house.expect(0, "activity rotate-key");
+        let verdict = house.json(0, "activity verify");
+        assert_eq!(
+            verdict["notes"].as_array().unwrap().len(),
+            rotations + 1,
+            "{place}"
+        );
+    }
 }

@@ -374,3 +374,41 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         assert!(mine.uid() >= 0x2000_0000, "{}", mine.uid());
     }
 }
+
+/// The file systems of a sandbox with `drives` are in a backup as the files on them, and are filled again at the first
+/// boot after a restore.
+#[test]
+fn files_on_drives_come_back_with_modes_and_links() {
+    let house = house();
+    if !house.runs_as_root() {
+        return;
+    }
+    house.manifest("house: drives\nagents:\n  walled: { cell: sandbox, template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n");
+    house.expect(0, "up");
+    let shell =
+        |house: &House, script: &str| house.expect(0, args!("exec walled -- sh -c {}", script));
+    shell(
+        &house,
+        "cd /agent/workspace; echo run > tool; chmod 751 tool; ln -s tool alias; mkdir deep; chmod 2700 deep; echo kept > deep/note; echo home > $HOME/note; chmod 600 $HOME/note",
+    );
+    let archive = house.path("b.tar").display().to_string();
+    house.expect(0, args!("backup {}", archive.clone()));
+    house.expect(0, args!("backup verify {}", archive.clone()));
+    house.expect(0, "down");
+    let (again, _) = restored(&archive, "");
+    up_and_down(&again, || {
+        let seen = shell(
+            &again,
+            "cd /agent/workspace; stat -c '%a %U' tool $HOME/note deep | cut -d' ' -f1; readlink alias; cat alias deep/note $HOME/note",
+        );
+        assert_eq!(seen, "751\n600\n700\ntool\nrun\nkept\nhome\n");
+        // On file systems of their own.
+        let sizes = shell(
+            &again,
+            "df -m --output=size /agent/workspace $HOME | tail -n 2",
+        );
+        for size in sizes.lines() {
+            assert!(size.trim().parse::<u32>().unwrap() < 64, "{sizes}");
+        }
+    });
+}

@@ -470,3 +470,71 @@ fn a_crash_while_dropping_a_database_is_recovered() {
         assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
     }
 }
+
+/// A backup with services while two agents write: what comes back is a moment of the running database, with everything
+/// that was committed before the backup began, and no half of a transaction.
+#[test]
+fn databases_that_are_written_to_come_back_whole_from_a_backup() {
+    let agents = ["iris", "otto"];
+    let house = open();
+    let count = |house: &House, agent: &str| -> u64 {
+        let text = query(house, agent, "SELECT count(*) FROM pairs");
+        text.parse().unwrap()
+    };
+    let table = "CREATE TABLE pairs (n int, half text, PRIMARY KEY (n, half))";
+    // Each transaction adds both halves of a pair.
+    let write = "DO $$ BEGIN FOR i IN 1..10000000 LOOP INSERT INTO pairs VALUES (i, 'a'); INSERT INTO pairs VALUES (i, 'b'); COMMIT; END LOOP; END $$";
+    let psql = program("psql");
+    let mut writers: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            query(&house, agent, table);
+            let args = ["exec", *agent, "--", &psql, "-XAtq", "-c", write];
+            house.command(&args).spawn().unwrap()
+        })
+        .collect();
+    until("both write", || {
+        agents.iter().all(|a| count(&house, a) > 200)
+    });
+    let before: Vec<u64> = agents.iter().map(|a| count(&house, a)).collect();
+    let archive = house.path("b.tar").display().to_string();
+    house.expect(0, args!("backup --with-services {}", archive));
+    let copied: Vec<u64> = agents.iter().map(|a| count(&house, a)).collect();
+    until("both go on", || {
+        let counts = agents.iter().zip(&copied);
+        counts
+            .into_iter()
+            .all(|(a, copied)| count(&house, a) > *copied)
+    });
+    for writer in &mut writers {
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+    }
+    let checked = crate::house().json(0, args!("backup verify {}", archive));
+    assert_eq!(checked["services"], serde_json::json!(["db"]));
+    house.expect(0, "down");
+
+    let again = crate::house();
+    again.expect(0, args!("restore {}", archive));
+    let manifest = again.home().join("manifest/abbey.yaml");
+    again.expect(0, args!("up -f {}", manifest.display().to_string()));
+    for (agent, before) in agents.iter().zip(before) {
+        until("the agent comes in", || {
+            self::psql(&again, agent, &[], "SELECT 1").status.success()
+        });
+        let after = count(&again, agent);
+        assert!(after >= before, "{agent}: {after} of {before} rows");
+        let halves =
+            "SELECT count(*) FROM (SELECT n FROM pairs GROUP BY n HAVING count(*) <> 2) AS torn";
+        assert_eq!(query(&again, agent, halves), "0", "{agent}");
+        let last = query(&again, agent, "SELECT max(n) * 2 FROM pairs");
+        assert_eq!(last, after.to_string(), "{agent}: no gap");
+        query(
+            &again,
+            agent,
+            "SET enable_seqscan = off; SELECT count(*) FROM pairs WHERE n > 0",
+        );
+        query(&again, agent, "INSERT INTO pairs VALUES (0, 'after')");
+    }
+    assert_eq!(again.json(0, "activity verify")["ok"], true);
+}

@@ -147,6 +147,9 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
         HostdOperation::KeepCheckpoints {
             checkpoints: Vec::new(),
         },
+        HostdOperation::CopyCheckpoints {
+            path: "/nowhere/sink".into(),
+        },
         HostdOperation::Archives {},
         HostdOperation::Restore {
             owner: CellName::Agent("a".parse().unwrap()),

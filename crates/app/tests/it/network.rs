@@ -494,6 +494,14 @@ fn daily_egress_bytes_are_limited() {
     house.kill_control_plane();
     house.expect(0, "up");
     assert!(fetch().starts_with("403"));
+    // So they are under another name, also after another restart.
+    house.expect(0, "agent rename b c --now");
+    let fetch = || inside(&house, "c", &["fetch", "http://http.example.org/", ""]);
+    assert!(fetch().contains("urn:abbey:egress:budget"));
+    house.kill_control_plane();
+    house.expect(0, "up");
+    assert!(fetch().contains("urn:abbey:egress:budget"));
+    assert!(!house.home().join("egress/agent-b").exists());
 }
 
 /// The firewall of hostd: on trial until confirmed, one table of its own, repaired when another program changes it (S1-13).

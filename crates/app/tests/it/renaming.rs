@@ -120,3 +120,33 @@ fn a_crash_while_renaming_is_recovered() {
         assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
     }
 }
+
+/// The manifest file changes only once the house has accepted the change; a command that was cut off in between is made
+/// up for by the next one.
+#[test]
+fn the_manifest_follows_the_house_also_when_the_command_is_cut_off() {
+    for (place, name) in [("plan.commit", "iris"), ("plan.committed", "ines")] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        let file = house.manifest("house: names\nagents:\n  iris: {}\n  otto: {}\n");
+        house.expect(0, "up");
+        let before = std::fs::read_to_string(&file).unwrap();
+        arm_crash_point(&armed);
+        let cut_off = house.run("agent rename iris ines --now");
+        assert!(!cut_off.status.success());
+        assert!(!armed.exists(), "{place}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), before, "{place}");
+        house.crash_at = None;
+        // Without consent to remove anything.
+        house.expect(0, "up");
+        house.wait_until_up(name);
+        let after = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(after.contains("ines"), name == "ines", "{after}");
+        assert!(!house.home().join("removed").exists(), "{place}");
+        let entries = std::fs::read_dir(file.parent().unwrap()).unwrap();
+        let left = entries
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().contains(".edit-"));
+        assert_eq!(left.count(), 0, "{place}");
+        house.expect(0, "agent rename otto olga --now");
+    }
+}

@@ -1,11 +1,15 @@
-//! A home of the release before opens with this binary, with everything in it (`tests/fixtures/home-4e628c9`).
+//! Upgrades: a home of the release before opens with this binary, with everything in it (`tests/fixtures/home-4e628c9`),
+//! and another binary takes over agents that run.
 
-use crate::house;
+use crate::{house, with_model};
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
-use serde_json::Value;
+use abbey_testkit::scripted::tool_call;
+use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// States that only a person or an agent changes: they must be there unchanged after the upgrade.
 const STILL: [&str; 8] = [
@@ -139,4 +143,137 @@ fn a_home_of_a_newer_release_is_refused() {
     }
     assert!(!house.home().join("run/serve.json").exists());
     assert_eq!(std::fs::read(&database).unwrap(), before);
+}
+
+/// Another file takes the place of the binary while an agent works: `up` replaces the control plane and its helper, and
+/// nothing of the agents ends.
+#[test]
+fn a_new_binary_takes_over_running_agents() {
+    let built = Path::new(env!("CARGO_BIN_EXE_abbey"));
+    let bin = InstalledBinary::new(built);
+    let house = House::new(&bin.0.join("abbey").display().to_string());
+    house.manifest(&with_model(
+        "  busy: { template: worker, tools: { allow: [shell, finish] } }\n  walled: { cell: sandbox, template: sysadmin }\n",
+    ));
+    house.expect(0, "up");
+    house.wait_for_model();
+    house.script_model(&json!([
+        tool_call("shell", json!({ "argv": ["sh", "-c", "echo begun >> $HOME/marks; until [ -e $HOME/go ]; do sleep 0.1; done; echo ended >> $HOME/marks"] })),
+        { "text": "worked" },
+    ]));
+    house.expect(0, "task add 'wait for it' --to busy");
+    let marks = || {
+        let output = house.run("exec busy -- sh -c 'cat $HOME/marks'");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    until("the agent works", || marks() == "begun\n");
+    let cells = || {
+        let fleet = house.json(0, "ps");
+        let cells = fleet["agents"].as_array().unwrap().iter();
+        let cells = cells.map(|a| (a["pid"].clone(), a["generation"].clone()));
+        cells.collect::<Vec<_>>()
+    };
+    let helper = || abbey_cells::hostd::listening_process(&house.home()).unwrap();
+    let runs_installed = |pid: i32| abbey_cells::runs_program(pid, &bin.0.join("abbey"));
+    let (before, served, helped) = (cells(), house.control_plane_pid(), helper());
+    house.expect(0, "up");
+    assert_eq!((house.control_plane_pid(), helper()), (served, helped));
+
+    bin.replace();
+    assert_eq!(runs_installed(served), Some(false));
+    let told = house.run("ps");
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(
+        told.contains("another build of abbey") && told.contains("`abbey up`"),
+        "{told}"
+    );
+    let checks = house.json(0, "doctor")["checks"].clone();
+    let ids: Vec<&str> = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|c| c["id"].as_str())
+        .collect();
+    assert!(ids.contains(&"program"), "{ids:?}");
+
+    house.expect(0, "up");
+    let (serving, helping) = (house.control_plane_pid(), helper());
+    assert_ne!((serving, helping), (served, helped));
+    assert_eq!(
+        (runs_installed(serving), runs_installed(helping)),
+        (Some(true), Some(true))
+    );
+    assert_eq!(cells(), before, "the same processes of the same boots");
+    assert!(house.audit_entries("cell.exit").is_empty());
+    house.expect(0, "exec busy -- sh -c 'touch $HOME/go'");
+    until("the task is done", || {
+        house.json(0, "task show TASK-1")["task"]["state"] == "done"
+    });
+    assert_eq!(marks(), "begun\nended\n");
+    assert_eq!(
+        house.json(0, "task show TASK-1")["task"]["runs"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let checks = house.json(0, "doctor")["checks"].clone();
+    assert!(!checks.to_string().contains("\"program\""), "{checks}");
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+    house.expect(0, "restart walled");
+    house.expect(0, "up");
+    assert_eq!((house.control_plane_pid(), helper()), (serving, helping));
+}
+
+/// A cell that starts between the exchange of the file and `up` runs what its helper runs.
+#[test]
+fn agents_start_while_the_binary_is_exchanged() {
+    let bin = InstalledBinary::new(Path::new(env!("CARGO_BIN_EXE_abbey")));
+    let house = House::new(&bin.0.join("abbey").display().to_string());
+    house.manifest("house: exchange\nagents:\n  walled: { cell: sandbox, template: sysadmin }\n  plain: { cell: process, template: sysadmin }\n");
+    house.expect(0, "up");
+    bin.replace();
+    house.expect(0, "restart walled plain");
+    house.expect(0, "task add 'show system stats' --to walled --wait");
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --to plain --wait");
+}
+
+/// A directory with a copy of the binary, beside it the scripted model.
+struct InstalledBinary(PathBuf);
+
+impl InstalledBinary {
+    fn new(built: &Path) -> InstalledBinary {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "abbey-bin-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::copy(built, dir.join("abbey")).unwrap();
+        let model = "abbey-scripted-model";
+        std::os::unix::fs::symlink(built.with_file_name(model), dir.join(model)).unwrap();
+        InstalledBinary(dir)
+    }
+
+    /// Puts another build in the place of the binary, as package managers do.
+    fn replace(&self) {
+        let (now, next) = (self.0.join("abbey"), self.0.join("abbey.new"));
+        std::fs::copy(&now, &next).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&next)
+            .unwrap();
+        file.write_all(b"another build").unwrap();
+        drop(file);
+        std::fs::rename(next, now).unwrap();
+    }
+}
+
+impl Drop for InstalledBinary {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -64,7 +64,8 @@ pub fn append_checkpoint_lines(dir: &Path, lines: &[CheckpointLine]) -> Result<(
     append().map_err(Error::file("append to", &path))
 }
 
-fn ends_within_line(file: &mut File) -> io::Result<bool> {
+/// Whether the last byte of a file is another than the end of a line.
+pub(super) fn ends_within_line(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(false);
     }

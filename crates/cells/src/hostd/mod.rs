@@ -9,6 +9,7 @@
 
 mod admission;
 mod api;
+mod checkpoint_sink;
 mod checkpoints;
 mod client;
 mod config;
@@ -18,13 +19,13 @@ mod guest;
 mod host_facts;
 mod in_process;
 mod journal;
+mod named_files;
 mod network_guard;
 mod operation;
 mod owner_files;
 mod pack;
 mod reboot;
 mod rename;
-mod secret_files;
 mod server;
 mod stage;
 mod startup;
@@ -35,6 +36,7 @@ pub use crate::files::tree::is_link_within;
 pub use crate::{allocation::Allocation, allocation::Allocations, allocation::Disks};
 pub use crate::{files::FileEntry, files::FileName, files::NoteName};
 pub use api::HostdApi;
+pub use checkpoint_sink::{Undelivered, undelivered_checkpoints};
 pub use checkpoints::{
     append_checkpoint_lines, checkpoint_file, parse_checkpoint_lines, read_checkpoint_lines,
 };
@@ -42,10 +44,10 @@ pub use client::HostdClient;
 pub use config::HostdConfig;
 pub use in_process::{InProcessHostd, run_in_process};
 pub use journal::JournalLine;
+pub use named_files::{NamedFiles, allow_named_files, check_secret_file, check_sink_file};
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
-pub use secret_files::{allow_secret_files, check_secret_file};
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
     detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
-    is_privileged_hostd_running, listening_process,
+    is_privileged_hostd_running, listening_process, socket_owner,
 };

@@ -149,6 +149,12 @@ pub enum HostdOperation {
         /// Signed heads, oldest first.
         checkpoints: Vec<Checkpoint>,
     },
+    /// Appends to a checkpoint sink the lines of the checkpoint file that it lacks. As root, only to a file that root named
+    /// by applying a manifest.
+    CopyCheckpoints {
+        /// Absolute path of the sink.
+        path: PathBuf,
+    },
     /// Applies the firewall rules of the allocations. They are rolled back unless the caller confirms in time, on
     /// the same connection, that it still reaches the host.
     Firewall {
@@ -208,6 +214,7 @@ impl HostdOperation {
             HostdOperation::Sweep { cell } => ("sweep", cell.to_string()),
             HostdOperation::Enter { cell, .. } => ("enter", cell.to_string()),
             HostdOperation::KeepCheckpoints { .. } => ("checkpoints", String::new()),
+            HostdOperation::CopyCheckpoints { path } => ("checkpoints", path.display().to_string()),
             HostdOperation::Firewall { .. } => ("firewall", String::new()),
             HostdOperation::End {} => ("end", String::new()),
         }

@@ -4,8 +4,8 @@ use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::{
-    HostdConfig, admission, checkpoints, exec, guest, host_facts, network_guard, owner_files, pack,
-    rename, secret_files, stage, sweep,
+    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
+    network_guard, owner_files, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -347,12 +347,10 @@ pub(super) fn perform_operation(
             };
             Ok(HostdReply::Text { text })
         }
-        HostdOperation::ReadSecret { path } => {
-            match secret_files::read_secret_file(config, &path) {
-                Ok(text) => Ok(HostdReply::Text { text }),
-                Err(why) => refused(why),
-            }
-        }
+        HostdOperation::ReadSecret { path } => match named_files::read_secret_file(config, &path) {
+            Ok(text) => Ok(HostdReply::Text { text }),
+            Err(why) => refused(why),
+        },
         HostdOperation::Archives {} => Ok(HostdReply::Archives {
             archives: owner_files::list_archives(config)?,
         }),
@@ -472,6 +470,15 @@ pub(super) fn perform_operation(
                 checkpoints::append_checkpoint_lines(&config.hostd_dir(), &lines)?;
             }
             Ok(HostdReply::Done)
+        }
+        HostdOperation::CopyCheckpoints { path } => {
+            if dry {
+                return Ok(HostdReply::Done);
+            }
+            match checkpoint_sink::copy_checkpoints(config, &path) {
+                Ok(()) => Ok(HostdReply::Done),
+                Err(why) => refused(why),
+            }
         }
         HostdOperation::Firewall { confirm_within } => {
             firewall(config, dry, confirm_within, stream)

@@ -1,6 +1,7 @@
 //! Getting hostd up, and the control plane down to an ordinary user.
 
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
+use crate::sys::process::runs_program;
 use crate::{Error, Result, crash};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,7 +20,12 @@ pub fn is_privileged_hostd_running(home: &Path) -> bool {
 
 /// Process id of the hostd that accepts calls for the house in `home`, whether or not it answers them.
 pub fn listening_process(home: &Path) -> Option<i32> {
-    let stream = std::os::unix::net::UnixStream::connect(HostdConfig::socket_path(home)).ok()?;
+    socket_owner(&HostdConfig::socket_path(home))
+}
+
+/// Process id of the program that listens on a Unix socket.
+pub fn socket_owner(socket: &Path) -> Option<i32> {
+    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     Some(peer.pid.as_raw_nonzero().get())
 }
@@ -39,15 +45,17 @@ pub fn end_hostd(hostd: &dyn HostdApi) -> Result<()> {
     Ok(())
 }
 
-/// Starts hostd from the executable `binary` unless one with this version and privilege answers; ends one that
-/// differs.
+/// Starts hostd from the executable `binary` unless one with this program, version and privilege answers; ends one that
+/// differs, which its cells survive.
 ///
 /// # Errors
 /// [`Error::Hostd`] when it does not come up.
 pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
     let client = HostdClient::new(&config.home);
     if let Ok(hello) = client.hello() {
-        if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
+        let same = hello.version == env!("CARGO_PKG_VERSION")
+            && runs_program(hello.pid, binary).unwrap_or(true);
+        if same && hello.privileged == config.privileged {
             return Ok(());
         }
         end_hostd(&client)?;

@@ -1,6 +1,7 @@
 //! What the walls of a cell are: pure, from its specification and the shape of the host's base.
 
 use super::seccomp;
+use crate::sys::process::own_program_path;
 use crate::sys::programs::c_string;
 use crate::{CellSpec, Error, ListenAddress, Result, Sandbox};
 use abbey_launch::{INNER_UID, Isolation, LandlockRules, Mount, MountAttributes};
@@ -71,8 +72,7 @@ pub(crate) fn render_isolation(
         ListenAddress::Host(_) => None,
     });
     // By name: the link in `/proc` leads into our own mounts, of which the cell has a copy.
-    let exe = Path::new("/proc/self/exe");
-    let own = std::fs::read_link(exe).map_err(Error::file("find", exe))?;
+    let own = own_program_path().map_err(Error::file("find", "/proc/self/exe"))?;
     let without = abbey_launch::landlock_version() == 0 && spec.waived.contains(&Layer::Landlock);
     Ok(Isolation {
         rootless,

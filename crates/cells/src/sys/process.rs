@@ -1,7 +1,10 @@
 //! Processes that cannot be mistaken for others with the same number (hazards 9 to 11).
 
 use abbey_model::ProcessIdentity;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -35,6 +38,45 @@ pub fn identify(pid: i32) -> Option<ProcessIdentity> {
         start_ticks: start_ticks(pid)?,
         boot_id: boot_id().to_owned(),
     })
+}
+
+/// Path of this process's program: of the file that was started, or of the one that has taken its place since.
+///
+/// # Errors
+/// If it cannot be read from `/proc`.
+pub fn own_program_path() -> io::Result<PathBuf> {
+    let path = fs::read_link("/proc/self/exe")?;
+    // What the kernel adds to the path of a file that was replaced or deleted, see proc_pid_exe(5).
+    let stripped = path.to_str().and_then(|p| p.strip_suffix(" (deleted)"));
+    Ok(match stripped {
+        Some(replaced) if !path.exists() => PathBuf::from(replaced),
+        _ => path,
+    })
+}
+
+/// Whether a running process executes the program in a file: the same file, or one with the same content. None if this
+/// process may not know, or there is none any more.
+pub fn runs_program(pid: i32, program: &Path) -> Option<bool> {
+    // The file that was started, also if another has taken its place since.
+    let mut running = File::open(format!("/proc/{pid}/exe")).ok()?;
+    let mut program = File::open(program).ok()?;
+    let (a, b) = (running.metadata().ok()?, program.metadata().ok()?);
+    if (a.dev(), a.ino()) == (b.dev(), b.ino()) {
+        return Some(true);
+    }
+    if a.len() != b.len() {
+        return Some(false);
+    }
+    let (mut one, mut other) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let read = running.read(&mut one).ok()?;
+        program.read_exact(&mut other[..read]).ok()?;
+        match read {
+            0 => return Some(true),
+            _ if one[..read] != other[..read] => return Some(false),
+            _ => {}
+        }
+    }
 }
 
 /// Whether exactly this process still runs, not another one that reuses its pid.

@@ -12,8 +12,8 @@ use crate::api_server::{
     tokens_api,
 };
 use crate::cells::{backup, commands};
-use crate::core::audit_checkpoints;
 use crate::core::error::{Error, Result};
+use crate::core::{audit_checkpoints, signing_key};
 use crate::insight::skill_views::find_skills;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
@@ -55,6 +55,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(activity))
         .routes(routes!(verify))
         .routes(routes!(checkpoints))
+        .routes(routes!(rotate_key))
         .routes(routes!(events))
         .routes(routes!(budgets))
         .routes(routes!(skills))
@@ -268,6 +269,15 @@ async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
 )]
 async fn checkpoints(State(api): Shared) -> Result<Doc<CheckpointsDoc>> {
     Ok(Doc(audit_checkpoints::signed_heads_doc(&api.core).await?))
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/activity/key", operation_id = "activity_rotate_key", tag = "activity",
+    summary = "Signs the audit log with a new key from here on, which the earlier key confirms",
+    responses((status = 200, body = RotatedKeyDoc)),
+)]
+async fn rotate_key(State(api): Shared, Caller(by): Caller) -> Result<Doc<RotatedKeyDoc>> {
+    Ok(Doc(signing_key::rotate_signing_key(&api.core, by).await?))
 }
 
 /// New entries as they are committed. The id is the sequence number, so a reader resumes where it

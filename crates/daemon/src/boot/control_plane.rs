@@ -82,6 +82,7 @@ pub(crate) async fn open_control_plane(
     } = parts;
     home.check_database_not_lost()?;
     let redactor = Arc::<RwLock<_>>::default();
+    crate::core::signing_key::finish_interrupted_rotation(&state).await?;
     let signing_key = state.load_or_create_signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::SqliteOptions {
         path: state.database_file(),
@@ -114,7 +115,7 @@ pub(crate) async fn open_control_plane(
     let core = Arc::new(CoreState {
         home: home.clone(),
         store: Arc::clone(&store),
-        audit_key: abbey_store::public_key(&signing_key),
+        audit_key: abbey_store::public_key(&signing_key).into(),
         hostd: Arc::clone(&hostd),
         plan: PlanState::new(current),
         credentials: CredentialTable::default(),
@@ -122,6 +123,7 @@ pub(crate) async fn open_control_plane(
         shutdown: Shutdown::default(),
         rt,
         http: abbey_support::http_client::HttpClient::new(),
+        checkpoints_kept: tokio::sync::watch::Sender::new(()),
     });
     let net = Arc::new(NetState::new(Arc::clone(&core), listen));
     let desired = cells.into_iter().map(|(cell, row)| (cell, row.desired));

@@ -3,7 +3,7 @@
 
 use crate::boot::control_plane::ControlPlane;
 use crate::cells::{reconciler, service_consumers};
-use crate::core::{alive, audit_checkpoints, hostd_journal};
+use crate::core::{alive, audit_checkpoints, checkpoint_sinks, hostd_journal};
 use crate::net::firewall;
 use crate::work::{delegation, documents, escalations, schedules, timers, workflows};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(crate) enum Duty {
     Upkeep,
     /// Signs heads of the audit log, and keeps them outside the database.
     Checkpoints,
+    /// Delivers signed heads to the checkpoint sinks.
+    Sinks,
     /// Imports hostd's journal into the audit log.
     Journal,
     /// Restores the firewall when it differs from the plan.
@@ -51,12 +53,13 @@ struct RestartPolicy {
 
 impl Duty {
     /// Every duty, in the order of start.
-    pub(crate) const ALL: [Duty; 14] = [
+    pub(crate) const ALL: [Duty; 15] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
         Duty::Upkeep,
         Duty::Checkpoints,
+        Duty::Sinks,
         Duty::Journal,
         Duty::Firewall,
         Duty::Deliver,
@@ -77,6 +80,7 @@ impl Duty {
             Duty::Wake
             | Duty::Upkeep
             | Duty::Checkpoints
+            | Duty::Sinks
             | Duty::Journal
             | Duty::Firewall
             | Duty::Deliver
@@ -101,6 +105,7 @@ impl Duty {
             Duty::Checkpoints => {
                 audit_checkpoints::run_checkpoint_publication(Arc::clone(&plane.core)).await
             }
+            Duty::Sinks => checkpoint_sinks::run_sink_delivery(Arc::clone(&plane.core)).await,
             Duty::Journal => hostd_journal::run_journal_import(Arc::clone(&plane.core)).await,
             Duty::Firewall => firewall::run_firewall_monitor(Arc::clone(&plane.net)).await,
             Duty::Deliver => delegation::run_outcome_delivery(Arc::clone(&plane.work)).await,

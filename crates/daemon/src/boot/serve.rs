@@ -127,6 +127,7 @@ pub async fn serve(options: Options) -> Result<()> {
             "the head of the audit log could not be signed and kept outside the database"
         );
     }
+    crate::core::checkpoint_sinks::deliver_last_checkpoints(core).await;
     if core.shutdown.is_requested() {
         // Last: hostd is needed until no cell is left.
         let hostd = Arc::clone(&core.hostd);

@@ -52,7 +52,11 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         true => Some(pause_services(cells).await),
         false => None,
     };
+    let (running, paused) = running.unzip();
     let written = async {
+        if let Some(Err(why)) = paused {
+            return Err(why);
+        }
         let database = scratch.path().join(DATABASE);
         cells.core.store.backup(database).await?;
         let (state, dir) = (Arc::clone(cells), scratch.path().to_owned());
@@ -98,9 +102,9 @@ pub(crate) fn sweep_scratch(home: &Home) {
     }
 }
 
-/// Pauses every running service, so that the files of all are of one instant. The reconciler leaves them paused; if the
-/// control plane ends meanwhile, the next one resumes them.
-async fn pause_services(cells: &Arc<CellsState>) -> BTreeSet<CellName> {
+/// Pauses every running service, so that the files of all are of one instant: those to resume, and whether all are
+/// paused. The reconciler leaves them paused; if the control plane ends meanwhile, the next one resumes them.
+async fn pause_services(cells: &Arc<CellsState>) -> (BTreeSet<CellName>, Result<()>) {
     let seen = cells.observations.snapshot();
     let running = seen.iter().filter(|(cell, seen)| {
         let runs = matches!(seen.observed, Observed::Running { paused: false, .. });
@@ -108,24 +112,39 @@ async fn pause_services(cells: &Arc<CellsState>) -> BTreeSet<CellName> {
     });
     let running: BTreeSet<CellName> = running.map(|(cell, _)| cell.clone()).collect();
     cells.hold_paused(running.clone());
-    set_paused(cells, &running, true).await;
-    running
+    let paused = set_paused(cells, &running, true).await;
+    (running, paused)
 }
 
 async fn resume_services(cells: &Arc<CellsState>, running: BTreeSet<CellName>) {
     cells.hold_paused(BTreeSet::new());
-    set_paused(cells, &running, false).await;
+    // The reconciler resumes what this did not.
+    let _logged = set_paused(cells, &running, false).await;
     cells.request_reconcile();
 }
 
-async fn set_paused(cells: &Arc<CellsState>, names: &BTreeSet<CellName>, pause: bool) {
+async fn set_paused(
+    cells: &Arc<CellsState>,
+    names: &BTreeSet<CellName>,
+    pause: bool,
+) -> Result<()> {
+    let mut outcome = Ok(());
     for cell in names {
         let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
         let done = crate::core::hostd::call_blocking(move || backend.pause(&name, pause)).await;
         if let Err(error) = done {
             tracing::warn!(%cell, pause, error = error.chain(), "a service could not be paused or resumed for a backup");
+            let text = format!(
+                "service `{}` could not be paused, so the files of services would not be of one instant: {}",
+                cell.slug(),
+                error.chain()
+            );
+            let problem = Problem::new(FaultKind::Unavailable, text)
+                .remedy("try again once `abbey service list` shows it as ready");
+            outcome = outcome.and(Err(problem.into()));
         }
     }
+    outcome
 }
 
 /// Writes the archive with the copy of the database that is in `scratch`, to `scratch/archive`.

@@ -149,8 +149,8 @@ async fn start_program(
 pub(crate) fn own_program(kind: CellKind) -> Result<Vec<String>> {
     Ok(match kind {
         CellKind::Process => {
-            let own = std::path::Path::new("/proc/self/exe");
-            let own = std::fs::read_link(own).map_err(Error::file("find", own))?;
+            let own = abbey_cells::own_program_path();
+            let own = own.map_err(Error::file("find", "/proc/self/exe"))?;
             vec![own.display().to_string()]
         }
         CellKind::Microvm | CellKind::Container => {

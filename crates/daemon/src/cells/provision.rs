@@ -137,8 +137,16 @@ async fn follow_renames(
             crash::point("agent.rename.begin");
             stop_and_sweep(cells, &owner).await?;
             cells.core.store.revoke_leases(new, None).await?;
-            let (owner, to) = (owner.clone(), to.clone());
-            hostd::run_operation(&cells.core.hostd, HostdOperation::Rename { owner, to }).await?;
+            let rename = HostdOperation::Rename {
+                owner: owner.clone(),
+                to: to.clone(),
+            };
+            hostd::run_operation(&cells.core.hostd, rename).await?;
+            let (state, from, to) = (Arc::clone(cells), owner.clone(), to.clone());
+            let moved = move || state.net.egress.rename(&state.core, &from, &to);
+            runtime::run_blocking(moved)
+                .await
+                .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
             crash::point("agent.rename.end");
             Ok(cells.core.store.finish_rename(seq).await?)
         };

@@ -47,7 +47,7 @@ pub(crate) async fn publish_checkpoints(core: &Arc<CoreState>) -> Result<()> {
         let checkpoints = heads.iter().map(|head| Checkpoint {
             seq: head.seq,
             hash: head.hash.clone(),
-            key: core.audit_key.clone(),
+            key: head.key.clone(),
             signature: head.signature.clone(),
             at: head.at,
         });
@@ -57,6 +57,7 @@ pub(crate) async fn publish_checkpoints(core: &Arc<CoreState>) -> Result<()> {
             HostdOperation::KeepCheckpoints { checkpoints },
         )
         .await?;
+        core.checkpoints_kept.send_replace(());
     }
     Ok(())
 }
@@ -79,7 +80,7 @@ pub(crate) async fn signed_heads_doc(core: &Arc<CoreState>) -> Result<Checkpoint
         .collect::<std::result::Result<_, _>>();
     Ok(CheckpointsDoc {
         version: VERSION,
-        key: key.unwrap_or_else(|| core.audit_key.clone()),
+        key: key.unwrap_or_default(),
         lines: lines.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?,
     })
 }
@@ -102,6 +103,7 @@ pub(crate) fn verification_doc(verdict: AuditVerification) -> VerifyDoc {
 /// Verifies the whole audit log: against itself, its signatures, the head that this process knows, the key with which
 /// it signs, and the checkpoint file.
 pub(crate) async fn verify_audit_log(core: &CoreState) -> Result<AuditVerification> {
+    let key = core.audit_key.read().await;
     // Read before the log: entries that are added meanwhile are no contradiction.
     let head = core.store.audit_head();
     let (lines, damaged) = match read_kept_lines(core).await {
@@ -111,7 +113,7 @@ pub(crate) async fn verify_audit_log(core: &CoreState) -> Result<AuditVerificati
     let known = KnownCheckpoints {
         head,
         lines,
-        key: Some(core.audit_key.clone()),
+        key: Some(key.clone()),
     };
     let verdict = core.store.verify_audit_log(known).await?;
     Ok(match damaged {

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// Time to wait for the lock of a process that was killed to be released.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 
+/// Name of the key that a rotation puts in force next.
+const STAGED_KEY: &str = "signing.key.next";
+
 /// Most of a lock file that is read for the process id in it, bytes.
 const HOLDER_MAX: u64 = 20;
 
@@ -308,6 +311,7 @@ impl Home {
             (root, "abbey.db-wal"),
             (root, "abbey.db-shm"),
             (root, "signing.key"),
+            (root, STAGED_KEY),
             (run, "serve.lock"),
             (run, "serve.json"),
         ] {
@@ -441,7 +445,7 @@ impl Home {
     /// If one of them is no regular file, or cannot be copied.
     pub(crate) fn copy_state_to(&self, to: &Path) -> Result<(), Error> {
         let root = DirHandle::open_trusted(&self.root).map_err(Error::file("open", &self.root))?;
-        for name in ["abbey.db", "abbey.db-wal", "signing.key"] {
+        for name in ["abbey.db", "abbey.db-wal", "signing.key", STAGED_KEY] {
             let copied = match root.open_file(name) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
                 opened => opened.and_then(|mut from| {
@@ -459,20 +463,51 @@ impl Home {
     /// # Errors
     /// If it can be neither read nor created.
     pub fn load_or_create_signing_key(&self) -> Result<[u8; 32], Error> {
-        let path = self.root.join("signing.key");
+        match self.read_key("signing.key")? {
+            Some(key) => Ok(key),
+            None => self.create_key("signing.key"),
+        }
+    }
+
+    /// Creates the key that a rotation puts in force next, beside the one in force.
+    pub(crate) fn stage_signing_key(&self) -> Result<[u8; 32], Error> {
+        self.create_key(STAGED_KEY)
+    }
+
+    /// The key of a rotation that is under way, or was interrupted.
+    pub(crate) fn staged_signing_key(&self) -> Result<Option<[u8; 32]>, Error> {
+        self.read_key(STAGED_KEY)
+    }
+
+    /// Puts the staged key in the place of the signing key.
+    pub(crate) fn adopt_staged_signing_key(&self) -> Result<(), Error> {
+        let (from, to) = (self.root.join(STAGED_KEY), self.root.join("signing.key"));
+        file::publish_finished(&from, &to, file::Sync::Entry).map_err(Error::file("publish", to))
+    }
+
+    /// Removes the staged key.
+    pub(crate) fn remove_staged_signing_key(&self) -> Result<(), Error> {
+        let path = self.root.join(STAGED_KEY);
+        fs::remove_file(&path).map_err(Error::file("remove", path))
+    }
+
+    fn read_key(&self, name: &str) -> Result<Option<[u8; 32]>, Error> {
+        let path = self.root.join(name);
         match fs::read(&path) {
-            Ok(bytes) => bytes.try_into().map_err(|_| Error::Damaged {
+            Ok(bytes) => bytes.try_into().map(Some).map_err(|_| Error::Damaged {
                 path,
                 why: "it must have 32 bytes".to_owned(),
             }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let mut key = [0u8; 32];
-                fill_random(&mut key)?;
-                publish_file(&path, &key, 0o600)?;
-                Ok(key)
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::file("read", &path)(e)),
         }
+    }
+
+    fn create_key(&self, name: &str) -> Result<[u8; 32], Error> {
+        let mut key = [0u8; 32];
+        fill_random(&mut key)?;
+        publish_file(&self.root.join(name), &key, 0o600)?;
+        Ok(key)
     }
 
     /// Reads the operator's credential; creates it on the first start.

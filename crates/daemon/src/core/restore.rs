@@ -32,7 +32,8 @@ pub(crate) fn hash_database_file(database: &Path) -> Result<String> {
     Ok(open_store(database, [0; 32])?.state_hash().wait()?)
 }
 
-fn open_store(database: &Path, signing_key: [u8; 32]) -> Result<Sqlite> {
+/// Opens a database file that no process has open.
+pub(crate) fn open_store(database: &Path, signing_key: [u8; 32]) -> Result<Sqlite> {
     Ok(Sqlite::open(SqliteOptions {
         path: database.to_owned(),
         clock: Arc::new(SystemClock::new()),

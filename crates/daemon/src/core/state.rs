@@ -14,8 +14,9 @@ use std::sync::Arc;
 pub(crate) struct CoreState {
     pub(crate) home: Home,
     pub(crate) store: Arc<dyn Storage>,
-    /// Public key that signs heads of the audit log, hexadecimal.
-    pub(crate) audit_key: String,
+    /// Public key that signs heads of the audit log, hexadecimal. Held for writing while another is put in force, and for
+    /// reading while the log is compared with it.
+    pub(crate) audit_key: tokio::sync::RwLock<String>,
     /// Client of hostd, the privileged helper.
     pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) plan: PlanState,
@@ -26,4 +27,6 @@ pub(crate) struct CoreState {
     pub(crate) rt: Runtime,
     /// Client for every HTTP call that the control plane itself makes.
     pub(crate) http: abbey_support::http_client::HttpClient,
+    /// Changes when hostd appended signed heads of the audit log to its file.
+    pub(crate) checkpoints_kept: tokio::sync::watch::Sender<()>,
 }

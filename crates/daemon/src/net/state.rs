@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(crate) struct NetState {
     pub(crate) core: Arc<CoreState>,
     /// Bytes that each cell transferred through the proxy.
-    pub(super) egress: EgressLedger,
+    pub(crate) egress: EgressLedger,
     /// Egress policies of running commands.
     pub(crate) command_egress: CommandEgressPolicies,
     /// Address of the operator API.

@@ -1,7 +1,8 @@
 //! Checks whether the control plane's user will be able to read the files that a manifest names.
 
-use abbey_cells::hostd::check_secret_file;
+use abbey_cells::hostd::{check_secret_file, check_sink_file};
 use abbey_model::SecretRef;
+use abbey_plan::CheckpointSink;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,23 @@ pub(super) fn unreadable_files(
         );
         Some((subject, text))
     });
-    closed.collect()
+    closed.chain(refused_sink_files(manifest)).collect()
+}
+
+/// Files that a manifest names as checkpoint sinks and that hostd, as root, would not append to: subject of the note, and
+/// its text with the remedy.
+pub fn refused_sink_files(manifest: &abbey_plan::House) -> Vec<(String, String)> {
+    let refused = manifest.checkpoint_sinks.iter().filter_map(|(name, sink)| match sink {
+        CheckpointSink::File(path) => {
+            let text = format!(
+                "hostd cannot append to the file: {}; make a directory for it that belongs to root and that only root can write to",
+                check_sink_file(path).err()?
+            );
+            Some((format!("checkpoint_sink:{name}"), text))
+        }
+        CheckpointSink::Syslog(_) | CheckpointSink::Http { .. } => None,
+    });
+    refused.collect()
 }
 
 /// First path among a file and its parent directories that a user without supplementary groups may

@@ -3,5 +3,5 @@
 //! May import: `work`, `cells`, `net`, `core`. Never knows: reports or routes.
 
 pub(crate) mod apply;
-mod file_access;
+pub(crate) mod file_access;
 mod render;

@@ -8,6 +8,7 @@ mod documents;
 mod hooks;
 mod schedules;
 mod services;
+mod sinks;
 mod workflows;
 
 use crate::house::{Endpoint, House, Listen, Network, Provider};
@@ -67,6 +68,7 @@ impl Decoder<'_> {
         self.check_consumers(&services, &agents);
         let workflows = self.decode_workflows(&agents);
         let hooks = self.decode_hooks(&agents, &workflows);
+        let checkpoint_sinks = self.decode_sinks();
         let documents = self.decode_documents(&agents);
         let escalation = self.decode_escalation(&agents);
         let locale = self.root.get("defaults").and_then(|d| d.get("locale"));
@@ -84,6 +86,7 @@ impl Decoder<'_> {
             budget: keys.budget,
             services,
             agents,
+            checkpoint_sinks,
             compatibility: keys.compatibility,
             hooks,
             documents,

@@ -4,6 +4,7 @@ use super::agent::Agent;
 use super::documents::DOCUMENTS;
 use super::hooks::HOOKS;
 use super::service::Service;
+use super::sinks::SINKS;
 use super::workflows::WORKFLOWS;
 use crate::agent_values::AgentBudget;
 use crate::key::Effect::{Live, None as NoEffect};
@@ -67,6 +68,8 @@ keys! {
         pub(crate) _workflows: () = Key::new("workflows", WORKFLOWS, Live) => later,
         /// Webhooks by name: senders that may report outside events at `/hooks/NAME`.
         pub(crate) _hooks: () = Key::new("hooks", HOOKS, Live) => later,
+        /// Where signed heads of the audit log also go, by name.
+        pub(crate) _checkpoint_sinks: () = Key::new("checkpoint_sinks", SINKS, Live) => later,
         /// What older clients need.
         pub(crate) compatibility: Compatibility =
             Key::new("compatibility", Shape::Section(Compatibility::KEYS), Live),

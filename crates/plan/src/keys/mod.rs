@@ -11,6 +11,7 @@ mod locale;
 mod schedules;
 mod service;
 mod shapes;
+mod sinks;
 mod workflows;
 
 pub use agent::{Agent, AgentBudgetKeys, Wake};

@@ -55,6 +55,11 @@ fn sample() -> Value {
             "gh": { "kind": "github", "secret": "env:S", "agent": "a" },
             "claw": { "kind": "openclaw", "secret": "env:S", "agent": "a" },
         },
+        "checkpoint_sinks": {
+            "disk": { "file": "/mnt/heads.jsonl" },
+            "log": { "syslog": "unix:/dev/log" },
+            "web": { "url": "https://audit.example.org/", "token": "env:S" },
+        },
         "documents": { "text": { "writer": "a" }, "log": { "kind": "log" } },
     })
 }
@@ -79,6 +84,8 @@ fn place(path: &str) -> Option<&'static str> {
         "workflows.NAME.steps.NAME.pause" => "workflows.w.steps.pause.pause",
         "hooks.NAME.agents" => "hooks.claw.agents",
         "hooks.NAME.trusted" => "hooks.claw.trusted",
+        "checkpoint_sinks.NAME.file" => "checkpoint_sinks.disk.file",
+        "checkpoint_sinks.NAME.syslog" => "checkpoint_sinks.log.syslog",
         "documents.NAME.kind" => "documents.log.kind",
         "documents.NAME.writers" => "documents.log.writers",
         "documents.NAME.report" => "documents.log.report",
@@ -103,6 +110,7 @@ fn located(path: &str) -> String {
         ("with.NAME", "with.x"),
         ("expects.NAME", "expects.count"),
         ("hooks.NAME", "hooks.gh"),
+        ("checkpoint_sinks.NAME", "checkpoint_sinks.web"),
         ("documents.NAME", "documents.text"),
         ("slots.NAME", "slots.models"),
     ];
@@ -195,9 +203,13 @@ fn value(path: &str) -> Option<(Value, Vec<(&'static str, Value)>)> {
         "workflows.NAME.steps.NAME.undo.agent" => alone(json!("b")),
         "workflows.NAME.steps.NAME.undo.with.NAME" => alone(json!("1")),
         "hooks.NAME.kind" => alone(json!("gitea")),
-        "hooks.NAME.secret" | "hooks.NAME.token" | "compatibility.controlplane_secret" => {
-            alone(json!("env:OTHER"))
-        }
+        "hooks.NAME.secret"
+        | "hooks.NAME.token"
+        | "checkpoint_sinks.NAME.token"
+        | "compatibility.controlplane_secret" => alone(json!("env:OTHER")),
+        "checkpoint_sinks.NAME.file" => alone(json!("/mnt/other.jsonl")),
+        "checkpoint_sinks.NAME.syslog" => alone(json!("tcp:logs.example.org:601")),
+        "checkpoint_sinks.NAME.url" => alone(json!("https://other.example.org/")),
         "hooks.NAME.agent" => alone(json!("b")),
         "hooks.NAME.agents" => alone(json!(["b"])),
         "hooks.NAME.workflow" => Some((json!("w"), vec![("hooks.gh.agent", Value::Null)])),

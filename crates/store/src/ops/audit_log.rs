@@ -64,7 +64,7 @@ pub(crate) fn checkpoint(tx: &mut Tx<'_>) -> Result<Option<u64>> {
 fn sign_head(tx: &Tx<'_>) -> Result<()> {
     let (seq, hash) = &tx.head;
     let text = checkpoint_text(*seq, hash);
-    let signature = tx.context.signing_key.sign(text.as_bytes()).to_bytes();
+    let signature = tx.signing_key.sign(text.as_bytes()).to_bytes();
     tx.execute(
         "INSERT INTO checkpoints VALUES (?1, ?2, ?3, ?4) ON CONFLICT (seq) DO NOTHING",
         params![*seq, hash, signature.as_slice(), tx.now],
@@ -123,18 +123,41 @@ pub(crate) fn verify(rows: &dyn Rows, known: KnownCheckpoints) -> Result<AuditVe
 
 /// Checkpoints of entries with a sequence number above `after`, oldest first.
 pub(crate) fn signed_heads(rows: &dyn Rows, after: u64) -> Result<Vec<SignedHead>> {
+    let first = first_key(rows)?.unwrap_or_default();
+    let changes = key_changes(rows)?;
+    let key_at = |seq: u64| {
+        let newest = changes.iter().rev().find(|(from, _)| *from <= seq);
+        newest.map_or_else(|| first.clone(), |(_, key)| key.clone())
+    };
     rows.all(
         "SELECT seq, hash, signature, at FROM checkpoints WHERE seq > ?1 ORDER BY seq",
         params![after],
         |c| {
+            let seq = c.get()?;
             Ok(SignedHead {
-                seq: c.get()?,
+                seq,
                 hash: c.get()?,
                 signature: hex(c.get::<Vec<u8>>()?),
                 at: c.get()?,
+                key: key_at(seq),
             })
         },
     )
+}
+
+/// Entries that put another signing key in force, oldest first: their numbers and the key. What is no record of that is
+/// left to the verification.
+fn key_changes(rows: &dyn Rows) -> Result<Vec<(u64, String)>> {
+    let changes = rows.all(
+        "SELECT seq, detail FROM activity WHERE action IN ('audit.restored', 'audit.key_rotated') ORDER BY seq",
+        params![],
+        |c| Ok((c.get::<u64>()?, c.get::<String>()?)),
+    )?;
+    let parsed = changes.into_iter().filter_map(|(seq, detail)| {
+        let change: KeyChange = serde_json::from_str(&detail).ok()?;
+        Some((seq, change.key))
+    });
+    Ok(parsed.collect())
 }
 
 /// Public key that signed first, hexadecimal.
@@ -142,16 +165,30 @@ pub(crate) fn first_key(rows: &dyn Rows) -> Result<Option<String>> {
     rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])
 }
 
-/// Public key that the log states last, hexadecimal: of the newest restore, or of the beginning.
+/// Public key that the log states last, hexadecimal: of the newest restore or rotation, or of the beginning.
 pub(crate) fn stated_key(rows: &dyn Rows) -> Result<Option<String>> {
-    let restored: Option<String> = rows.value(
-        "SELECT detail FROM activity WHERE action = 'audit.restored' ORDER BY seq DESC LIMIT 1",
-        params![],
-    )?;
-    match restored {
-        Some(detail) => Ok(Some(serde_json::from_str::<KeyChange>(&detail)?.key)),
+    match key_changes(rows)?.pop() {
+        Some((_, key)) => Ok(Some(key)),
         None => first_key(rows),
     }
+}
+
+/// Signs from here on with `next`, and logs that in an entry which the key before confirms. Returns the entry's number.
+pub(crate) fn rotate_key(tx: &mut Tx<'_>, actor: &Principal, next: [u8; 32]) -> Result<u64> {
+    // Everything before is signed by the key that signed then.
+    checkpoint(tx)?;
+    let next = SigningKey::from_bytes(&next);
+    let key = hex(next.verifying_key().as_bytes());
+    let previous = std::mem::replace(&mut tx.signing_key, next);
+    let (seq, hash) = &tx.head;
+    let text = key_change_text(*seq, hash, &key);
+    let change = KeyChange {
+        previous_key: hex(previous.verifying_key().as_bytes()),
+        key,
+        confirmed: Some(hex(previous.sign(text.as_bytes()).to_bytes())),
+    };
+    let detail = serde_json::to_value(change)?;
+    append(tx, actor, chain::KEY_ROTATED, "house", detail)
 }
 
 /// Logs that this state was restored from a backup, and which key signs from here on: that of the store. `previous` is
@@ -161,7 +198,7 @@ pub(crate) fn record_restore(
     previous: Option<[u8; 32]>,
     state_hash: &str,
 ) -> Result<u64> {
-    let key = hex(tx.context.signing_key.verifying_key().as_bytes());
+    let key = hex(tx.signing_key.verifying_key().as_bytes());
     let previous_key = stated_key(tx.rows)?.unwrap_or_else(|| key.clone());
     let (seq, hash) = &tx.head;
     let previous = previous.map(|secret| SigningKey::from_bytes(&secret));

@@ -43,11 +43,18 @@ impl Sqlite {
         let clock = Arc::new(MonotonicClock::new(options.clock, opened.newest));
         let readers = Readers::open(&path)?;
         let context = Context {
-            signing_key: SigningKey::from_bytes(&options.signing_key),
             redactor: options.redactor,
             entropy: options.entropy,
         };
-        let writer = Writer::start(opened, Arc::clone(&clock), &path, context, options.on_fatal)?;
+        let key = SigningKey::from_bytes(&options.signing_key);
+        let clock_of_writer = Arc::clone(&clock);
+        let writer = Writer::start(
+            opened,
+            clock_of_writer,
+            &path,
+            (context, key),
+            options.on_fatal,
+        )?;
         let calls = OPERATIONS.iter().map(|_| AtomicU64::new(0)).collect();
         Ok(Sqlite {
             writer,

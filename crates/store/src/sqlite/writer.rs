@@ -12,6 +12,7 @@ use crate::topic::{Publisher, Subscription, Topic};
 use crate::transaction::{Context, Tx};
 use crate::{Error, MonotonicClock, Reply, Result};
 use abbey_engine::budget::TimeZone;
+use ed25519_dalek::SigningKey;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Writer {
         opened: Opened,
         clock: Arc<MonotonicClock>,
         path: &Path,
-        context: Context,
+        (context, signing_key): (Context, SigningKey),
         on_fatal: OnFatal,
     ) -> Result<Writer> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
@@ -69,6 +70,7 @@ impl Writer {
             clock,
             path: path.to_owned(),
             head: opened.head,
+            signing_key,
             zone,
             shared: Arc::clone(&shared),
         };
@@ -145,6 +147,8 @@ struct State {
     path: PathBuf,
     /// Sequence number and hash of the newest committed audit entry.
     head: (u64, String),
+    /// Key that signs heads of the audit log.
+    signing_key: SigningKey,
     zone: TimeZone,
     shared: Arc<Shared>,
 }
@@ -206,7 +210,8 @@ impl State {
     ) -> Result<()> {
         let State { rows, shared, .. } = self;
         let (now, head, zone) = (self.clock.now(), self.head.clone(), self.zone.clone());
-        let mut tx = Tx::new(rows, &self.context, now, head, zone);
+        let key = self.signing_key.clone();
+        let mut tx = Tx::new(rows, &self.context, now, head, key, zone);
         rows.execute("BEGIN IMMEDIATE", params![])?;
         let before = rows.0.total_changes();
         answers.push(first(&mut tx));
@@ -225,6 +230,7 @@ impl State {
         rows.execute("COMMIT", params![])?;
         let topics = tx.topics();
         (self.head, self.zone) = (tx.head, tx.zone);
+        self.signing_key = tx.signing_key;
         shared.head.store(self.head.0, Ordering::SeqCst);
         shared.transactions.fetch_add(1, Ordering::Relaxed);
         shared.publisher.publish(topics);

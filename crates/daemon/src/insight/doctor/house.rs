@@ -7,7 +7,7 @@ use crate::core::runtime;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
 use abbey_engine::saga::State;
-use abbey_model::{CellKind, Metric};
+use abbey_model::{CellKind, Metric, Millis};
 use abbey_plan::HostFacts;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use std::time::Duration;
 const SPACE_LEAST: u64 = 64 << 20;
 /// Most that the store's clock may be ahead of the host's, milliseconds.
 const CLOCK_AHEAD_MOST: i64 = 2000;
+
+/// Age of an undelivered head from which on its sink lags.
+const SINK_LATE: Millis = Millis::from_secs(120);
 
 /// Longest wait for hostd.
 const HOSTD_WITHIN: Duration = Duration::from_secs(4);
@@ -49,6 +52,10 @@ pub(super) async fn check_host(
         },
         "keep the file as evidence and restore a backup from before that entry",
     );
+    check_sinks(work, checks).await?;
+    let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
+        checks.add(id, good, severity, text, remedy);
+    };
     let accounts = work.core.store.budgets().await?;
     let over = accounts
         .iter()
@@ -140,6 +147,40 @@ pub(super) async fn check_host(
         check_features(work, facts, checks);
     }
     Ok(facts)
+}
+
+/// Checks that every checkpoint sink has what was signed. A delivery that is under way is no finding.
+async fn check_sinks(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
+    let (lagging, sinks) = crate::core::checkpoint_sinks::lagging_sinks(&work.core).await?;
+    let now = work.core.store.now();
+    let late = lagging
+        .iter()
+        .filter(|sink| sink.why.is_some() || now.since(sink.since) > SINK_LATE);
+    let late: Vec<String> = late
+        .map(|sink| {
+            let why = sink.why.as_deref().unwrap_or("the delivery has not ended");
+            format!(
+                "`{}` lacks {} signed heads of the audit log, the oldest of {}: {why}",
+                sink.name,
+                sink.count,
+                abbey_api::Time(sink.since)
+            )
+        })
+        .collect();
+    if sinks > 0 {
+        let text = match late.is_empty() {
+            true => format!("{sinks} checkpoint sinks have every signed head of the audit log"),
+            false => late.join("; "),
+        };
+        checks.add(
+            "checkpoint_sinks",
+            late.is_empty(),
+            CheckSeverity::Warn,
+            text,
+            "make the sink reachable, or change `checkpoint_sinks` in the manifest; nothing is lost meanwhile, and the rest is delivered in order",
+        );
+    }
+    Ok(())
 }
 
 /// Adds a check that there is space for the state.

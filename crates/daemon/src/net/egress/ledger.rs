@@ -75,6 +75,32 @@ impl EgressLedger {
         Ok(bytes)
     }
 
+    /// Gives what is recorded about a cell to the cell's new name; does nothing if that was done before.
+    ///
+    /// # Errors
+    /// If a log cannot be moved; the rest is moved by the next call.
+    pub(crate) fn rename(&self, core: &CoreState, old: &CellName, new: &CellName) -> Result<()> {
+        let logs = core.home.egress_log_dir();
+        let (from, to) = (logs.join(old.to_string()), logs.join(new.to_string()));
+        for day in fs::read_dir(&from).into_iter().flatten().flatten() {
+            let (path, kept) = (day.path(), to.join(day.file_name()));
+            move_lines(&path, &kept).map_err(Error::file("move", path))?;
+        }
+        match fs::remove_dir(&from) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", from)(e));
+            }
+            _ => {}
+        }
+        // Connections that are just ending still count.
+        let mut today = self.today.lock();
+        today.remove(new);
+        if let Some(day) = today.remove(old) {
+            today.insert(new.clone(), day);
+        }
+        Ok(())
+    }
+
     /// Whether this refusal was not logged recently; records it as logged at `now` if so.
     pub(crate) fn should_log_refusal(&self, refusal: String, now: Instant) -> bool {
         let mut known = self.refusals.lock();
@@ -112,6 +138,17 @@ fn append_line(path: &std::path::Path, line: &ConnectionLine) -> std::io::Result
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     file.write_all(&bytes)
+}
+
+/// Moves a log; behind what there is, if an earlier cell had that name.
+fn move_lines(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    if !to.exists() {
+        return fs::rename(from, to);
+    }
+    let mut kept = fs::OpenOptions::new().append(true).open(to)?;
+    std::io::copy(&mut fs::File::open(from)?, &mut kept)?;
+    fs::remove_file(from)
 }
 
 /// Removes log files older than [`DAYS_KEPT`] days; their names sort by date.

@@ -10,6 +10,7 @@ cases! {
     many_at_once_keep_the_chain_whole checks append_audit_entry checkpoint verify_audit_log audit_entries tasks;
     entries_are_read_in_order checks append_audit_entry audit_entries audit_head;
     a_restore_is_logged_with_the_key_that_signs_from_then_on checks record_restore stated_key first_key signed_heads;
+    keys_of_the_audit_log_are_rotated checks rotate_audit_key stated_key signed_heads verify_audit_log;
     the_journal_is_imported_once checks import_journal journal_offset;
     a_failed_operation_leaves_no_entry checks audit_head audit_entries;
 }
@@ -163,4 +164,39 @@ fn a_failed_operation_leaves_no_entry(bench: &mut Bench) {
             .done()
             .ok
     );
+}
+
+fn keys_of_the_audit_log_are_rotated(bench: &mut Bench) {
+    let store = bench.store();
+    store.append_audit_entry(note("a.b")).done();
+    let first = store.first_key().done().unwrap();
+    for (key, entry) in [([1; 32], 2), ([2; 32], 3)] {
+        let rotated = store.rotate_audit_key(Principal::Operator, key);
+        assert_eq!(rotated.done(), entry);
+        let stated = store.stated_key().done();
+        assert_eq!(stated, Some(public_key(&key)));
+    }
+    store.append_audit_entry(note("a.b")).done();
+    store.checkpoint().done();
+    let heads = store.signed_heads(0).done();
+    let keys: Vec<(u64, &str)> = heads.iter().map(|h| (h.seq, h.key.as_str())).collect();
+    let (second, third) = (public_key(&[1; 32]), public_key(&[2; 32]));
+    assert_eq!(
+        keys,
+        [
+            (1, first.as_str()),
+            (2, second.as_str()),
+            (4, third.as_str())
+        ]
+    );
+    let known = |key: &str| KnownCheckpoints {
+        key: Some(key.to_owned()),
+        ..KnownCheckpoints::default()
+    };
+    let verdict = store.verify_audit_log(known(&third)).done();
+    assert!(verdict.ok, "{verdict:?}");
+    assert_eq!((verdict.checkpoints, verdict.notes.len()), (3, 2));
+    // Whoever keeps using the earlier key is found.
+    let verdict = store.verify_audit_log(known(&second)).done();
+    assert!(!verdict.ok && verdict.why.unwrap().contains("another key"));
 }

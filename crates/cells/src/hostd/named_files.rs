@@ -1,13 +1,15 @@
-//! Secret files that only root can read, for a control plane that runs as another user.
+//! Files outside the home that only root can open, for a control plane that runs as another user: secrets, which are
+//! read, and checkpoint sinks, which are appended to.
 //!
-//! hostd reads no path because the control plane asks for it: root names the files, by applying a manifest that refers to
-//! them, and hostd reads those alone. Nobody but root may have a say in what is found under their paths.
+//! hostd opens no path because the control plane asks for it: root names the files, by applying a manifest that refers to
+//! them, and hostd opens those alone. Nobody but root may have a say in what is found under their paths.
 
 use super::HostdConfig;
 use crate::{Error, Result};
 use abbey_support::file::{Sync, publish};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -16,20 +18,37 @@ use std::path::{Component, Path, PathBuf};
 /// Longest secret, bytes.
 const SECRET_MAX: u64 = 64 << 10;
 
-fn list_path(home: &Path) -> PathBuf {
-    home.join("hostd/secret-files.json")
+/// What hostd does with the files that root named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedFiles {
+    /// Reads secrets.
+    Secrets,
+    /// Appends signed heads of the audit log.
+    Sinks,
 }
 
-fn allowed(home: &Path) -> Result<BTreeSet<PathBuf>> {
-    Ok(crate::record::read_json(&list_path(home))?.unwrap_or_default())
+fn list_path(home: &Path, which: NamedFiles) -> PathBuf {
+    home.join(match which {
+        NamedFiles::Secrets => "hostd/secret-files.json",
+        NamedFiles::Sinks => "hostd/sink-files.json",
+    })
 }
 
-/// Lets hostd of the house in `home` read these secret files; with `only`, no others any more. To be called by root.
+fn allowed(home: &Path, which: NamedFiles) -> Result<BTreeSet<PathBuf>> {
+    Ok(crate::record::read_json(&list_path(home, which))?.unwrap_or_default())
+}
+
+/// Lets hostd of the house in `home` use these files; with `only`, no others any more. To be called by root.
 ///
 /// # Errors
 /// If the list cannot be written.
-pub fn allow_secret_files(home: &Path, files: BTreeSet<PathBuf>, only: bool) -> Result<()> {
-    let before = allowed(home)?;
+pub fn allow_named_files(
+    home: &Path,
+    which: NamedFiles,
+    files: BTreeSet<PathBuf>,
+    only: bool,
+) -> Result<()> {
+    let before = allowed(home, which)?;
     let mut after = files;
     if !only {
         after.extend(before.iter().cloned());
@@ -37,7 +56,7 @@ pub fn allow_secret_files(home: &Path, files: BTreeSet<PathBuf>, only: bool) -> 
     if after == before {
         return Ok(());
     }
-    let path = list_path(home);
+    let path = list_path(home, which);
     let text = serde_json::to_vec(&after).unwrap_or_default();
     publish(&path, &text, 0o600, Sync::Content).map_err(Error::file("write", &path))
 }
@@ -50,6 +69,53 @@ pub fn check_secret_file(path: &Path) -> std::result::Result<(), String> {
     open_secret_file(path).map(drop)
 }
 
+/// Checks that hostd, as root, would append to a checkpoint sink once it is allowed to.
+///
+/// # Errors
+/// A sentence that says why not.
+pub fn check_sink_file(path: &Path) -> std::result::Result<(), String> {
+    let (dir, name) = open_parent_of_root(path)?;
+    match rustix::fs::statat(&dir, &name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(format!("`{}`: {}", path.display(), std::io::Error::from(e))),
+        Ok(stat) => require_own_file(&stat, path),
+    }
+}
+
+/// Opens a checkpoint sink to be read and appended to, and creates it if it is missing. As root, only one that root
+/// named.
+///
+/// # Errors
+/// A sentence that says why not.
+pub(super) fn open_sink_file(
+    config: &HostdConfig,
+    path: &Path,
+) -> std::result::Result<File, String> {
+    let flags = OFlags::RDWR
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NONBLOCK
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o640);
+    let failed = |e| format!("`{}`: {}", path.display(), std::io::Error::from(e));
+    if !config.privileged {
+        let file = rustix::fs::openat(CWD, path, flags, mode).map_err(failed)?;
+        return Ok(File::from(file));
+    }
+    let listed = allowed(&config.home, NamedFiles::Sinks);
+    let listed = listed.map_err(|e| crate::error::error_chain(&e))?;
+    if !listed.contains(path) {
+        return Err(
+            "root has not applied a manifest that names it; run `abbey up` as root".to_owned(),
+        );
+    }
+    let (dir, name) = open_parent_of_root(path)?;
+    let file = rustix::fs::openat(&dir, &name, flags, mode).map_err(failed)?;
+    require_own_file(&stat_of(&file, path)?, path)?;
+    Ok(File::from(file))
+}
+
 /// Text of a secret file that root named.
 ///
 /// # Errors
@@ -58,7 +124,8 @@ pub(super) fn read_secret_file(
     config: &HostdConfig,
     path: &Path,
 ) -> std::result::Result<String, String> {
-    let listed = allowed(&config.home).map_err(|e| crate::error::error_chain(&e))?;
+    let listed =
+        allowed(&config.home, NamedFiles::Secrets).map_err(|e| crate::error::error_chain(&e))?;
     if !config.privileged || !listed.contains(path) {
         return Err("root has not applied a manifest that refers to it".to_owned());
     }
@@ -75,6 +142,31 @@ pub(super) fn read_secret_file(
 
 /// Opens a file that belongs to root, below directories in which nobody else can change an entry of root's.
 fn open_secret_file(path: &Path) -> std::result::Result<OwnedFd, String> {
+    let (dir, name) = open_parent_of_root(path)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = open_entry(&dir, &name, flags, path)?;
+    require_own_file(&stat_of(&file, path)?, path)?;
+    Ok(file)
+}
+
+fn open_entry(
+    dir: &OwnedFd,
+    name: &OsStr,
+    flags: OFlags,
+    at: &Path,
+) -> std::result::Result<OwnedFd, String> {
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
+    opened.map_err(|e| match e {
+        rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
+            format!("`{}` is a link; name the real path", at.display())
+        }
+        e => format!("`{}`: {}", at.display(), std::io::Error::from(e)),
+    })
+}
+
+/// Opens the directory of a file, and returns it with the file's name; in no directory above can anybody but root change
+/// an entry of root's.
+fn open_parent_of_root(path: &Path) -> std::result::Result<(OwnedFd, OsString), String> {
     let parts: Option<Vec<_>> = path
         .components()
         .filter(|c| *c != Component::RootDir)
@@ -88,31 +180,23 @@ fn open_secret_file(path: &Path) -> std::result::Result<OwnedFd, String> {
     };
     let mut at = PathBuf::from("/");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |dir: &OwnedFd, name: &std::ffi::OsStr, flags, at: &Path| {
-        let opened = rustix::fs::openat(dir, name, flags, Mode::empty());
-        opened.map_err(|e| match e {
-            rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
-                format!("`{}` is a link; name the real path", at.display())
-            }
-            e => format!("`{}`: {}", at.display(), std::io::Error::from(e)),
-        })
-    };
     let root = rustix::fs::openat(CWD, "/", flags, Mode::empty());
     let mut dir = root.map_err(|e| std::io::Error::from(e).to_string())?;
     require_root_directory(&dir, &at)?;
     for part in parents {
         at.push(part);
-        dir = open(&dir, part, flags, &at)?;
+        dir = open_entry(&dir, part, flags, &at)?;
         require_root_directory(&dir, &at)?;
     }
-    at.push(name);
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = open(&dir, name, flags, &at)?;
-    let stat = stat_of(&file, &at)?;
+    Ok((dir, (*name).to_owned()))
+}
+
+/// Requires a plain file that belongs to root and has one name: a second one could be the way of another to have a file
+/// of root's opened.
+fn require_own_file(stat: &Stat, at: &Path) -> std::result::Result<(), String> {
     let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    // A second name could be the way of another to have a file of root's read.
     match plain && stat.st_uid == 0 && stat.st_nlink == 1 {
-        true => Ok(file),
+        true => Ok(()),
         false => Err(format!(
             "`{}` is not a file that belongs to root and has one name",
             at.display()
@@ -159,7 +243,13 @@ mod tests {
         std::fs::write(&key, "secret\n").unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert!(read_secret_file(&config, &key).is_err());
-        allow_secret_files(&home, BTreeSet::from([key.clone()]), true).unwrap();
+        allow_named_files(
+            &home,
+            NamedFiles::Secrets,
+            BTreeSet::from([key.clone()]),
+            true,
+        )
+        .unwrap();
         assert_eq!(read_secret_file(&config, &key).unwrap(), "secret\n");
 
         let other = dir.path().join("other");
@@ -177,7 +267,7 @@ mod tests {
         let why = check_secret_file(&key).unwrap_err();
         assert!(why.contains("can change the directory"), "{why}");
         chown(dir.path(), Some(0), None).unwrap();
-        allow_secret_files(&home, BTreeSet::new(), true).unwrap();
+        allow_named_files(&home, NamedFiles::Secrets, BTreeSet::new(), true).unwrap();
         assert!(read_secret_file(&config, &key).is_err());
     }
 }
