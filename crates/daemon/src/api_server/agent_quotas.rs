@@ -74,10 +74,15 @@ impl AgentQuotas {
         let buckets = all.entry((agent.clone(), quota.name)).or_insert_with(|| {
             [quota.requests, quota.bytes].map(|(burst, rate)| TokenBucket::new(burst, rate, now))
         });
-        for (bucket, amount) in buckets.iter_mut().zip([1.0, announced_size(headers)]) {
-            bucket
-                .take(amount, now)
-                .map_err(|wait| refusal(agent, quota, wait))?;
+        let amounts = [1.0, announced_size(headers)];
+        // Of both or of none: what is refused uses up nothing.
+        let waits = buckets.iter_mut().zip(amounts).map(|(b, a)| b.wait(a, now));
+        let longest = waits.max().unwrap_or_default();
+        if !longest.is_zero() {
+            return Err(refusal(agent, quota, longest));
+        }
+        for (bucket, amount) in buckets.iter_mut().zip(amounts) {
+            let _enough_is_left = bucket.take(amount, now);
         }
         Ok(())
     }

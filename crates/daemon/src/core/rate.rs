@@ -28,15 +28,22 @@ impl TokenBucket {
         self.at = now;
     }
 
-    /// Takes an amount at `now`. More than the burst is taken from a full allowance, which is then in debt.
+    /// Time from `now` until an amount can be taken. More than the burst is taken from a full allowance, which is then in
+    /// debt.
+    pub(crate) fn wait(&mut self, amount: f64, now: Instant) -> Duration {
+        self.refill(now);
+        let missing = amount.min(self.burst) - self.left;
+        Duration::from_secs_f64(missing.max(0.0) / self.per_second)
+    }
+
+    /// Takes an amount at `now`.
     ///
     /// # Errors
     /// The time until the amount can be taken; then nothing was.
     pub(crate) fn take(&mut self, amount: f64, now: Instant) -> Result<(), Duration> {
-        self.refill(now);
-        let missing = amount.min(self.burst) - self.left;
-        if missing > 0.0 {
-            return Err(Duration::from_secs_f64(missing / self.per_second));
+        let wait = self.wait(amount, now);
+        if !wait.is_zero() {
+            return Err(wait);
         }
         self.left -= amount;
         Ok(())
