@@ -51,8 +51,6 @@ words! {
         /// Programs may generate code at run time, as Node and other engines do.
         #[default]
         Jit = "jit",
-        /// Programs may build a sandbox of their own inside the cell.
-        Nested = "nested",
     }
 }
 

@@ -186,10 +186,10 @@ operations! {
     write record_token_use(name: Slug) -> () = |tx| credentials::record_use(tx, &name);
     /// Every named token of the operator API, by name, also those that have expired.
     read named_tokens() -> Vec<TokenRow> = |rows, _| credentials::list_named(rows);
-    /// Ends every credential of a principal that Abbey issued itself `overlap` from now, except `keep`; how many that
-    /// changed.
-    write revoke_tokens(principal: Principal, keep: Option<String>, overlap: Millis) -> u64 =
-        |tx| credentials::revoke(tx, &principal, keep.as_deref(), overlap);
+    /// Ends every credential of a principal that Abbey issued itself `overlap` from now, except those with a hash
+    /// in `keep`; how many that changed.
+    write revoke_tokens(principal: Principal, keep: Vec<String>, overlap: Millis) -> u64 =
+        |tx| credentials::revoke(tx, &principal, &keep, overlap);
     /// Every credential that is still valid.
     read tokens() -> Vec<TokenRow> = |rows, now| credentials::list(rows, now);
 

@@ -68,14 +68,14 @@ pub(crate) async fn cmd_set_agent_state(
         "stop" => a.pid.is_none(),
         "pause" => a.presence == Presence::Paused,
         "restart" => {
-            a.presence == Presence::Ready
+            matches!(a.presence, Presence::Ready | Presence::Degraded)
                 && boots.get(&a.name).is_none_or(|old| a.generation > *old)
         }
         _ => matches!(a.presence, Presence::Ready | Presence::Degraded),
     };
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();
-    let late: Vec<String> = loop {
+    let (late, degraded): (Vec<String>, Vec<String>) = loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
         let mine =
             |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
@@ -93,12 +93,24 @@ pub(crate) async fn cmd_set_agent_state(
             } else {
                 print_agents(&fleet)
             }
-            break waiting.into_iter().map(str::to_owned).collect();
+            let late = waiting.into_iter().map(str::to_owned).collect();
+            // It was started, and that failed: it is tried again later.
+            let degraded = |a: &&AgentView| {
+                matches!(verb, "start" | "restart") && a.presence == Presence::Degraded
+            };
+            let degraded = fleet.agents.iter().filter(mine).filter(degraded);
+            break (late, degraded.map(|a| a.name.clone()).collect());
         }
         progress.show(&format!("{verb}: waiting for {}", waiting.join(", ")));
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let mut code = exit::OK;
+    for name in degraded {
+        print_message(&format!(
+            "agent `{name}` is degraded; `abbey why {name}` says why"
+        ));
+        code = exit::DEGRADED;
+    }
     for name in late {
         print_message(&format!(
             "{verb} {name}: not done after {} s; `abbey why {name}` says why",

@@ -39,7 +39,7 @@ pub(crate) struct RunArgs {
     /// given several times.
     #[arg(long)]
     pub(crate) egress: Vec<String>,
-    /// System call profile: `strict`, `jit` (the default) or `nested`.
+    /// System call profile: `strict`, or `jit` (the default).
     #[arg(long)]
     pub(crate) profile: Option<String>,
     /// An isolation layer that may be missing on this host; may be given several times.

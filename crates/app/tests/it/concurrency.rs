@@ -87,10 +87,9 @@ fn eight_agents_race_for_one_task_and_one_wins() {
         assert_eq!(winners.len(), 1, "{answers:?}");
         for (name, (status, told)) in &answers {
             if name != winners[0] {
-                assert_eq!(
-                    (*status, told["holder"].as_str()),
-                    (409, Some(winners[0].as_str()))
-                );
+                assert_eq!(*status, 409);
+                let text = told.to_string();
+                assert!(!text.contains(winners[0]), "the holder is named: {text}");
             }
         }
         let (_, claim) = answers.iter().find(|(n, _)| n == winners[0]).unwrap();

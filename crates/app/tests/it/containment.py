@@ -178,6 +178,12 @@ def ask_outside():
 expect(40, "outside resolver", attempt(ask_outside), "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EACCES", "EPERM")
 expect(43, "raw socket", attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)), *NO)
 expect(43, "packet socket", attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)), *NO)
+for family, kind, protocol, name in [
+    (socket.AF_INET, socket.SOCK_STREAM, 262, "MPTCP"), (socket.AF_INET6, socket.SOCK_STREAM, 262, "MPTCP"),
+    (socket.AF_INET, socket.SOCK_DGRAM, 136, "UDP-Lite"), (socket.AF_INET, socket.SOCK_SEQPACKET, 132, "SCTP"),
+    (socket.AF_INET, socket.SOCK_STREAM, 132, "SCTP"), (socket.AF_INET, 6, 33, "DCCP"),
+]:
+    own(43, f"{name} socket of family {family}", attempt(lambda: socket.socket(family, kind, protocol)), *NO)
 expect(43, "SO_MARK", attempt(lambda: socket.socket().setsockopt(socket.SOL_SOCKET, 36, 1)), *NO)
 
 

@@ -1,10 +1,11 @@
-//! A house on a full disk: every verb answers within its deadline, nothing hangs, and once
-//! there is space everything goes on without a restart.
+//! A house without space on its disk, without inodes, or without descriptors: every verb answers within its deadline,
+//! nothing hangs, and once there are some again everything goes on without a restart.
 
 use abbey_testkit::args;
 use abbey_testkit::args::Args;
 use abbey_testkit::house::{House, until};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +15,18 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 const HOUSE: &str = "house: full\ndefaults: { cell: process, waive: [limits] }\nagents:\n  a: { template: sysadmin }\n  b: { template: sysadmin }\nservices:\n  web: { cell: process, command: [sleep, '600'], probe: none }\n";
 
-/// A small file system, taken away at the end.
+/// What the house runs out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exhausted {
+    /// Blocks of the file system of the home.
+    Space,
+    /// Inodes of that file system.
+    Inodes,
+    /// Descriptors of the control plane.
+    Descriptors,
+}
+
+/// A small file system, taken away at the end, with all that the control plane may open.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -28,23 +40,44 @@ impl Disk {
         Disk(at)
     }
 
-    /// Writes until nothing more fits.
-    fn fill(&self) {
-        use std::io::Write;
-        let mut file = fs::File::create(self.0.join("filler")).unwrap();
-        for size in [1 << 20, 4096, 1] {
-            let bytes = vec![b'x'; size];
-            while file.write_all(&bytes).is_ok() {}
+    /// Takes what is left; also what others freed since.
+    fn exhaust(&self, what: Exhausted, house: &House) {
+        match what {
+            Exhausted::Space => {
+                use std::io::Write;
+                let _none_yet = fs::remove_file(self.0.join("filler"));
+                let mut file = fs::File::create(self.0.join("filler")).unwrap();
+                for size in [1 << 20, 4096, 1] {
+                    let bytes = vec![b'x'; size];
+                    while file.write_all(&bytes).is_ok() {}
+                }
+            }
+            Exhausted::Inodes => {
+                let dir = self.0.join("fillers");
+                let _exists = fs::create_dir(&dir);
+                let taken = fs::read_dir(&dir).map_or(0, Iterator::count);
+                let mut names = taken..;
+                while names
+                    .next()
+                    .is_some_and(|n| fs::File::create_new(dir.join(n.to_string())).is_ok())
+                {
+                }
+            }
+            // As many as it has open already, and none more.
+            Exhausted::Descriptors => {
+                let pid = house.control_plane_pid();
+                let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+                limit_files(pid, open);
+            }
         }
     }
 
-    fn fill_again(&self) {
-        let _none_yet = fs::remove_file(self.0.join("filler"));
-        self.fill();
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
+    fn free(&self, what: Exhausted, house: &House) {
+        match what {
+            Exhausted::Space => fs::remove_file(self.0.join("filler")).unwrap(),
+            Exhausted::Inodes => fs::remove_dir_all(self.0.join("fillers")).unwrap(),
+            Exhausted::Descriptors => limit_files(house.control_plane_pid(), 4096),
+        }
     }
 }
 
@@ -52,6 +85,18 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _busy = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Limits the number of files that a process may open, for now, as its own user: root may not everywhere.
+fn limit_files(pid: i32, files: usize) {
+    let limit = format!("--nofile={files}:");
+    let user = fs::metadata(format!("/proc/{pid}")).unwrap();
+    let (uid, gid) = (user.uid().to_string(), user.gid().to_string());
+    let status = Command::new("setpriv")
+        .args(["--reuid", &uid, "--regid", &gid, "--clear-groups"])
+        .args(["prlimit", &limit, "--pid", &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// Runs a verb; gives its exit code, none if it missed the deadline, and what it said.
@@ -119,8 +164,26 @@ fn verbs(manifest: &Path, archive: &Path) -> Vec<Args> {
 
 #[test]
 fn every_verb_answers_on_a_full_disk_and_all_recovers() {
+    every_verb_answers_and_all_recovers(Exhausted::Space);
+}
+
+#[test]
+fn every_verb_answers_without_inodes_and_all_recovers() {
+    every_verb_answers_and_all_recovers(Exhausted::Inodes);
+}
+
+#[test]
+fn every_verb_answers_without_descriptors_and_all_recovers() {
+    every_verb_answers_and_all_recovers(Exhausted::Descriptors);
+}
+
+fn every_verb_answers_and_all_recovers(what: Exhausted) {
     let house = crate::house();
-    let disk = Disk::mount(house.home(), "size=24m,mode=755");
+    let options = match what {
+        Exhausted::Space => "size=24m,mode=755",
+        Exhausted::Inodes | Exhausted::Descriptors => "size=64m,nr_inodes=2000,mode=755",
+    };
+    let disk = Disk::mount(house.home(), options);
     house.manifest(HOUSE);
     house.expect(0, "up");
     house.expect(0, "task add --to a before");
@@ -128,12 +191,17 @@ fn every_verb_answers_on_a_full_disk_and_all_recovers() {
     let other = house.path("other.yaml");
     let text = fs::read_to_string(house.path("abbey.yaml")).unwrap();
     fs::write(&other, text.replace("  b: {", "  d: {")).unwrap();
-    disk.fill();
-    println!("verb on a full disk | exit code | seconds | first line");
+    disk.exhaust(what, &house);
+    println!("verb without {what:?} | exit code | seconds | first line");
     let mut late = Vec::new();
     for verb in verbs(&other, &disk.0.join("backup.tar")) {
         let name = verb.0.join(" ");
         let (code, took, said) = answer(&house, verb);
+        // What could not be written down was not begun.
+        if what == Exhausted::Space && name == "restart a" {
+            let fleet = house.json(0, "ps");
+            assert!(fleet["agents"][0]["pid"].is_number(), "{fleet}");
+        }
         let first = said
             .lines()
             .find(|l| !l.trim().is_empty())
@@ -147,14 +215,14 @@ fn every_verb_answers_on_a_full_disk_and_all_recovers() {
             late.push(name);
         }
         // Others may have freed a little meanwhile.
-        disk.fill_again();
+        disk.exhaust(what, &house);
     }
     assert!(
         late.is_empty(),
         "no answer from {late:?}\n{}",
         house.control_plane_log()
     );
-    disk.free();
+    disk.free(what, &house);
     house.expect(
         0,
         args!(
@@ -178,11 +246,13 @@ fn every_verb_answers_on_a_full_disk_and_all_recovers() {
     house.expect(0, "activity verify");
     house.expect(0, "restart a");
     house.wait_until_up("a");
-    // And down, when it is full again.
-    disk.fill_again();
+    // And down, when there is nothing left again.
+    disk.exhaust(what, &house);
     let (code, _, said) = answer(&house, "down".into());
     assert_eq!(code, Some(0), "{said}");
-    disk.free();
+    if what != Exhausted::Descriptors {
+        disk.free(what, &house);
+    }
     house.expect(0, "up");
     house.expect(0, "activity verify");
     house.expect(0, "down");

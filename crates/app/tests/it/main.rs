@@ -44,6 +44,7 @@ mod kill_recovery;
 mod locales;
 mod long_run_under_kills;
 mod microvms;
+mod neighbours;
 mod network;
 mod plan_changes;
 mod presence;

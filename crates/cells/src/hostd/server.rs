@@ -24,6 +24,9 @@ use std::time::Duration;
 /// Time for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
+/// Pause after a call could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// Accepts calls on hostd's socket, and serves each in a process of its own, until an `end` operation. `ready` is
 /// called once calls are accepted.
 ///
@@ -101,6 +104,8 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
             continue;
         }
         let Ok((stream, _)) = listener.accept() else {
+            // Without a free descriptor the call stays in the queue, and `poll` reports it at once again.
+            std::thread::sleep(ACCEPT_AGAIN);
             continue;
         };
         match abbey_launch::fork() {

@@ -10,6 +10,14 @@ use abbey_model::{Egress, RESERVED};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+/// Most open connections of a cell that the kernel tracks, in a table that all cells and the host share. It counts no
+/// closed ones: [`CLOSED_S`] and the rate bound those.
+const CONNECTIONS_MAX: u32 = 4096;
+/// New connections of a cell in a second, and how many at once before that.
+const CONNECTION_RATE: (u32, u32) = (200, 1000);
+/// How long the kernel remembers a closed or unanswered TCP connection of a cell, seconds; its own default is 120.
+const CLOSED_S: u32 = 10;
+
 fn elements(out: &mut String, items: &BTreeSet<String>) {
     if !items.is_empty() {
         let items: Vec<&str> = items.iter().map(String::as_str).collect();
@@ -37,10 +45,12 @@ pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations) -> Strin
     let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
     let mut ports = BTreeSet::new();
+    let mut limited = Vec::new();
     for claim in allocations.owners.values() {
         let Some(subnet) = claim.subnet else { continue };
         let (cell, name) = (subnet.cell(), tag.interface_name(subnet));
         let mac: Vec<String> = cell_mac(cell).iter().map(|b| format!("{b:02x}")).collect();
+        limited.push((cell.to_string(), format!("new_{name}")));
         let source = |name: &str| format!("\"{name}\" . {} . {cell}", mac.join(":"));
         // On a bridge the port tells whose it is; what comes out of the bridge was looked at there.
         if claim.bridged {
@@ -125,13 +135,53 @@ pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations) -> Strin
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @cells oifname != \"{ours}*\" masquerade
   }}
-}}
 "
     );
+    limit_connections(&mut out, &ours, &limited);
+    out.push_str("}\n");
     if !ports.is_empty() {
         bridge(&mut out, tag, &ports);
     }
     out
+}
+
+/// Adds what holds the connections of each cell, by its address and the name of its chain, within limits: the kernel's
+/// table of connections is the whole host's, and a cell fills it also through the port of its own that leads to the house.
+/// Only connections that the chains before accepted arrive here.
+fn limit_connections(out: &mut String, ours: &str, cells: &[(String, String)]) {
+    if cells.is_empty() {
+        return;
+    }
+    let (rate, burst) = CONNECTION_RATE;
+    for (_, chain) in cells {
+        let _cannot_fail = write!(
+            out,
+            "  chain {chain} {{
+    limit rate over {rate}/second burst {burst} packets goto refuse
+    ct count over {CONNECTIONS_MAX} goto refuse
+  }}
+"
+        );
+    }
+    let jumps = cells
+        .iter()
+        .map(|(cell, chain)| format!("{cell} : goto {chain}"));
+    let jumps = jumps.collect::<Vec<_>>().join(", ");
+    let _cannot_fail = write!(
+        out,
+        "  ct timeout brief {{
+    protocol tcp; l3proto ip
+    policy = {{ syn_sent : {CLOSED_S}, syn_recv : {CLOSED_S}, time_wait : {CLOSED_S}, close : {CLOSED_S} }}
+  }}
+  chain limiting {{
+    type filter hook prerouting priority filter + 10; policy accept;
+    iifname != \"{ours}*\" accept
+    ct state != new accept
+    meta l4proto tcp ct timeout set \"brief\"
+    ip saddr vmap {{ {jumps} }}
+  }}
+"
+    );
 }
 
 /// What a port of the bridge may send: nothing but its cell's own packets. Neighbours are fixed, so nobody has to

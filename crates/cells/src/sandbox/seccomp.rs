@@ -288,26 +288,22 @@ const OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// What a sandbox inside the sandbox needs on top.
-const NESTED: &[i64] = &[
-    libc::SYS_clone,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_mount_setattr,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_mknodat,
+/// Sockets of the internet families, by family, kind and protocol: TCP, UDP, and echo requests as an ordinary user may
+/// send them. The kernel has more protocols, and loads modules for them: MPTCP, SCTP, UDP-Lite, DCCP.
+const INTERNET_SOCKETS: [(i32, i32, i32); 10] = [
+    (libc::AF_INET, libc::SOCK_STREAM, 0),
+    (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP),
+    (libc::AF_INET, libc::SOCK_DGRAM, 0),
+    (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+    (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+    (libc::AF_INET6, libc::SOCK_STREAM, 0),
+    (libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP),
+    (libc::AF_INET6, libc::SOCK_DGRAM, 0),
+    (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+    (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6),
 ];
+/// Bits of the second argument of `socket` that are the kind; others are flags (`SOCK_TYPE_MASK`).
+const SOCKET_KIND: u64 = 0xf;
 
 const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -325,10 +321,7 @@ const WRITE_EXEC: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 /// When a filter does not compile, which a test excludes for each profile.
 pub(crate) fn seccomp_filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
     let compile = || -> std::result::Result<Vec<Vec<BpfInstruction>>, seccompiler::Error> {
-        let mut programs = vec![allow_list(profile)?];
-        if profile != Profile::Nested {
-            programs.push(absent()?);
-        }
+        let programs = [allow_list(profile)?, absent()?];
         Ok(programs.into_iter().map(instructions).collect())
     };
     compile().map_err(|e| Error::Limits(format!("a filter of system calls does not compile: {e}")))
@@ -390,16 +383,33 @@ fn allow_list(profile: Profile) -> Compiled {
         vec![both(not(libc::TIOCSTI), not(libc::TIOCLINUX))?],
     );
     let family = |n: i32| when(0, SeccompCmpOp::Eq, u64::from(n.cast_unsigned()));
-    let families = vec![
+    let mut families = vec![
         family(libc::AF_UNIX)?,
-        family(libc::AF_INET)?,
-        family(libc::AF_INET6)?,
         // Routes only, which name resolution asks for.
         both(
             (0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64),
             (2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64),
         )?,
     ];
+    for (family, kind, protocol) in INTERNET_SOCKETS {
+        let conditions = [
+            (0, SeccompCmpOp::Eq, family),
+            (1, SeccompCmpOp::MaskedEq(SOCKET_KIND), kind),
+            (2, SeccompCmpOp::Eq, protocol),
+        ];
+        let conditions = conditions.into_iter().map(|(arg, op, value)| {
+            SeccompCondition::new(
+                arg,
+                SeccompCmpArgLen::Dword,
+                op,
+                u64::from(value.cast_unsigned()),
+            )
+        });
+        let rule = conditions
+            .collect::<std::result::Result<_, _>>()
+            .and_then(SeccompRule::new);
+        families.push(rule.map_err(seccompiler::Error::Backend)?);
+    }
     rules.insert(libc::SYS_socket, families);
     rules.insert(libc::SYS_socketpair, vec![family(libc::AF_UNIX)?]);
     // personality(2): asking, and the ordinary one.
@@ -410,13 +420,8 @@ fn allow_list(profile: Profile) -> Compiled {
             when(0, SeccompCmpOp::Eq, 0xffff_ffff)?,
         ],
     );
-    match profile {
-        Profile::Nested => rules.extend(NESTED.iter().map(|n| (*n, Vec::new()))),
-        Profile::Strict | Profile::Jit => {
-            let none_of = SeccompCmpOp::MaskedEq(u64::from(NAMESPACES.cast_unsigned()));
-            rules.insert(libc::SYS_clone, vec![when(0, none_of, 0)?]);
-        }
-    }
+    let none_of = SeccompCmpOp::MaskedEq(u64::from(NAMESPACES.cast_unsigned()));
+    rules.insert(libc::SYS_clone, vec![when(0, none_of, 0)?]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
         let conditions = match profile {
             // Nothing is writable and executable at once: code is not made at run time.
@@ -430,7 +435,7 @@ fn allow_list(profile: Profile) -> Compiled {
                 };
                 vec![bits(0)?, bits(libc::PROT_WRITE)?, bits(libc::PROT_EXEC)?]
             }
-            Profile::Jit | Profile::Nested => Vec::new(),
+            Profile::Jit => Vec::new(),
         };
         rules.insert(call, conditions);
     }
@@ -486,10 +491,7 @@ mod tests {
             libc::SYS_name_to_handle_at,
         ];
         for call in never {
-            assert!(
-                ![PLAIN, OLD, NESTED].iter().any(|l| l.contains(&call)),
-                "{call}"
-            );
+            assert!(![PLAIN, OLD].iter().any(|l| l.contains(&call)), "{call}");
         }
     }
 }

@@ -105,6 +105,15 @@ async fn authenticate(
         .authenticate(authorization, required, now);
     match authenticated.map(|a| a.principal) {
         Ok(Principal::Agent(slug)) => {
+            // The gateway has limits of its own: budgets.
+            if required == Permission::Agent {
+                let facts = (request.method(), request.uri().path(), request.headers());
+                if let Err(refused) = api.quotas.count(&slug, facts, api.core.rt.now()) {
+                    // The sender reads the answer only once its body is sent.
+                    let _discarded = web::read_body(request.into_body(), web::BODY_MAX).await;
+                    return refused;
+                }
+            }
             request.extensions_mut().insert(Me(slug));
             next.run(request).await
         }

@@ -3,10 +3,17 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish_file};
-use crate::core::listen::{ACCEPT_AGAIN, CONNECTIONS_MAX, HEAD_WITHIN, listen_unix};
+use crate::core::listen::{
+    ACCEPT_AGAIN, ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix,
+};
 use crate::core::runtime::Runtime;
 use crate::net::state::NetState;
 use axum::Router;
+use axum::body::Body;
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
@@ -14,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Process and address of a running control plane.
@@ -46,8 +53,8 @@ struct Open {
 /// Serves a router by HTTP on a Unix socket until the control plane stops.
 pub(crate) fn serve_on_unix_socket(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
     let stop = rt.stop_token();
-    listen_unix(rt, path, move |stream| {
-        serve_connection(stream, router.clone(), stop.clone())
+    listen_unix(rt, path, move |stream, place| {
+        serve_connection(stream, router.clone(), stop.clone(), place)
     })
 }
 
@@ -160,7 +167,7 @@ async fn accept(
     tls: Option<tokio_rustls::TlsAcceptor>,
     close: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = ConnectionPlaces::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -170,34 +177,53 @@ async fn accept(
             rt.sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
+        let place = tokio::select! {
+            place = places.acquire() => place,
+            () = close.cancelled() => return,
         };
         let _slower_without = stream.set_nodelay(true);
         let (router, stop, tls) = (router.clone(), rt.stop_token(), tls.clone());
         let timers = rt.clone();
         drop(rt.spawn(async move {
             match tls {
-                None => serve_connection(stream, router, stop).await,
+                None => serve_connection(stream, router, stop, place).await,
                 Some(tls) => {
-                    let accepted = timers.timeout(HEAD_WITHIN, tls.accept(stream)).await;
+                    let accepted = tokio::select! {
+                        accepted = timers.timeout(HEAD_WITHIN, tls.accept(stream)) => accepted,
+                        () = place.closed() => return,
+                    };
                     if let Ok(Ok(stream)) = accepted {
-                        serve_connection(stream, router, stop).await;
+                        serve_connection(stream, router, stop, place).await;
                     }
                 }
             }
-            drop(permit);
         }));
     }
 }
 
-/// Serves one connection until it ends or the control plane stops.
+/// Serves one connection until it ends, another one needs its place, or the control plane stops.
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     stop: CancellationToken,
+    place: Arc<ConnectionPlace>,
 ) {
-    let service = TowerToHyperService::new(router);
+    let serving = Arc::clone(&place);
+    let router = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let request_in_progress = serving.begin_request();
+        let answered = router.call(request);
+        async move {
+            let response = answered.await?;
+            // Until the last byte of the answer is sent.
+            Ok::<_, std::convert::Infallible>(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _held_until_the_body_is_dropped = &request_in_progress;
+                    frame
+                }))
+            }))
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
@@ -206,6 +232,7 @@ async fn serve_connection(
     tokio::pin!(connection);
     let _caller_gone = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = place.closed() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -1,5 +1,6 @@
 //! State of the HTTP servers.
 
+use crate::api_server::agent_quotas::AgentQuotas;
 use crate::api_server::operator_listener::OperatorListener;
 use crate::cells::state::CellsState;
 use crate::core::state::CoreState;
@@ -23,6 +24,8 @@ pub(crate) struct ApiState {
     pub(crate) operator_listener: OperatorListener,
     /// Version of the tasks at which each agent last got no offer.
     no_offer_at: Mutex<BTreeMap<Slug, u64>>,
+    /// What each agent may still write.
+    pub(super) quotas: AgentQuotas,
     /// Deliveries of each hook in the current minute.
     deliveries: Mutex<BTreeMap<Slug, (i64, u32)>>,
     /// Deliveries whose bodies may be read at the same time.
@@ -39,6 +42,7 @@ impl ApiState {
             work,
             operator_listener: OperatorListener::default(),
             no_offer_at: Mutex::default(),
+            quotas: AgentQuotas::default(),
             deliveries: Mutex::default(),
             delivery_bodies: Semaphore::new(DELIVERY_BODIES_MAX),
         }

@@ -141,7 +141,7 @@ pub(crate) async fn open_control_plane(
     if !store.tokens().await?.iter().any(|t| t.hash == hash) {
         // A new token file revokes the previous token.
         store
-            .revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0))
+            .revoke_tokens(Principal::Operator, vec![hash.clone()], Millis(0))
             .await?;
         store
             .add_token(NewToken {

@@ -38,11 +38,23 @@ pub struct Options {
     pub on_ready: Box<dyn FnOnce(&Announcement) + Send>,
 }
 
+/// Raises the limit of open files as far as an ordinary user may: many systems give a lower one to begin with.
+fn open_files_as_allowed() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let whole = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let _stays_as_it_is = setrlimit(Resource::Nofile, whole);
+}
+
 /// Runs a control plane until `abbey down`, a signal, or a duty that keeps failing.
 ///
 /// # Errors
 /// If it cannot start; no process or socket remains then.
 pub async fn serve(options: Options) -> Result<()> {
+    open_files_as_allowed();
     let home = Home::new(options.home);
     let lock = home.acquire_lock()?;
     crate::cells::backup::sweep_scratch(&home);

@@ -32,17 +32,15 @@ pub(crate) async fn rotate_agent_credentials(
     let token = generate_token("abbey_ag_")?;
     let key = generate_token("sk-abbey-")?;
     let principal = Principal::Agent(slug.clone());
-    cells
-        .core
-        .store
-        .revoke_tokens(principal.clone(), None, overlap)
-        .await?;
+    let mut issued = Vec::new();
     for (secret, grant) in [
         (&token, CredentialGrant::Agent),
         (&key, CredentialGrant::Model),
     ] {
+        let hash = sha256_hex(secret.expose().as_bytes());
+        issued.push(hash.clone());
         let new = NewToken {
-            hash: sha256_hex(secret.expose().as_bytes()),
+            hash,
             principal: principal.clone(),
             grant,
             name: None,
@@ -51,6 +49,7 @@ pub(crate) async fn rotate_agent_credentials(
         };
         cells.core.store.add_token(new).await?;
     }
+    reload_credentials(cells).await?;
     let entry = |name, secret: &Secret| FileEntry {
         name,
         content: secret.expose().to_owned(),
@@ -58,6 +57,12 @@ pub(crate) async fn rotate_agent_credentials(
     let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
     let owner = CellName::Agent(slug.clone());
     hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await?;
+    // Last, so that those in the files are valid however far this came: no space is left, say, or the process ends.
+    cells
+        .core
+        .store
+        .revoke_tokens(principal, issued, overlap)
+        .await?;
     reload_credentials(cells).await
 }
 

@@ -25,8 +25,9 @@ use std::time::Duration;
 
 /// Steps that create an agent.
 const CREATE: [&str; 3] = ["home", "files", "credential"];
-/// Steps that remove an agent.
-const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
+/// Steps that remove an agent. Files first: where they can't be moved, the agent keeps its credentials, in case the next
+/// plan has it again.
+const REMOVE: [&str; 4] = ["stop", "archive", "revoke", "forget"];
 
 /// Names of the crash points of provisioning: before and after each step of each saga, and around
 /// the commit of a plan.
@@ -348,7 +349,7 @@ async fn perform_step(
             cells
                 .core
                 .store
-                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .revoke_tokens(Principal::Agent(slug.clone()), Vec::new(), Millis(0))
                 .await?;
             reload_credentials(cells).await
         }
@@ -378,7 +379,7 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
             cells
                 .core
                 .store
-                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .revoke_tokens(Principal::Agent(slug.clone()), Vec::new(), Millis(0))
                 .await?;
             reload_credentials(cells).await
         }
@@ -568,7 +569,7 @@ agents:
             plane
                 .core
                 .store
-                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .revoke_tokens(Principal::Agent(slug.clone()), Vec::new(), Millis(0))
                 .await
                 .unwrap();
             let id: SagaId = Id::v7(1, 7 + crash_at as u128);

@@ -133,9 +133,6 @@ impl From<Error> for Problem {
         }
         if let Error::Store(store) = &error {
             match store {
-                abbey_store::Error::Task(Refusal::Held { holder, .. }) => {
-                    problem.holder = Some(holder.to_string())
-                }
                 abbey_store::Error::Task(Refusal::Fenced { current, .. }) => {
                     problem.current = Some(*current)
                 }

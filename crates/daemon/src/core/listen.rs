@@ -1,16 +1,25 @@
-//! Unix sockets of the control plane: accessible to its own user and root only, with a limit on
-//! connections.
+//! Listeners of the control plane: its Unix sockets, accessible to its own user and root only, and the limit on
+//! connections of each listener, also of the TCP port.
 
 use crate::core::error::{Error, Result};
 use crate::core::runtime::Runtime;
+use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-/// Most concurrent connections of each listener.
-pub(crate) const CONNECTIONS_MAX: usize = 4096;
+/// Most concurrent connections of each listener, where there are descriptors for them.
+const CONNECTIONS_MAX: u64 = 4096;
+/// Listeners of a control plane: two of the operator API, one each of agent API, egress proxy and DNS. A connection of the
+/// proxy takes two descriptors.
+const LISTENERS: u64 = 6;
+/// Descriptors that connections leave to files, hostd and providers.
+const OTHER_FILES: u64 = 256;
 
 /// Longest time for the head of a request to arrive.
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -18,12 +27,127 @@ pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted, for example because no descriptor is free.
 pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Most concurrent connections of each listener of a process that may open `files`; none is without a limit.
+fn connections_max(files: Option<u64>) -> usize {
+    let share = files.map_or(CONNECTIONS_MAX, |f| {
+        f.saturating_sub(OTHER_FILES) / LISTENERS
+    });
+    usize::try_from(share.clamp(16, CONNECTIONS_MAX)).unwrap_or(16)
+}
+
+/// Places for the connections of one listener. When all are taken, a new connection gets the place of the one that has
+/// been waiting longest for a request of its caller: who connects and sends nothing keeps nobody out.
+pub(crate) struct ConnectionPlaces {
+    permits: Arc<Semaphore>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    /// Connections without a request, oldest first.
+    idle: BTreeMap<u64, CancellationToken>,
+    /// Whether a new connection waits for the next that becomes idle.
+    is_full: bool,
+}
+
+impl ConnectionPlaces {
+    /// As many places as this process has descriptors for.
+    pub(crate) fn new() -> Arc<ConnectionPlaces> {
+        Self::with_places(connections_max(getrlimit(Resource::Nofile).current))
+    }
+
+    fn with_places(places: usize) -> Arc<ConnectionPlaces> {
+        Arc::new(ConnectionPlaces {
+            permits: Arc::new(Semaphore::new(places)),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// A place for a new connection.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Arc<ConnectionPlace> {
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                {
+                    let mut waiting = self.waiting.lock();
+                    match waiting.idle.pop_first() {
+                        Some((_, oldest)) => oldest.cancel(),
+                        None => waiting.is_full = true,
+                    }
+                }
+                // Never closed, so this does not fail.
+                Arc::clone(&self.permits).acquire_owned().await.ok()
+            }
+        };
+        let closed = CancellationToken::new();
+        let mut waiting = self.waiting.lock();
+        waiting.is_full = false;
+        let number = waiting.add(closed.clone());
+        Arc::new(ConnectionPlace {
+            places: Arc::clone(self),
+            number: Mutex::new(number),
+            closed,
+            _permit: permit,
+        })
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, closed: CancellationToken) -> u64 {
+        self.next += 1;
+        self.idle.insert(self.next, closed);
+        self.next
+    }
+}
+
+/// Place of one connection, until it is dropped.
+pub(crate) struct ConnectionPlace {
+    places: Arc<ConnectionPlaces>,
+    number: Mutex<u64>,
+    closed: CancellationToken,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ConnectionPlace {
+    /// Keeps the place, until the returned value is dropped: a request is being served.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> RequestInProgress {
+        self.places.waiting.lock().idle.remove(&self.number.lock());
+        RequestInProgress(Arc::clone(self))
+    }
+
+    /// Resolves when another connection needs the place; the connection must end.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        self.places.waiting.lock().idle.remove(&self.number.lock());
+    }
+}
+
+/// A request that is served on a connection.
+pub(crate) struct RequestInProgress(Arc<ConnectionPlace>);
+
+impl Drop for RequestInProgress {
+    fn drop(&mut self) {
+        let place = &self.0;
+        let mut waiting = place.places.waiting.lock();
+        match std::mem::take(&mut waiting.is_full) {
+            true => place.closed.cancel(),
+            false => *place.number.lock() = waiting.add(place.closed.clone()),
+        }
+    }
+}
+
 /// Listens on a Unix socket with mode 0600, and runs `serve` in a task of its own for each
-/// connection, for at most [`CONNECTIONS_MAX`] at once, until the control plane stops.
+/// connection, with its place, until the control plane stops.
 pub(crate) fn listen_unix<F>(
     rt: &Runtime,
     path: PathBuf,
-    serve: impl Fn(UnixStream) -> F + Send + 'static,
+    serve: impl Fn(UnixStream, Arc<ConnectionPlace>) -> F + Send + 'static,
 ) -> Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -36,7 +160,7 @@ where
         .map_err(Error::file("protect", &path))?;
     let inner = rt.clone();
     drop(rt.spawn(async move {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = ConnectionPlaces::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -46,15 +170,52 @@ where
                 inner.sleep(ACCEPT_AGAIN).await;
                 continue;
             };
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return;
+            let place = tokio::select! {
+                place = places.acquire() => place,
+                () = inner.stopped() => return,
             };
-            let serveed = serve(stream);
-            drop(inner.spawn(async move {
-                serveed.await;
-                drop(permit);
-            }));
+            drop(inner.spawn(serve(stream, place)));
         }
     }));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_to_others() {
+        assert_eq!(connections_max(None), 4096);
+        assert_eq!(connections_max(Some(65_536)), 4096);
+        assert_eq!(connections_max(Some(1024)), 128);
+        assert_eq!(connections_max(Some(64)), 16);
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_gets_the_place_of_the_one_that_waited_longest() {
+        let places = ConnectionPlaces::with_places(2);
+        let (busy, idle) = (places.acquire().await, places.acquire().await);
+        let request = busy.begin_request();
+        let ends = tokio::spawn(async move { idle.closed().await });
+        let third = places.acquire().await;
+        ends.await.unwrap();
+        // All are busy now: the first whose request ends makes room.
+        let other = third.begin_request();
+        let fourth = places.acquire();
+        tokio::pin!(fourth);
+        tokio::select! {
+            biased;
+            _early = &mut fourth => panic!("there was no place"),
+            () = std::future::ready(()) => {}
+        }
+        drop(request);
+        busy.closed().await;
+        drop(busy);
+        let fourth = fourth.await;
+        // One that serves a request is never closed, and one that left does not come up again.
+        drop((other, third));
+        let _fifth = places.acquire().await;
+        assert!(!fourth.closed.is_cancelled());
+    }
 }

@@ -17,6 +17,7 @@ pub(crate) mod listen;
 #[cfg(test)]
 pub(crate) mod manual_clock;
 pub(crate) mod plan;
+pub(crate) mod rate;
 pub(crate) mod restore;
 pub(crate) mod runtime;
 pub(crate) mod secrets;

@@ -2,7 +2,7 @@
 //! What a cell may connect to is decided by the firewall, not here. Other cells get no answer.
 
 use crate::core::error::Result;
-use crate::core::listen::{HEAD_WITHIN, listen_unix};
+use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::egress::{egress_policy_of, read_cell_name};
 use crate::net::state::NetState;
@@ -27,13 +27,19 @@ const HEADER: usize = 12;
 pub(crate) fn listen_for_dns(net: &Arc<NetState>) -> Result<()> {
     let path = net.core.home.dns_socket();
     let shared = Arc::clone(net);
-    listen_unix(&net.core.rt, path, move |stream| {
-        serve_dns_connection(Arc::clone(&shared), stream)
+    listen_unix(&net.core.rt, path, move |stream, place| {
+        serve_dns_connection(Arc::clone(&shared), stream, place)
     })
 }
 
 /// Answers the queries of one cell's connection until it closes or the cell may not use DNS.
-async fn serve_dns_connection(net: Arc<NetState>, mut stream: UnixStream) {
+async fn serve_dns_connection(
+    net: Arc<NetState>,
+    mut stream: UnixStream,
+    place: Arc<ConnectionPlace>,
+) {
+    // Each shim holds the connections of its cell within a limit, so none is closed for another.
+    let _kept = place.begin_request();
     let whose = net
         .core
         .rt

@@ -27,17 +27,13 @@ enum RequestedOperation {
     Snapshot,
 }
 
-/// Stops a cell, which the reconciler starts again if its desired state is up, and logs that to the
-/// audit log.
+/// Logs to the audit log that a cell is restarted, and stops it; the reconciler starts it again if its desired state is
+/// up. Logged first, since a house that can't write could not start it again either.
 pub(crate) async fn restart_cell(
     work: &Arc<WorkState>,
     cell: CellName,
     who: Principal,
 ) -> Result<()> {
-    let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
-    let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
-    let asked = runtime::run_blocking(move || backend.stop(&target, grace)).await;
-    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
         CellName::Service(_) => "service.restart",
         CellName::Agent(_) | CellName::Run(_) => "cell.restart",
@@ -49,6 +45,10 @@ pub(crate) async fn restart_cell(
         detail: json!({}),
     };
     work.core.store.append_audit_entry(note).await?;
+    let backend = Arc::clone(&work.cells.backend);
+    let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
+    let asked = runtime::run_blocking(move || backend.stop(&cell, grace)).await;
+    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     work.cells.request_reconcile();
     Ok(())
 }

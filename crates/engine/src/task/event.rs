@@ -155,7 +155,7 @@ pub enum Refusal {
         event: &'static str,
     },
     /// Another agent holds the lease.
-    #[error("agent {holder} holds the lease of this task; wait until it ends or expires")]
+    #[error("another agent holds the lease of this task; wait until it ends or expires")]
     Held {
         /// Agent that holds the lease.
         holder: Slug,

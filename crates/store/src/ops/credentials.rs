@@ -1,7 +1,7 @@
 //! Credentials, by hash: the store never sees one in clear.
 
 use super::audit_log;
-use crate::rows::{Columns, Query, Rows, params};
+use crate::rows::{Columns, Query, Rows, Scalar, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Error, NewToken, Result, TokenRow};
@@ -47,19 +47,25 @@ pub(crate) fn add(tx: &mut Tx<'_>, token: &NewToken) -> Result<()> {
     Ok(())
 }
 
-/// Ends every credential of a principal that Abbey issued itself `overlap` from now, except `keep`; how many that
-/// changed.
+/// Ends every credential of a principal that Abbey issued itself `overlap` from now, except those with a hash in
+/// `keep`; how many that changed.
 pub(crate) fn revoke(
     tx: &mut Tx<'_>,
     principal: &Principal,
-    keep: Option<&str>,
+    keep: &[String],
     overlap: Millis,
 ) -> Result<u64> {
     let ends = tx.now + overlap;
     let principal = principal.to_string();
+    let places: Vec<String> = (0..keep.len()).map(|n| format!("?{}", n + 3)).collect();
+    let mut values: Vec<Scalar<'_>> = vec![(&principal).into(), ends.into()];
+    values.extend(keep.iter().map(Scalar::from));
     let changed = tx.execute(
-        "UPDATE tokens SET expires_at = ?2 WHERE name IS NULL AND principal = ?1 AND hash <> ?3 AND (expires_at IS NULL OR expires_at > ?2)",
-        params![&principal, ends, keep.unwrap_or("")],
+        &format!(
+            "UPDATE tokens SET expires_at = ?2 WHERE name IS NULL AND principal = ?1 AND hash NOT IN ({}) AND (expires_at IS NULL OR expires_at > ?2)",
+            places.join(", ")
+        ),
+        &values,
     )?;
     tx.execute(
         "DELETE FROM tokens WHERE name IS NULL AND expires_at <= ?1",

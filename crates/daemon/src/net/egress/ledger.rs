@@ -2,7 +2,9 @@
 //! counted against the daily budget.
 
 use crate::core::error::{Error, Result};
+use crate::core::rate::TokenBucket;
 use crate::core::state::CoreState;
+use crate::net::state::NetState;
 use abbey_model::CellName;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,10 +20,16 @@ use std::time::{Duration, Instant};
 const DAYS_KEPT: usize = 14;
 /// Time in which a repeated refusal is not logged to the audit log again.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Most refusals that are remembered for this.
-const REMEMBERED_MAX: usize = 4096;
+/// Most refusals of a cell that are remembered for this.
+const REMEMBERED_MAX: usize = 64;
+/// Lines of each log: at once, and in a second from then on. A cell causes one with each connection, also refused ones.
+const LINES: (f64, f64) = (1000.0, 1.0);
+/// How long connections over this limit are counted before one line reports them.
+const COUNT_FOR: Duration = Duration::from_secs(10);
+/// Outcome of the line that stands for several connections.
+const MORE: &str = "more";
 
-/// Log line of one connection.
+/// Log line of one connection, or of several whose outcome is `more`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ConnectionLine {
     /// End of the connection, RFC 3339.
@@ -33,6 +41,9 @@ pub(crate) struct ConnectionLine {
     pub(crate) address: Option<String>,
     /// `done`, or the code of the refusal.
     pub(crate) outcome: String,
+    /// Number of connections that this line stands for.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) connections: u64,
     /// Bytes sent by the cell.
     #[serde(default)]
     pub(crate) up: u64,
@@ -41,13 +52,31 @@ pub(crate) struct ConnectionLine {
     pub(crate) down: u64,
 }
 
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_one(connections: &u64) -> bool {
+    *connections == 1
+}
+
 type Day = (String, Arc<AtomicU64>);
+
+/// Lines that one log may still get, and the sum of the connections that came without one.
+#[derive(Debug)]
+struct LogAllowance {
+    lines: TokenBucket,
+    more: Option<ConnectionLine>,
+}
 
 /// Bytes of each cell today, and recently logged refusals.
 #[derive(Debug, Default)]
 pub(crate) struct EgressLedger {
     today: Mutex<BTreeMap<CellName, Day>>,
-    refusals: Mutex<BTreeMap<String, Instant>>,
+    refusals: Mutex<BTreeMap<CellName, BTreeMap<String, Instant>>>,
+    /// By the name of the log.
+    allowances: Mutex<BTreeMap<String, LogAllowance>>,
 }
 
 impl EgressLedger {
@@ -102,20 +131,91 @@ impl EgressLedger {
     }
 
     /// Whether this refusal was not logged recently; records it as logged at `now` if so.
-    pub(crate) fn should_log_refusal(&self, refusal: String, now: Instant) -> bool {
-        let mut known = self.refusals.lock();
-        known.retain(|_, at| now.duration_since(*at) < LOG_AGAIN_AFTER);
+    pub(crate) fn should_log_refusal(
+        &self,
+        cell: &CellName,
+        refusal: String,
+        now: Instant,
+    ) -> bool {
+        let mut all = self.refusals.lock();
+        all.retain(|_, known| {
+            known.retain(|_, at| now.duration_since(*at) < LOG_AGAIN_AFTER);
+            !known.is_empty()
+        });
+        let known = all.entry(cell.clone()).or_default();
         if known.contains_key(&refusal) || known.len() >= REMEMBERED_MAX {
             return false;
         }
         known.insert(refusal, now);
         true
     }
+
+    /// The line itself if its log may get one at `now`. Otherwise it is added to the sum, and `Err` says whether it is the
+    /// first there, so that the caller has the sum logged later.
+    fn admit_line(
+        &self,
+        log: &str,
+        line: ConnectionLine,
+        now: Instant,
+    ) -> std::result::Result<ConnectionLine, bool> {
+        let mut all = self.allowances.lock();
+        let log = all.entry(log.to_owned()).or_insert_with(|| LogAllowance {
+            lines: TokenBucket::new(LINES.0, LINES.1, now),
+            more: None,
+        });
+        if log.lines.take(1.0, now).is_ok() {
+            return Ok(line);
+        }
+        match &mut log.more {
+            Some(more) => {
+                more.connections += line.connections;
+                more.up += line.up;
+                more.down += line.down;
+                Err(false)
+            }
+            None => {
+                log.more = Some(ConnectionLine {
+                    host: String::new(),
+                    port: 0,
+                    address: None,
+                    outcome: MORE.to_owned(),
+                    ..line
+                });
+                Err(true)
+            }
+        }
+    }
+
+    fn take_sum(&self, log: &str) -> Option<ConnectionLine> {
+        self.allowances.lock().get_mut(log)?.more.take()
+    }
+}
+
+/// Logs a connection of a cell; those over the limit of its log are counted, and logged as one line within [`COUNT_FOR`].
+pub(crate) fn log_connection(net: &Arc<NetState>, cell: &CellName, line: ConnectionLine) {
+    let log = log_name(cell);
+    match net.egress.admit_line(&log, line, net.core.rt.now()) {
+        Ok(line) => append_connection(&net.core, cell, &line),
+        Err(false) => {}
+        Err(true) => {
+            let (net, cell) = (Arc::clone(net), cell.clone());
+            let rt = net.core.rt.clone();
+            drop(rt.spawn(async move {
+                tokio::select! {
+                    () = net.core.rt.sleep(COUNT_FOR) => {}
+                    () = net.core.rt.stopped() => {}
+                }
+                if let Some(line) = net.egress.take_sum(&log) {
+                    append_connection(&net.core, &cell, &line);
+                }
+            }));
+        }
+    }
 }
 
 /// Appends a connection to today's log of a cell. If that fails it logs a warning, and the
 /// connection goes on.
-pub(crate) fn append_connection(core: &CoreState, cell: &CellName, line: &ConnectionLine) {
+fn append_connection(core: &CoreState, cell: &CellName, line: &ConnectionLine) {
     let path = log_path(core, cell, &today(core));
     if let Err(error) = append_line(&path, line) {
         tracing::warn!(%cell, %error, "could not append a connection to the egress log");
@@ -166,13 +266,17 @@ fn remove_old_days(dir: &std::path::Path) {
     }
 }
 
-fn log_path(core: &CoreState, cell: &CellName, date: &str) -> PathBuf {
-    // Single commands are short-lived, so they share one log.
-    let name = match cell {
+/// Name of a cell's log.
+fn log_name(cell: &CellName) -> String {
+    match cell {
         CellName::Agent(_) | CellName::Service(_) => cell.to_string(),
+        // Single commands are short-lived, so they share one log.
         CellName::Run(_) => "commands".to_owned(),
-    };
-    let dir = core.home.egress_log_dir().join(name);
+    }
+}
+
+fn log_path(core: &CoreState, cell: &CellName, date: &str) -> PathBuf {
+    let dir = core.home.egress_log_dir().join(log_name(cell));
     dir.join(format!("{date}.jsonl"))
 }
 
@@ -210,5 +314,55 @@ impl ByteCounter {
     pub(crate) fn count(&self, direction: &AtomicU64, bytes: usize) {
         direction.fetch_add(bytes as u64, Ordering::Relaxed);
         self.spent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_over_the_limit_of_a_log_become_one_line_that_counts_them() {
+        let ledger = EgressLedger::default();
+        let now = Instant::now();
+        let line = ConnectionLine {
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            host: "example.org".to_owned(),
+            port: 443,
+            address: None,
+            outcome: "not_allowed".to_owned(),
+            connections: 1,
+            up: 2,
+            down: 3,
+        };
+        let mut logged = 0u64;
+        let mut sums_begun = 0;
+        for _ in 0..5000 {
+            match ledger.admit_line("agent-a", line.clone(), now) {
+                Ok(_) => logged += 1,
+                Err(first) => sums_begun += u32::from(first),
+            }
+        }
+        assert_eq!((logged, sums_begun), (1000, 1));
+        assert!(ledger.admit_line("agent-b", line.clone(), now).is_ok());
+        let sum = ledger.take_sum("agent-a").unwrap();
+        assert_eq!((sum.connections, sum.up, sum.down), (4000, 8000, 12_000));
+        assert_eq!((sum.host.as_str(), sum.outcome.as_str()), ("", MORE));
+        assert!(ledger.take_sum("agent-a").is_none());
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(!text.contains("connections"), "{text}");
+    }
+
+    #[test]
+    fn a_cell_with_many_refusals_keeps_none_of_another_out_of_the_audit_log() {
+        let ledger = EgressLedger::default();
+        let now = Instant::now();
+        let cell = |name: &str| CellName::Agent(name.parse().unwrap());
+        let logged = (0..5000).filter(|n| {
+            ledger.should_log_refusal(&cell("a"), format!("host-{n} 443 not_allowed"), now)
+        });
+        assert_eq!(logged.count(), REMEMBERED_MAX);
+        let refusal = "host 443 not_allowed".to_owned();
+        assert!(ledger.should_log_refusal(&cell("b"), refusal, now));
     }
 }

@@ -11,7 +11,7 @@ mod policy;
 mod stream;
 
 use crate::core::error::Result;
-use crate::core::listen::{HEAD_WITHIN, listen_unix};
+use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::net::state::NetState;
 use abbey_api::Problem;
 use abbey_model::{CellName, Egress, FaultKind, Principal};
@@ -39,6 +39,8 @@ use tokio::net::{TcpStream, UnixStream};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Longest cell name that a shim sends, with its line feed, bytes.
 const PREFACE_MAX: usize = 64;
+/// Longest host name, bytes (RFC 1035, 2.3.4).
+const HOST_MAX: usize = 253;
 /// A connection without traffic for this time is closed.
 const IDLE: Duration = Duration::from_secs(900);
 /// Headers that concern one hop only and are not forwarded (RFC 9110, 7.6.1).
@@ -60,13 +62,15 @@ type Body = BoxBody<Bytes, hyper::Error>;
 pub(crate) fn listen_for_egress(net: &Arc<NetState>) -> Result<()> {
     let path = net.core.home.egress_socket();
     let shared = Arc::clone(net);
-    listen_unix(&net.core.rt, path, move |stream| {
-        serve_connection(Arc::clone(&shared), stream)
+    listen_unix(&net.core.rt, path, move |stream, place| {
+        serve_connection(Arc::clone(&shared), stream, place)
     })
 }
 
 /// Serves the proxy requests of one connection of a cell.
-async fn serve_connection(net: Arc<NetState>, mut stream: UnixStream) {
+async fn serve_connection(net: Arc<NetState>, mut stream: UnixStream, place: Arc<ConnectionPlace>) {
+    // Each shim holds the connections of its cell within a limit, so none is closed for another.
+    let _kept = place.begin_request();
     let cell = net
         .core
         .rt
@@ -204,6 +208,11 @@ fn destination(request: &Request<Incoming>) -> std::result::Result<(String, u16)
         (None, true, _) => return Err("the target of CONNECT must have a port".to_owned()),
         _ => return Err("only http:// URLs are forwarded; use CONNECT for https://".to_owned()),
     };
+    if authority.host().len() > HOST_MAX {
+        return Err(format!(
+            "the host name is longer than {HOST_MAX} characters"
+        ));
+    }
     Ok((authority.host().to_ascii_lowercase(), port))
 }
 
@@ -263,12 +272,9 @@ impl ConnectRequest {
     /// recently.
     async fn record_refusal(&self, denied: &Denied, address: Option<SocketAddrV4>) {
         self.log_connection(address, denied.code, None);
-        let key = format!("{} {} {} {}", self.cell, self.host, self.port, denied.code);
-        if !self
-            .net
-            .egress
-            .should_log_refusal(key, self.net.core.rt.now())
-        {
+        let key = format!("{} {} {}", self.host, self.port, denied.code);
+        let now = self.net.core.rt.now();
+        if !self.net.egress.should_log_refusal(&self.cell, key, now) {
             return;
         }
         let actor = match &self.cell {
@@ -299,10 +305,11 @@ impl ConnectRequest {
             port: self.port,
             address: address.map(|a| a.to_string()),
             outcome: outcome.to_owned(),
+            connections: 1,
             up: counter.map_or(0, |c| load(&c.up)),
             down: counter.map_or(0, |c| load(&c.down)),
         };
-        ledger::append_connection(&self.net.core, &self.cell, &line);
+        ledger::log_connection(&self.net, &self.cell, line);
     }
 }
 
