@@ -81,8 +81,10 @@ impl Guest {
             }
         }
         let config = setup::read_config()?;
-        // A container was made with all of it.
-        if !contained {
+        // A container was made with all of it, which is verified before anything else runs in it.
+        if contained {
+            setup::verify_container(&config.cell)?;
+        } else {
             setup::set_identity(&config)?;
             setup::mount_drives_and_write_files(&config)?;
         }

@@ -1,9 +1,11 @@
 //! The `sandbox` backend: namespaces, a root of its own, filters. [`mod@render`] renders what the isolation layers
 //! are, `launch` builds them, and the shim compares what was read back with what was asked.
 
+mod oci_profile;
 mod render;
 mod seccomp;
 
+pub(crate) use oci_profile::oci_seccomp_profile;
 pub(crate) use render::render_isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
