@@ -96,7 +96,7 @@ fn make_busybox_root(dir: &Path) -> PathBuf {
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("a file");
     std::fs::write(root.join("run/abbey-config"), "").expect("a file");
     let programs = [
-        "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "true", "uname",
+        "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "tr", "true", "uname",
     ];
     for program in programs {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).expect("a file");
