@@ -22,7 +22,7 @@ pub struct CellProbe {
     /// Whether the program works, as [`Observed::Running`] has it.
     pub worker: bool,
     /// Connection through the agent's own port in its cell, on which the agent API has to answer. None where that port
-    /// cannot be reached apart from the shim's own answer: in a guest, and in a sandbox of a house without privilege.
+    /// cannot be reached apart from the shim's own answer: in a sandbox of a house without privilege.
     pub door: Option<UnixStream>,
 }
 

@@ -10,11 +10,13 @@ use crate::microvm::{
     GuestLine, PreparedGuest, SnapshotRole, config_path, ensure_tools_directory,
     guest_instructions, write_config,
 };
+use crate::sandbox::oci_seccomp_profile;
 use crate::spec::Container;
 use crate::sys::accounts;
 use crate::sys::programs::{SYSTEM_PATH, is_installed};
 use crate::{CellProgram, CellSpec, Error, Result};
-use abbey_model::{Bytes, CellName, Limits};
+use abbey_model::{Bytes, CellName, Limits, Profile};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -91,6 +93,7 @@ pub(super) fn podman_run_arguments(
     container: &Container,
     tools: &Path,
     config: &Path,
+    seccomp: &Path,
     hybrid: bool,
     rootless: bool,
 ) -> Vec<String> {
@@ -122,6 +125,7 @@ pub(super) fn podman_run_arguments(
         add(&["--user", &format!("{uid}:{uid}")]);
     }
     add(&["--cap-drop", "all", "--security-opt", "no-new-privileges"]);
+    add(&["--security-opt", &format!("seccomp={}", seccomp.display())]);
     add(&["--read-only", "--read-only-tmpfs=false"]);
     let tmp = format!(
         "/tmp:rw,mode=1777,size={}",
@@ -153,8 +157,16 @@ pub(super) fn podman_run_arguments(
     };
     volume(tools, "/abbey", "ro");
     volume(config, CONFIG, "ro");
-    volume(&container.files.join("home"), "/agent/home", "rw");
-    volume(&container.files.join("workspace"), "/agent/workspace", "rw");
+    volume(
+        &container.files.join("home"),
+        "/agent/home",
+        "rw,nosuid,nodev",
+    );
+    volume(
+        &container.files.join("workspace"),
+        "/agent/workspace",
+        "rw,nosuid,nodev",
+    );
     add(&["--workdir", "/", "--entrypoint", "/abbey/lib/ld.so"]);
     add(&[&format!("localhost/{}", container.image)]);
     add(&[
@@ -165,6 +177,26 @@ pub(super) fn podman_run_arguments(
         "guest",
     ]);
     all
+}
+
+/// Writes the seccomp profile of a cell's container where only the house's root helper (or the user of a house without
+/// one) can change it. Returns its path.
+fn write_seccomp_profile(run_dir: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = run_dir.join("seccomp.json");
+    let profile = oci_seccomp_profile(Profile::Jit).map_err(|e| Error::Record {
+        path: path.clone(),
+        why: e.to_string(),
+    })?;
+    let _left_by_a_crash = std::fs::remove_file(&path);
+    std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(profile.as_bytes()))
+        .map_err(Error::file("write", &path))?;
+    Ok(path)
 }
 
 /// Writes the instructions and builds the command line and channel of a cell's container; Podman is not started
@@ -179,13 +211,22 @@ pub(crate) fn prepare_container(
     let mut told = guest_instructions(spec, boot)?;
     told.contained = true;
     write_config(&config, Some(&told), spec.uid)?;
+    let seccomp = write_seccomp_profile(&spec.run_dir)?;
     let rootless = !rustix::process::geteuid().is_root();
     let broken = || Error::file("make", "a socket pair");
     let (channel, end) = UnixStream::pair().map_err(broken())?;
     channel.set_nonblocking(true).map_err(broken())?;
     let outer = CellSpec {
         program: CellProgram::Path(PathBuf::from(PROGRAM)),
-        argv: podman_run_arguments(spec, container, &tools, &config, hybrid(), rootless),
+        argv: podman_run_arguments(
+            spec,
+            container,
+            &tools,
+            &config,
+            &seccomp,
+            hybrid(),
+            rootless,
+        ),
         env: environment(),
         cwd: PathBuf::from("/"),
         uid: None,
@@ -262,6 +303,7 @@ mod tests {
             &container,
             Path::new("/h/images/.tools/t.d"),
             Path::new("/h/run/cells/agent-a/config"),
+            Path::new("/h/run/cells/agent-a/seccomp.json"),
             true,
             false,
         );
@@ -270,14 +312,15 @@ mod tests {
         spec.uid = None;
         let config = Path::new("/h/run/cells/agent-a/config");
         let tools = Path::new("/h/images/.tools/t.d");
-        let theirs = podman_run_arguments(&spec, &container, tools, config, true, true);
+        let seccomp = Path::new("/h/run/cells/agent-a/seccomp.json");
+        let theirs = podman_run_arguments(&spec, &container, tools, config, seccomp, true, true);
         assert!(theirs.windows(2).any(|w| w == ["--userns", "keep-id"]));
         assert!(
             !theirs
                 .iter()
                 .any(|a| a == "--memory" || a == "--cgroup-parent")
         );
-        let limited = podman_run_arguments(&spec, &container, tools, config, false, true);
+        let limited = podman_run_arguments(&spec, &container, tools, config, seccomp, false, true);
         assert!(limited.iter().any(|a| a == "--memory"));
     }
 }

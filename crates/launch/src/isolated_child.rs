@@ -459,27 +459,57 @@ fn read_back(before: &Namespaces, rules: Option<&LandlockRules>) -> u32 {
         let other = matches!((theirs, ours), (Some(a), Some(b)) if *a != b);
         bits |= u32::from(other) << n;
     }
-    let root = rustix::fs::statvfs(c"/").ok();
-    let read_only = root.is_some_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     let no_host = rustix::fs::stat(c"/abbey").is_ok();
-    bits |= u32::from(read_only && no_host) << 7;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .map(str::trim)
-    };
-    let empty = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]
-        .iter()
-        .all(|set| field(set).is_some_and(|v| v.bytes().all(|b| b == b'0')));
-    bits |= u32::from(empty) << 8;
-    bits |= u32::from(field("NoNewPrivs:") == Some("1")) << 9;
-    bits |= u32::from(field("Seccomp:") == Some("2")) << 10;
+    bits |= u32::from(has_read_only_root() && no_host) << 7;
+    let status = ProcessStatus::read();
+    bits |= u32::from(status.has_no_capabilities()) << 8;
+    bits |= u32::from(status.has_no_new_privileges()) << 9;
+    bits |= u32::from(status.is_filtered()) << 10;
     if let Some(rules) = rules {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let made = rustix::fs::open(rules.probe.as_c_str(), flags, Mode::from_raw_mode(0o600));
         bits |= u32::from(matches!(made, Err(rustix::io::Errno::ACCESS))) << 11;
     }
     bits
+}
+
+/// Whether the root file system of this process is read-only.
+pub(crate) fn has_read_only_root() -> bool {
+    let root = rustix::fs::statvfs(c"/").ok();
+    root.is_some_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// What the kernel says of the rights of this process.
+pub(crate) struct ProcessStatus(String);
+
+impl ProcessStatus {
+    /// Reads the status; one that cannot be read has none of the properties.
+    pub(crate) fn read() -> Self {
+        ProcessStatus(std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.0.lines();
+        lines.find_map(|l| l.strip_prefix(name)).map(str::trim)
+    }
+
+    /// Whether no capability is left in any set.
+    pub(crate) fn has_no_capabilities(&self) -> bool {
+        ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]
+            .iter()
+            .all(|set| {
+                self.field(set)
+                    .is_some_and(|v| v.bytes().all(|b| b == b'0'))
+            })
+    }
+
+    /// Whether `no_new_privs` is set.
+    pub(crate) fn has_no_new_privileges(&self) -> bool {
+        self.field("NoNewPrivs:") == Some("1")
+    }
+
+    /// Whether a seccomp filter is installed.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.field("Seccomp:") == Some("2")
+    }
 }

@@ -9,6 +9,7 @@
 //! This is the one crate where `unsafe` is normal; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod contained;
 mod enter;
 mod init;
 mod isolated;
@@ -18,6 +19,7 @@ mod landlock;
 mod spawn;
 mod system;
 
+pub use contained::missing_container_isolation;
 pub use enter::{ExistingIsolation, enter_isolation, spawn_in_isolation};
 pub use isolated::{IsolatedChild, spawn_isolated};
 pub use isolation::{

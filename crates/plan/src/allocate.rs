@@ -85,6 +85,9 @@ pub struct HostFacts {
     pub no_limits: Option<String>,
     /// Whether cells can have a network of their own; the reason when not.
     pub no_network: Option<String>,
+    /// Whether sandboxes can be built; the reason when not.
+    #[serde(default)]
+    pub no_sandboxes: Option<String>,
     /// Whether virtual machines can run; the reason when not.
     #[serde(default)]
     pub no_machines: Option<String>,

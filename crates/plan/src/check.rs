@@ -123,7 +123,8 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 "its jail cannot run: jails need FreeBSD, and this host is none; use `cell: sandbox`"
                     .to_owned(),
             ],
-            CellKind::Process | CellKind::Sandbox => Vec::new(),
+            CellKind::Sandbox => missing_for_sandbox(inventory),
+            CellKind::Process => Vec::new(),
         };
         for text in lacking.into_iter().chain(unreachable_network(agent)) {
             note(Severity::Fatal, &subject, text);
@@ -232,6 +233,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 limits_unenforced(reason, &format!("services.{}", service.slug)),
             );
         }
+        if service.cell == CellKind::Sandbox && service.at.is_none() {
+            for text in missing_for_sandbox(inventory) {
+                note(Severity::Fatal, &format!("service:{}", service.slug), text);
+            }
+        }
     }
     for service in house.services.values().filter(|s| s.cell.isolates()) {
         if let Some(reason) = &inventory.host.no_network {
@@ -335,6 +341,14 @@ fn missing_for_microvm(agent: &Agent, inventory: &Inventory) -> Vec<String> {
         texts.push("a microVM has at least 128 MiB; raise `limits.memory`".to_owned());
     }
     texts
+}
+
+/// Reasons why a sandbox cannot be built on this host.
+fn missing_for_sandbox(inventory: &Inventory) -> Vec<String> {
+    let reason = inventory.host.no_sandboxes.iter();
+    reason
+        .map(|r| format!("its sandbox cannot be built: {r}; allow them, or use `cell: microvm`"))
+        .collect()
 }
 
 /// Reasons why an agent's container cannot run on this host.

@@ -7,7 +7,7 @@ use abbey_model::{Presence, TaskState};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -244,7 +244,9 @@ impl House {
         for (n, (place, text)) in self.replaced.iter().enumerate() {
             let own = self.path(&format!("replaced-{n}"));
             std::fs::write(&own, text).expect("a file");
-            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o644))
+            // A program stays one.
+            let mode = std::fs::metadata(place).map_or(0o644, |m| m.mode() & 0o755);
+            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(mode))
                 .expect("its mode");
             command.arg(&own).arg(place);
         }

@@ -59,6 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "launch",
         &[
+            "contained",
             "enter",
             "isolated",
             "isolated_child",

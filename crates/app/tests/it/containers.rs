@@ -1,10 +1,10 @@
 //! Agents in containers of the real Podman. Images are imported; there is no registry.
 
 use abbey_testkit::args;
-use abbey_testkit::container::pack_busybox_root;
+use abbey_testkit::container::{Image, pack_busybox_root};
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 fn podman(args: &[&str]) -> String {
@@ -12,25 +12,6 @@ fn podman(args: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "podman {args:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// An image of that root, removed with the test.
-struct Image(String);
-
-impl Image {
-    fn new(dir: &Path) -> Image {
-        let name = format!("abbey-test-{}", std::process::id());
-        let reference = format!("localhost/{name}:latest");
-        podman(&["import", "-q", &pack_busybox_root(dir), &reference]);
-        Image(name)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let name = format!("localhost/{}:latest", self.0);
-        let _gone_already = Command::new("podman").args(["rmi", "-f", &name]).output();
-    }
 }
 
 fn shell(house: &House, script: &str) -> String {
@@ -63,10 +44,10 @@ fn left(house: &House) -> (String, Vec<String>) {
 #[test]
 fn an_agent_works_in_a_container_that_leaves_nothing() {
     let house = crate::house();
-    let image = Image::new(&house.path(""));
+    let image = Image::import(&pack_busybox_root(&house.path("")));
     let manifest = format!(
         "house: containers\nagents:\n  alpha: {{ template: sysadmin, charter: alpha.md, cell: container, image: {}, limits: {{ memory: 128MiB, cpus: 0.5, processes: 32 }} }}\n",
-        image.0
+        image.name()
     );
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nfirst\n").unwrap();
     house.manifest(&manifest);
@@ -95,6 +76,10 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     // The first process holds the channel: the agent, who has the same user, cannot look into it.
     let looked = house.run("exec alpha -- ls /proc/1/fd");
     assert!(!looked.status.success());
+    // The filter is ours: it is where only root can change it, and a runtime that does not install it starts nothing.
+    let seccomp = house.home().join("run/cells/agent-alpha/seccomp.json");
+    let meta = std::fs::metadata(&seccomp).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o777), (0, 0o600));
     // Work goes over the channel; so do programs.
     house.expect(0, "task add 'show system stats' --wait");
     let status = |args: &[&str]| house.run(args).status.code();
@@ -150,7 +135,7 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     house.expect(0, "down");
     assert_eq!(left(&house), (String::new(), Vec::new()));
     // An image that is not there is said when it starts.
-    house.manifest(&manifest.replace(&image.0, "no-such-image"));
+    house.manifest(&manifest.replace(image.name(), "no-such-image"));
     house.expect(0, "up --no-wait");
     until("it says so", || {
         let why = house.expect(0, "why alpha");
@@ -159,6 +144,32 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     });
     house.expect(0, "down");
     assert_eq!(left(&house), (String::new(), Vec::new()));
+}
+
+/// Podman whose runtime puts its own filter in place of ours, as an option or a file of the host's could.
+#[test]
+fn a_container_without_the_houses_filter_does_not_start() {
+    let mut house = crate::house();
+    let image = Image::import(&pack_busybox_root(&house.path("")));
+    let (podman, real) = ("/usr/bin/podman", house.path("podman"));
+    std::fs::copy(podman, &real).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor a; do shift; case $a in seccomp=*) a=seccomp=unconfined;; esac; set -- \"$@\" \"$a\"; done\nexec {} \"$@\"\n",
+        real.display()
+    );
+    house.hosts = Some("127.0.0.1 localhost\n".to_owned());
+    house.replaced = vec![(podman.into(), script)];
+    house.manifest(&format!(
+        "house: open\nagents:\n  alpha: {{ template: sysadmin, cell: container, image: {}, limits: {{ memory: 128MiB }} }}\n",
+        image.name()
+    ));
+    house.expect(0, "up --no-wait");
+    until("it says why", || {
+        let why = house.expect(0, "why alpha");
+        why.contains("seccomp") && why.contains("could not be read back")
+    });
+    assert_ne!(show(&house)["presence"], "ready");
+    house.expect(0, "down");
 }
 
 #[test]

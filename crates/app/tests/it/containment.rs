@@ -1,7 +1,8 @@
 //! The containment suite: what a program in a cell tries, and must not reach. The same probes run in a sandbox of root,
-//! in one of an unprivileged user, in a microVM, and in a plain process, where many succeed: so the probes can fail.
+//! in one of an unprivileged user, in a microVM, in a container, and in a plain process, where many succeed: so the probes can fail.
 
 use abbey_testkit::args;
+use abbey_testkit::container::{Image, pack_python_root};
 use abbey_testkit::house::{House, until};
 use abbey_testkit::outside::Outside;
 use serde_json::{Value, json};
@@ -26,6 +27,11 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     if machine {
         house.install_default_image();
     }
+    let image = (cell == "container").then(|| Image::import(&pack_python_root(&house.path(""))));
+    let cell_and_image = match &image {
+        Some(image) => format!("{cell}, image: {}", image.name()),
+        None => cell.to_owned(),
+    };
     let canary = format!("sk-canary-{}", "Z9y8".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
     // Root's sandboxes and machines have file systems of their own.
@@ -40,7 +46,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     };
     house.manifest(&format!(
         "house: walls\nproviders:\n  far: {{ kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }}\n\
-         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}{drives} }}\n\
+         defaults: {{ cell: {cell_and_image}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}{drives} }}\n\
          agents:\n  alpha: {{ template: sysadmin }}\n  beta: {{ template: sysadmin }}\n"
     ));
     house.expect(0, "up");
@@ -79,7 +85,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
         "home": home, "neighbour": neighbour, "house_files": house_files, "charter": charter,
         "pids": [house.control_plane_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
         "outside_port": address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap(),
-        "machine": machine, "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim(),
+        "machine": machine, "container": image.is_some(), "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim(),
         "fill": walled, "disks": if sized { vec!["/agent/home", "/agent/workspace"] } else { Vec::new() }, "limits": if waive.is_empty() { PROCESSES } else { 0 },
     });
     let said = house.expect(
@@ -142,6 +148,14 @@ fn unprivileged_sandbox_contains_every_escape_probe() {
 fn microvm_contains_every_escape_probe() {
     let _outside = outside();
     all_contained(&probe(&crate::house(), "microvm"));
+}
+
+/// A container has no Landlock, so its read-only root is what refuses where a sandbox has both; every other probe gets
+/// the same answer.
+#[test]
+fn container_contains_every_escape_probe() {
+    let _outside = outside();
+    all_contained(&probe(&crate::house(), "container"));
 }
 
 /// The same probes in a cell that is shown as "not isolated" succeed, so they are able to detect a hole.

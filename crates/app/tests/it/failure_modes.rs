@@ -2,9 +2,10 @@
 
 use crate::{TWO, house, up};
 use abbey_testkit::args;
-use abbey_testkit::house::{kill, until};
+use abbey_testkit::house::{House, kill, until};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 #[test]
 fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
@@ -160,7 +161,7 @@ fn a_full_disk_loses_nothing_and_recovers_without_restart() {
             "bs=64k",
             &format!("of={}", filler.display()),
         ])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .status()
         .unwrap();
     // Intake is refused with the reason once nothing more fits; what was acknowledged stays.
@@ -328,4 +329,66 @@ fn a_cell_waits_until_memory_is_available() {
     house.manifest(TWO);
     house.expect(0, "up");
     house.expect(0, "task add 'show system stats' --wait");
+}
+
+/// Runs a command as `user` where no user namespace can be made, as on a hardened host: in a namespace in which their number
+/// is zero. It knows the users of the host.
+fn run_without_user_namespaces(command: &Command, user: u32) -> Output {
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid={user} --regid={user} --clear-groups \"$@\""
+    );
+    // The first shell is nobody there until its users are mapped; the second has the rights of root.
+    let mut child = Command::new("unshare")
+        .args(["--user", "sh", "-c", "read go; exec sh -c \"$@\"", "sh"])
+        .args([&script, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .current_dir(command.get_current_dir().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let pid = child.id().to_string();
+    until("it is in its namespace", || {
+        namespace(&pid) != namespace("self")
+    });
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{pid}/{map}"), "0 0 65536").unwrap();
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_plan_is_refused_where_no_sandbox_can_be_built() {
+    const USER: u32 = 65_534;
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), USER);
+    let run = |args: &str| run_without_user_namespaces(&house.command(args), USER);
+    house.manifest("house: hardened\ndefaults: { waive: [limits] }\nservices:\n  s: { command: [sleep, inf], probe: none }\nagents: { a: {} }\n");
+    for verb in ["plan", "up"] {
+        let output = run(verb);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(output.status.code(), Some(4), "{verb}: {text}");
+        assert!(
+            text.contains("`sysctl user.max_user_namespaces` is 0")
+                && text.contains("agent:a")
+                && text.contains("service:s"),
+            "{verb}: {text}"
+        );
+    }
+    // What needs none runs.
+    house.manifest(
+        "house: hardened\ndefaults: { waive: [limits], cell: process }\nagents: { a: {} }\n",
+    );
+    let output = run("up");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    house.expect(0, "down");
 }

@@ -4,6 +4,7 @@
 use crate::house;
 use abbey_model::Presence;
 use abbey_testkit::args;
+use abbey_testkit::container::{Image, pack_python_root};
 use abbey_testkit::house::{House, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -77,6 +78,89 @@ fn each_state_of_presence_is_reached_by_stopping_that_part() {
     wait_for_presence(&house, "open", Presence::Ready);
     // Nothing was restarted for it.
     assert_eq!(house.agent("open").restarts, 0);
+}
+
+/// The process of a cell whose command line has this text.
+fn process_in(house: &House, cell: &str, text: &str) -> i32 {
+    let group = abbey_daemon::Home::new(house.home()).cgroup_name();
+    let group = format!("/{group}/{cell}");
+    let read = |pid: i32, file: &str| {
+        let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    };
+    let names = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = names.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let found = pids
+        .find(|pid| read(*pid, "cgroup").contains(&group) && read(*pid, "cmdline").contains(text));
+    found.unwrap_or_else(|| panic!("no process `{text}` in {cell}"))
+}
+
+fn shim_of(house: &House, cell: &str) -> i32 {
+    let record = house.home().join(format!("run/cells/{cell}/shim.json"));
+    let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    i32::try_from(record["shim"]["pid"].as_i64().unwrap()).unwrap()
+}
+
+/// Sends a signal to the worker from inside its cell, where it is a process of the same user.
+fn signal_worker(house: &House, signal: &str) {
+    let script = format!(
+        "for p in /proc/[0-9]*; do case \"$(cat $p/cmdline 2>/dev/null | tr '\\0' ' ')\" in *'role na'tive*) kill -{signal} ${{p#/proc/}} && echo sent;; esac; done"
+    );
+    let sent = house.expect(0, args!("exec a -- sh -c {}", script));
+    assert_eq!(sent, "sent\n");
+}
+
+/// Every state by stopping each part of a cell whose first process serves its port: worker, port, `outside` (the process
+/// of the host in which both run), and shim.
+fn reach_each_state_in_a_guest(house: &House, outside: &str) {
+    let first = house.agent("a");
+    assert_eq!(first.presence, Presence::Ready);
+    signal_worker(house, "STOP");
+    wait_for_presence(house, "a", Presence::IngressOnly);
+    signal_worker(house, "CONT");
+    wait_for_presence(house, "a", Presence::Ready);
+    // Its port is taken up by connections that do nothing, again and again as the house closes them. What the operator
+    // asks goes on.
+    let hold = "import os, socket, time\nif os.fork(): os._exit(0)\nos.setsid()\nopen('holder', 'w').write(str(os.getpid()))\nport = int(os.environ['HTTP_PROXY'].rsplit(':', 1)[1])\nheld = []\nwhile True:\n    held = [socket.create_connection(('127.0.0.1', port)) for _ in range(250)]\n    time.sleep(5)\n";
+    house.expect(0, args!("exec a -- python3 -c {}", hold));
+    wait_for_presence(house, "a", Presence::WorkerOnly);
+    house.expect(0, args!("exec a -- sh -c {}", "kill $(cat holder)"));
+    wait_for_presence(house, "a", Presence::Ready);
+    let cell = "agent-a";
+    for pid in [process_in(house, cell, outside), shim_of(house, cell)] {
+        send(pid, Signal::STOP);
+        wait_for_presence(house, "a", Presence::Down);
+        send(pid, Signal::CONT);
+        wait_for_presence(house, "a", Presence::Ready);
+    }
+    // Nothing was restarted for it.
+    let last = house.agent("a");
+    assert_eq!((last.restarts, last.pid), (0, first.pid));
+}
+
+#[test]
+fn each_state_of_presence_is_reached_in_a_container() {
+    let house = house();
+    let image = Image::import(&pack_python_root(&house.path("")));
+    house.manifest(&format!(
+        "house: parts\nagents:\n  a: {{ cell: container, image: {}, limits: {{ memory: 256MiB }} }}\n",
+        image.name()
+    ));
+    house.expect(0, "up");
+    // Podman's own command line has these words too, with the image between them.
+    reach_each_state_in_a_guest(
+        &house,
+        "ld.so --library-path /abbey/lib /abbey/abbey role guest",
+    );
+}
+
+#[test]
+fn each_state_of_presence_is_reached_in_a_microvm() {
+    let house = house();
+    house.install_default_image();
+    house.manifest("house: parts\nagents:\n  a: { cell: microvm, limits: { memory: 256MiB } }\n");
+    house.expect(0, "up");
+    reach_each_state_in_a_guest(&house, "qemu-system");
 }
 
 #[test]

@@ -168,6 +168,12 @@ impl Channel {
         self.streams.insert(id, stream);
     }
 
+    /// Number of open streams that this side opened.
+    pub(crate) fn opened_streams(&self) -> usize {
+        let ours = self.next % 2;
+        self.streams.keys().filter(|id| *id % 2 == ours).count()
+    }
+
     /// Whether queued frames, or streams that only send, are not completely sent yet.
     pub(crate) fn has_unsent_output(&self) -> bool {
         let open = |s: &Stream| s.one_way && !s.said_all;

@@ -168,6 +168,11 @@ pub enum GuestRequest {
         /// Columns of the viewer.
         columns: u16,
     },
+    /// Connect to a port forward of the guest as its programs do: the connection's bytes follow, without a reply.
+    Connect {
+        /// Index of the port forward among those in the guest.
+        index: usize,
+    },
     /// Write files: entries follow as JSON, to the end of the stream.
     Prepare {},
     /// Read a known file of the agent.

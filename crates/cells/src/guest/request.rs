@@ -71,7 +71,10 @@ fn carry_out(config: &GuestConfig, ask: &GuestRequest, stream: &UnixStream) -> R
             let text = read_owner_file(&open_owner_dir(Path::new(AGENT))?, file)?;
             return Ok(GuestReply::Text { text });
         }
-        GuestRequest::Pack {} | GuestRequest::Exec {} | GuestRequest::Attach { .. } => {}
+        GuestRequest::Pack {}
+        | GuestRequest::Exec {}
+        | GuestRequest::Attach { .. }
+        | GuestRequest::Connect { .. } => {}
     }
     Ok(GuestReply::Done {})
 }

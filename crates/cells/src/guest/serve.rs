@@ -11,6 +11,7 @@ use super::warm_up::wait_for_instructions;
 use super::{request, setup};
 use crate::files::{pack_to_stream, unpack_stream};
 use crate::sys::cgroup::ControlGroups;
+use crate::sys::tcp::start_tcp_connection;
 use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 
 /// Time for what the program said to be taken once it has ended.
 const SLOW_READER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Connections from the guest to the house at once; more wait in the kernel's queue, so that streams are left for what the
+/// house asks.
+const CONNECTIONS_MAX: usize = 128;
 
 /// Runs as the first process of a microVM or container: sets it up, runs its program, and ends it. Never returns.
 pub fn run_guest() -> ! {
@@ -81,8 +86,10 @@ impl Guest {
             }
         }
         let config = setup::read_config()?;
-        // A container was made with all of it.
-        if !contained {
+        // A container was made with all of it, which is verified before anything else runs in it.
+        if contained {
+            setup::verify_container(&config.cell)?;
+        } else {
             setup::set_identity(&config)?;
             setup::mount_drives_and_write_files(&config)?;
         }
@@ -143,7 +150,7 @@ impl Guest {
             }
             self.reap_children();
             self.read_readiness(&mut channel);
-            self.accept_connections();
+            self.accept_connections(&channel);
             if let Some((terminal, transcript)) = &mut self.terminal {
                 terminal.transfer(|bytes| {
                     let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
@@ -166,7 +173,9 @@ impl Guest {
         });
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
         fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
-        fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
+        if channel.opened_streams() < CONNECTIONS_MAX {
+            fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
+        }
         if let Some((terminal, _)) = &self.terminal {
             terminal.add_poll_fds(&mut fds);
         }
@@ -205,9 +214,11 @@ impl Guest {
     }
 
     /// Calls of the ports that lead to the house.
-    fn accept_connections(&mut self) {
+    fn accept_connections(&mut self, channel: &Channel) {
         for (index, listener) in self.listeners.iter().enumerate() {
-            while let Ok((stream, _)) = listener.accept() {
+            while channel.opened_streams() + self.offers.len() < CONNECTIONS_MAX
+                && let Ok((stream, _)) = listener.accept()
+            {
                 let _slower_without = stream.set_nodelay(true);
                 if let Ok(ends) = StreamEnds::from_socket(stream.into()) {
                     self.offers.push((GuestStream::Forward { index }, ends));
@@ -287,6 +298,10 @@ impl ChannelPeer for Guest {
                 .0
                 .add_viewer(stream, (rows, columns));
             return Some(ends);
+        }
+        if let GuestRequest::Connect { index } = ask {
+            let socket = start_tcp_connection(self.config.listen.get(index)?).ok()?;
+            return StreamEnds::from_socket(socket).ok();
         }
         match abbey_launch::fork() {
             Ok(None) => {

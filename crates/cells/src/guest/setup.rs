@@ -62,6 +62,24 @@ pub(super) fn exit_guest(contained: bool) -> ! {
     }
 }
 
+/// Verifies from inside a container the isolation that Podman was asked for.
+///
+/// # Errors
+/// [`Error::Isolation`] with what does not hold.
+pub(super) fn verify_container(cell: &CellName) -> Result<()> {
+    let missing = abbey_launch::missing_container_isolation();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Isolation {
+            cell: cell.clone(),
+            why: format!(
+                "{} could not be read back from inside the container; check the version and the configuration of podman and its runtime (`podman info`, containers.conf)",
+                missing.join(", ")
+            ),
+        }),
+    }
+}
+
 /// Whether the kernel's command line tells this microVM to wait after its boot, as a template or started from one.
 pub(super) fn waits_for_instructions() -> bool {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();

@@ -4,7 +4,7 @@ use super::HostdConfig;
 use crate::allocation::Allocations;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::host;
-use crate::{container, microvm, network};
+use crate::{container, microvm, network, sandbox};
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,6 +29,7 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
         bound_uids: bound.collect(),
         no_limits: ControlGroups::why_unusable(group),
         no_network: network::why_networks_unusable(uid_first.is_some()),
+        no_sandboxes: sandbox::why_sandboxes_unusable(),
         no_machines: microvm::why_microvms_unusable(),
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),

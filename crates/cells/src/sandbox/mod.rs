@@ -1,9 +1,11 @@
 //! The `sandbox` backend: namespaces, a root of its own, filters. [`mod@render`] renders what the isolation layers
 //! are, `launch` builds them, and the shim compares what was read back with what was asked.
 
+mod oci_profile;
 mod render;
 mod seccomp;
 
+pub(crate) use oci_profile::oci_seccomp_profile;
 pub(crate) use render::render_isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
@@ -11,6 +13,7 @@ use abbey_launch::IsolationInForce;
 use abbey_model::{CellName, Layer};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// Restrictions for a further program that enters a running sandbox: the Landlock rules and filters of its first
 /// program. `init` is a handle of a process in the sandbox.
@@ -25,6 +28,27 @@ pub(crate) fn entry_restrictions(
             .filter(|_| abbey_launch::landlock_version() > 0),
         filters: seccomp::seccomp_filters(sandbox.profile)?,
     })
+}
+
+/// Reason why the kernel builds no sandbox for this user, none if it may: every sandbox has a user namespace, also one of
+/// root. Source: user_namespaces(7); `unprivileged_userns_clone` is of Debian's kernels.
+pub(crate) fn why_sandboxes_unusable() -> Option<String> {
+    let is_zero = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
+    if !Path::new("/proc/self/ns/user").exists() {
+        return Some("this kernel was built without user namespaces".to_owned());
+    }
+    let of_ordinary_users = match rustix::process::geteuid().is_root() {
+        true => None,
+        false => Some("kernel.unprivileged_userns_clone"),
+    };
+    let settings = ["user.max_user_namespaces"]
+        .into_iter()
+        .chain(of_ordinary_users);
+    let mut closed =
+        settings.filter(|name| is_zero(&format!("/proc/sys/{}", name.replace('.', "/"))));
+    closed
+        .next()
+        .map(|name| format!("this host allows no user namespaces (`sysctl {name}` is 0)"))
 }
 
 /// Isolation layers that were verified from inside the sandbox.

@@ -1,5 +1,6 @@
-//! Which system calls a sandboxed program may make: a list of those that ordinary programs need.
-//! Everything else is refused with EPERM.
+//! Which system calls a program in a sandbox or container may make: a list of those that ordinary programs need.
+//! Everything else is refused with EPERM. One table says so for both: here it becomes filters of the kernel's, and
+//! [`super::oci_profile`] the profile that a container runtime reads.
 //!
 //! Names are those of `syscalls(2)`; the architecture's own old ones are added where it has them.
 
@@ -12,281 +13,358 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
+/// A system call of this architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SystemCall {
+    number: i64,
+    /// Name with the prefix that `libc` gives it.
+    prefixed: &'static str,
+}
+
+impl SystemCall {
+    /// Name as in `syscalls(2)`.
+    pub(super) fn name(self) -> &'static str {
+        self.prefixed.trim_start_matches("SYS_")
+    }
+}
+
+macro_rules! call {
+    ($name:ident) => {
+        SystemCall {
+            number: libc::$name,
+            prefixed: stringify!($name),
+        }
+    };
+}
+macro_rules! calls {
+    ($($name:ident),* $(,)?) => { &[$(call!($name)),*] };
+}
+
+/// Condition on the lower 32 bits of one argument. What the kernel reads of all these arguments is no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Those bits of the argument that are in the mask have this value.
+    Masked {
+        /// Index of the argument.
+        argument: u8,
+        /// Bits that count.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
+    /// The argument is none of these.
+    NoneOf {
+        /// Index of the argument.
+        argument: u8,
+        /// Values that are refused.
+        values: &'static [u32],
+    },
+}
+
+impl Condition {
+    const fn is(argument: u8, value: u32) -> Condition {
+        let mask = u32::MAX;
+        Condition::Masked {
+            argument,
+            mask,
+            value,
+        }
+    }
+
+    const fn masked(argument: u8, mask: i32, value: i32) -> Condition {
+        let (mask, value) = (mask.cast_unsigned(), value.cast_unsigned());
+        Condition::Masked {
+            argument,
+            mask,
+            value,
+        }
+    }
+}
+
+/// A system call that a program may make.
+#[derive(Debug, Clone)]
+pub(super) struct Permission {
+    /// The call.
+    pub(super) call: SystemCall,
+    /// It is allowed if every condition of one alternative holds; without alternatives always.
+    pub(super) alternatives: Vec<Vec<Condition>>,
+}
+
 /// Calls without a condition on their arguments.
-const PLAIN: &[i64] = &[
+const PLAIN: &[SystemCall] = calls![
     // Files by descriptor and path.
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_close,
-    libc::SYS_close_range,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_statfs,
-    libc::SYS_fstatfs,
-    libc::SYS_lseek,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev2,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_readlinkat,
-    libc::SYS_getdents64,
-    libc::SYS_getcwd,
-    libc::SYS_chdir,
-    libc::SYS_fchdir,
-    libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
-    libc::SYS_linkat,
-    libc::SYS_symlinkat,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
-    libc::SYS_truncate,
-    libc::SYS_ftruncate,
-    libc::SYS_fallocate,
-    libc::SYS_fadvise64,
-    libc::SYS_readahead,
-    libc::SYS_sync,
-    libc::SYS_syncfs,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
-    libc::SYS_sync_file_range,
-    libc::SYS_flock,
-    libc::SYS_fcntl,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_pipe2,
-    libc::SYS_umask,
-    libc::SYS_copy_file_range,
-    libc::SYS_sendfile,
-    libc::SYS_splice,
-    libc::SYS_tee,
-    libc::SYS_getxattr,
-    libc::SYS_lgetxattr,
-    libc::SYS_fgetxattr,
-    libc::SYS_listxattr,
-    libc::SYS_llistxattr,
-    libc::SYS_flistxattr,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fremovexattr,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch,
-    libc::SYS_inotify_rm_watch,
-    libc::SYS_memfd_create,
+    SYS_read,
+    SYS_write,
+    SYS_openat,
+    SYS_openat2,
+    SYS_close,
+    SYS_close_range,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_statfs,
+    SYS_fstatfs,
+    SYS_lseek,
+    SYS_pread64,
+    SYS_pwrite64,
+    SYS_readv,
+    SYS_writev,
+    SYS_preadv,
+    SYS_pwritev,
+    SYS_preadv2,
+    SYS_pwritev2,
+    SYS_faccessat,
+    SYS_faccessat2,
+    SYS_readlinkat,
+    SYS_getdents64,
+    SYS_getcwd,
+    SYS_chdir,
+    SYS_fchdir,
+    SYS_mkdirat,
+    SYS_unlinkat,
+    SYS_renameat,
+    SYS_renameat2,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_fchmod,
+    SYS_fchmodat,
+    SYS_fchmodat2,
+    SYS_fchown,
+    SYS_fchownat,
+    SYS_utimensat,
+    SYS_truncate,
+    SYS_ftruncate,
+    SYS_fallocate,
+    SYS_fadvise64,
+    SYS_readahead,
+    SYS_sync,
+    SYS_syncfs,
+    SYS_fsync,
+    SYS_fdatasync,
+    SYS_sync_file_range,
+    SYS_flock,
+    SYS_fcntl,
+    SYS_dup,
+    SYS_dup3,
+    SYS_pipe2,
+    SYS_umask,
+    SYS_copy_file_range,
+    SYS_sendfile,
+    SYS_splice,
+    SYS_tee,
+    SYS_getxattr,
+    SYS_lgetxattr,
+    SYS_fgetxattr,
+    SYS_listxattr,
+    SYS_llistxattr,
+    SYS_flistxattr,
+    SYS_setxattr,
+    SYS_lsetxattr,
+    SYS_fsetxattr,
+    SYS_removexattr,
+    SYS_lremovexattr,
+    SYS_fremovexattr,
+    SYS_inotify_init1,
+    SYS_inotify_add_watch,
+    SYS_inotify_rm_watch,
+    SYS_memfd_create,
     // Memory.
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_mincore,
-    libc::SYS_msync,
-    libc::SYS_mlock,
-    libc::SYS_mlock2,
-    libc::SYS_mlockall,
-    libc::SYS_munlock,
-    libc::SYS_munlockall,
-    libc::SYS_membarrier,
-    libc::SYS_rseq,
-    libc::SYS_get_mempolicy,
+    SYS_brk,
+    SYS_munmap,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_mincore,
+    SYS_msync,
+    SYS_mlock,
+    SYS_mlock2,
+    SYS_mlockall,
+    SYS_munlock,
+    SYS_munlockall,
+    SYS_membarrier,
+    SYS_rseq,
+    SYS_get_mempolicy,
     // Processes and threads.
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
-    libc::SYS_clone3,
-    libc::SYS_set_tid_address,
-    libc::SYS_set_robust_list,
-    libc::SYS_get_robust_list,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_getppid,
-    libc::SYS_getpgid,
-    libc::SYS_setpgid,
-    libc::SYS_getsid,
-    libc::SYS_setsid,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
-    libc::SYS_getresuid,
-    libc::SYS_getresgid,
-    libc::SYS_getgroups,
-    libc::SYS_setuid,
-    libc::SYS_setgid,
-    libc::SYS_setreuid,
-    libc::SYS_setregid,
-    libc::SYS_setresuid,
-    libc::SYS_setresgid,
-    libc::SYS_setgroups,
-    libc::SYS_setfsuid,
-    libc::SYS_setfsgid,
-    libc::SYS_capget,
-    libc::SYS_capset,
-    libc::SYS_prlimit64,
-    libc::SYS_getrlimit,
-    libc::SYS_setrlimit,
-    libc::SYS_getrusage,
-    libc::SYS_getpriority,
-    libc::SYS_setpriority,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_sched_getparam,
-    libc::SYS_sched_getscheduler,
-    libc::SYS_sched_setscheduler,
-    libc::SYS_sched_getattr,
-    libc::SYS_sched_get_priority_max,
-    libc::SYS_sched_get_priority_min,
-    libc::SYS_sched_rr_get_interval,
-    libc::SYS_prctl,
-    libc::SYS_getcpu,
-    libc::SYS_uname,
-    libc::SYS_sysinfo,
-    libc::SYS_times,
-    libc::SYS_getrandom,
-    libc::SYS_futex,
-    libc::SYS_futex_waitv,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_restart_syscall,
-    libc::SYS_landlock_create_ruleset,
-    libc::SYS_landlock_add_rule,
-    libc::SYS_landlock_restrict_self,
-    libc::SYS_seccomp,
+    SYS_execve,
+    SYS_execveat,
+    SYS_exit,
+    SYS_exit_group,
+    SYS_wait4,
+    SYS_waitid,
+    SYS_clone3,
+    SYS_set_tid_address,
+    SYS_set_robust_list,
+    SYS_get_robust_list,
+    SYS_gettid,
+    SYS_getpid,
+    SYS_getppid,
+    SYS_getpgid,
+    SYS_setpgid,
+    SYS_getsid,
+    SYS_setsid,
+    SYS_getuid,
+    SYS_geteuid,
+    SYS_getgid,
+    SYS_getegid,
+    SYS_getresuid,
+    SYS_getresgid,
+    SYS_getgroups,
+    SYS_setuid,
+    SYS_setgid,
+    SYS_setreuid,
+    SYS_setregid,
+    SYS_setresuid,
+    SYS_setresgid,
+    SYS_setgroups,
+    SYS_setfsuid,
+    SYS_setfsgid,
+    SYS_capget,
+    SYS_capset,
+    SYS_prlimit64,
+    SYS_getrlimit,
+    SYS_setrlimit,
+    SYS_getrusage,
+    SYS_getpriority,
+    SYS_setpriority,
+    SYS_sched_yield,
+    SYS_sched_getaffinity,
+    SYS_sched_setaffinity,
+    SYS_sched_getparam,
+    SYS_sched_getscheduler,
+    SYS_sched_setscheduler,
+    SYS_sched_getattr,
+    SYS_sched_get_priority_max,
+    SYS_sched_get_priority_min,
+    SYS_sched_rr_get_interval,
+    SYS_prctl,
+    SYS_getcpu,
+    SYS_uname,
+    SYS_sysinfo,
+    SYS_times,
+    SYS_getrandom,
+    SYS_futex,
+    SYS_futex_waitv,
+    SYS_pidfd_open,
+    SYS_pidfd_send_signal,
+    SYS_restart_syscall,
+    SYS_landlock_create_ruleset,
+    SYS_landlock_add_rule,
+    SYS_landlock_restrict_self,
+    SYS_seccomp,
     // Signals and time.
-    libc::SYS_kill,
-    libc::SYS_tkill,
-    libc::SYS_tgkill,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigsuspend,
-    libc::SYS_rt_sigpending,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_rt_sigqueueinfo,
-    libc::SYS_rt_tgsigqueueinfo,
-    libc::SYS_sigaltstack,
-    libc::SYS_signalfd4,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_gettimeofday,
-    libc::SYS_getitimer,
-    libc::SYS_setitimer,
-    libc::SYS_timer_create,
-    libc::SYS_timer_settime,
-    libc::SYS_timer_gettime,
-    libc::SYS_timer_getoverrun,
-    libc::SYS_timer_delete,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
-    libc::SYS_timerfd_gettime,
+    SYS_kill,
+    SYS_tkill,
+    SYS_tgkill,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_rt_sigsuspend,
+    SYS_rt_sigpending,
+    SYS_rt_sigtimedwait,
+    SYS_rt_sigqueueinfo,
+    SYS_rt_tgsigqueueinfo,
+    SYS_sigaltstack,
+    SYS_signalfd4,
+    SYS_nanosleep,
+    SYS_clock_nanosleep,
+    SYS_clock_gettime,
+    SYS_clock_getres,
+    SYS_gettimeofday,
+    SYS_getitimer,
+    SYS_setitimer,
+    SYS_timer_create,
+    SYS_timer_settime,
+    SYS_timer_gettime,
+    SYS_timer_getoverrun,
+    SYS_timer_delete,
+    SYS_timerfd_create,
+    SYS_timerfd_settime,
+    SYS_timerfd_gettime,
     // Waiting.
-    libc::SYS_ppoll,
-    libc::SYS_pselect6,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_eventfd2,
+    SYS_ppoll,
+    SYS_pselect6,
+    SYS_epoll_create1,
+    SYS_epoll_ctl,
+    SYS_epoll_pwait,
+    SYS_epoll_pwait2,
+    SYS_eventfd2,
     // Sockets; which families, a condition below says.
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_recvmmsg,
+    SYS_bind,
+    SYS_listen,
+    SYS_accept,
+    SYS_accept4,
+    SYS_connect,
+    SYS_getsockname,
+    SYS_getpeername,
+    SYS_getsockopt,
+    SYS_setsockopt,
+    SYS_shutdown,
+    SYS_sendto,
+    SYS_recvfrom,
+    SYS_sendmsg,
+    SYS_recvmsg,
+    SYS_sendmmsg,
+    SYS_recvmmsg,
     // System V and POSIX objects, which are of the cell's own namespace.
-    libc::SYS_shmget,
-    libc::SYS_shmat,
-    libc::SYS_shmdt,
-    libc::SYS_shmctl,
-    libc::SYS_semget,
-    libc::SYS_semop,
-    libc::SYS_semctl,
-    libc::SYS_semtimedop,
-    libc::SYS_msgget,
-    libc::SYS_msgsnd,
-    libc::SYS_msgrcv,
-    libc::SYS_msgctl,
-    libc::SYS_mq_open,
-    libc::SYS_mq_unlink,
-    libc::SYS_mq_timedsend,
-    libc::SYS_mq_timedreceive,
-    libc::SYS_mq_notify,
-    libc::SYS_mq_getsetattr,
+    SYS_shmget,
+    SYS_shmat,
+    SYS_shmdt,
+    SYS_shmctl,
+    SYS_semget,
+    SYS_semop,
+    SYS_semctl,
+    SYS_semtimedop,
+    SYS_msgget,
+    SYS_msgsnd,
+    SYS_msgrcv,
+    SYS_msgctl,
+    SYS_mq_open,
+    SYS_mq_unlink,
+    SYS_mq_timedsend,
+    SYS_mq_timedreceive,
+    SYS_mq_notify,
+    SYS_mq_getsetattr,
 ];
 
 #[cfg(target_arch = "x86_64")]
-const OLD: &[i64] = &[
-    libc::SYS_open,
-    libc::SYS_creat,
-    libc::SYS_stat,
-    libc::SYS_lstat,
-    libc::SYS_access,
-    libc::SYS_readlink,
-    libc::SYS_getdents,
-    libc::SYS_mkdir,
-    libc::SYS_rmdir,
-    libc::SYS_unlink,
-    libc::SYS_rename,
-    libc::SYS_link,
-    libc::SYS_symlink,
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_lchown,
-    libc::SYS_utime,
-    libc::SYS_utimes,
-    libc::SYS_futimesat,
-    libc::SYS_dup2,
-    libc::SYS_pipe,
-    libc::SYS_poll,
-    libc::SYS_select,
-    libc::SYS_epoll_create,
-    libc::SYS_epoll_wait,
-    libc::SYS_eventfd,
-    libc::SYS_signalfd,
-    libc::SYS_inotify_init,
-    libc::SYS_alarm,
-    libc::SYS_pause,
-    libc::SYS_time,
-    libc::SYS_getpgrp,
-    libc::SYS_fork,
-    libc::SYS_vfork,
-    libc::SYS_arch_prctl,
+const OLD: &[SystemCall] = calls![
+    SYS_open,
+    SYS_creat,
+    SYS_stat,
+    SYS_lstat,
+    SYS_access,
+    SYS_readlink,
+    SYS_getdents,
+    SYS_mkdir,
+    SYS_rmdir,
+    SYS_unlink,
+    SYS_rename,
+    SYS_link,
+    SYS_symlink,
+    SYS_chmod,
+    SYS_chown,
+    SYS_lchown,
+    SYS_utime,
+    SYS_utimes,
+    SYS_futimesat,
+    SYS_dup2,
+    SYS_pipe,
+    SYS_poll,
+    SYS_select,
+    SYS_epoll_create,
+    SYS_epoll_wait,
+    SYS_eventfd,
+    SYS_signalfd,
+    SYS_inotify_init,
+    SYS_alarm,
+    SYS_pause,
+    SYS_time,
+    SYS_getpgrp,
+    SYS_fork,
+    SYS_vfork,
+    SYS_arch_prctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLD: &[i64] = &[];
+const OLD: &[SystemCall] = &[];
 
 /// Sockets of the internet families, by family, kind and protocol: TCP, UDP, and echo requests as an ordinary user may
 /// send them. The kernel has more protocols, and loads modules for them: MPTCP, SCTP, UDP-Lite, DCCP.
@@ -303,7 +381,7 @@ const INTERNET_SOCKETS: [(i32, i32, i32); 10] = [
     (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6),
 ];
 /// Bits of the second argument of `socket` that are the kind; others are flags (`SOCK_TYPE_MASK`).
-const SOCKET_KIND: u64 = 0xf;
+const SOCKET_KIND: i32 = 0xf;
 
 const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -313,7 +391,68 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP
     | 0x80; // CLONE_NEWTIME
-const WRITE_EXEC: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+const WRITE_EXEC: i32 = libc::PROT_WRITE | libc::PROT_EXEC;
+
+/// `clone3` hides its flags behind a pointer, so it is made to look like an older kernel's: the C library then uses
+/// `clone`, whose flags can be seen. It is reported as absent (ENOSYS).
+pub(super) const HIDDEN: SystemCall = call!(SYS_clone3);
+
+/// Every system call that a profile allows, under which conditions.
+pub(super) fn permissions(profile: Profile) -> Vec<Permission> {
+    let without_condition = |call: &SystemCall| Permission {
+        call: *call,
+        alternatives: Vec::new(),
+    };
+    let mut all: Vec<Permission> = PLAIN.iter().chain(OLD).map(without_condition).collect();
+    let mut allow = |call, alternatives| all.push(Permission { call, alternatives });
+    // Terminals cannot be made to type.
+    let typing = Condition::NoneOf {
+        argument: 1,
+        values: &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32],
+    };
+    allow(call!(SYS_ioctl), vec![vec![typing]]);
+    let family = |family: i32| Condition::is(0, family.cast_unsigned());
+    let mut families = vec![
+        vec![family(libc::AF_UNIX)],
+        // Routes only, which name resolution asks for.
+        vec![
+            family(libc::AF_NETLINK),
+            Condition::is(2, libc::NETLINK_ROUTE.cast_unsigned()),
+        ],
+    ];
+    families.extend(INTERNET_SOCKETS.map(|(of_family, kind, protocol)| {
+        vec![
+            family(of_family),
+            Condition::masked(1, SOCKET_KIND, kind),
+            Condition::is(2, protocol.cast_unsigned()),
+        ]
+    }));
+    allow(call!(SYS_socket), families);
+    allow(call!(SYS_socketpair), vec![vec![family(libc::AF_UNIX)]]);
+    // personality(2): asking, and the ordinary one.
+    let personalities = [0, u32::MAX].map(|value| vec![Condition::is(0, value)]);
+    allow(call!(SYS_personality), personalities.to_vec());
+    // Nothing is writable and executable at once in the strict profile: code is not made at run time.
+    let protections = match profile {
+        Profile::Strict => [0, libc::PROT_WRITE, libc::PROT_EXEC]
+            .map(|bits| vec![Condition::masked(2, WRITE_EXEC, bits)])
+            .to_vec(),
+        Profile::Jit => Vec::new(),
+    };
+    for call in [
+        call!(SYS_mmap),
+        call!(SYS_mprotect),
+        call!(SYS_pkey_mprotect),
+    ] {
+        allow(call, protections.clone());
+    }
+    for call in [call!(SYS_pkey_alloc), call!(SYS_pkey_free)] {
+        allow(call, Vec::new());
+    }
+    let no_namespace = Condition::masked(0, NAMESPACES, 0);
+    allow(call!(SYS_clone), vec![vec![no_namespace]]);
+    all
+}
 
 /// Seccomp filters of a profile, in the order of their installation.
 ///
@@ -349,10 +488,8 @@ fn compile(
     filter.try_into().map_err(seccompiler::Error::Backend)
 }
 
-/// `clone3` hides its flags behind a pointer, so it is made to look like an older kernel's: the C
-/// library then uses `clone`, whose flags can be seen.
 fn absent() -> Compiled {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let rules = BTreeMap::from([(HIDDEN.number, Vec::new())]);
     compile(
         rules,
         SeccompAction::Allow,
@@ -361,92 +498,52 @@ fn absent() -> Compiled {
 }
 
 fn allow_list(profile: Profile) -> Compiled {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        PLAIN.iter().chain(OLD).map(|n| (*n, Vec::new())).collect();
-    let when = |arg, op, value| {
-        SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value)
-            .and_then(|c| SeccompRule::new(vec![c]))
-            .map_err(seccompiler::Error::Backend)
-    };
-    let both = |first: (u8, SeccompCmpOp, u64), second: (u8, SeccompCmpOp, u64)| {
-        let condition =
-            |(arg, op, value)| SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value);
-        condition(first)
-            .and_then(|a| Ok(vec![a, condition(second)?]))
-            .and_then(SeccompRule::new)
-            .map_err(seccompiler::Error::Backend)
-    };
-    // Terminals cannot be made to type: neither TIOCSTI nor TIOCLINUX.
-    let not = |value: u64| (1u8, SeccompCmpOp::Ne, value);
-    rules.insert(
-        libc::SYS_ioctl,
-        vec![both(not(libc::TIOCSTI), not(libc::TIOCLINUX))?],
-    );
-    let family = |n: i32| when(0, SeccompCmpOp::Eq, u64::from(n.cast_unsigned()));
-    let mut families = vec![
-        family(libc::AF_UNIX)?,
-        // Routes only, which name resolution asks for.
-        both(
-            (0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64),
-            (2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64),
-        )?,
-    ];
-    for (family, kind, protocol) in INTERNET_SOCKETS {
-        let conditions = [
-            (0, SeccompCmpOp::Eq, family),
-            (1, SeccompCmpOp::MaskedEq(SOCKET_KIND), kind),
-            (2, SeccompCmpOp::Eq, protocol),
-        ];
-        let conditions = conditions.into_iter().map(|(arg, op, value)| {
-            SeccompCondition::new(
-                arg,
-                SeccompCmpArgLen::Dword,
-                op,
-                u64::from(value.cast_unsigned()),
-            )
-        });
-        let rule = conditions
-            .collect::<std::result::Result<_, _>>()
-            .and_then(SeccompRule::new);
-        families.push(rule.map_err(seccompiler::Error::Backend)?);
-    }
-    rules.insert(libc::SYS_socket, families);
-    rules.insert(libc::SYS_socketpair, vec![family(libc::AF_UNIX)?]);
-    // personality(2): asking, and the ordinary one.
-    rules.insert(
-        libc::SYS_personality,
-        vec![
-            when(0, SeccompCmpOp::Eq, 0)?,
-            when(0, SeccompCmpOp::Eq, 0xffff_ffff)?,
-        ],
-    );
-    let none_of = SeccompCmpOp::MaskedEq(u64::from(NAMESPACES.cast_unsigned()));
-    rules.insert(libc::SYS_clone, vec![when(0, none_of, 0)?]);
-    for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
-        let conditions = match profile {
-            // Nothing is writable and executable at once: code is not made at run time.
-            Profile::Strict => {
-                let bits = |value: i32| {
-                    when(
-                        2,
-                        SeccompCmpOp::MaskedEq(WRITE_EXEC),
-                        u64::from(value.cast_unsigned()),
-                    )
-                };
-                vec![bits(0)?, bits(libc::PROT_WRITE)?, bits(libc::PROT_EXEC)?]
-            }
-            Profile::Jit => Vec::new(),
-        };
-        rules.insert(call, conditions);
-    }
-    for call in [libc::SYS_pkey_alloc, libc::SYS_pkey_free] {
-        rules.insert(call, Vec::new());
+    let mut rules = BTreeMap::new();
+    for Permission { call, alternatives } in permissions(profile) {
+        let alternatives: std::result::Result<Vec<SeccompRule>, _> = alternatives
+            .iter()
+            .map(|conditions| SeccompRule::new(comparisons(conditions)?))
+            .collect();
+        rules.insert(
+            call.number,
+            alternatives.map_err(seccompiler::Error::Backend)?,
+        );
     }
     compile(
         rules,
         SeccompAction::Errno(libc::EPERM.cast_unsigned()),
         SeccompAction::Allow,
     )
+}
+
+fn comparisons(
+    conditions: &[Condition],
+) -> std::result::Result<Vec<SeccompCondition>, seccompiler::BackendError> {
+    let compare = |argument, op, value: u32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value.into())
+    };
+    let mut all = Vec::new();
+    for condition in conditions {
+        match *condition {
+            Condition::Masked {
+                argument,
+                mask,
+                value,
+            } => {
+                all.push(compare(
+                    argument,
+                    SeccompCmpOp::MaskedEq(mask.into()),
+                    value,
+                )?);
+            }
+            Condition::NoneOf { argument, values } => {
+                for value in values {
+                    all.push(compare(argument, SeccompCmpOp::Ne, *value)?);
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -465,33 +562,33 @@ mod tests {
     /// What must never be on a list, whatever the profile.
     #[test]
     fn calls_that_reach_the_host_are_on_no_list() {
-        let never = [
-            libc::SYS_bpf,
-            libc::SYS_perf_event_open,
-            libc::SYS_userfaultfd,
-            libc::SYS_io_uring_setup,
-            libc::SYS_keyctl,
-            libc::SYS_add_key,
-            libc::SYS_request_key,
-            libc::SYS_init_module,
-            libc::SYS_finit_module,
-            libc::SYS_kexec_load,
-            libc::SYS_reboot,
-            libc::SYS_swapon,
-            libc::SYS_settimeofday,
-            libc::SYS_acct,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_readv,
-            libc::SYS_kcmp,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_quotactl,
-            libc::SYS_clock_settime,
-            libc::SYS_vmsplice,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_name_to_handle_at,
+        let never: &[SystemCall] = calls![
+            SYS_bpf,
+            SYS_perf_event_open,
+            SYS_userfaultfd,
+            SYS_io_uring_setup,
+            SYS_keyctl,
+            SYS_add_key,
+            SYS_request_key,
+            SYS_init_module,
+            SYS_finit_module,
+            SYS_kexec_load,
+            SYS_reboot,
+            SYS_swapon,
+            SYS_settimeofday,
+            SYS_acct,
+            SYS_ptrace,
+            SYS_process_vm_readv,
+            SYS_kcmp,
+            SYS_open_by_handle_at,
+            SYS_quotactl,
+            SYS_clock_settime,
+            SYS_vmsplice,
+            SYS_pidfd_getfd,
+            SYS_name_to_handle_at,
         ];
         for call in never {
-            assert!(![PLAIN, OLD].iter().any(|l| l.contains(&call)), "{call}");
+            assert!(![PLAIN, OLD].iter().any(|l| l.contains(call)), "{call:?}");
         }
     }
 }

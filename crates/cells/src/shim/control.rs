@@ -1,13 +1,15 @@
 //! What a shim is asked over its control socket, and what it answers.
 
 use super::Shim;
-use super::forward::{self, Connection};
+use super::forward::Connection;
+use super::guest_handler::guest_port_forwards;
 use super::phase::{CellPhase, PhaseEvent};
 use super::session::GuestSession;
 use crate::control::{ShimRequest, ShimStatus};
 use crate::guest::GuestRequest;
 use crate::microvm::MicroVmTemplate;
 use crate::sys::descriptors;
+use crate::sys::tcp::start_tcp_connection;
 use crate::{CellSpec, ForwardTarget, ListenAddress, crash, microvm, network};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -74,25 +76,29 @@ impl Shim {
         }
     }
 
-    /// A connection to the agent's own port, made where its programs make theirs. None where the shim cannot go: in a
-    /// guest, or without privilege in a network of the cell's own.
-    fn open_door(&self) -> Option<io::Result<OwnedFd>> {
-        if self.session.is_some() || self.probes.len() >= PROBES_MAX {
+    /// A connection to the agent's own port, made where its programs make theirs. None where the shim cannot go: without
+    /// privilege in a network of the cell's own.
+    fn open_door(&self) -> Option<Stay> {
+        if self.session.is_some() {
+            let forwards = guest_port_forwards(&self.spec);
+            let mut targets = forwards.iter().map(|f| &f.to);
+            let index = targets.position(|to| matches!(to, ForwardTarget::House(_)))?;
+            return Some(Stay::Guest(GuestRequest::Connect { index }));
+        }
+        if self.probes.len() >= PROBES_MAX {
             return None;
         }
         let mut doors = self.spec.forwards.iter();
         let door = doors.find(|f| matches!(f.to, ForwardTarget::House(_)))?;
         let socket = match (door.at, &self.spec.sandbox) {
             (ListenAddress::Cell(at), Some(_)) => {
-                network::within_network_of(self.child.pid, || forward::start_tcp_connection(&at))
+                network::within_network_of(self.child.pid, || start_tcp_connection(&at))
             }
-            (ListenAddress::Cell(at) | ListenAddress::Host(at), _) => {
-                forward::start_tcp_connection(&at)
-            }
+            (ListenAddress::Cell(at) | ListenAddress::Host(at), _) => start_tcp_connection(&at),
         };
         match socket {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
-            socket => Some(socket),
+            socket => Some(Stay::Door(socket)),
         }
     }
 
@@ -102,7 +108,7 @@ impl Shim {
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
         let (line, passed) = descriptors::receive_line(stream, REQUEST_MAX)?;
-        let (mut stays, mut lends) = (None, false);
+        let (mut stays, mut lends, mut door) = (None, false, false);
         let request = serde_json::from_slice(&line)?;
         // What hostd checks first goes by hostd alone: the control plane's own user may look, hold and stop.
         if let ShimRequest::Guest { .. } | ShimRequest::Template {} | ShimRequest::Begin { .. } =
@@ -113,7 +119,10 @@ impl Shim {
         }
         match request {
             ShimRequest::Status => {}
-            ShimRequest::Probe => stays = self.open_door().map(Stay::Door),
+            ShimRequest::Probe => {
+                stays = self.open_door();
+                door = stays.is_some();
+            }
             ShimRequest::Attach { rows, columns } => {
                 stays = Some(Stay::Guest(GuestRequest::Attach { rows, columns }))
             }
@@ -141,7 +150,7 @@ impl Shim {
             template: self.template().map(|t| t.key.clone()),
             begun: self.phase.has_begun(),
             hung: self.heartbeat.is_overdue(Instant::now()) && !self.phase.is_paused(),
-            door: matches!(stays, Some(Stay::Door(_))),
+            door,
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');

@@ -6,12 +6,13 @@
 
 use crate::external;
 use crate::spec::{ForwardTarget, PortForward};
+use crate::sys::tcp::start_tcp_connection;
 use crate::{Error, Result};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socket_with};
-use std::net::{SocketAddrV4, TcpListener};
+use rustix::net::Shutdown;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -112,16 +113,6 @@ pub(super) fn connect_to_target(target: &ForwardTarget) -> std::io::Result<Owned
         ForwardTarget::External { service, record } => {
             start_tcp_connection(&external::read_external_address(record, service)?)
         }
-    }
-}
-
-/// Starts a non-blocking TCP connection from the network of this thread.
-pub(super) fn start_tcp_connection(address: &SocketAddrV4) -> std::io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&socket, address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(e) => Err(e.into()),
     }
 }
 

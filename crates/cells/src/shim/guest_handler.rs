@@ -21,7 +21,7 @@ pub(super) struct GuestHandler {
     pub(super) files: PathBuf,
     pub(super) config: PathBuf,
     pub(super) ready: bool,
-    /// Whether the program was heard again after it announced that it is ready.
+    /// Whether the program was heard: it announced that it is ready, or sent a heartbeat.
     pub(super) beat: bool,
     /// Whether it has booted and waits.
     pub(super) waiting: bool,
@@ -107,7 +107,7 @@ impl ChannelPeer for GuestHandler {
             }
             Ok(GuestNotice::Warm {}) => self.warm = true,
             Ok(GuestNotice::Ready {}) => {
-                self.beat |= self.ready;
+                self.beat = true;
                 self.ready = true;
             }
             Ok(GuestNotice::Failed { why }) => self.failed = Some(why),

@@ -225,8 +225,8 @@ impl Shim {
         };
         let (outputs, fair) = session.process_messages();
         let (ready, warm) = (session.is_ready(), session.is_warm());
-        // A guest of an older release announces its program once and sends no heartbeat.
-        if session.take_heartbeat() {
+        // The guest itself says that a program which announces nothing is ready.
+        if session.take_heartbeat() && self.spec.ready_within.is_some() {
             self.heartbeat.beat(Instant::now());
         }
         let failed = !fair || session.failure().is_some();

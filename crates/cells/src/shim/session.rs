@@ -262,7 +262,7 @@ impl GuestSession {
         self.house.ready
     }
 
-    /// Whether the guest passed on a heartbeat of its program since the last call.
+    /// Whether the guest passed on an announcement or heartbeat of its program since the last call.
     pub(super) fn take_heartbeat(&mut self) -> bool {
         std::mem::take(&mut self.house.beat)
     }

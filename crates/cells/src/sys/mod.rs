@@ -7,4 +7,5 @@ pub(crate) mod host;
 pub(crate) mod lock;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod tcp;
 pub(crate) mod terminal;

@@ -10,13 +10,14 @@ use abbey_model::{CellName, DesiredState};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Stores the desired state of a cell, its supervision history, or both.
+/// Stores the desired state of a cell, its supervision history, or both. A cell without a row gets one with the default
+/// state: its history may be written before a plan that a crash cut off is carried out, and after it was removed.
 pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Result<()> {
     let name = cell.to_string();
     let history = serde_json::to_string(&History::default())?;
     let inserted = tx.execute(
-        "INSERT INTO cells VALUES (?1, 0, ?2, ?3) ON CONFLICT (name) DO NOTHING",
-        params![&name, history, tx.now],
+        "INSERT INTO cells VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO NOTHING",
+        params![&name, DesiredState::default().number(), history, tx.now],
     )?;
     if inserted > 0 {
         tx.publish(Topic::Cells);

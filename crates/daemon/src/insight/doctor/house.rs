@@ -261,6 +261,16 @@ fn check_features(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks)
         let current = work.core.plan.current();
         current.is_some_and(|c| c.house.agents.values().any(|a| a.cell == kind))
     };
+    add(
+        "sandboxes",
+        facts.no_sandboxes.is_none() || !uses(CellKind::Sandbox),
+        CheckSeverity::Warn,
+        match &facts.no_sandboxes {
+            None => "sandboxes can be built".to_owned(),
+            Some(why) => format!("sandboxes cannot be built: {why}"),
+        },
+        "allow user namespaces (sysctl), or use another kind of cell",
+    );
     let images = facts.images.len();
     add(
         "machines",
