@@ -1,6 +1,7 @@
 //! Exit codes and failures: each kind of failure has one code (the table is in the README).
 
 use crate::output::{print_json_error, print_message};
+use crate::text::{Text, Tone};
 use abbey_api::client::Error;
 use abbey_api::{Problem, VERSION};
 use abbey_model::FaultKind;
@@ -89,12 +90,14 @@ impl Failure {
             let document = serde_json::json!({ "version": VERSION, "error": error });
             return print_json_error(&document);
         }
-        print_message(&format!("error: {}", self.text));
+        print_message(
+            Text::toned(Tone::Bad, "error:").and(Tone::Plain, &format!(" {}", self.text)),
+        );
         for line in &self.details {
             print_message(&format!("  {line}"));
         }
         if let Some(hint) = &self.hint {
-            print_message(&format!("hint: {hint}"));
+            print_message(Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));
         }
     }
 }
