@@ -72,6 +72,16 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+    /// Replaces the message.
+    pub(crate) fn with_text(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.text);
+        self
+    }
+    /// Changes each of the details.
+    pub(crate) fn map_details(mut self, change: impl FnMut(String) -> String) -> Self {
+        self.details = self.details.into_iter().map(change).collect();
+        self
+    }
     /// Replaces the exit code.
     pub(crate) fn with_code(mut self, code: u8) -> Self {
         self.code = code;

@@ -71,7 +71,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
     })
 }
 
-/// As root, lets hostd read the secret files that a manifest names, for a control plane that runs as another user; with
+/// As root, lets hostd read the secret and TLS files that a manifest names, for a control plane that runs as another user; with
 /// `only`, no others any more.
 ///
 /// # Errors
@@ -92,7 +92,9 @@ pub(crate) fn allow_secret_files(
         SecretRef::File(path) => Some(base.join(path)),
         SecretRef::Env(_) | SecretRef::Credential(_) => None,
     });
-    let allowed = allow_root_files(home.root(), files.collect(), only);
+    let tls = house.listen.tls.iter();
+    let tls = tls.flat_map(|(certificate, key)| [base.join(certificate), base.join(key)]);
+    let allowed = allow_root_files(home.root(), files.chain(tls).collect(), only);
     allowed.map_err(|e| Failure::plain(e.to_string()))
 }
 
@@ -148,7 +150,7 @@ pub(crate) async fn apply_edit(
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
     let edited = edited.into();
-    abbey_daemon::check_manifest(&edited.text)?;
+    abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
     let client = operator_client(home)?;
     let current = client.house().manifest().await?;
     let mut body = manifest_request(file, edited.text)?;
@@ -178,6 +180,16 @@ pub(crate) async fn apply_edit(
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)
+}
+
+/// Failure of an edit that nobody has seen: a line and a column of its text would mislead.
+fn unsaved(failure: Failure) -> Failure {
+    let failure = failure.map_details(|detail| match detail.split_once(": ") {
+        Some((place, text)) if place.starts_with("line ") => text.to_owned(),
+        _ => detail,
+    });
+    let failure = failure.with_text("with this change the manifest would not be valid");
+    failure.hint("nothing was changed")
 }
 
 /// Function that prints an applied plan: as JSON with `json`, otherwise as tables.

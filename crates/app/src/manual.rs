@@ -148,6 +148,26 @@ mod tests {
     }
 
     #[test]
+    fn pages_refer_to_pages_that_exist() {
+        fn visit(command: &Command, path: &[String]) {
+            let page = super::render_man_page(build_command(WIDTH), path).unwrap();
+            let page = page.replace("\\-", "-");
+            for line in page.lines().filter_map(|l| l.split_once("(1)")) {
+                let name = line.0.rsplit(' ').next().unwrap_or_default();
+                let name = name.trim_start_matches("\\fB").trim_end_matches("\\fR");
+                let words: Vec<String> = name.split('-').skip(1).map(str::to_owned).collect();
+                let found = super::render_man_page(build_command(WIDTH), &words);
+                assert!(found.is_ok(), "{path:?} refers to {name}");
+            }
+            for sub in command.get_subcommands() {
+                let path = [path, &[sub.get_name().to_owned()]].concat();
+                visit(sub, &path);
+            }
+        }
+        visit(&build_command(WIDTH), &[]);
+    }
+
+    #[test]
     fn reference_of_the_command_line_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
         let written = std::fs::read_to_string(path).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use crate::output::{self, print_table, text_or_dash};
 use crate::text::{Text, Tone};
-use abbey_api::{PlanChange, PlanDoc, PlanStep};
+use abbey_api::{PlanChange, PlanDoc, PlanNote, PlanStep};
 
 /// Prints the steps of a plan, the manifest keys that change with their old and new values, and the notes, on
 /// standard output.
@@ -31,9 +31,19 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
             output::print_hanging(step, removed);
         }
     }
+    // What is to be said of several is said once.
+    let mut said: Vec<(&PlanNote, Vec<&str>)> = Vec::new();
     for note in &doc.notes {
+        let same =
+            |(n, _): &&mut (&PlanNote, _)| n.severity == note.severity && n.text == note.text;
+        match said.iter_mut().find(same) {
+            Some((_, subjects)) => subjects.push(&note.subject),
+            None => said.push((note, vec![&note.subject])),
+        }
+    }
+    for (note, subjects) in said {
         let first = Text::from(note.severity).and(Tone::Plain, ": ");
-        output::print_hanging(first, format!("{}: {}", note.subject, note.text));
+        output::print_hanging(first, format!("{}: {}", subjects.join(", "), note.text));
     }
 }
 

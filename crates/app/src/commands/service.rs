@@ -52,13 +52,25 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
     let doc = client.services().list(&ServicesQuery::default()).await?;
     match json {
         true => output::print_json(&doc),
-        false => print_services(&doc.services),
+        false => print_services(&doc.services, &doc.disabled),
     }
     Ok(exit::OK)
 }
 
-/// Prints a table of services on standard output.
-pub(crate) fn print_services(services: &[ServiceView]) {
+/// Columns of the table of services.
+const HEAD: &[&str] = &[
+    "SERVICE",
+    "PRESENCE",
+    "PROBE",
+    "CELL",
+    "PORT",
+    "PID",
+    "RESTARTS",
+    "CONSUMERS",
+];
+
+/// Prints a table of services on standard output, with those that the manifest disables.
+pub(crate) fn print_services(services: &[ServiceView], disabled: &[String]) {
     let row = |s: &ServiceView| {
         let health = match s.healthy {
             None => "-".into(),
@@ -76,21 +88,16 @@ pub(crate) fn print_services(services: &[ServiceView]) {
             s.consumers.join(", ").into(),
         ]
     };
-    if services.is_empty() {
+    let off = |name: &String| {
+        let mut row = vec![Text::from(name), Text::toned(Tone::Faint, "disabled")];
+        row.resize(HEAD.len(), "-".into());
+        row
+    };
+    let rows = services.iter().map(row).chain(disabled.iter().map(off));
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
         return print_lines("no services; the key `services` of the manifest declares them");
     }
-    let table = Table::new(
-        &[
-            "SERVICE",
-            "PRESENCE",
-            "PROBE",
-            "CELL",
-            "PORT",
-            "PID",
-            "RESTARTS",
-            "CONSUMERS",
-        ],
-        services.iter().map(row).collect(),
-    );
+    let table = Table::new(HEAD, rows);
     draw_table(&table.leave_out_first(&["PID", "CELL"]));
 }

@@ -1,10 +1,10 @@
 //! `abbey up`: starts the control plane and applies the manifest.
 
+use crate::commands::ps::print_fleet;
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
 use crate::control_plane::{ensure_control_plane_up, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
-use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_file::{allow_secret_files, read_manifest};
 use crate::output::{self, Progress, print_message};
@@ -82,7 +82,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         "house {} {is_up}, generation {} ({change}), operator API {}",
         readiness.fleet.house, doc.generation, house.address
     ));
-    print_agents(&readiness.fleet);
+    print_fleet(&readiness.fleet, &readiness.services);
     Ok(code)
 }
 

@@ -1,12 +1,12 @@
 //! Programs in cells: their streams, terminals, signals and ends; and files that are copied in and out.
 
 use abbey_testkit::args;
-use abbey_testkit::house::{House, kill, until};
+use abbey_testkit::house::{kill, until};
 use abbey_testkit::terminal::Typist;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 const CELLS: &str = "house: programs
 services:
