@@ -3,6 +3,7 @@
 use crate::table::{Table, hanging};
 use crate::text::{Text, escape, escape_with};
 use abbey_api::Time;
+use abbey_model::Timestamp;
 use clap::ColorChoice;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -75,6 +76,21 @@ pub(crate) fn local_time(at: Time) -> String {
     let instant = jiff::Timestamp::from_millisecond(at.0.0).unwrap_or_default();
     let local = instant.to_zoned(local_zone().clone());
     local.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A text of the house with its instants, which it writes as `2026-12-01T10:00:00.000Z`, in the zone of this process.
+pub(crate) fn with_local_times(text: &str) -> String {
+    let local = |part: &str| {
+        let word = part.trim_end();
+        let word = word.trim_end_matches([',', ';', ':', '.', ')']);
+        let instant: jiff::Timestamp = word.ends_with('Z').then(|| word.parse().ok())??;
+        let at = Time(Timestamp(instant.as_millisecond()));
+        Some(format!("{}{}", local_time(at), &part[word.len()..]))
+    };
+    let parts = text.split_inclusive(char::is_whitespace);
+    parts
+        .map(|part| local(part).unwrap_or_else(|| part.to_owned()))
+        .collect()
 }
 
 fn local_zone() -> &'static TimeZone {
@@ -234,6 +250,17 @@ mod tests {
         assert_eq!(
             [0, 999, 1000, 1_250_000].map(grouped),
             ["0", "999", "1,000", "1,250,000"]
+        );
+    }
+
+    #[test]
+    fn instants_in_a_text_are_local() {
+        let at = |ms| local_time(Time(Timestamp(ms)));
+        assert_eq!(
+            with_local_times(
+                "retry at 1970-01-01T00:00:01.500Z; a Z, 2026Z\nnext 1970-01-02T00:00:00Z"
+            ),
+            format!("retry at {}; a Z, 2026Z\nnext {}", at(1500), at(86_400_000))
         );
     }
 

@@ -5,8 +5,8 @@ use crate::text::{Text, Tone};
 
 /// Columns between two columns of a table.
 const GAP: usize = 2;
-/// A column of this width is not narrowed.
-const NARROW: usize = 20;
+/// Columns are narrowed to these widths, the first as long as leaving columns out helps.
+const NARROW: [usize; 2] = [20, 12];
 
 /// Rows below a header.
 pub(crate) struct Table {
@@ -36,18 +36,21 @@ impl Table {
     pub(crate) fn lines(&self, limit: Option<usize>) -> Vec<Text> {
         let limit = limit.unwrap_or(usize::MAX);
         let all: Vec<usize> = (0..self.head.len()).collect();
-        for left_out in 0..=self.optional.len() {
-            let kept = |n: &usize| !self.optional[..left_out].contains(&self.head[*n]);
-            let columns: Vec<usize> = all.iter().copied().filter(kept).collect();
-            if let Some(widths) = self.widths(&columns, limit) {
-                return self.grid(&columns, &widths);
+        for narrow in NARROW {
+            for left_out in 0..=self.optional.len() {
+                let kept = |n: &usize| !self.optional[..left_out].contains(&self.head[*n]);
+                let columns: Vec<usize> = all.iter().copied().filter(kept).collect();
+                if let Some(widths) = self.widths(&columns, narrow, limit) {
+                    return self.grid(&columns, &widths);
+                }
             }
         }
         self.records(limit)
     }
 
-    /// Widths of these columns so that they fit `limit` together; none if they can't.
-    fn widths(&self, columns: &[usize], limit: usize) -> Option<Vec<usize>> {
+    /// Widths of these columns, each at least `narrow` or what it needs, so that they fit `limit` together; none if they
+    /// can't.
+    fn widths(&self, columns: &[usize], narrow: usize, limit: usize) -> Option<Vec<usize>> {
         let cells = |n: usize| self.rows.iter().filter_map(move |row| row.get(n));
         let natural = |n: &usize| {
             let widest = cells(*n).map(Text::width).max();
@@ -56,7 +59,7 @@ impl Table {
         let mut widths: Vec<usize> = columns.iter().map(natural).collect();
         let narrowest = |(n, natural): (&usize, &usize)| {
             let word = cells(*n).map(Text::longest_word).max().unwrap_or(0);
-            (*natural).min(word.max(NARROW))
+            (*natural).min(word.max(narrow))
         };
         let least: Vec<usize> = columns.iter().zip(&widths).map(narrowest).collect();
         let gaps = GAP * columns.len().saturating_sub(1);

@@ -52,7 +52,9 @@ pub(crate) async fn cmd_report(
     let doc = client.reports().show(&name, &query).await?;
     match json {
         true => output::print_json(&doc),
-        false => output::print_lines(abbey_daemon::report_text(&doc).trim_end()),
+        false => output::print_lines(
+            output::with_local_times(abbey_daemon::report_text(&doc).trim_end()).as_str(),
+        ),
     }
     Ok(exit::OK)
 }

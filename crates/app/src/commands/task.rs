@@ -176,7 +176,14 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             } else {
                 output::print_line(Text::from(format!("{} is ", doc.task)).join(doc.state.into()));
                 for reason in &doc.reasons {
-                    output::print_hanging("  ", format!("{}: {}", reason.code, reason.text));
+                    output::print_hanging(
+                        "  ",
+                        format!(
+                            "{}: {}",
+                            reason.code,
+                            output::with_local_times(&reason.text)
+                        ),
+                    );
                 }
             }
             Ok(exit::OK)

@@ -28,7 +28,14 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
     }
     output::print_line(Text::from(format!("{} is ", doc.agent)).join(doc.presence.into()));
     for reason in &doc.reasons {
-        output::print_hanging("  ", format!("{}: {}", reason.code, reason.text));
+        output::print_hanging(
+            "  ",
+            format!(
+                "{}: {}",
+                reason.code,
+                output::with_local_times(&reason.text)
+            ),
+        );
     }
     output::print_line(&format!(
         "  last exit: {}{}",
