@@ -1,6 +1,6 @@
 //! Exit codes and failures: each kind of failure has one code (the table is in the README).
 
-use crate::output::{print_json_error, print_message};
+use crate::output::{print_json_error, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Error;
 use abbey_api::{Problem, VERSION};
@@ -100,14 +100,14 @@ impl Failure {
             let document = serde_json::json!({ "version": VERSION, "error": error });
             return print_json_error(&document);
         }
-        print_message(
-            Text::toned(Tone::Bad, "error:").and(Tone::Plain, &format!(" {}", self.text)),
+        print_notice(
+            &Text::toned(Tone::Bad, "error:").and(Tone::Plain, &format!(" {}", self.text)),
         );
         for line in &self.details {
             print_message(&format!("  {line}"));
         }
         if let Some(hint) = &self.hint {
-            print_message(Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));
+            print_notice(&Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));
         }
     }
 }

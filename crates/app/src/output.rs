@@ -121,14 +121,24 @@ pub(crate) fn set_colors(choice: ColorChoice) {
 }
 
 /// Prints one line on standard output; a closed pipe is no failure.
-pub(crate) fn print_line(text: impl Into<Text>) {
-    let text = text.into().render();
+pub(crate) fn print_line(text: &str) {
+    print_text(&text.into());
+}
+
+/// Prints one line with tones on standard output.
+pub(crate) fn print_text(text: &Text) {
+    let text = text.render();
     let _reader_gone = writeln!(anstream::stdout().lock(), "{text}");
 }
 
 /// Prints a line for people on standard error, so that it does not mix with output for programs.
-pub(crate) fn print_message(text: impl Into<Text>) {
-    let text = text.into().render();
+pub(crate) fn print_message(text: &str) {
+    print_notice(&text.into());
+}
+
+/// Prints a line with tones for people on standard error.
+pub(crate) fn print_notice(text: &Text) {
+    let text = text.render();
     let _reader_gone = writeln!(anstream::stderr().lock(), "{text}");
 }
 
@@ -137,10 +147,10 @@ pub(crate) fn print_message(text: impl Into<Text>) {
 pub(crate) fn print_hanging(first: impl Into<Text>, text: impl Into<Text>) {
     let (first, text) = (first.into(), text.into());
     match terminal_width() {
-        None => print_line(first.join(text)),
+        None => print_text(&first.join(text)),
         Some(width) => hanging(&first, &text, width)
             .into_iter()
-            .for_each(|line| print_line(line)),
+            .for_each(|line| print_text(&line)),
     }
 }
 
@@ -181,7 +191,7 @@ pub(crate) fn print_table<C: Into<Text>>(
 /// Prints a table on standard output, as wide as the terminal at most.
 pub(crate) fn draw_table(table: &Table) {
     for line in table.lines(terminal_width()) {
-        print_line(line);
+        print_text(&line);
     }
 }
 

@@ -64,7 +64,7 @@ fn print_changes(doc: &PlanDoc) {
         .flat_map(|s| s.changes.iter().map(move |c| row(s, c)));
     let rows: Vec<Vec<String>> = changes.collect();
     if !rows.is_empty() {
-        output::print_line(Text::toned(Tone::Heading, "changed keys"));
+        output::print_text(&Text::toned(Tone::Heading, "changed keys"));
         print_table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting until agents and services are ready.
 
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{Progress, print_message};
+use crate::output::{Progress, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{AgentView, FleetDoc, FleetQuery, ServiceView, ServicesQuery};
@@ -31,8 +31,8 @@ impl Readiness {
     /// Prints what is not ready and which command says why; returns the exit code, 7 if there is something.
     pub(crate) fn conclude(&self) -> u8 {
         for line in &self.silent {
-            print_message(
-                Text::toned(Tone::Attention, "note:").and(Tone::Plain, &format!(" {line}")),
+            print_notice(
+                &Text::toned(Tone::Attention, "note:").and(Tone::Plain, &format!(" {line}")),
             );
         }
         for late in &self.late {

@@ -67,7 +67,7 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         t.assignee.as_deref().unwrap_or("unassigned")
     );
     let number = Text::from(format!("{} is ", t.number));
-    output::print_line(number.join(t.state.into()).and(Tone::Plain, &more));
+    output::print_text(&number.join(t.state.into()).and(Tone::Plain, &more));
     output::print_hanging("  ", shorten_title(&t.title));
     if let Some(waiting) = &t.waiting_for {
         output::print_hanging("  waiting for: ", output::with_local_times(waiting));

@@ -146,7 +146,7 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                     output::print_json_line(&named);
                 }
                 (false, _) => {
-                    output::print_line(shown_line(several.then_some(&name[..]), width, line))
+                    output::print_text(&shown_line(several.then_some(&name[..]), width, line))
                 }
             }
         }

@@ -174,7 +174,7 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             if json {
                 output::print_json(&doc);
             } else {
-                output::print_line(Text::from(format!("{} is ", doc.task)).join(doc.state.into()));
+                output::print_text(&Text::from(format!("{} is ", doc.task)).join(doc.state.into()));
                 for reason in &doc.reasons {
                     output::print_hanging(
                         "  ",

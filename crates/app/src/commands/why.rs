@@ -26,7 +26,7 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
         output::print_json(&doc);
         return Ok(exit::OK);
     }
-    output::print_line(Text::from(format!("{} is ", doc.agent)).join(doc.presence.into()));
+    output::print_text(&Text::from(format!("{} is ", doc.agent)).join(doc.presence.into()));
     for reason in &doc.reasons {
         output::print_hanging(
             "  ",
@@ -70,7 +70,7 @@ fn explain_service(json: bool, service: &ServiceView) -> u8 {
         return exit::OK;
     }
     let name = &service.name;
-    output::print_line(Text::from(format!("{name} is ")).join(service.presence.into()));
+    output::print_text(&Text::from(format!("{name} is ")).join(service.presence.into()));
     match service.healthy {
         Some(true) => output::print_line("  probe: it answers"),
         Some(false) => output::print_line("  probe: it does not answer at its port"),
@@ -79,9 +79,8 @@ fn explain_service(json: bool, service: &ServiceView) -> u8 {
     for why in service.waits.iter().chain(&service.trouble) {
         output::print_hanging("  waits: ", why);
     }
-    output::print_line(&format!(
-        "  restarts: {}; `abbey service logs {name}` shows its output",
-        service.restarts
-    ));
+    let restarts = service.restarts;
+    let line = format!("restarts: {restarts}; `abbey service logs {name}` shows its output");
+    output::print_hanging("  ", line);
     exit::OK
 }
