@@ -67,10 +67,10 @@ const GROUPS: &[Group] = &[
 
 /// The way from nothing to a first task, for `--help`.
 const EXAMPLES: &str = "  \
-  abbey init my-house                           write a manifest to start from
-  abbey up -f my-house/abbey.yaml               start everything that it names
-  abbey ps                                      see what runs
-  abbey task add \"show system stats\" --wait     give an agent something to do
+  abbey init my-house
+  abbey up -f my-house/abbey.yaml
+  abbey ps
+  abbey task add \"show system stats\"
 ";
 
 /// Builds the clap definition of `abbey`, whose `--help` lists the verbs in groups, in lines of at most this width.

@@ -49,7 +49,7 @@ pub(crate) async fn cmd_approvals(
             let doc = client.approvals().list(&query).await?;
             match json {
                 true => output::print_json(&doc),
-                false if doc.approvals.is_empty() => output::print_line(
+                false if doc.approvals.is_empty() => output::print_lines(
                     "no requests wait for a decision; `abbey approvals --all` lists the decided ones",
                 ),
                 false => doc.approvals.iter().for_each(print_approval),

@@ -90,7 +90,7 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             match json {
                 true => output::print_json_line(&serde_json::json!({ "images": all })),
                 false if all.is_empty() => {
-                    print_line("no images; `abbey image build` builds one");
+                    output::print_lines("no images; `abbey image build` builds one");
                 }
                 false => {
                     let row = |i: &Image| vec![i.name.clone(), i.suite.clone(), i.kernel.clone()];
