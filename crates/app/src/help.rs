@@ -93,7 +93,7 @@ pub(crate) fn build_command(width: usize) -> Command {
     let (options, examples) = (heading("Options:"), heading("Examples:"));
     command.term_width(width).help_template(format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}\n{options}\n{{options}}\n\n{examples}\n{EXAMPLES}\n\
-         `abbey VERB --help` explains a verb and shows an example.\n"
+         `abbey VERB --help` explains a verb.\n"
     ))
 }
 
