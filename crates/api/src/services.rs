@@ -11,6 +11,9 @@ documents! {
         version: u32,
         /// The services.
         services: Vec<ServiceView>,
+        /// Services that the manifest declares with `enabled: false`.
+        #[serde(default)]
+        disabled: Vec<String>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,

@@ -6,27 +6,30 @@ use crate::commands::{
     schedule, secret, service, skill, task, template, token, unit, up, why, workflow,
 };
 use crate::exit::{self, Outcome};
-use crate::{connect, help, manual, output};
-use clap::{Parser, Subcommand};
+use crate::{completions, connect, help, manual, output};
+use clap::{ColorChoice, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Runs many AI agents on one machine, each in an isolated cell, under one control plane.
 #[derive(Debug, Parser)]
-#[command(name = "abbey", version, about, max_term_width = 100)]
+#[command(name = "abbey", version, about, styles = help::STYLES)]
 pub(crate) struct Cli {
-    /// State directory [default: /var/lib/abbey for root, ~/.local/state/abbey for other users].
-    #[arg(
-        long,
-        global = true,
-        env = "ABBEY_HOME",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    /// State directory [default: ABBEY_HOME, or else /var/lib/abbey for root, ~/.local/state/abbey for other users].
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// Print one JSON document, or JSON Lines for streams; an error as a document on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// When to use colours; `auto` does on a terminal, unless NO_COLOR is set.
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub(crate) color: ColorChoice,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -226,7 +229,9 @@ pub(crate) enum Command {
     /// Restore a backup into a home that has no state yet.
     #[command(after_help = "Example:\n  abbey --home /srv/abbey restore house.tar")]
     Restore(backup::RestoreArgs),
-    /// Print the completion script of a shell.
+    /// Print the completion script of a shell, which knows the names that the house has.
+    ///
+    /// The script belongs into the start-up file of the shell, like `source <(abbey completions bash)` into `~/.bashrc`.
     #[command(after_help = "Example:\n  abbey completions bash")]
     Completions {
         /// Shell that reads the script.
@@ -305,15 +310,14 @@ impl Cli {
             C::Backup(args) => backup::cmd_backup(home, json, &args).await,
             C::Restore(args) => backup::cmd_restore(home, json, args).await,
             C::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut help::build_command(), "abbey", &mut script);
-                output::print_line(String::from_utf8_lossy(&script).trim_end());
+                let script = completions::script(&shell.to_string()).unwrap_or_default();
+                output::print_line(script.trim_end());
                 Ok(exit::OK)
             }
             C::Man { markdown, words } => {
                 let text = match markdown {
-                    true => manual::render_markdown(help::build_command()),
-                    false => manual::render_man_page(help::build_command(), &words)?,
+                    true => manual::render_markdown(help::build_command(help::WIDTH)),
+                    false => manual::render_man_page(help::build_command(help::WIDTH), &words)?,
                 };
                 output::print_line(text.trim_end());
                 Ok(exit::OK)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// State directory of the house as an absolute path: `given`, or `/var/lib/abbey` for root and
+/// State directory of the house as an absolute path: `given`, or `ABBEY_HOME`, or `/var/lib/abbey` for root and
 /// `~/.local/state/abbey` for other users.
 pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
     let default = || {
@@ -25,7 +25,11 @@ pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
         };
         state.unwrap_or_else(user).join("abbey")
     };
-    let path = given.map_or_else(default, Path::to_owned);
+    let variable = || std::env::var_os("ABBEY_HOME").filter(|home| !home.is_empty());
+    let given = given
+        .map(Path::to_owned)
+        .or_else(|| variable().map(PathBuf::from));
+    let path = given.unwrap_or_else(default);
     // Absolute, since cells are started from other working directories.
     Home::new(std::path::absolute(&path).unwrap_or(path))
 }

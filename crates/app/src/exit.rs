@@ -1,6 +1,7 @@
 //! Exit codes and failures: each kind of failure has one code (the table is in the README).
 
-use crate::output::{print_json_error, print_message};
+use crate::output::{print_json_error, print_message, print_notice};
+use crate::text::{Text, Tone};
 use abbey_api::client::Error;
 use abbey_api::{Problem, VERSION};
 use abbey_model::FaultKind;
@@ -71,6 +72,16 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+    /// Replaces the message.
+    pub(crate) fn with_text(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.text);
+        self
+    }
+    /// Changes each of the details.
+    pub(crate) fn map_details(mut self, change: impl FnMut(String) -> String) -> Self {
+        self.details = self.details.into_iter().map(change).collect();
+        self
+    }
     /// Replaces the exit code.
     pub(crate) fn with_code(mut self, code: u8) -> Self {
         self.code = code;
@@ -89,12 +100,14 @@ impl Failure {
             let document = serde_json::json!({ "version": VERSION, "error": error });
             return print_json_error(&document);
         }
-        print_message(&format!("error: {}", self.text));
+        print_notice(
+            &Text::toned(Tone::Bad, "error:").and(Tone::Plain, &format!(" {}", self.text)),
+        );
         for line in &self.details {
             print_message(&format!("  {line}"));
         }
         if let Some(hint) = &self.hint {
-            print_message(&format!("hint: {hint}"));
+            print_notice(&Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));
         }
     }
 }

@@ -1,6 +1,8 @@
 //! How the list of agents is printed.
 
-use crate::output::{grouped, human_bytes, print_table, text_or_dash};
+use crate::output::{draw_table, grouped, human_bytes, print_lines, text_or_dash};
+use crate::table::Table;
+use crate::text::{Text, Tone};
 use abbey_api::{AgentView, FleetDoc};
 
 /// Prints a table of agents on standard output, with presence, cell, memory, tokens used today and current task.
@@ -10,24 +12,29 @@ pub(crate) fn print_agents(fleet: &FleetDoc) {
             || format!("{} of unlimited", grouped(a.budget.spent)),
             |limit| format!("{} of {}", grouped(a.budget.spent), grouped(limit)),
         );
+        let cell = Text::from(&a.cell);
         vec![
-            a.name.clone(),
-            a.role.clone(),
-            a.presence.to_string(),
-            if a.isolated {
-                a.cell.clone()
-            } else {
-                format!("{} (not isolated)", a.cell)
+            Text::from(&a.name),
+            Text::from(&a.role),
+            Text::from(a.presence),
+            match a.isolated {
+                true => cell,
+                false => cell.and(Tone::Attention, " (not isolated)"),
             },
-            a.generation.to_string(),
-            text_or_dash(a.pid),
-            text_or_dash(a.address.clone()),
-            text_or_dash(a.memory_bytes.map(human_bytes)),
-            budget,
-            text_or_dash(a.task.clone()),
+            a.generation.to_string().into(),
+            text_or_dash(a.pid).into(),
+            text_or_dash(a.address.clone()).into(),
+            text_or_dash(a.memory_bytes.map(human_bytes)).into(),
+            budget.into(),
+            text_or_dash(a.task.clone()).into(),
         ]
     };
-    print_table(
+    if fleet.agents.is_empty() {
+        return print_lines(
+            "no agents; `abbey agent new NAME --template sysadmin` adds one, `abbey template list` lists the templates",
+        );
+    }
+    let table = Table::new(
         &[
             "AGENT",
             "ROLE",
@@ -41,6 +48,6 @@ pub(crate) fn print_agents(fleet: &FleetDoc) {
             "TASK",
         ],
         fleet.agents.iter().map(row).collect(),
-        "no agents; `abbey agent new NAME --template sysadmin` adds one, `abbey template list` lists the templates",
     );
+    draw_table(&table.leave_out_first(&["BOOT", "PID", "ADDRESS"]));
 }

@@ -1,11 +1,25 @@
 //! `--help` of the whole program: the definitions of `cli`, sorted into groups.
 
 use crate::cli::Cli;
-use clap::builder::StyledStr;
+use crate::table::hanging;
+use crate::text::{Text, Tone};
+use clap::builder::{StyledStr, Styles};
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory};
+use clap::{ColorChoice, Command, CommandFactory};
 use std::ffi::OsString;
-use std::fmt::Write as _;
+
+/// Columns of the help where it is not on a terminal, and the most on a terminal.
+pub(crate) const WIDTH: usize = 100;
+
+/// Colours of the help and of errors in arguments.
+pub(crate) const STYLES: Styles = Styles::styled()
+    .header(Tone::Heading.style())
+    .usage(Tone::Heading.style())
+    .literal(Tone::Good.style())
+    .placeholder(Tone::Plain.style())
+    .error(Tone::Bad.style())
+    .valid(Tone::Good.style())
+    .invalid(Tone::Attention.style());
 
 /// Verbs that belong together.
 struct Group {
@@ -51,32 +65,58 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-/// Builds the clap definition of `abbey`, whose `--help` lists the verbs in groups.
-pub(crate) fn build_command() -> Command {
+/// The way from nothing to a first task, for `--help`.
+const EXAMPLES: &str = "  \
+  abbey init my-house
+  abbey up -f my-house/abbey.yaml
+  abbey ps
+  abbey task add \"show system stats\"
+";
+
+/// Builds the clap definition of `abbey`, whose `--help` lists the verbs in groups, in lines of at most this width.
+pub(crate) fn build_command(width: usize) -> Command {
     let command = Cli::command();
-    let (header, literal) = (
-        *command.get_styles().get_header(),
-        *command.get_styles().get_literal(),
-    );
-    let mut groups = String::new();
+    let mut lines = Vec::new();
     for group in GROUPS {
-        let _to_a_string = writeln!(groups, "{header}{}:{header:#}", group.heading);
+        lines.push(Text::toned(Tone::Heading, &format!("{}:", group.heading)));
         for verb in group.verbs {
             let found = command.find_subcommand(verb);
             let about = found.and_then(Command::get_about).unwrap_or_default();
-            let _to_a_string = writeln!(groups, "  {literal}{verb:<11}{literal:#} {about}");
+            let verb = Text::from("  ").and(Tone::Good, &format!("{verb:<11} "));
+            lines.extend(hanging(&verb, &about.to_string().into(), width));
         }
-        groups.push('\n');
+        lines.push(Text::default());
     }
-    command.help_template(format!(
-        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}{header}Options:{header:#}\n{{options}}\n\n\
-         `abbey VERB --help` explains a verb and shows an example.\n"
+    let lines: Vec<String> = lines.iter().map(Text::render).collect();
+    let groups = lines.join("\n");
+    let heading = |name| Text::toned(Tone::Heading, name).render();
+    let (options, examples) = (heading("Options:"), heading("Examples:"));
+    command.term_width(width).help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}\n{options}\n{{options}}\n\n{examples}\n{EXAMPLES}\n\
+         `abbey VERB --help` explains a verb.\n"
     ))
+}
+
+/// The choice of colours that arguments make, also where they do not parse or ask for help: `--color WHEN` before any
+/// `--`. None if they make none.
+pub(crate) fn color_choice(args: &[OsString]) -> Option<ColorChoice> {
+    let words = args.iter().map_while(|a| a.to_str().filter(|a| *a != "--"));
+    let words: Vec<&str> = words.collect();
+    let value = words.iter().enumerate().find_map(|(n, word)| {
+        let next = || words.get(n + 1).copied();
+        let rest = word.strip_prefix("--color")?;
+        if rest.is_empty() {
+            next()
+        } else {
+            rest.strip_prefix('=')
+        }
+    });
+    value?.parse().ok()
 }
 
 /// Adds the verb that lists things to a noun that stands alone, so that `abbey task` is `abbey task list`.
 pub(crate) fn complete_noun(mut args: Vec<OsString>) -> Vec<OsString> {
-    let command = build_command();
+    let command = build_command(WIDTH);
     let missing = |args: &[OsString]| {
         let error = command.clone().try_get_matches_from(args).err()?;
         matches!(
@@ -108,8 +148,8 @@ pub(crate) fn complete_noun(mut args: Vec<OsString>) -> Vec<OsString> {
 
 /// Renders the help of the deepest subcommand that the arguments name, for a call such as `abbey task` that lacks a
 /// subcommand.
-pub(crate) fn render_help(args: &[OsString]) -> StyledStr {
-    let mut root = build_command();
+pub(crate) fn render_help(args: &[OsString], width: usize) -> StyledStr {
+    let mut root = build_command(width);
     root.build();
     let mut path = Vec::new();
     let mut command = &root;
@@ -159,9 +199,25 @@ mod tests {
     }
 
     #[test]
+    fn the_choice_of_colours_is_known_before_the_arguments_parse() {
+        let choice = |line: &str| {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            color_choice(&args)
+        };
+        assert_eq!(
+            choice("abbey --color never --help"),
+            Some(ColorChoice::Never)
+        );
+        assert_eq!(choice("abbey ps --color=always"), Some(ColorChoice::Always));
+        assert_eq!(choice("abbey exec a -- ls --color=always"), None);
+        assert_eq!(choice("abbey ps --colors=always"), None);
+        assert_eq!(choice("abbey ps --color"), None);
+    }
+
+    #[test]
     fn every_verb_is_in_one_group_of_the_help() {
         let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|g| g.verbs).copied().collect();
-        let command = build_command();
+        let command = build_command(WIDTH);
         let mut verbs: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
         grouped.sort_unstable();
         verbs.sort_unstable();
@@ -170,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_verb_and_argument_is_described() {
-        let mut root = build_command();
+        let mut root = build_command(WIDTH);
         root.build();
         walk(&root, &mut |command| {
             let name = command.get_bin_name().unwrap_or("abbey").to_owned();
@@ -186,7 +242,7 @@ mod tests {
 
     #[test]
     fn every_verb_has_an_example_that_parses() {
-        let mut root = build_command();
+        let mut root = build_command(WIDTH);
         root.build();
         walk(&root, &mut |command| {
             let Some(path) = command.get_bin_name().filter(|n| n.contains(' ')) else {
@@ -197,7 +253,7 @@ mod tests {
             assert!(!examples.is_empty(), "`{path}` has no example");
             for example in examples {
                 let words = shlex::split(example).expect("quotes are closed");
-                let parsed = build_command()
+                let parsed = build_command(WIDTH)
                     .try_get_matches_from(words)
                     .and_then(|m| Cli::from_arg_matches(&m));
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());

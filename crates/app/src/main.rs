@@ -5,6 +5,7 @@ mod agent_files;
 mod cli;
 mod command_stream;
 mod commands;
+mod completions;
 mod connect;
 mod consent;
 mod control_plane;
@@ -23,7 +24,9 @@ mod plan_output;
 mod program_session;
 mod readiness;
 mod roles;
+mod table;
 mod task_output;
+mod text;
 mod workflow_drawing;
 
 use clap::FromArgMatches;
@@ -35,12 +38,15 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|a| a == "role") {
         return roles::run_role(&args[2..]);
     }
+    completions::answer_shell();
     if let Some(refusal) = cli::unbuilt_verb_message(&args) {
         eprintln!("error: {refusal}");
         return ExitCode::from(exit::USAGE);
     }
+    output::set_colors(help::color_choice(&args).unwrap_or_default());
     let args = help::complete_noun(args);
-    let parsed = help::build_command()
+    let width = output::terminal_width().map_or(help::WIDTH, |w| w.min(help::WIDTH));
+    let parsed = help::build_command(width)
         .try_get_matches_from(&args)
         .and_then(|matches| cli::Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -52,7 +58,8 @@ fn main() -> ExitCode {
                 ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
             ) =>
         {
-            print!("{}", help::render_help(&args));
+            let help = help::render_help(&args, width);
+            anstream::print!("{}", help.ansi());
             return ExitCode::from(exit::OK);
         }
         Err(error) => {
@@ -77,6 +84,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit::FAILURE);
         }
     };
+    output::set_colors(cli.color);
     let json = cli.json;
     let passes_signals_on = cli.command.passes_signals_on();
     let outcome = runtime.block_on(async {

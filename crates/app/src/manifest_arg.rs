@@ -25,11 +25,16 @@ impl ManifestArg {
         if let Some(file) = &self.file {
             return file.clone();
         }
-        let here = PathBuf::from(MANIFEST);
-        match here.exists() {
-            true => here,
-            false => remembered(home).unwrap_or(here),
-        }
+        usual_path(home)
+    }
+}
+
+/// The manifest in this directory, or else the one that the house was last brought up from; it need not exist.
+pub(crate) fn usual_path(home: &Home) -> PathBuf {
+    let here = PathBuf::from(MANIFEST);
+    match here.exists() {
+        true => here,
+        false => remembered(home).unwrap_or(here),
     }
 }
 

@@ -72,8 +72,8 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
     })
 }
 
-/// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets,
-/// append to checkpoint sinks. With `only`, no others any more.
+/// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets and
+/// files for TLS, append to checkpoint sinks. With `only`, no others any more.
 ///
 /// # Errors
 /// If this cannot be recorded in the home; exit code 4 if hostd would not append to a sink.
@@ -103,7 +103,10 @@ pub(crate) fn allow_root_files(
             CheckpointSink::File(path) => Some(path.clone()),
             CheckpointSink::Syslog(_) | CheckpointSink::Http { .. } => None,
         });
-    allow_named_files(home.root(), NamedFiles::Secrets, secrets.collect(), only)
+    let tls = house.listen.tls.iter();
+    let tls = tls.flat_map(|(certificate, key)| [base.join(certificate), base.join(key)]);
+    let read = secrets.chain(tls).collect();
+    allow_named_files(home.root(), NamedFiles::Secrets, read, only)
         .and_then(|()| allow_named_files(home.root(), NamedFiles::Sinks, sinks.collect(), only))
         .map_err(|e| Failure::plain(e.to_string()))
 }
@@ -160,7 +163,7 @@ pub(crate) async fn apply_edit(
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
     let edited = edited.into();
-    abbey_daemon::check_manifest(&edited.text)?;
+    abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
     let client = operator_client(home)?;
     require_no_interrupted_edit(&client, file).await?;
     let current = client.house().manifest().await?;
@@ -193,6 +196,16 @@ pub(crate) async fn apply_edit(
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)
+}
+
+/// Failure of an edit that nobody has seen: a line and a column of its text would mislead.
+fn unsaved(failure: Failure) -> Failure {
+    let failure = failure.map_details(|detail| match detail.split_once(": ") {
+        Some((place, text)) if place.starts_with("line ") => text.to_owned(),
+        _ => detail,
+    });
+    let failure = failure.with_text("with this change the manifest would not be valid");
+    failure.hint("nothing was changed")
 }
 
 /// Function that prints an applied plan: as JSON with `json`, otherwise as tables.

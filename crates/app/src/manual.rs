@@ -105,7 +105,7 @@ fn write_argument(out: &mut String, arg: &Arg) {
 
 #[cfg(test)]
 mod tests {
-    use crate::help::build_command;
+    use crate::help::{WIDTH, build_command};
     use clap::Command;
     use std::fmt::Write as _;
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn help_of_every_verb_is_as_recorded() {
-        let mut root = build_command();
+        let mut root = build_command(WIDTH);
         root.build();
         let mut manual = String::new();
         write_help(&mut manual, &mut root);
@@ -134,17 +134,37 @@ mod tests {
     fn every_command_has_a_page_and_unknown_ones_are_refused() {
         let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
         for name in ["up", "task add", "agent new", "token revoke"] {
-            let page = super::render_man_page(build_command(), &words(name)).unwrap();
+            let page = super::render_man_page(build_command(WIDTH), &words(name)).unwrap();
             let title = format!(".TH abbey-{} 1", name.replace(' ', "-"));
             assert!(page.contains(&title), "{name}: {page}");
         }
         assert!(
-            super::render_man_page(build_command(), &[])
+            super::render_man_page(build_command(WIDTH), &[])
                 .unwrap()
                 .contains(".TH abbey 1")
         );
-        let refused = super::render_man_page(build_command(), &words("task fly")).unwrap_err();
+        let refused = super::render_man_page(build_command(WIDTH), &words("task fly")).unwrap_err();
         assert_eq!(refused.code(), crate::exit::NOT_FOUND);
+    }
+
+    #[test]
+    fn pages_refer_to_pages_that_exist() {
+        fn visit(command: &Command, path: &[String]) {
+            let page = super::render_man_page(build_command(WIDTH), path).unwrap();
+            let page = page.replace("\\-", "-");
+            for line in page.lines().filter_map(|l| l.split_once("(1)")) {
+                let name = line.0.rsplit(' ').next().unwrap_or_default();
+                let name = name.trim_start_matches("\\fB").trim_end_matches("\\fR");
+                let words: Vec<String> = name.split('-').skip(1).map(str::to_owned).collect();
+                let found = super::render_man_page(build_command(WIDTH), &words);
+                assert!(found.is_ok(), "{path:?} refers to {name}");
+            }
+            for sub in command.get_subcommands() {
+                let path = [path, &[sub.get_name().to_owned()]].concat();
+                visit(sub, &path);
+            }
+        }
+        visit(&build_command(WIDTH), &[]);
     }
 
     #[test]
@@ -152,7 +172,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
         let written = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
-            written == super::render_markdown(build_command()),
+            written == super::render_markdown(build_command(WIDTH)),
             "docs/reference/cli.md is out of date; run `abbey man --markdown > docs/reference/cli.md`"
         );
     }

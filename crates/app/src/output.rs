@@ -1,11 +1,14 @@
 //! Output: tables for people, JSON documents for programs, progress on a terminal.
 
+use crate::table::{Table, hanging};
+use crate::text::{Text, escape, escape_with};
 use abbey_api::Time;
-use comfy_table::presets;
-use comfy_table::{ContentArrangement, Table};
+use abbey_model::Timestamp;
+use clap::ColorChoice;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 /// Prints a document as indented JSON on standard output.
@@ -75,6 +78,21 @@ pub(crate) fn local_time(at: Time) -> String {
     local.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A text of the house with its instants, which it writes as `2026-12-01T10:00:00.000Z`, in the zone of this process.
+pub(crate) fn with_local_times(text: &str) -> String {
+    let local = |part: &str| {
+        let word = part.trim_end();
+        let word = word.trim_end_matches([',', ';', ':', '.', ')']);
+        let instant: jiff::Timestamp = word.ends_with('Z').then(|| word.parse().ok())??;
+        let at = Time(Timestamp(instant.as_millisecond()));
+        Some(format!("{}{}", local_time(at), &part[word.len()..]))
+    };
+    let parts = text.split_inclusive(char::is_whitespace);
+    parts
+        .map(|part| local(part).unwrap_or_else(|| part.to_owned()))
+        .collect()
+}
+
 fn local_zone() -> &'static TimeZone {
     static ZONE: OnceLock<TimeZone> = OnceLock::new();
     ZONE.get_or_init(|| {
@@ -91,77 +109,89 @@ fn local_zone() -> &'static TimeZone {
     })
 }
 
+/// Decides whether lines for people have colours. `Auto` leaves it to the environment: they have on a terminal that knows
+/// colours, without `NO_COLOR`, and with `CLICOLOR_FORCE` anywhere. Documents for programs never have.
+pub(crate) fn set_colors(choice: ColorChoice) {
+    let choice = match choice {
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    };
+    choice.write_global();
+}
+
 /// Prints one line on standard output; a closed pipe is no failure.
 pub(crate) fn print_line(text: &str) {
-    let _reader_gone = writeln!(std::io::stdout().lock(), "{}", escape(text));
+    print_text(&text.into());
+}
+
+/// Prints one line with tones on standard output.
+pub(crate) fn print_text(text: &Text) {
+    let text = text.render();
+    let _reader_gone = writeln!(anstream::stdout().lock(), "{text}");
 }
 
 /// Prints a line for people on standard error, so that it does not mix with output for programs.
 pub(crate) fn print_message(text: &str) {
-    let _reader_gone = writeln!(std::io::stderr().lock(), "{}", escape(text));
+    print_notice(&text.into());
 }
 
-/// Text as it may go to a terminal, whoever wrote it: characters that control the terminal or the direction of writing
-/// become visible as `\u{1b}`. Line ends and tabs stay.
-fn escape(text: &str) -> String {
-    escape_with(text, |c| c.escape_unicode().to_string())
+/// Prints a line with tones for people on standard error.
+pub(crate) fn print_notice(text: &Text) {
+    let text = text.render();
+    let _reader_gone = writeln!(anstream::stderr().lock(), "{text}");
 }
 
-fn escape_with(text: &str, escaped: impl Fn(char) -> String) -> String {
-    let mut safe = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        // A line end of another system has no effect of its own.
-        let line_end = c == '\r' && chars.peek() == Some(&'\n');
-        match is_hidden_control(c) && !line_end {
-            true => safe.push_str(&escaped(c)),
-            false => safe.push(c),
-        }
+/// Prints `first` and the text behind it on standard output. On a terminal, lines that do not fit go on below the
+/// beginning of the text.
+pub(crate) fn print_hanging(first: impl Into<Text>, text: impl Into<Text>) {
+    let (first, text) = (first.into(), text.into());
+    match terminal_width() {
+        None => print_text(&first.join(text)),
+        Some(width) => hanging(&first, &text, width)
+            .into_iter()
+            .for_each(|line| print_text(&line)),
     }
-    safe
 }
 
-/// Whether a character has an effect on a terminal or on the order of the characters around it, and no shape of its own.
-/// Sources: ECMA-48 (C0 and C1) and Unicode Standard Annex #9 (explicit directional formatting).
-fn is_hidden_control(c: char) -> bool {
-    let control = c.is_control() && !matches!(c, '\n' | '\t');
-    control
-        || matches!(
-            c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
+/// Prints lines on standard output; on a terminal, the parts of a line that do not fit go on below it, indented as far as
+/// the line is.
+pub(crate) fn print_lines(text: &str) {
+    for line in text.lines() {
+        let rest = line.trim_start();
+        print_hanging(&line[..line.len() - rest.len()], rest);
+    }
 }
 
-/// Width of the terminal on standard output; none if that is something else.
-fn terminal_width() -> Option<u16> {
-    let out = std::io::stdout();
-    if !out.is_terminal() {
+/// Columns of the terminal on standard output; none if that is something else.
+pub(crate) fn terminal_width() -> Option<usize> {
+    width_of_terminal(&std::io::stdout())
+}
+
+fn width_of_terminal(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    if !stream.is_terminal() {
         return None;
     }
-    let size = rustix::termios::tcgetwinsize(&out).ok()?;
-    (size.ws_col > 0).then_some(size.ws_col)
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
 }
 
 /// Prints a table on standard output, as wide as the terminal at most, or the line `when_empty` if it has no rows.
-pub(crate) fn print_table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
-    if rows.is_empty() {
-        return print_line(when_empty);
+pub(crate) fn print_table<C: Into<Text>>(
+    head: &[&'static str],
+    rows: Vec<Vec<C>>,
+    when_empty: &str,
+) {
+    match rows.is_empty() {
+        true => print_lines(when_empty),
+        false => draw_table(&Table::new(head, rows)),
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(head.to_vec());
-    if let Some(width) = terminal_width() {
-        table
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(width);
-    }
-    for row in rows {
-        table.add_row(row.iter().map(|cell| escape(cell)));
-    }
-    for text in table.lines() {
-        print_line(text.trim_end());
+}
+
+/// Prints a table on standard output, as wide as the terminal at most.
+pub(crate) fn draw_table(table: &Table) {
+    for line in table.lines(terminal_width()) {
+        print_text(&line);
     }
 }
 
@@ -194,7 +224,10 @@ impl Progress {
             return;
         }
         let mut out = std::io::stderr().lock();
-        let shown = escape(text);
+        let shown = match width_of_terminal(&out) {
+            Some(width) => Text::from(text).cut(width).render(),
+            None => escape(text),
+        };
         let _reader_gone = if self.live {
             write!(out, "\r\x1b[K{shown}")
         } else {
@@ -218,20 +251,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_controls_a_terminal_passes() {
-        assert_eq!(escape("one\r\ntwo\rthree"), "one\r\ntwo\\u{d}three");
-        let hostile = "a\x1b]0;owned\x07\x1b[2J\u{9b}0m\r\u{202e}b\tc\nd\x7f";
-        assert_eq!(
-            escape(hostile),
-            "a\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{9b}0m\\u{d}\\u{202e}b\tc\nd\\u{7f}"
-        );
-        assert_eq!(
-            escape("Zürich, Ljubljana č, 東京"),
-            "Zürich, Ljubljana č, 東京"
-        );
-    }
-
-    #[test]
     fn amounts_have_units_that_people_use() {
         let all = [0, 1023, 1024, 12_900_000, 1 << 30, 5 << 40].map(human_bytes);
         assert_eq!(
@@ -241,6 +260,17 @@ mod tests {
         assert_eq!(
             [0, 999, 1000, 1_250_000].map(grouped),
             ["0", "999", "1,000", "1,250,000"]
+        );
+    }
+
+    #[test]
+    fn instants_in_a_text_are_local() {
+        let at = |ms| local_time(Time(Timestamp(ms)));
+        assert_eq!(
+            with_local_times(
+                "retry at 1970-01-01T00:00:01.500Z; a Z, 2026Z\nnext 1970-01-02T00:00:00Z"
+            ),
+            format!("retry at {}; a Z, 2026Z\nnext {}", at(1500), at(86_400_000))
         );
     }
 

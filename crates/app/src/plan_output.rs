@@ -1,7 +1,8 @@
 //! How a plan is printed.
 
 use crate::output::{self, print_table, text_or_dash};
-use abbey_api::{PlanChange, PlanDoc, PlanStep};
+use crate::text::{Text, Tone};
+use abbey_api::{PlanChange, PlanDoc, PlanNote, PlanStep};
 
 /// Prints the steps of a plan, the manifest keys that change with their old and new values, and the notes, on
 /// standard output.
@@ -12,11 +13,11 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         output::print_line(&format!("generation {}", doc.generation));
         let row = |s: &PlanStep| {
             vec![
-                s.id.to_string(),
-                s.action.to_string(),
-                s.resource.clone(),
-                s.agent.clone(),
-                s.detail.clone(),
+                Text::from(s.id.to_string()),
+                Text::from(s.action),
+                Text::from(&s.resource),
+                Text::from(&s.agent),
+                Text::from(&s.detail),
             ]
         };
         print_table(
@@ -26,14 +27,23 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         );
         print_changes(doc);
         for (step, removed) in doc.removals() {
-            output::print_line(&format!("step {} requires consent: {removed}", step.id));
+            let step = Text::toned(Tone::Bad, &format!("step {} requires consent: ", step.id));
+            output::print_hanging(step, removed);
         }
     }
+    // What is to be said of several is said once.
+    let mut said: Vec<(&PlanNote, Vec<&str>)> = Vec::new();
     for note in &doc.notes {
-        output::print_line(&format!(
-            "{}: {}: {}",
-            note.severity, note.subject, note.text
-        ));
+        let same =
+            |(n, _): &&mut (&PlanNote, _)| n.severity == note.severity && n.text == note.text;
+        match said.iter_mut().find(same) {
+            Some((_, subjects)) => subjects.push(&note.subject),
+            None => said.push((note, vec![&note.subject])),
+        }
+    }
+    for (note, subjects) in said {
+        let first = Text::from(note.severity).and(Tone::Plain, ": ");
+        output::print_hanging(first, format!("{}: {}", subjects.join(", "), note.text));
     }
 }
 
@@ -54,7 +64,7 @@ fn print_changes(doc: &PlanDoc) {
         .flat_map(|s| s.changes.iter().map(move |c| row(s, c)));
     let rows: Vec<Vec<String>> = changes.collect();
     if !rows.is_empty() {
-        output::print_line("changed keys");
+        output::print_text(&Text::toned(Tone::Heading, "changed keys"));
         print_table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
     }
 }

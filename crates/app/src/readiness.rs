@@ -1,10 +1,12 @@
 //! Waiting until agents and services are ready.
 
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{Progress, print_message};
+use crate::output::{Progress, print_message, print_notice};
+use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{AgentView, FleetDoc, FleetQuery, ServiceView, ServicesQuery};
 use abbey_model::Presence;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Longest wait until the agents and services are ready.
@@ -12,16 +14,27 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Agents after the wait, and what is not ready.
+/// Time for which a program that serves no known port has to run, to be called started.
+const SURVIVES: Duration = Duration::from_secs(1);
+
+/// Agents and services after the wait, and what is not ready.
 pub(crate) struct Readiness {
     /// Every agent.
     pub(crate) fleet: FleetDoc,
+    /// Every service.
+    pub(crate) services: Vec<ServiceView>,
     late: Vec<String>,
+    silent: Vec<String>,
 }
 
 impl Readiness {
     /// Prints what is not ready and which command says why; returns the exit code, 7 if there is something.
     pub(crate) fn conclude(&self) -> u8 {
+        for line in &self.silent {
+            print_notice(
+                &Text::toned(Tone::Attention, "note:").and(Tone::Plain, &format!(" {line}")),
+            );
+        }
         for late in &self.late {
             print_message(late);
         }
@@ -50,41 +63,38 @@ pub(crate) async fn wait_until_ready(
     what: WaitFor<'_>,
 ) -> Result<Readiness, Failure> {
     let until = Instant::now() + READY_WITHIN;
+    let mut running = Running::default();
     loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
-        let services = client.services().list(&ServicesQuery::default()).await?;
+        let doc = client.services().list(&ServicesQuery::default()).await?;
         let agents = fleet.agents.iter().filter(|a| match what {
             WaitFor::Everything => is_agent_late(a),
             WaitFor::Agent(name) => a.name == name && is_agent_late(a),
             WaitFor::Nothing => false,
         });
         let all = matches!(what, WaitFor::Everything);
-        let services = services
-            .services
-            .iter()
-            .filter(|s| all && is_service_late(s));
+        let now = Instant::now();
+        let services = doc.services.iter();
+        let services = services.filter(|s| all && is_service_late(s, running.since(s, now)));
         let agents: Vec<&AgentView> = agents.collect();
         let services: Vec<&ServiceView> = services.collect();
         // A degraded cell was given up for now: waiting longer says nothing new.
         let moving = agents.iter().any(|a| a.presence != Presence::Degraded)
             || services.iter().any(|s| s.presence != Presence::Degraded);
-        if !moving || Instant::now() >= until {
+        if !moving || now >= until {
             let agents = agents
                 .iter()
                 .map(|a| late_line("agent", &a.name, a.presence));
-            let services = services.iter().map(|s| match s.presence {
-                Presence::Ready => {
-                    let (name, agents) = (&s.name, s.pending.join(", "));
-                    format!("service `{name}` has not set up access for {agents} yet; `abbey service list` shows why")
-                }
-                Presence::WorkerOnly => {
-                    let name = &s.name;
-                    format!("service `{name}` runs and does not answer at its port; `abbey service logs {name}` shows its output, and `probe: none` is for a program that serves no port")
-                }
-                presence => late_line("service", &s.name, presence),
-            });
+            let services = services.iter().map(|s| service_line(s));
             let late = agents.chain(services).collect();
-            return Ok(Readiness { fleet, late });
+            let silent = doc.services.iter().filter(|s| all && is_silent(s));
+            let silent = silent.map(service_line).collect();
+            return Ok(Readiness {
+                fleet,
+                services: doc.services,
+                late,
+                silent,
+            });
         }
         let names = agents.iter().map(|a| a.name.as_str());
         let names: Vec<&str> = names
@@ -92,6 +102,26 @@ pub(crate) async fn wait_until_ready(
             .collect();
         progress.show(&format!("waiting for {}", names.join(", ")));
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Since when each service was seen running in its current boot.
+#[derive(Default)]
+struct Running(BTreeMap<String, (u64, Instant)>);
+
+impl Running {
+    /// How long a service that runs was seen running without a restart.
+    fn since(&mut self, service: &ServiceView, now: Instant) -> Duration {
+        if service.pid.is_none() {
+            self.0.remove(&service.name);
+            return Duration::ZERO;
+        }
+        let seen = self.0.entry(service.name.clone());
+        let (boot, since) = seen.or_insert((service.generation, now));
+        if *boot != service.generation {
+            (*boot, *since) = (service.generation, now);
+        }
+        now.duration_since(*since)
     }
 }
 
@@ -111,14 +141,38 @@ fn is_agent_late(agent: &AgentView) -> bool {
     )
 }
 
-/// Whether a service that is to run is not ready. One outside the house is not ours to wait for.
-fn is_service_late(service: &ServiceView) -> bool {
+/// Whether a service that is to run is not ready, after it was seen running for some time. One outside the house is not
+/// ours to wait for.
+fn is_service_late(service: &ServiceView, runs: Duration) -> bool {
     match service.presence {
         Presence::Paused | Presence::Stopped | Presence::Idle => false,
         Presence::Ready => !service.external && !service.pending.is_empty(),
-        // Nothing says that it would ever answer; `abbey ps` and `abbey doctor` show that it does not.
-        Presence::WorkerOnly => !service.external && service.serves_port,
+        Presence::WorkerOnly if is_silent(service) => runs < SURVIVES,
         _ => !service.external,
+    }
+}
+
+/// Whether a service runs and answers nobody, and its entry names no port at which it would. Nothing says that waiting
+/// would help, so it is reported.
+fn is_silent(service: &ServiceView) -> bool {
+    service.presence == Presence::WorkerOnly && !service.external && !service.serves_port
+}
+
+fn service_line(service: &ServiceView) -> String {
+    let name = &service.name;
+    match service.presence {
+        Presence::Ready => {
+            let agents = service.pending.join(", ");
+            format!(
+                "service `{name}` has not set up access for {agents} yet; `abbey service list` shows why"
+            )
+        }
+        Presence::WorkerOnly => {
+            format!(
+                "service `{name}` runs and does not answer at its port; `abbey service logs {name}` shows its output, and `probe: none` is for a program that serves no port"
+            )
+        }
+        presence => late_line("service", name, presence),
     }
 }
 

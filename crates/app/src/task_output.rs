@@ -2,6 +2,7 @@
 
 use crate::exit::{self, Outcome};
 use crate::output::{self, Progress, text_or_dash};
+use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{TaskDoc, UsageSource, WaitQuery};
 use abbey_model::TaskState;
@@ -61,23 +62,23 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         .verified
         .as_ref()
         .map_or_else(String::new, |v| format!(", verified: {v}"));
-    output::print_line(&format!(
-        "{} is {}{verified} ({}{skill})",
-        t.number,
-        t.state,
+    let more = format!(
+        "{verified} ({}{skill})",
         t.assignee.as_deref().unwrap_or("unassigned")
-    ));
-    output::print_line(&format!("  {}", shorten_title(&t.title)));
+    );
+    let number = Text::from(format!("{} is ", t.number));
+    output::print_text(&number.join(t.state.into()).and(Tone::Plain, &more));
+    output::print_hanging("  ", shorten_title(&t.title));
     if let Some(waiting) = &t.waiting_for {
-        output::print_line(&format!("  waiting for: {waiting}"));
+        output::print_hanging("  waiting for: ", output::with_local_times(waiting));
     }
     if let Some(failure) = &t.failure {
-        output::print_line(&format!("  last failure: {failure}"));
+        output::print_hanging("  last failure: ", output::with_local_times(failure));
     }
     for evidence in t.link.iter().flat_map(|l| &l.evidence) {
-        output::print_line(&format!("  evidence: {evidence}"));
+        output::print_hanging("  evidence: ", evidence.to_string());
     }
-    output::print_line(&format!("  trace: {}", t.trace));
+    output::print_hanging("  trace: ", &t.trace);
     for run in &t.runs {
         let tokens = match (run.usage.input, run.usage.output) {
             (Some(i), Some(o)) if run.usage.source == UsageSource::Provider => {
@@ -101,12 +102,13 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         } else {
             ""
         };
-        output::print_line(&format!(
-            "  run {} {} ({}), {model}{counted}{flag}",
+        let line = format!(
+            "run {} {} ({}), {model}{counted}{flag}",
             run.id,
             run.state,
             text_or_dash(run.reason)
-        ));
+        );
+        output::print_hanging("  ", line);
     }
     if let Some(result) = &t.result {
         output::print_line(&format!("  result ({}):", result.source));

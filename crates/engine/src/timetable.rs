@@ -38,9 +38,11 @@ pub enum ScheduleTiming {
 /// Why the text is not a pattern.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
-    parser
-        .parse(text)
-        .map_err(|e| format!("`{text}` is no cron pattern of five fields: {e}"))
+    parser.parse(text).map_err(|e| {
+        let why = e.to_string();
+        let why = why.trim_start_matches("Component error: ");
+        format!("`{text}` is no cron pattern of five fields: {why}")
+    })
 }
 
 /// What happens to instants that passed while the house was down.

@@ -173,7 +173,10 @@ impl Gateway {
         let refusal = Refusal::new(
             StatusCode::BAD_GATEWAY,
             "provider_unreachable",
-            format!("{}: {error}", provider.name),
+            format!(
+                "provider `{0}` can't be reached: {error}; check `providers.{0}` of the manifest",
+                provider.name
+            ),
         );
         match error {
             HttpError::Connect(_) => {

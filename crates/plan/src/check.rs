@@ -147,7 +147,21 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
     }
+    for (name, _) in house.providers.iter().filter(|(_, p)| p.half_priced) {
+        note(
+            Severity::Warning,
+            &format!("provider:{name}"),
+            "only one of `input_usd_per_mtok` and `output_usd_per_mtok` is set, so its calls have no price and count against no budget in dollars; set both (0 is a price)".to_owned(),
+        );
+    }
     for service in house.services.values() {
+        if !service.serves_port() && service.at.is_none() && service.probe().is_some() {
+            note(
+                Severity::Warning,
+                &format!("service:{}", service.slug),
+                "it names no port (`port`, `slot`, `probe` or `{port}` in `command`): it is ready once it accepts connections at `$PORT`; write `probe: none` if it serves no port".to_owned(),
+            );
+        }
         // Its programs look up the name of their user, and only an isolated cell has one.
         if service.kind == ServiceKind::Postgres
             && service.cell == CellKind::Process

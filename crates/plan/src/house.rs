@@ -99,6 +99,8 @@ pub struct Provider {
     pub key: Option<SecretRef>,
     /// Prices of a million tokens, input and output; unknown when not given.
     pub price: Option<(NanoUsd, NanoUsd)>,
+    /// Whether the manifest gives one of the two prices, which is no price.
+    pub half_priced: bool,
     /// Output tokens reserved for a call that names no maximum.
     pub output_tokens_max: u64,
 }

@@ -13,3 +13,4 @@ pub mod http;
 pub mod model;
 pub mod outside;
 pub mod scripted;
+pub mod terminal;

@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
+use crate::text::{Text, Tone};
 use abbey_api::{ApprovalView, ApprovalsQuery, DecideBody, Silence};
 use abbey_daemon::Home;
 use clap::{Args, Subcommand};
@@ -48,7 +49,7 @@ pub(crate) async fn cmd_approvals(
             let doc = client.approvals().list(&query).await?;
             match json {
                 true => output::print_json(&doc),
-                false if doc.approvals.is_empty() => output::print_line(
+                false if doc.approvals.is_empty() => output::print_lines(
                     "no requests wait for a decision; `abbey approvals --all` lists the decided ones",
                 ),
                 false => doc.approvals.iter().for_each(print_approval),
@@ -78,29 +79,35 @@ pub(crate) async fn cmd_approvals(
 
 /// Prints everything that a decision needs.
 fn print_approval(view: &ApprovalView) {
-    output::print_line(&format!(
-        "{} {}: agent {} requests `{}` for {}",
-        view.id, view.state, view.agent, view.action, view.task
-    ));
-    output::print_line(&format!("  arguments: {}", view.args));
+    let id = Text::toned(Tone::Heading, &view.id).and(Tone::Plain, " ");
+    let request = format!(
+        ": agent {} requests `{}` for {}",
+        view.agent, view.action, view.task
+    );
+    output::print_hanging("", id.join(view.state.into()).and(Tone::Plain, &request));
+    output::print_hanging("  arguments: ", view.args.to_string());
     if !view.why.is_empty() {
-        output::print_line(&format!("  reason: {}", view.why));
+        output::print_hanging("  reason: ", &view.why);
     }
-    output::print_line(&format!(
-        "  {} {} unless decided before; digest {}",
-        if view.silence == Silence::Approve {
-            "approved at"
-        } else {
-            "denied at"
-        },
-        view.expires_at,
-        view.hash.get(..16).unwrap_or(&view.hash)
-    ));
+    output::print_hanging(
+        "  ",
+        format!(
+            "{} {} unless decided before; digest {}",
+            if view.silence == Silence::Approve {
+                "approved at"
+            } else {
+                "denied at"
+            },
+            output::local_time(view.expires_at),
+            view.hash.get(..16).unwrap_or(&view.hash)
+        ),
+    );
     if let (Some(by), Some(at)) = (&view.decided_by, &view.decided_at) {
         let note = view
             .note
             .as_deref()
             .map_or_else(String::new, |n| format!(": {n}"));
-        output::print_line(&format!("  decided by {by} at {at}{note}"));
+        let at = output::local_time(*at);
+        output::print_hanging("  ", format!("decided by {by} at {at}{note}"));
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, grouped, local_time, print_table, text_or_dash};
+use crate::output::{self, draw_table, grouped, local_time, print_lines, text_or_dash};
+use crate::table::Table;
+use crate::text::Text;
 use abbey_api::{BudgetScope, BudgetsQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -46,17 +48,23 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
     let row = |s: &BudgetScope| {
         let limit = s.limit.map_or_else(|| "unlimited".to_owned(), grouped);
         vec![
-            s.scope.clone(),
-            s.metric.to_string(),
-            s.window.to_string(),
-            limit,
-            grouped(s.spent),
-            grouped(s.reserved),
-            s.state.to_string(),
-            text_or_dash(s.resets_at.map(local_time)),
+            Text::from(&s.scope),
+            s.metric.to_string().into(),
+            s.window.to_string().into(),
+            limit.into(),
+            grouped(s.spent).into(),
+            grouped(s.reserved).into(),
+            Text::from(s.state),
+            text_or_dash(s.resets_at.map(local_time)).into(),
         ]
     };
-    print_table(
+    if doc.scopes.is_empty() {
+        print_lines(
+            "no budgets; the key `budget` of the manifest sets limits for the house and each agent",
+        );
+        return Ok(exit::OK);
+    }
+    let table = Table::new(
         &[
             "SCOPE",
             "METRIC",
@@ -68,7 +76,7 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
             "RESETS AT",
         ],
         doc.scopes.iter().map(row).collect(),
-        "no budgets; the key `budget` of the manifest sets limits for the house and each agent",
     );
+    draw_table(&table.leave_out_first(&["WINDOW", "RESERVED"]));
     Ok(exit::OK)
 }

@@ -4,6 +4,7 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::control_plane::runs_another_build;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::text::{Text, Tone};
 use abbey_api::{CheckSeverity, CheckState, CheckView, DoctorDoc};
 use abbey_daemon::Home;
 use std::time::Duration;
@@ -31,12 +32,14 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         output::print_json(&doc);
     } else {
         for id in &doc.fixed {
-            output::print_line(&format!("{:9} {id}", "fixed"));
+            output::print_hanging(Text::toned(Tone::Good, "fixed     "), id);
         }
         for check in &doc.checks {
-            output::print_line(&format!("{:9} {}: {}", check.state, check.id, check.text));
+            let state = Text::from(check.state).padded(10);
+            let id = Text::toned(Tone::Heading, &check.id);
+            output::print_hanging(state, id.and(Tone::Plain, &format!(": {}", check.text)));
             if let Some(remedy) = &check.remedy {
-                output::print_line(&format!("{:9} remedy: {remedy}", ""));
+                output::print_hanging(" ".repeat(10), format!("remedy: {remedy}"));
             }
         }
     }

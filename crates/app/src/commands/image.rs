@@ -1,7 +1,7 @@
 //! `abbey image`: images that microVMs boot from.
 
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, print_line, print_message};
+use crate::output::{self, print_line, print_message, print_table};
 use abbey_cells::microvm::image::{self, DEFAULT, Image, ImageRecipe};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -90,15 +90,12 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             match json {
                 true => output::print_json_line(&serde_json::json!({ "images": all })),
                 false if all.is_empty() => {
-                    print_line("no images; `abbey image build` builds one");
+                    output::print_lines("no images; `abbey image build` builds one");
                 }
                 false => {
-                    for image in all {
-                        print_line(&format!(
-                            "{:<16} {:<10} {}",
-                            image.name, image.suite, image.kernel
-                        ));
-                    }
+                    let row = |i: &Image| vec![i.name.clone(), i.suite.clone(), i.kernel.clone()];
+                    let rows = all.iter().map(row).collect();
+                    print_table(&["IMAGE", "SUITE", "KERNEL"], rows, "");
                 }
             }
         }

@@ -4,8 +4,9 @@ use crate::commands::run::duration;
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::text::{Text, Tone};
 use abbey_api::client::Client;
-use abbey_api::{FleetQuery, LogLine, LogQuery, ServicesQuery, Time};
+use abbey_api::{FleetQuery, LogLine, LogQuery, LogStream, ServicesQuery, Time};
 use abbey_daemon::Home;
 use abbey_model::{Millis, Timestamp};
 use clap::Args;
@@ -144,16 +145,9 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                     });
                     output::print_json_line(&named);
                 }
-                (false, false) => {
-                    let at = output::local_time(line.at);
-                    output::print_line(&format!("{at} {} {}", line.stream, line.text));
+                (false, _) => {
+                    output::print_text(&shown_line(several.then_some(&name[..]), width, line))
                 }
-                (false, true) => output::print_line(&format!(
-                    "{} {name:width$} {} {}",
-                    output::local_time(line.at),
-                    line.stream,
-                    line.text
-                )),
             }
         }
         if !args.follow {
@@ -161,6 +155,19 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// A line for people. Programs write to both of their streams what they like, so neither is marked; what a microVM or
+/// the shim writes is.
+fn shown_line(name: Option<&str>, width: usize, line: &LogLine) -> Text {
+    let mut shown = Text::toned(Tone::Faint, &output::local_time(line.at)).and(Tone::Plain, " ");
+    if let Some(name) = name {
+        shown = shown.and(Tone::Heading, &format!("{name:width$} "));
+    }
+    if matches!(line.stream, LogStream::Console | LogStream::Machine) {
+        shown = shown.and(Tone::Faint, &format!("{}: ", line.stream));
+    }
+    shown.and(Tone::Plain, &line.text)
 }
 
 /// Every agent and service, or every service only.
@@ -188,7 +195,6 @@ fn since(text: &String) -> Result<Time, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abbey_api::LogStream;
 
     fn lines(all: &[(i64, &str)]) -> Vec<LogLine> {
         let line = |(at, text): &(i64, &str)| LogLine {

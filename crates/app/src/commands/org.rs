@@ -36,21 +36,19 @@ fn print_chart(doc: &OrgDoc) {
     output::print_line("operator");
     for row in &doc.agents {
         let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
-        output::print_line(&format!(
-            "{indent}{} ({}), may delegate to {}",
-            row.name,
-            row.role,
-            list(&row.delegates_to)
-        ));
+        let rights = list(&row.delegates_to);
+        let line = format!("{} ({}), may delegate to {rights}", row.name, row.role);
+        output::print_hanging(&indent, line);
+        let indent = indent + "  ";
         if !row.asks.is_empty() {
-            output::print_line(&format!("{indent}  may ask {}", list(&row.asks)));
+            output::print_hanging(&indent, format!("may ask {}", list(&row.asks)));
         }
         for (kind, names) in &row.relations {
-            output::print_line(&format!("{indent}  {kind}: {}", list(names)));
+            output::print_hanging(&indent, format!("{kind}: {}", list(names)));
         }
     }
     for finding in &doc.findings {
-        output::print_line(&format!("note: {finding}"));
+        output::print_hanging("note: ", finding.to_string());
     }
 }
 

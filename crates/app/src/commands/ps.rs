@@ -50,7 +50,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                 if watch {
                     output::clear_screen();
                 }
-                print_fleet(&doc);
+                print_fleet(&doc.fleet, &doc.services);
             }
         }
         if !args.watch {
@@ -60,10 +60,11 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     }
 }
 
-fn print_fleet(doc: &PsDoc) {
-    print_agents(&doc.fleet);
-    if !doc.services.is_empty() {
+/// Prints the table of agents, and that of services where there are some.
+pub(crate) fn print_fleet(fleet: &FleetDoc, services: &[ServiceView]) {
+    print_agents(fleet);
+    if !services.is_empty() {
         output::print_line("");
-        print_services(&doc.services);
+        print_services(services, &[]);
     }
 }

@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::text::{Text, Tone};
 use abbey_api::{ReportQuery, ReportsDoc, ReportsQuery};
 use abbey_daemon::Home;
 
@@ -28,10 +29,9 @@ pub(crate) async fn cmd_report(
     if asked.is_empty() {
         match json {
             true => output::print_json(&all),
-            false => all
-                .reports
-                .iter()
-                .for_each(|r| output::print_line(&format!("{:<10} {}", r.label, r.value))),
+            false => all.reports.iter().for_each(|r| {
+                output::print_hanging(Text::toned(Tone::Heading, &r.label).padded(11), &r.value)
+            }),
         }
         return Ok(exit::OK);
     }
@@ -52,7 +52,9 @@ pub(crate) async fn cmd_report(
     let doc = client.reports().show(&name, &query).await?;
     match json {
         true => output::print_json(&doc),
-        false => output::print_line(abbey_daemon::report_text(&doc).trim_end()),
+        false => output::print_lines(
+            output::with_local_times(abbey_daemon::report_text(&doc).trim_end()).as_str(),
+        ),
     }
     Ok(exit::OK)
 }

@@ -64,9 +64,18 @@ pub(crate) struct RunArgs {
 pub(crate) fn duration(text: &String) -> Result<i64, Failure> {
     manifest::parse_duration_ms(text).ok_or_else(|| {
         Failure::usage(format!(
-            "invalid duration `{text}`: write a number with a unit, like `60s`"
+            "invalid duration `{text}`: {}",
+            with_unit(text, "60", "s")
         ))
     })
+}
+
+/// What to write instead of an amount that is none: the number with its unit, or an example.
+fn with_unit(text: &str, number: &str, unit: &str) -> String {
+    match text.parse::<u64>() {
+        Ok(_) => format!("its unit is missing; write `{text}{unit}`"),
+        Err(_) => format!("write a number with a unit, like `{number}{unit}`"),
+    }
 }
 
 /// The request that the arguments describe.
@@ -74,7 +83,8 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
         manifest::parse_bytes(text).ok_or_else(|| {
             Failure::usage(format!(
-                "invalid size `{text}`: write a number with a unit, like `512MiB`"
+                "invalid size `{text}`: {}",
+                with_unit(text, "512", "MiB")
             ))
         })
     };

@@ -208,7 +208,7 @@ async fn list_schedules(client: &Client, json: bool) -> Outcome {
         vec![
             s.name.clone(),
             s.when.clone(),
-            text_or_dash(s.next_at.map(|t| t.to_string())),
+            text_or_dash(s.next_at.map(output::local_time)),
             format!("{} / {} / {}", s.fired, s.skipped, s.missed),
             text_or_dash(s.last_task.clone()),
         ]
@@ -236,14 +236,14 @@ fn print_schedule(json: bool, doc: &ScheduleDoc) {
     output::print_line(&format!("{} ({}): {}", s.name, s.when, s.task));
     output::print_line(&format!(
         "  next {}; overlap {}, catch up {}",
-        text_or_dash(s.next_at.map(|t| t.to_string())),
+        text_or_dash(s.next_at.map(output::local_time)),
         s.overlap,
         s.catch_up
     ));
     for line in &doc.history {
         output::print_line(&format!(
             "  {} {} {}",
-            line.instant,
+            output::local_time(line.instant),
             line.outcome,
             text_or_dash(line.task.clone())
         ));

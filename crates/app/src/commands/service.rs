@@ -3,7 +3,9 @@
 use crate::commands::logs::{Kind, LogsArgs, print_logs};
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, print_table, text_or_dash};
+use crate::output::{self, draw_table, print_lines, text_or_dash};
+use crate::table::Table;
+use crate::text::{Text, Tone};
 use abbey_api::{ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -50,40 +52,52 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
     let doc = client.services().list(&ServicesQuery::default()).await?;
     match json {
         true => output::print_json(&doc),
-        false => print_services(&doc.services),
+        false => print_services(&doc.services, &doc.disabled),
     }
     Ok(exit::OK)
 }
 
-/// Prints a table of services on standard output.
-pub(crate) fn print_services(services: &[ServiceView]) {
+/// Columns of the table of services.
+const HEAD: &[&str] = &[
+    "SERVICE",
+    "PRESENCE",
+    "PROBE",
+    "CELL",
+    "PORT",
+    "PID",
+    "RESTARTS",
+    "CONSUMERS",
+];
+
+/// Prints a table of services on standard output, with those that the manifest disables.
+pub(crate) fn print_services(services: &[ServiceView], disabled: &[String]) {
     let row = |s: &ServiceView| {
-        let health = s
-            .healthy
-            .map(|h| if h { "answers" } else { "does not answer" });
+        let health = match s.healthy {
+            None => "-".into(),
+            Some(true) => "answers".into(),
+            Some(false) => Text::toned(Tone::Attention, "does not answer"),
+        };
         vec![
-            s.name.clone(),
-            s.presence.to_string(),
-            text_or_dash(health),
-            s.cell.clone(),
-            text_or_dash(s.port),
-            text_or_dash(s.pid),
-            s.restarts.to_string(),
-            s.consumers.join(", "),
+            Text::from(&s.name),
+            Text::from(s.presence),
+            health,
+            Text::from(&s.cell),
+            text_or_dash(s.port).into(),
+            text_or_dash(s.pid).into(),
+            s.restarts.to_string().into(),
+            s.consumers.join(", ").into(),
         ]
     };
-    print_table(
-        &[
-            "SERVICE",
-            "PRESENCE",
-            "PROBE",
-            "CELL",
-            "PORT",
-            "PID",
-            "RESTARTS",
-            "CONSUMERS",
-        ],
-        services.iter().map(row).collect(),
-        "no services; the key `services` of the manifest declares them",
-    );
+    let off = |name: &String| {
+        let mut row = vec![Text::from(name), Text::toned(Tone::Faint, "disabled")];
+        row.resize(HEAD.len(), "-".into());
+        row
+    };
+    let rows = services.iter().map(row).chain(disabled.iter().map(off));
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return print_lines("no services; the key `services` of the manifest declares them");
+    }
+    let table = Table::new(HEAD, rows);
+    draw_table(&table.leave_out_first(&["PID", "CELL"]));
 }

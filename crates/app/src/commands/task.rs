@@ -5,6 +5,7 @@ use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output::{print_task, shorten_title, wait_for_end};
+use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
@@ -145,12 +146,12 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             } else {
                 let row = |t: &TaskView| {
                     vec![
-                        t.number.clone(),
-                        t.state.to_string(),
-                        t.priority.to_string(),
-                        text_or_dash(t.assignee.clone()),
-                        text_or_dash(t.verified),
-                        shorten_title(&t.title),
+                        Text::from(&t.number),
+                        Text::from(t.state),
+                        t.priority.to_string().into(),
+                        text_or_dash(t.assignee.clone()).into(),
+                        text_or_dash(t.verified).into(),
+                        shorten_title(&t.title).into(),
                     ]
                 };
                 print_table(
@@ -173,9 +174,16 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             if json {
                 output::print_json(&doc);
             } else {
-                output::print_line(&format!("{} is {}", doc.task, doc.state));
+                output::print_text(&Text::from(format!("{} is ", doc.task)).join(doc.state.into()));
                 for reason in &doc.reasons {
-                    output::print_line(&format!("  {}: {}", reason.code, reason.text));
+                    output::print_hanging(
+                        "  ",
+                        format!(
+                            "{}: {}",
+                            reason.code,
+                            output::with_local_times(&reason.text)
+                        ),
+                    );
                 }
             }
             Ok(exit::OK)
@@ -272,9 +280,9 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     } else {
         let row = |t: &TaskView| {
             vec![
-                t.number.clone(),
-                t.state.to_string(),
-                shorten_title(&t.title),
+                Text::from(&t.number),
+                Text::from(t.state),
+                shorten_title(&t.title).into(),
             ]
         };
         print_table(
@@ -321,14 +329,15 @@ async fn print_tree(client: &Client, json: bool, task: &str) -> Outcome {
     for row in &doc.rows {
         let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
         let task = &row.task;
-        output::print_line(&format!(
-            "{indent}{} {} ({} for {}): {}",
-            task.number,
-            task.state,
+        let number = Text::from(&task.number).and(Tone::Plain, " ");
+        let more = format!(
+            " ({} for {}): {}",
             task.assignee.as_deref().unwrap_or("unassigned"),
             task.author,
             shorten_title(&task.title)
-        ));
+        );
+        let line = number.join(task.state.into()).and(Tone::Plain, &more);
+        output::print_hanging(indent, line);
     }
     Ok(exit::OK)
 }

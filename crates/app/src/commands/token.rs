@@ -79,8 +79,8 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
                     t.name.clone(),
                     t.principal.clone(),
                     scopes(t),
-                    t.created_at.to_string(),
-                    text_or_dash(t.last_used_at),
+                    output::local_time(t.created_at),
+                    text_or_dash(t.last_used_at.map(output::local_time)),
                     match t.expired {
                         true => "expired".to_owned(),
                         false => expiry(t),
@@ -120,7 +120,7 @@ fn scopes(token: &TokenView) -> String {
 fn expiry(token: &TokenView) -> String {
     token
         .expires_at
-        .map_or_else(|| "never".to_owned(), |at| at.to_string())
+        .map_or_else(|| "never".to_owned(), output::local_time)
 }
 
 /// Whole seconds of a duration such as `90d`, at least one.

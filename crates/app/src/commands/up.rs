@@ -1,10 +1,10 @@
 //! `abbey up`: starts the control plane and applies the manifest.
 
+use crate::commands::ps::print_fleet;
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
 use crate::control_plane::{ensure_current_control_plane_up, runs_another_build, shut_down_house};
 use crate::exit::{self, Failure, Outcome};
-use crate::fleet_output::print_agents;
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
@@ -88,7 +88,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         "house {} {is_up}, generation {} ({change}), operator API {}",
         readiness.fleet.house, doc.generation, house.address
     ));
-    print_agents(&readiness.fleet);
+    print_fleet(&readiness.fleet, &readiness.services);
     Ok(code)
 }
 

@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, text_or_dash};
+use crate::text::Text;
 use abbey_api::client::Client;
 use abbey_api::{ServiceView, ServicesQuery};
 use abbey_daemon::Home;
@@ -25,17 +26,27 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
         output::print_json(&doc);
         return Ok(exit::OK);
     }
-    output::print_line(&format!("{} is {}", doc.agent, doc.presence));
+    output::print_text(&Text::from(format!("{} is ", doc.agent)).join(doc.presence.into()));
     for reason in &doc.reasons {
-        output::print_line(&format!("  {}: {}", reason.code, reason.text));
+        output::print_hanging(
+            "  ",
+            format!(
+                "{}: {}",
+                reason.code,
+                output::with_local_times(&reason.text)
+            ),
+        );
     }
     output::print_line(&format!(
         "  last exit: {}{}",
         text_or_dash(doc.last_exit),
         doc.last_exit_at
-            .map_or_else(String::new, |t| format!(" at {t}"))
+            .map_or_else(String::new, |t| format!(" at {}", output::local_time(t)))
     ));
-    output::print_line(&format!("  next retry: {}", text_or_dash(doc.next_retry)));
+    output::print_line(&format!(
+        "  next retry: {}",
+        text_or_dash(doc.next_retry.map(output::local_time))
+    ));
     Ok(exit::OK)
 }
 
@@ -59,18 +70,17 @@ fn explain_service(json: bool, service: &ServiceView) -> u8 {
         return exit::OK;
     }
     let name = &service.name;
-    output::print_line(&format!("{name} is {}", service.presence));
+    output::print_text(&Text::from(format!("{name} is ")).join(service.presence.into()));
     match service.healthy {
         Some(true) => output::print_line("  probe: it answers"),
         Some(false) => output::print_line("  probe: it does not answer at its port"),
         None => {}
     }
     for why in service.waits.iter().chain(&service.trouble) {
-        output::print_line(&format!("  waits: {why}"));
+        output::print_hanging("  waits: ", why);
     }
-    output::print_line(&format!(
-        "  restarts: {}; `abbey service logs {name}` shows its output",
-        service.restarts
-    ));
+    let restarts = service.restarts;
+    let line = format!("restarts: {restarts}; `abbey service logs {name}` shows its output");
+    output::print_hanging("  ", line);
     exit::OK
 }

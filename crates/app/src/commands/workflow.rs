@@ -6,6 +6,7 @@ use crate::key_values::parse_key_values;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::read_manifest;
 use crate::output::{self, Progress, print_table, text_or_dash};
+use crate::text::Text;
 use crate::workflow_drawing::{Node, draw_run, draw_steps};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
@@ -272,12 +273,12 @@ fn list(doc: &WorkflowsDoc) {
             .filter(|s| s.state == StepState::Done)
             .count();
         vec![
-            r.id.clone(),
-            r.workflow.clone(),
-            r.state.to_string(),
-            format!("{settled} of {}", r.steps.len()),
-            r.by.clone(),
-            r.began_at.to_string(),
+            Text::from(&r.id),
+            Text::from(&r.workflow),
+            Text::from(r.state),
+            format!("{settled} of {}", r.steps.len()).into(),
+            Text::from(&r.by),
+            output::local_time(r.began_at).into(),
         ]
     };
     print_table(

@@ -5,6 +5,7 @@ use abbey_api::Api;
 use abbey_testkit::args;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 /// Every documented route, with values for the parameters of its path.
@@ -469,23 +470,23 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
         ),
     )
     .unwrap();
-    // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
-    let said = house.expect_refusal(4, "up");
+    // What is missing is missed by the plan.
+    let (key, away) = (house.path("key.pem"), house.path("away.pem"));
+    std::fs::rename(&key, &away).unwrap();
+    let planned = house.expect(4, "plan");
     assert!(
-        said.contains("move it to the directory `credentials/`"),
-        "{said}"
+        planned.contains("the key `key.pem` cannot be read"),
+        "{planned}"
     );
-    std::fs::rename(
-        house.path("key.pem"),
-        house.home().join("credentials/key.pem"),
-    )
-    .unwrap();
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(
-        &path,
-        text.replace("tls_key: key.pem", "tls_key: home/credentials/key.pem"),
-    )
-    .unwrap();
+    let _same = house.expect_refusal(4, "up");
+    std::fs::rename(&away, &key).unwrap();
+    // The control plane is an ordinary user: hostd reads a key that is root's alone, also at the next start.
+    assert_eq!(
+        std::fs::metadata(&key).unwrap().permissions().mode() & 0o077,
+        0
+    );
+    house.expect(0, "up");
+    house.expect(0, "down");
     house.expect(0, "up");
     let doc = house.expect(0, "ps --json");
     assert!(doc.contains("ready"), "the operator's socket needs no TLS");

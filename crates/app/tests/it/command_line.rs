@@ -33,6 +33,8 @@ fn logs_are_those_of_several_and_of_a_time() {
     let both = house.expect(0, "logs a service/web");
     assert!(both.contains("web is here") && !both.contains("b is ready"));
     assert_eq!(house.expect(0, "logs a --tail 1").lines().count(), 1);
+    // Which stream a program chose says nothing about how it does.
+    assert!(!all.contains(" err ") && !all.contains(" out "), "{all}");
     assert!(
         house
             .expect_refusal(2, "logs a --since soon")
@@ -213,4 +215,99 @@ fn people_see_what_was_done_and_nouns_alone_list() {
     };
     assert_ne!(shown("Asia/Tokyo")[..19], shown("UTC")[..19]);
     assert!(house.expect(0, "ps").contains("MiB"));
+}
+
+#[test]
+fn a_service_that_answers_nowhere_is_reported_by_every_command_alike() {
+    let house = house();
+    let manifest = |more: &str| {
+        format!(
+            "house: h\nservices:\n  quiet: {{ cell: process, command: [sleep, '3600']{more} }}\n  away: {{ enabled: false, command: [sleep, '3600'] }}\nagents: {{ a: {{ cell: process }} }}\n"
+        )
+    };
+    house.manifest(&manifest(""));
+    let planned = house.expect(0, "plan");
+    assert!(
+        planned.contains("service:quiet: it names no port"),
+        "{planned}"
+    );
+    let up = house.run("up");
+    assert_eq!(up.status.code(), Some(0));
+    let told = String::from_utf8(up.stderr).unwrap();
+    assert!(
+        told.contains("note: service `quiet` runs and does not answer"),
+        "{told}"
+    );
+    let shown = String::from_utf8(up.stdout).unwrap();
+    assert!(
+        shown.contains("SERVICE") && shown.contains("worker_only"),
+        "{shown}"
+    );
+    assert!(house.expect(0, "ps").contains("worker_only"));
+    assert!(house.expect(0, "report status").contains("quiet"));
+    // One that is switched off is listed, and is not a service of the house.
+    let listed = house.expect(0, "service list");
+    assert!(
+        listed.contains("away") && listed.contains("disabled"),
+        "{listed}"
+    );
+    let listed = house.json(0, "service list");
+    assert_eq!(listed["disabled"], serde_json::json!(["away"]));
+    assert_eq!(listed["services"].as_array().unwrap().len(), 1);
+
+    house.manifest(&manifest(", probe: none"));
+    assert!(!house.expect(0, "plan").contains("names no port"));
+    let up = house.run("up");
+    assert!(!String::from_utf8_lossy(&up.stderr).contains("note:"));
+    assert_eq!(house.json(0, "ps")["services"][0]["presence"], "ready");
+}
+
+#[test]
+fn a_refused_edit_names_no_line_of_a_manifest_that_nobody_has() {
+    let house = house();
+    let path = house.manifest("house: h\ndefaults: { cell: process }\nagents:\n  a: {}\n  b: { reports_to: a }\n  c: { reports_to: b }\n");
+    house.expect(0, "up");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let refused = house.expect_refusal(2, "agent rm b");
+    assert!(refused.contains("no agent `b`"), "{refused}");
+    assert!(
+        !refused.contains("line ") && refused.contains("nothing was changed"),
+        "{refused}"
+    );
+    let refused = house.expect_refusal(2, "schedule add a/x --cron '61 * * * *' --task y");
+    assert!(
+        refused.contains("`61 * * * *` is no cron pattern") && !refused.contains("line "),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    // Where the text is the operator's own, the line helps.
+    house.manifest(
+        "house: h\nagents:\n  a: { schedules: { s: { cron: '61 * * * *', task: x } } }\n",
+    );
+    assert!(house.expect_refusal(2, "plan").contains("line 6"));
+}
+
+#[test]
+fn what_concerns_several_is_said_once_and_half_a_price_is_no_price() {
+    let house = house();
+    house.manifest("house: h\nproviders:\n  p: { kind: openai, base_url: 'http://127.0.0.1:1/v1', input_usd_per_mtok: 1 }\ndefaults: { cell: process, model: p/x }\nagents: { a: {}, b: {}, c: {} }\n");
+    let planned = house.expect(0, "plan");
+    let line = "warning: agent:a, agent:b, agent:c: has a model and no budget on any level";
+    assert_eq!(
+        planned.matches("no budget on any level").count(),
+        1,
+        "{planned}"
+    );
+    assert!(planned.contains(line), "{planned}");
+    assert!(
+        planned.contains("provider:p: only one of `input_usd_per_mtok`"),
+        "{planned}"
+    );
+    house.expect(0, "up");
+    assert!(
+        house
+            .expect(0, "report who spent most today")
+            .contains("oken")
+    );
+    assert!(house.expect(0, "doctor").contains("no schedules"));
 }

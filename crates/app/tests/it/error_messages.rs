@@ -66,3 +66,87 @@ fn errors_of_a_running_house_are_as_recorded() {
     ];
     insta::assert_snapshot!(record(&house, &lines));
 }
+
+/// Mistakes of a manifest that people make on their first day, and what the message must say instead of the name of a type.
+#[test]
+fn mistakes_of_a_manifest_are_told_with_what_is_right() {
+    for (manifest, told) in [
+        (
+            "agents: { a: { limits: { memory: 64Q } } }",
+            &["64Q", "MiB"][..],
+        ),
+        (
+            "agents: { a: { wake: { every: 90 } } }",
+            &["no unit", "`90s`"],
+        ),
+        (
+            "agents: { a: { budget: { share: 120% } } }",
+            &["at most 100%"],
+        ),
+        (
+            "services: { s: { command: python3 agent.py } }\nagents: { a: {} }",
+            &["must be a list", "`[python3, agent.py]`"],
+        ),
+        (
+            "agents: { a: { reports_to: b } }",
+            &["agents.a.reports_to", "no agent `b`"],
+        ),
+        ("agents: { a: { rolle: cook } }", &["rolle", "role"]),
+    ] {
+        let house = house();
+        house.manifest(&format!("house: h\n{manifest}\n"));
+        let refused = house.expect_refusal(2, "plan");
+        for part in told {
+            assert!(refused.contains(part), "{manifest}: {refused}");
+        }
+        assert!(refused.contains("line "), "{refused}");
+    }
+    let house = house();
+    std::fs::write(house.path("abbey.yaml"), "house: h\nagents: { a: {} }\n").unwrap();
+    assert!(
+        house
+            .expect_refusal(2, "plan")
+            .contains("`version: 1` is missing")
+    );
+    house.manifest("house: h\nagents: { a: { limits: { memory: 64M } } }\n");
+    house.expect(0, "plan");
+    for (line, told) in [
+        ("run --memory 64 -- true", "write `64MiB`"),
+        ("run --timeout 1 -- true", "write `1s`"),
+    ] {
+        assert!(house.expect_refusal(2, line).contains(told), "{line}");
+    }
+}
+
+/// Messages about what runs name what an operator knows: agents, services and providers, with the command that helps.
+#[test]
+fn messages_about_what_runs_name_it_and_the_next_command() {
+    let house = house();
+    house.manifest("house: h\nproviders: { dead: { kind: openai, base_url: 'http://127.0.0.1:1/v1' } }\ndefaults: { cell: process, model: dead/x }\nbudget: { tokens_per_day: 1000000 }\nservices: { s: { cell: process, command: [sleep, '3600'], probe: none } }\nagents: { a: {}, b: {} }\n");
+    house.expect(0, "up");
+    house.expect(0, "stop b");
+    let refused = house.expect_refusal(125, "exec b -- true");
+    assert!(
+        refused.contains("agent `b` is not running") && refused.contains("abbey why b"),
+        "{refused}"
+    );
+    house.expect(
+        0,
+        &["task", "add", "Write a poem about the sea.", "--to", "a"],
+    );
+    let mut shown = String::new();
+    abbey_testkit::house::until("the provider is named", || {
+        shown = house.expect(0, "task why 1");
+        shown.contains("dead")
+    });
+    assert!(shown.contains("provider `dead`"), "{shown}");
+    assert!(house.expect(0, "task show 1").contains("no model used"));
+    assert!(house.expect(0, "doctor").contains("no schedules"));
+    let second = house.run("role serve");
+    let told = String::from_utf8_lossy(&second.stdout).into_owned();
+    let pid = house.control_plane_pid();
+    assert!(
+        told.contains(&format!("is already running (pid {pid})")),
+        "{told}"
+    );
+}

@@ -1,16 +1,12 @@
 //! Programs in cells: their streams, terminals, signals and ends; and files that are copied in and out.
 
 use abbey_testkit::args;
-use abbey_testkit::args::Args;
-use abbey_testkit::house::{House, kill, until};
+use abbey_testkit::house::{kill, until};
+use abbey_testkit::terminal::Typist;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Stdio};
 
 const CELLS: &str = "house: programs
 services:
@@ -42,82 +38,6 @@ fn marked_sleep(number: usize) -> String {
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// `abbey` on a terminal of its own.
-struct Typist {
-    child: Child,
-    master: OwnedFd,
-    seen: Arc<Mutex<String>>,
-}
-
-impl Typist {
-    fn new(house: &House, args: impl Into<Args>) -> Typist {
-        let master =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
-        let inner = house.command(args);
-        let mut command = Command::new("setsid");
-        command
-            .arg("--ctty")
-            .arg(inner.get_program())
-            .args(inner.get_args())
-            .env_clear()
-            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))))
-            .env("TERM", "vt220")
-            .stdin(slave.try_clone().unwrap())
-            .stdout(slave.try_clone().unwrap())
-            .stderr(slave);
-        let child = command.spawn().unwrap();
-        drop(command);
-        let seen = Arc::<Mutex<String>>::default();
-        let (shared, mut from) = (
-            Arc::clone(&seen),
-            std::fs::File::from(master.try_clone().unwrap()),
-        );
-        std::thread::spawn(move || {
-            let mut buffer = [0u8; 4096];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
-                shared.lock().unwrap().push_str(&text);
-            }
-        });
-        Typist {
-            child,
-            master,
-            seen,
-        }
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&self.master, size).unwrap();
-    }
-
-    fn types(&self, text: &str) {
-        rustix::io::write(&self.master, text.as_bytes()).unwrap();
-    }
-
-    fn sees(&self, text: &str) {
-        until(&format!("`{text}` is seen"), || {
-            self.seen.lock().unwrap().contains(text)
-        });
-    }
-
-    fn ends(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
 }
 
 #[test]

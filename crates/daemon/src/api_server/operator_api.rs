@@ -391,12 +391,13 @@ async fn services(
     State(api): Shared,
     Query(query): Query<ServicesQuery>,
 ) -> Result<Doc<ServicesDoc>> {
-    let all = cell_views::services_doc(&api.work).await?.services;
+    let all = cell_views::services_doc(&api.work).await?;
     let name = |s: &ServiceView| s.name.clone();
-    let (services, cursor) = paginate(all, query.limit, query.cursor.as_deref(), name)?;
+    let (services, cursor) = paginate(all.services, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ServicesDoc {
         version: VERSION,
         services,
+        disabled: all.disabled,
         cursor,
     }))
 }

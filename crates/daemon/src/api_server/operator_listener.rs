@@ -92,8 +92,13 @@ impl OperatorListener {
         };
         let tls = match &listen.tls {
             Some((certificate, key)) => Some(
-                crate::core::tls::load_tls_acceptor(&current.base_dir, certificate, key)
-                    .map_err(refused)?,
+                crate::core::tls::load_tls_acceptor(
+                    &core.secrets,
+                    &current.base_dir,
+                    certificate,
+                    key,
+                )
+                .map_err(refused)?,
             ),
             None if !address.ip().is_loopback() => {
                 return Err(refused(

@@ -129,6 +129,11 @@ impl From<Error> for Problem {
         }
         let mut problem = Problem::new(error.kind(), error.chain());
         if let Error::Cell(abbey_cells::Error::NotRunning(cell)) = &error {
+            problem.detail = match cell {
+                CellName::Agent(slug) => format!("agent `{slug}` is not running"),
+                CellName::Service(slug) => format!("service `{slug}` is not running"),
+                CellName::Run(_) => problem.detail,
+            };
             problem.remedy = start_remedy(cell);
         }
         if let Error::Store(store) = &error {
@@ -149,7 +154,7 @@ impl From<Error> for Problem {
 fn start_remedy(cell: &CellName) -> Option<String> {
     match cell {
         CellName::Agent(slug) => Some(format!(
-            "`abbey why {slug}` explains why it is down; `abbey start {slug}` starts it"
+            "`abbey why {slug}` says whether it is still starting, stopped or failing; `abbey start {slug}` starts it"
         )),
         CellName::Service(slug) => Some(format!(
             "`abbey service logs {slug}` shows its output; `abbey service restart {slug}` starts it"

@@ -28,7 +28,10 @@ impl Secrets {
     }
 
     /// Text of a file, from hostd if this process may not read it.
-    fn read_file(&self, path: PathBuf) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// A sentence that says why neither can.
+    pub(crate) fn read_file(&self, path: PathBuf) -> Result<String, String> {
         let error = match std::fs::read_to_string(&path) {
             Ok(text) => return Ok(text),
             Err(e) => e,
@@ -71,7 +74,7 @@ impl Secrets {
         };
         match reference {
             SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {
-                format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it inherits the environment of the `abbey up` that starts it), or store it with `abbey secret set {name}` and write `credential:{name}`")
+                format!("the secret `{reference}` is missing: store it with `abbey secret set {name}` and write `credential:{name}`, which restarts nothing; or set {name} in the environment of the control plane, which has that of the `abbey up` that starts it")
             }),
             SecretRef::File(path) => file(PathBuf::from(base_dir).join(path)),
             SecretRef::Credential(name) => {

@@ -133,6 +133,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         return Ok(ServicesDoc {
             version: VERSION,
             services: Vec::new(),
+            disabled: Vec::new(),
             cursor: None,
         });
     };
@@ -200,9 +201,11 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
                 .collect(),
         });
     }
+    let disabled = current.house.disabled.iter();
     Ok(ServicesDoc {
         version: VERSION,
         services,
+        disabled: disabled.map(ToString::to_string).collect(),
         cursor: None,
     })
 }

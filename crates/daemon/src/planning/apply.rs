@@ -407,7 +407,12 @@ fn check_against_host(
         );
     }
     if let Some((certificate, key)) = &parsed.listen.tls
-        && let Err(text) = crate::core::tls::load_tls_acceptor(&body.base_dir, certificate, key)
+        && let Err(text) = crate::core::tls::load_tls_acceptor(
+            &work.core.secrets,
+            &body.base_dir,
+            certificate,
+            key,
+        )
     {
         fatal("listen".to_owned(), text);
     }

@@ -17,18 +17,18 @@ pub(super) fn unreadable_files(
     let secrets = manifest
         .secrets()
         .filter_map(|(subject, secret)| match secret {
-            // hostd reads files of root's for the control plane.
-            SecretRef::File(path) => Some((subject, base.join(path)))
-                .filter(|(_, path)| check_secret_file(path).is_err()),
+            SecretRef::File(path) => Some((subject, base.join(path))),
             SecretRef::Env(_) | SecretRef::Credential(_) => None,
         });
     let tls = manifest.listen.tls.iter();
     let tls = tls.flat_map(|(certificate, key)| [certificate, key]);
     let tls = tls.map(|path| ("listen".to_owned(), base.join(path)));
-    let closed = secrets.chain(tls).filter_map(|(subject, path)| {
+    // hostd reads files of root's for the control plane.
+    let not_of_root = |(_, path): &(String, PathBuf)| check_secret_file(path).is_err();
+    let closed = secrets.chain(tls).filter(not_of_root).filter_map(|(subject, path)| {
         let at = first_denied_path(&path, runs_as)?;
         let text = format!(
-            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; store a secret with `abbey secret set NAME` and write `credential:NAME`, and move a key for TLS to `credentials/` of the home",
+            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; give the file to root, or store a secret with `abbey secret set NAME` and write `credential:NAME`",
             path.display(),
             at.display()
         );

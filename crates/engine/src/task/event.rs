@@ -163,9 +163,7 @@ pub enum Refusal {
         until: Timestamp,
     },
     /// The token is not the one of the current lease.
-    #[error(
-        "lease token {given} is not the current one ({current}): the task was claimed again; discard this work and poll for new work"
-    )]
+    #[error("{}; discard this work and poll for new work", fenced(*given, *current))]
     Fenced {
         /// Token that the caller presented.
         given: u64,
@@ -181,6 +179,16 @@ pub enum Refusal {
     /// The lease or wall time is not over yet.
     #[error("the lease of the task is still valid, so it cannot expire yet")]
     NotDue,
+}
+
+/// Why a lease with the token `given` is not the current one. The newest token is still that of a lease that has ended.
+fn fenced(given: u64, current: u64) -> String {
+    match given < current {
+        true => format!(
+            "lease token {given} is not the newest one ({current}): the task was claimed again"
+        ),
+        false => format!("the lease with token {given} has ended, and nobody holds the task"),
+    }
 }
 
 /// End of a run that a transition of its task causes.
@@ -203,4 +211,22 @@ pub struct Step {
     pub begins: Option<RunId>,
     /// Run that ends with the event.
     pub ends: Option<RunEnd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_holder_learns_why_it_is_late() {
+        let told = |given, current| Refusal::Fenced { given, current }.to_string();
+        assert_eq!(
+            told(1, 3),
+            "lease token 1 is not the newest one (3): the task was claimed again; discard this work and poll for new work"
+        );
+        assert_eq!(
+            told(1, 1),
+            "the lease with token 1 has ended, and nobody holds the task; discard this work and poll for new work"
+        );
+    }
 }

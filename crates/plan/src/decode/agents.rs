@@ -243,8 +243,10 @@ impl Decoder<'_> {
                 .map_or(entry.place, |n| n.place);
             if !agents.contains_key(&above) {
                 let known = suggest_similar(above.as_str(), agents.keys().map(Slug::as_str));
-                self.mistakes
-                    .push(place.mistake(format!("no agent `{above}`{known}")));
+                self.mistakes.push(place.mistake(format!(
+                    "`agents.{}.reports_to`: no agent `{above}`{known}",
+                    entry.key
+                )));
                 continue;
             }
             let mut seen = vec![entry.key.clone()];

@@ -232,6 +232,7 @@ impl Decoder<'_> {
                     endpoint,
                     key: keys.key.clone(),
                     price: input.map(NanoUsd).zip(output.map(NanoUsd)),
+                    half_priced: input.is_some() != output.is_some(),
                     output_tokens_max: keys.output_tokens_max,
                 },
             );

@@ -46,10 +46,15 @@ impl Decoder<'_> {
                         "`{text}` does not have the five fields minute, hour, day, month, weekday"
                     ),
                 ),
+                ScheduleTrigger::Cron(text) => {
+                    if let Err(why) = abbey_engine::timetable::parse_cron(text) {
+                        blame("cron", why);
+                    }
+                }
                 ScheduleTrigger::Every(every) if every.0 < 1000 => {
                     blame("every", "must be at least 1 second".to_owned());
                 }
-                ScheduleTrigger::At(_) | ScheduleTrigger::Cron(_) | ScheduleTrigger::Every(_) => {}
+                ScheduleTrigger::At(_) | ScheduleTrigger::Every(_) => {}
             }
             let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
             let number = catch_up

@@ -37,6 +37,7 @@ const QUESTIONS: [(&str, &[&str]); 9] = [
             r"how many tokens (did|have) .*(use|used|take|taken|spend|spent)",
             r"(which|what) (agents?|models?) (uses?|used|takes?|took) (the )?(most )?tokens",
             r"tokens? (usage|by agent|by model)",
+            r"(who|which (agent|model)) (has |have )?(spent|spends|used|uses) (the )?most( tokens| money)?( today)?",
         ],
     ),
     (
@@ -124,6 +125,8 @@ mod tests {
             ("how are things going", "status"),
             ("what did we spend today?", "budget"),
             ("Which agent used the most tokens?", "tokens"),
+            ("who spent most today", "tokens"),
+            ("which agent has used the most today?", "tokens"),
             ("who may reach the internet?", "policy"),
             ("did all checks pass?", "tests"),
             ("what was done today?", "progress"),

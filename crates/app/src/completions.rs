@@ -1,0 +1,300 @@
+//! Completions of the shell: which arguments are names of what, and the names that this house has.
+
+use crate::connect::{operator_client, resolve_home};
+use crate::help;
+use crate::manifest_arg;
+use crate::text::escape;
+use abbey_api::client::{Client, Error};
+use abbey_api::{
+    ApprovalsQuery, DocumentsQuery, FleetQuery, SchedulesQuery, ServicesQuery, SkillsQuery,
+    TaskQuery,
+};
+use abbey_daemon::{Home, manifest};
+use clap::Command;
+use clap_complete::CompleteEnv;
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::env::Shells;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Variable with the name of the shell, by which its completion function calls this program.
+const VARIABLE: &str = "ABBEY_COMPLETE";
+/// Longest wait for the house: a person waits for the shell meanwhile.
+const ANSWER_WITHIN: Duration = Duration::from_millis(700);
+/// Most names that are asked for.
+const NAMES_MAX: u32 = 500;
+
+/// What the names of an argument are names of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Agents,
+    Services,
+    /// Agents, and services as `service/NAME`.
+    Cells,
+    /// Agents and services, both by name.
+    AgentsAndServices,
+    Tasks,
+    Schedules,
+    Workflows,
+    Documents,
+    Skills,
+    Templates,
+    Tokens,
+    Secrets,
+    Approvals,
+    /// Providers, as the beginning of `PROVIDER/MODEL`.
+    Providers,
+}
+
+/// Arguments that are names, by command (`*` for all others) and id. A new object has no name yet.
+const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
+    ("agent new", "agent", None),
+    ("agent restore", "agent", None),
+    ("exec", "agent", Some(Named::Cells)),
+    ("attach", "agent", Some(Named::Cells)),
+    ("why", "agent", Some(Named::AgentsAndServices)),
+    ("logs", "names", Some(Named::Cells)),
+    ("service logs", "names", Some(Named::Services)),
+    ("schedule add", "schedule", None),
+    // The text of a task, not its number.
+    ("schedule add", "task", None),
+    ("skill show", "name", Some(Named::Skills)),
+    ("skill run", "name", Some(Named::Skills)),
+    ("template show", "name", Some(Named::Templates)),
+    ("token revoke", "name", Some(Named::Tokens)),
+    ("secret set", "name", Some(Named::Secrets)),
+    ("secret rm", "name", Some(Named::Secrets)),
+    ("*", "agent", Some(Named::Agents)),
+    ("*", "agents", Some(Named::Agents)),
+    ("*", "reports_to", Some(Named::Agents)),
+    ("task add", "to", Some(Named::Agents)),
+    ("agent move", "to", Some(Named::Agents)),
+    ("skill run", "to", Some(Named::Agents)),
+    ("*", "service", Some(Named::Services)),
+    ("*", "task", Some(Named::Tasks)),
+    ("*", "schedule", Some(Named::Schedules)),
+    ("*", "workflow", Some(Named::Workflows)),
+    ("*", "document", Some(Named::Documents)),
+    ("*", "skill", Some(Named::Skills)),
+    ("*", "template", Some(Named::Templates)),
+    ("*", "approval", Some(Named::Approvals)),
+    ("*", "model", Some(Named::Providers)),
+];
+
+/// What the values of an argument of a command are names of.
+fn named(command: &str, id: &str) -> Option<Named> {
+    let row = ARGUMENTS
+        .iter()
+        .find(|(c, i, _)| *i == id && (*c == command || *c == "*"));
+    row.and_then(|(_, _, named)| *named)
+}
+
+/// Answers the completion function of a shell and ends the process, if that is who calls.
+pub(crate) fn answer_shell() {
+    let command = || with_names(help::build_command(help::WIDTH), "");
+    CompleteEnv::with_factory(command).var(VARIABLE).complete();
+}
+
+/// Script that defines the completion function of a shell. It calls the program as it is called now.
+pub(crate) fn script(shell: &str) -> Option<String> {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let called = called.unwrap_or_else(|| "abbey".into());
+    let program = match called.components().count() {
+        0 | 1 => called,
+        _ => std::path::absolute(&called).unwrap_or(called),
+    };
+    let mut script = Vec::new();
+    let shells = Shells::builtins();
+    let program = program.display().to_string();
+    let written = shells.completer(shell)?.write_registration(
+        VARIABLE,
+        "abbey",
+        "abbey",
+        &program,
+        &mut script,
+    );
+    written.ok()?;
+    Some(String::from_utf8_lossy(&script).into_owned())
+}
+
+/// The command with the names that its arguments can have, and so its subcommands. `path` is its name below `abbey`.
+fn with_names(command: Command, path: &str) -> Command {
+    let command = command.mut_args(|arg| match named(path, arg.get_id().as_str()) {
+        Some(named) => arg.add(ArgValueCandidates::new(move || candidates(named))),
+        None => arg,
+    });
+    command.mut_subcommands(|sub| {
+        let path = format!("{path} {}", sub.get_name());
+        with_names(sub, path.trim_start())
+    })
+}
+
+/// Names with a description, from the house or, where it does not answer in time, from its manifest.
+fn candidates(named: Named) -> Vec<CompletionCandidate> {
+    let home = resolve_home(home_of_line().as_deref());
+    let names = match named {
+        Named::Templates => manifest::templates::ALL
+            .iter()
+            .map(|t| (t.name.to_owned(), t.summary.to_owned()))
+            .collect(),
+        Named::Secrets => without_text(home.credential_names().unwrap_or_default()),
+        _ => ask(&home, named).unwrap_or_else(|| declared(&home, named)),
+    };
+    let candidate = |(name, text): (String, String)| {
+        let candidate = CompletionCandidate::new(name);
+        // A title is the text of whoever wrote the task.
+        let help = (!text.is_empty()).then(|| escape(&text).into());
+        candidate.help(help)
+    };
+    names.into_iter().map(candidate).collect()
+}
+
+/// `--home` of the line that is being completed, which follows `--`.
+fn home_of_line() -> Option<PathBuf> {
+    let words: Vec<_> = std::env::args_os().collect();
+    let at = words.iter().position(|w| w == "--home");
+    let next = at.and_then(|at| words.get(at + 1)).map(PathBuf::from);
+    let joined = words
+        .iter()
+        .filter_map(|w| w.to_str()?.strip_prefix("--home="));
+    next.or(joined.map(PathBuf::from).next())
+}
+
+fn without_text(names: impl IntoIterator<Item = String>) -> Vec<(String, String)> {
+    names
+        .into_iter()
+        .map(|name| (name, String::new()))
+        .collect()
+}
+
+/// Names that the house knows; none if it does not answer in time.
+fn ask(home: &Home, named: Named) -> Option<Vec<(String, String)>> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().ok()?;
+    let client = operator_client(home).ok()?;
+    let answer = async { tokio::time::timeout(ANSWER_WITHIN, names(&client, named)).await };
+    runtime.block_on(answer).ok()?.ok().flatten()
+}
+
+async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, String)>>, Error> {
+    let agents = async || {
+        let doc = client.agents().list(&FleetQuery::default()).await?;
+        let names = doc.agents.into_iter().map(|a| (a.name, a.role));
+        Ok::<_, Error>(names.collect::<Vec<_>>())
+    };
+    let services = async |prefix: &str| {
+        let doc = client.services().list(&ServicesQuery::default()).await?;
+        let names = doc
+            .services
+            .into_iter()
+            .map(|s| format!("{prefix}{}", s.name));
+        Ok::<_, Error>(without_text(names))
+    };
+    let names = match named {
+        Named::Agents => agents().await?,
+        Named::Services => services("").await?,
+        Named::Cells => [agents().await?, services("service/").await?].concat(),
+        Named::AgentsAndServices => [agents().await?, services("").await?].concat(),
+        Named::Tasks => {
+            let query = TaskQuery {
+                limit: Some(NAMES_MAX),
+                ..TaskQuery::default()
+            };
+            let doc = client.tasks().list(&query).await?;
+            let rows = doc.tasks.into_iter();
+            rows.map(|t| {
+                (
+                    t.number,
+                    t.title.lines().next().unwrap_or_default().to_owned(),
+                )
+            })
+            .collect()
+        }
+        Named::Schedules => {
+            let doc = client.schedules().list(&SchedulesQuery::default()).await?;
+            doc.schedules
+                .into_iter()
+                .map(|s| (s.name, s.when))
+                .collect()
+        }
+        Named::Documents => {
+            let doc = client.documents().list(&DocumentsQuery::default()).await?;
+            without_text(doc.documents.into_iter().map(|d| d.name))
+        }
+        Named::Skills => {
+            let doc = client.skills().list(&SkillsQuery::default()).await?;
+            let rows = doc.skills.into_iter();
+            rows.map(|s| (s.name, s.description)).collect()
+        }
+        Named::Tokens => {
+            let doc = client.tokens().list().await?;
+            without_text(doc.tokens.into_iter().map(|t| t.name))
+        }
+        Named::Approvals => {
+            let doc = client.approvals().list(&ApprovalsQuery::default()).await?;
+            doc.approvals
+                .into_iter()
+                .map(|a| (a.id, a.action))
+                .collect()
+        }
+        // The house has no list of these; its manifest has.
+        Named::Workflows | Named::Providers | Named::Templates | Named::Secrets => return Ok(None),
+    };
+    Ok(Some(names))
+}
+
+/// Names that the manifest declares.
+fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(manifest_arg::usual_path(home)).unwrap_or_default();
+    let Ok(house) = manifest::parse(&text) else {
+        return Vec::new();
+    };
+    let agents = || house.agents.keys().map(ToString::to_string);
+    let services =
+        |prefix: &'static str| house.services.keys().map(move |s| format!("{prefix}{s}"));
+    match named {
+        Named::Agents => without_text(agents()),
+        Named::Services => without_text(services("")),
+        Named::Cells => without_text(agents().chain(services("service/"))),
+        Named::AgentsAndServices => without_text(agents().chain(services(""))),
+        Named::Schedules => without_text(house.agents.values().flat_map(|a| {
+            let name = &a.slug;
+            a.schedules.keys().map(move |s| format!("{name}/{s}"))
+        })),
+        Named::Workflows => without_text(house.workflows.keys().map(ToString::to_string)),
+        Named::Documents => without_text(house.documents.keys().map(ToString::to_string)),
+        Named::Providers => without_text(house.providers.keys().map(|p| format!("{p}/"))),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn arguments(command: &Command, path: &str, all: &mut BTreeSet<(String, String)>) {
+        for arg in command.get_arguments() {
+            all.insert((path.to_owned(), arg.get_id().to_string()));
+        }
+        for sub in command.get_subcommands() {
+            let path = format!("{path} {}", sub.get_name());
+            arguments(sub, path.trim_start(), all);
+        }
+    }
+
+    #[test]
+    fn each_row_of_the_table_is_an_argument() {
+        let mut all = BTreeSet::new();
+        arguments(&help::build_command(help::WIDTH), "", &mut all);
+        for (command, id, _) in ARGUMENTS {
+            let found = all
+                .iter()
+                .any(|(c, i)| i == id && (*command == "*" || c == command));
+            assert!(found, "{command} {id}");
+        }
+        assert_eq!(named("agent rm", "agent"), Some(Named::Agents));
+        assert_eq!(named("agent new", "agent"), None);
+        assert_eq!(named("schedule add", "task"), None);
+    }
+}

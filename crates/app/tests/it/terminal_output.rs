@@ -1,0 +1,195 @@
+//! What people see on a terminal: colours where they are wanted, and lines that fit.
+
+use crate::{house, up};
+use abbey_testkit::args::Args;
+use abbey_testkit::house::House;
+use abbey_testkit::terminal::Typist;
+use unicode_width::UnicodeWidthStr;
+
+/// Names and texts as long as people make them, and wide characters.
+const LONG: &str = "house: long
+services:
+  a-service-with-a-quite-long-name: { cell: process, command: [sleep, '3600'], probe: none }
+budget: { tokens_per_day: 100000000 }
+documents:
+  the-plan-of-all-that-is-to-be: { kind: log, writers: [agent-with-a-name-nobody-types-2, b] }
+agents:
+  agent-with-a-name-nobody-types-2:
+    cell: process
+    role: Schreibt täglich den Bericht über das Wetter in 東京都千代田区 und der näheren Umgebung
+    schedules:
+      the-report-of-the-morning: { cron: '0 8 * * 1-5', task: Write the report. }
+  b: { cell: process, reports_to: agent-with-a-name-nobody-types-2 }
+workflows:
+  a-workflow-with-a-long-name:
+    steps: { first: { task: Look., agent: b } }
+";
+
+/// What a command shows on a terminal with this number of columns and these variables.
+fn screen(
+    house: &House,
+    columns: u16,
+    variables: &[(&str, &str)],
+    args: impl Into<Args>,
+) -> String {
+    let mut command = house.command(args);
+    command.envs(variables.iter().copied());
+    Typist::start(&command, columns).screen()
+}
+
+/// The text without escape sequences that choose a colour or a weight.
+fn visible(screen: &str) -> String {
+    let mut parts = screen.split("\x1b[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (sequence, rest) = part.split_once('m').unwrap_or_else(|| panic!("{part:?}"));
+        assert!(sequence.chars().all(|c| c.is_ascii_digit() || c == ';'));
+        text.push_str(rest);
+    }
+    text
+}
+
+fn without_spaces(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn every_list_fits_80_and_40_columns_and_loses_nothing() {
+    let house = up(LONG);
+    let task = "Beschreibe 東京都千代田区 und die Umgebung so genau, dass es auf keine Zeile eines Terminals passt";
+    house.run(&["task", "add", task, "--to", "b"]);
+    house.expect(
+        0,
+        &[
+            "token",
+            "new",
+            "a-token-with-a-name-for-watching",
+            "--scope",
+            "metrics",
+        ],
+    );
+    house.run(&["workflow", "run", "a-workflow-with-a-long-name"]);
+    // What a plan would show, too.
+    let name = "agent-with-a-name-nobody-types-2";
+    house.manifest(
+        &LONG
+            .replace("100000000", "2000000000")
+            .replace("Schreibt", "Verfasst")
+            .replace("  b: {", "  c: {")
+            .replace("types-2, b]", "types-2, c]")
+            .replace("agent: b", "agent: c"),
+    );
+    let lists = [
+        ("ps", name),
+        ("budget", name),
+        ("plan", name),
+        ("doctor", "service.a-service-with-a-quite-long-name"),
+        ("task list", "TASK-1"),
+        ("task show 1", "TASK-1"),
+        ("task why 1", "TASK-1"),
+        ("service list", "a-service-with-a-quite-long-name"),
+        ("schedule list", "the-report-of-the-morning"),
+        ("document list", "the-plan-of-all-that-is-to-be"),
+        ("workflow list", "a-workflow-with-a-long-name"),
+        ("token list", "a-token-with-a-name-for-watching"),
+        ("skill list", "system-stats"),
+        ("template list", "sysadmin"),
+        ("agent show b --effective", "reports_to"),
+        ("report", "metrics"),
+        ("report status", ""),
+        ("report tokens", ""),
+        ("approvals", "no requests"),
+        ("secret list", "no secrets"),
+        ("image list", "no images"),
+        ("org", name),
+        ("why b", "b is"),
+        ("--help", "completions"),
+        ("task add --help", "--idempotency-key"),
+    ];
+    let mut wrong = String::new();
+    for columns in [80, 40] {
+        for (line, shown) in lists {
+            let screen = visible(&screen(&house, columns, &[], line));
+            let fits = screen.lines().all(|row| row.width() <= columns.into());
+            if !fits || !without_spaces(&screen).contains(&without_spaces(shown)) {
+                wrong.push_str(&format!("--- {line} at {columns}\n{screen}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let house = up("house: h\nagents: { a: { cell: process } }\n");
+    let colored = |variables: &[(&str, &str)], line: &str| {
+        screen(&house, 80, variables, line).contains('\x1b')
+    };
+    for line in ["ps", "doctor", "why nobody", "--help", "nonsense", "unit"] {
+        assert!(colored(&[], line), "{line}");
+        assert!(!colored(&[("NO_COLOR", "1")], line), "{line}");
+        assert!(colored(&[("NO_COLOR", "")], line), "{line}");
+        assert!(!colored(&[("TERM", "dumb")], line), "{line}");
+        assert!(!colored(&[], &format!("--color never {line}")), "{line}");
+        assert!(
+            colored(&[("NO_COLOR", "1")], &format!("--color=always {line}")),
+            "{line}"
+        );
+    }
+    assert!(!colored(&[], "ps --json"));
+    assert!(!colored(
+        &[("CLICOLOR_FORCE", "1")],
+        "ps --json --color always"
+    ));
+    // A file and a pipe have colours only where they are asked for.
+    assert!(!house.expect(0, "ps").contains('\x1b'));
+    assert!(house.expect(0, "ps --color always").contains('\x1b'));
+    let forced = house
+        .command("ps")
+        .env("CLICOLOR_FORCE", "1")
+        .output()
+        .unwrap();
+    assert!(forced.stdout.contains(&0x1b));
+    // Colours say nothing that the words do not.
+    let (with, without) = (
+        screen(&house, 80, &[], "doctor"),
+        screen(&house, 80, &[("NO_COLOR", "1")], "doctor"),
+    );
+    let ids = |text: &str| -> Vec<String> {
+        let words = text.lines().filter_map(|l| l.split(':').next());
+        words.map(str::to_owned).collect()
+    };
+    assert_eq!(ids(&visible(&with)), ids(&without));
+}
+
+/// A screen with its escape sequences made visible.
+fn shown(screen: &str) -> String {
+    screen.replace('\x1b', "␛")
+}
+
+#[test]
+fn screens_of_80_columns_are_as_recorded() {
+    let house = house();
+    insta::assert_snapshot!("help_in_colour", shown(&screen(&house, 80, &[], "--help")));
+    insta::assert_snapshot!(
+        "help_without_colour",
+        shown(&screen(&house, 80, &[("NO_COLOR", "1")], "--help"))
+    );
+    let two =
+        "house: two\nagents:\n  ada: { cell: process }\n  bob: { cell: process, role: cook }\n";
+    house.manifest(two);
+    house.expect(0, "up");
+    house.manifest(
+        &two.replace("  ada: { cell: process }\n", "")
+            .replace("cook", "gardener"),
+    );
+    insta::assert_snapshot!("plan_in_colour", shown(&screen(&house, 80, &[], "plan")));
+    insta::assert_snapshot!(
+        "plan_without_colour",
+        shown(&screen(&house, 80, &[("NO_COLOR", "1")], "plan"))
+    );
+    insta::assert_snapshot!(
+        "plan_of_40_columns",
+        shown(&screen(&house, 40, &[("NO_COLOR", "1")], "plan"))
+    );
+}
