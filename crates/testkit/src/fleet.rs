@@ -124,7 +124,7 @@ impl Fleet {
             (0, _) => {
                 if let Some(new) = pick(&free_agents, first) {
                     let part = AgentPart {
-                        sandbox: second % 2 == 0,
+                        sandbox: second.is_multiple_of(2),
                         ..AgentPart::default()
                     };
                     self.agents.insert(new, part);
@@ -151,7 +151,7 @@ impl Fleet {
             (7, Some(s)) => s.sandbox = !s.sandbox,
             (8, Some(s)) => {
                 self.port += 1;
-                s.port = (second % 2 == 0).then_some(self.port);
+                s.port = (second.is_multiple_of(2)).then_some(self.port);
             }
             (9, Some(s)) => s.slot = !s.slot,
             (10, Some(_)) => drop(pick(&services, second).map(|n| self.services.remove(n))),
@@ -159,7 +159,7 @@ impl Fleet {
                 let part = agent.and_then(|a| self.agents.get_mut(a))?;
                 part.drives = part.sandbox;
             }
-            (12, _) if second % 4 == 0 => self.pool = usize::from(first) % POOLS.len(),
+            (12, _) if second.is_multiple_of(4) => self.pool = usize::from(first) % POOLS.len(),
             _ => self.add_service(first, second),
         }
         None
@@ -187,10 +187,10 @@ impl Fleet {
         let free: Vec<_> = SERVICES.into_iter().filter(free).collect();
         if let Some(new) = pick(&free, first) {
             let part = ServicePart {
-                sandbox: second % 2 == 0,
+                sandbox: second.is_multiple_of(2),
                 enabled: true,
                 port: None,
-                slot: second % 3 == 0,
+                slot: second.is_multiple_of(3),
             };
             self.services.insert(new, part);
         }
