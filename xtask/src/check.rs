@@ -148,7 +148,11 @@ fn tests() -> Result<(), String> {
     let skipped = repository_root().join("target/skipped");
     let _of_an_earlier_run = fs::remove_dir_all(&skipped);
     if program_succeeds("cargo", &["nextest", "--version"]) {
-        run_step("test", "cargo", &["nextest", "run", "--workspace"])?;
+        // Most tests wait for processes more than they compute.
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = (processors + processors.div_ceil(2)).to_string();
+        let args = ["nextest", "run", "--workspace", "--test-threads", &threads];
+        run_step("test", "cargo", &args)?;
     } else {
         run_step(
             "test",

@@ -11,25 +11,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// State directory of the house as an absolute path: `given`, or `ABBEY_HOME`, or `/var/lib/abbey` for root and
-/// `~/.local/state/abbey` for other users.
-pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
-    let default = || {
-        if rustix::process::geteuid().is_root() {
-            return PathBuf::from("/var/lib/abbey");
-        }
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let user = || {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into()))
-                .join(".local/state")
-        };
-        state.unwrap_or_else(user).join("abbey")
+/// State directory of a house if none is named: `/var/lib/abbey` for root and `~/.local/state/abbey` for other users.
+pub(crate) fn usual_home() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/abbey");
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let user = || {
+        PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".local/state")
     };
+    state.unwrap_or_else(user).join("abbey")
+}
+
+/// State directory of the house as an absolute path: `given`, or `ABBEY_HOME`, or [`usual_home`].
+pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
     let variable = || std::env::var_os("ABBEY_HOME").filter(|home| !home.is_empty());
     let given = given
         .map(Path::to_owned)
         .or_else(|| variable().map(PathBuf::from));
-    let path = given.unwrap_or_else(default);
+    let path = given.unwrap_or_else(usual_home);
     // Absolute, since cells are started from other working directories.
     Home::new(std::path::absolute(&path).unwrap_or(path))
 }

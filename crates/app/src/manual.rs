@@ -107,6 +107,7 @@ fn write_argument(out: &mut String, arg: &Arg) {
 mod tests {
     use crate::help::{WIDTH, build_command};
     use clap::Command;
+    use std::collections::BTreeSet;
     use std::fmt::Write as _;
 
     fn write_help(out: &mut String, command: &mut Command) {
@@ -149,22 +150,31 @@ mod tests {
 
     #[test]
     fn pages_refer_to_pages_that_exist() {
-        fn visit(command: &Command, path: &[String]) {
+        fn names(command: &Command, name: String, found: &mut BTreeSet<String>) {
+            for sub in command.get_subcommands() {
+                names(sub, format!("{name}-{}", sub.get_name()), found);
+            }
+            found.insert(name);
+        }
+        fn visit(command: &Command, path: &[String], pages: &BTreeSet<String>) {
             let page = super::render_man_page(build_command(WIDTH), path).unwrap();
             let page = page.replace("\\-", "-");
             for line in page.lines().filter_map(|l| l.split_once("(1)")) {
                 let name = line.0.rsplit(' ').next().unwrap_or_default();
                 let name = name.trim_start_matches("\\fB").trim_end_matches("\\fR");
-                let words: Vec<String> = name.split('-').skip(1).map(str::to_owned).collect();
-                let found = super::render_man_page(build_command(WIDTH), &words);
-                assert!(found.is_ok(), "{path:?} refers to {name}");
+                assert!(pages.contains(name), "{path:?} refers to {name}");
             }
             for sub in command.get_subcommands() {
                 let path = [path, &[sub.get_name().to_owned()]].concat();
-                visit(sub, &path);
+                visit(sub, &path, pages);
             }
         }
-        visit(&build_command(WIDTH), &[]);
+        let command = build_command(WIDTH);
+        let mut pages = BTreeSet::new();
+        let mut built = command.clone();
+        built.build();
+        names(&built, "abbey".to_owned(), &mut pages);
+        visit(&command, &[], &pages);
     }
 
     #[test]

@@ -433,7 +433,7 @@ async fn without_a_reachable_candidate_the_call_is_refused_and_released() {
     let (status, text) = call(&fakes, "/lines/allowed", false).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert!(
-        text.starts_with("REFUSED provider_unreachable gone:"),
+        text.starts_with("REFUSED provider_unreachable provider `gone` can't be reached:"),
         "{text}"
     );
     assert_eq!(ledger(&fakes)[1], "release");

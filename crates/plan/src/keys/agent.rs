@@ -82,7 +82,7 @@ keys! {
         pub locale: Locale = Key::new("locale", Shape::Section(Locale::KEYS), Live).inherited(),
         /// Resource limits of its cell.
         pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart).authority(&[]).inherited(),
-        /// Filter of system calls in a sandbox: `strict` or `jit`.
+        /// Filter of system calls in a sandbox: `jit` or `strict`.
         pub profile: Profile =
             Key::new("profile", PROFILES, Restart).authority(&["strict", "jit"]).default("jit").inherited().only_in(IN_SANDBOX, NoEffect),
         /// Its tool policy.

@@ -53,7 +53,7 @@ keys! {
         pub quota: Bytes = Key::new("quota", Shape::Bytes, Live).default("1GiB"),
         /// Resource limits of its cell.
         pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart),
-        /// Filter of system calls in its sandbox: `strict` or `jit`.
+        /// Filter of system calls in its sandbox: `jit` or `strict`.
         pub profile: Profile = Key::new("profile", PROFILES, Restart).default("jit"),
         /// Isolation layers that may be missing on this host.
         pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart).inherited(),

@@ -15,25 +15,29 @@ use std::collections::BTreeMap;
 pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Result<()> {
     let name = cell.to_string();
     let history = serde_json::to_string(&History::default())?;
+    let wanted = change
+        .desired
+        .as_ref()
+        .map_or(DesiredState::default(), |(d, _)| *d);
     let inserted = tx.execute(
         "INSERT INTO cells VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO NOTHING",
-        params![&name, DesiredState::default().number(), history, tx.now],
+        params![&name, wanted.number(), history, tx.now],
     )?;
-    if inserted > 0 {
-        tx.publish(Topic::Cells);
-    }
     if let Some((desired, who)) = change.desired {
-        let changed = tx.execute(
+        let updated = tx.execute(
             "UPDATE cells SET wanted_up = ?2 WHERE name = ?1 AND wanted_up <> ?2",
             params![&name, desired.number()],
         )?;
-        if changed > 0 {
-            tx.publish(Topic::Cells);
-        }
-        if let (1, Some(who)) = (changed, who) {
+        if let (1, Some(who)) = (inserted + updated, who) {
             let action = format!("cell.want_{}", desired.name());
             audit_log::append(tx, &who, &action, &name, json!({}))?;
         }
+        if updated > 0 {
+            tx.publish(Topic::Cells);
+        }
+    }
+    if inserted > 0 {
+        tx.publish(Topic::Cells);
     }
     // Supervision is written by the reconciler alone, so no subscriber is woken.
     if let Some((history, note)) = change.history {

@@ -4,7 +4,7 @@
 mod rcd;
 mod systemd;
 
-use crate::connect::{operator_client, resolve_home};
+use crate::connect::{operator_client, usual_home};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::VERSION;
@@ -123,7 +123,7 @@ pub(crate) async fn cmd_unit(home: &Home, json: bool, command: UnitCommand) -> O
 /// Name of the units of the house in this home: `abbey` for the usual home, otherwise with the path of the home, so that
 /// houses of one host have units of their own.
 fn unit_name(home: &Home) -> Result<String, Failure> {
-    if home.root() == resolve_home(None).root() {
+    if home.root() == usual_home() {
         return Ok("abbey".to_owned());
     }
     let path = plain("the home", home.root())?;

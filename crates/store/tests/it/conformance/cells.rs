@@ -9,6 +9,7 @@ use serde_json::json;
 
 cases! {
     desired_state_and_supervision_are_kept_apart checks set_cell cells;
+    supervision_of_a_cell_without_a_row_leaves_it_up checks set_cell remove_cell cells;
     a_change_of_desired_state_is_logged_once checks set_cell;
     a_removed_cell_takes_its_wakes_along checks remove_cell cells wakes record_wake;
     the_newest_wake_counts checks record_wake wakes;
@@ -59,6 +60,20 @@ fn desired_state_and_supervision_are_kept_apart(bench: &mut Bench) {
         (row.desired, &row.history, row.since),
         (DesiredState::Paused, &history, since)
     );
+}
+
+/// The reconciler may write after a cell was removed, and before a plan that a crash cut off is carried out.
+fn supervision_of_a_cell_without_a_row_leaves_it_up(bench: &mut Bench) {
+    let stopped = desired(DesiredState::Down);
+    bench.store().set_cell(cell(), stopped).done();
+    bench.store().remove_cell(cell()).done();
+    let change = CellChange {
+        history: Some((History::default(), None)),
+        ..CellChange::default()
+    };
+    bench.store().set_cell(cell(), change).done();
+    let rows = bench.store().cells().done();
+    assert_eq!(rows[&cell()].desired, DesiredState::Up);
 }
 
 fn a_change_of_desired_state_is_logged_once(bench: &mut Bench) {
