@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Runs an internal role of this binary, such as `serve` or `hostd`, until it ends. The first argument names the
 /// role. Returns its exit code, 2 for an unknown role.
@@ -124,17 +124,20 @@ fn serve(args: &[OsString]) -> ExitCode {
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     // Before any thread is started: starts hostd and drops every privilege.
-    if let Err(error) =
-        abbey_daemon::start_hostd_and_drop_privileges(home.root().to_owned(), &binary)
-    {
-        return report_failed_start(error);
-    }
+    let started =
+        match abbey_daemon::start_hostd_and_drop_privileges(home.root().to_owned(), &binary) {
+            Ok(started) => started,
+            Err(error) => return report_failed_start(error),
+        };
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = Arc::clone(&ready);
     let options = Options {
         home: home.root().to_owned(),
         clock: Arc::new(SystemClock::new()),
         lease_ttl: number("--lease-ms").map(abbey_model::Millis),
         listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
-        on_ready: Box::new(|announcement| {
+        on_ready: Box::new(move |announcement| {
+            is_ready.store(true, Ordering::Relaxed);
             report(&serde_json::to_string(announcement).unwrap_or_default());
             notify_service_manager();
         }),
@@ -154,7 +157,14 @@ fn serve(args: &[OsString]) -> ExitCode {
     };
     match runtime.block_on(abbey_daemon::serve(options)) {
         Ok(()) => ExitCode::from(exit::OK),
-        Err(error) => report_failed_start(error),
+        Err(error) => {
+            // Another control plane that came first uses what this one started.
+            let locked = matches!(error, abbey_daemon::Error::Locked { .. });
+            if started && !locked && !ready.load(Ordering::Relaxed) {
+                abbey_daemon::end_started_hostd(home.root());
+            }
+            report_failed_start(error)
+        }
     }
 }
 

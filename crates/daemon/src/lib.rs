@@ -24,7 +24,8 @@ pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;
 pub use core::hostd::{
-    detach_from_parent, ensure_home_and_hostd, run_hostd, start_hostd_and_drop_privileges,
+    detach_from_parent, end_started_hostd, ensure_home_and_hostd, run_hostd,
+    start_hostd_and_drop_privileges,
 };
 pub use core::restore::{restore_backup, verify_backup};
 pub use insight::reports::render_as_text as report_text;

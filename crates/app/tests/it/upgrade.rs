@@ -2,6 +2,7 @@
 //! and another binary takes over agents that run.
 
 use crate::{house, with_model};
+use abbey_cells::hostd::{HostdApi, HostdClient};
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::scripted::tool_call;
@@ -142,6 +143,8 @@ fn a_home_of_a_newer_release_is_refused() {
         );
     }
     assert!(!house.home().join("run/serve.json").exists());
+    let hostd = HostdClient::new(&house.home());
+    assert!(hostd.hello().is_err(), "a failed start leaves no helper");
     assert_eq!(std::fs::read(&database).unwrap(), before);
 }
 

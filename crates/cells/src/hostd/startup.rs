@@ -46,17 +46,17 @@ pub fn end_hostd(hostd: &dyn HostdApi) -> Result<()> {
 }
 
 /// Starts hostd from the executable `binary` unless one with this program, version and privilege answers; ends one that
-/// differs, which its cells survive.
+/// differs, which its cells survive. Returns whether it started one.
 ///
 /// # Errors
 /// [`Error::Hostd`] when it does not come up.
-pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
+pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<bool> {
     let client = HostdClient::new(&config.home);
     if let Ok(hello) = client.hello() {
         let same = hello.version == env!("CARGO_PKG_VERSION")
             && runs_program(hello.pid, binary).unwrap_or(true);
         if same && hello.privileged == config.privileged {
-            return Ok(());
+            return Ok(false);
         }
         end_hostd(&client)?;
     }
@@ -86,7 +86,7 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
     let _status = child.wait();
     if client.hello().is_ok() {
         // It, or one that somebody else started at the same time.
-        return Ok(());
+        return Ok(line.trim() == "ok");
     }
     match line.trim() {
         "ok" => Err(failed("it started but does not answer".to_owned())),

@@ -34,29 +34,36 @@ pub(crate) async fn run_operation(
 /// If either fails.
 pub fn ensure_home_and_hostd(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
     let config = Home::new(home).create_directories()?;
-    Ok(hostd::ensure_hostd_running(&config, binary)?)
+    hostd::ensure_hostd_running(&config, binary)?;
+    Ok(())
 }
 
 /// Creates the home, starts hostd, and makes this process an ordinary user without capabilities.
-/// Must be called while the process has a single thread.
+/// Must be called while the process has a single thread. Returns whether hostd was started, for [`end_started_hostd`].
 ///
 /// # Errors
 /// If any step fails; the caller must exit then.
 pub fn start_hostd_and_drop_privileges(
     home: PathBuf,
     binary: &Path,
-) -> std::result::Result<(), Error> {
+) -> std::result::Result<bool, Error> {
     let home = Home::new(home);
     if !rustix::process::geteuid().is_root() && hostd::is_privileged_hostd_running(home.root()) {
         // A service manager started hostd as root and this process as the ordinary user: nothing is left to do.
-        return Ok(());
+        return Ok(false);
     }
     // Before anything is started or changed.
     home.check_database_not_lost()?;
     let config = home.create_directories()?;
-    hostd::ensure_hostd_running(&config, binary)?;
+    let started = hostd::ensure_hostd_running(&config, binary)?;
     hostd::drop_privileges(&config)?;
-    Ok(())
+    Ok(started)
+}
+
+/// Ends the hostd of a home whose control plane could not start, so that nothing of it is left. One that does not answer is
+/// left alone.
+pub fn end_started_hostd(home: &Path) {
+    let _not_answering = hostd::end_hostd(&hostd::HostdClient::new(home));
 }
 
 /// Moves this process into a session of its own, so that it outlives the process that started it.
