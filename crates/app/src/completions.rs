@@ -142,8 +142,8 @@ fn candidates(named: Named) -> Vec<CompletionCandidate> {
     };
     let candidate = |(name, text): (String, String)| {
         let candidate = CompletionCandidate::new(name);
-        // A title is the text of whoever wrote the task.
-        let help = (!text.is_empty()).then(|| escape(&text).into());
+        // A title or an action is the text of whoever wrote it, and a shell takes each line for a candidate.
+        let help = text.lines().next().map(|line| escape(line).into());
         candidate.help(help)
     };
     names.into_iter().map(candidate).collect()
@@ -202,13 +202,7 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
             };
             let doc = client.tasks().list(&query).await?;
             let rows = doc.tasks.into_iter();
-            rows.map(|t| {
-                (
-                    t.number,
-                    t.title.lines().next().unwrap_or_default().to_owned(),
-                )
-            })
-            .collect()
+            rows.map(|t| (t.number, t.title)).collect()
         }
         Named::Schedules => {
             let doc = client.schedules().list(&SchedulesQuery::default()).await?;

@@ -2,7 +2,7 @@
 
 use crate::table::{Table, hanging};
 use crate::text::{Text, escape, escape_with};
-use abbey_api::Time;
+use abbey_api::{Reason, Time};
 use abbey_model::Timestamp;
 use clap::ColorChoice;
 use jiff::tz::TimeZone;
@@ -151,6 +151,13 @@ pub(crate) fn print_hanging(first: impl Into<Text>, text: impl Into<Text>) {
         Some(width) => hanging(&first, &text, width)
             .into_iter()
             .for_each(|line| print_text(&line)),
+    }
+}
+
+/// Prints why something is as it is: a line for each reason, with its code.
+pub(crate) fn print_reasons(reasons: &[Reason]) {
+    for Reason { code, text } in reasons {
+        print_hanging("  ", format!("{code}: {}", with_local_times(text)));
     }
 }
 

@@ -175,16 +175,7 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                 output::print_json(&doc);
             } else {
                 output::print_text(&Text::from(format!("{} is ", doc.task)).join(doc.state.into()));
-                for reason in &doc.reasons {
-                    output::print_hanging(
-                        "  ",
-                        format!(
-                            "{}: {}",
-                            reason.code,
-                            output::with_local_times(&reason.text)
-                        ),
-                    );
-                }
+                output::print_reasons(&doc.reasons);
             }
             Ok(exit::OK)
         }

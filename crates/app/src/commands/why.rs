@@ -27,16 +27,7 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
         return Ok(exit::OK);
     }
     output::print_text(&Text::from(format!("{} is ", doc.agent)).join(doc.presence.into()));
-    for reason in &doc.reasons {
-        output::print_hanging(
-            "  ",
-            format!(
-                "{}: {}",
-                reason.code,
-                output::with_local_times(&reason.text)
-            ),
-        );
-    }
+    output::print_reasons(&doc.reasons);
     output::print_line(&format!(
         "  last exit: {}{}",
         text_or_dash(doc.last_exit),

@@ -1,5 +1,5 @@
 //! What one agent may write by the agent API in a time: every write is a row, an entry of the audit log or a file outside
-//! of its cell, and takes the store's time. Documented in the guide's page about limits.
+//! of its cell, and takes the store's time. SPECIFICATION.md lists the numbers among the limits.
 
 use crate::api_server::web::{BODY_MAX, problem_response};
 use crate::core::rate::TokenBucket;
