@@ -99,6 +99,10 @@ mod tests {
             ("{ token: 'env:X', file: /a }", "belongs to `url`"),
             ("{ url: 'ftp://b' }", "https://"),
             ("{ url: 'http://b.example', token: 'env:X' }", "credential"),
+            (
+                "{ url: 'http://127.0.0.1:80@b.example/', token: 'env:X' }",
+                "credential",
+            ),
             ("{ syslog: here }", "not the address"),
         ] {
             let manifest = format!(

@@ -17,6 +17,15 @@ impl Decoder<'_> {
     }
 }
 
+/// Whether a credential may be sent to a URL: by TLS, or to a port of 127.0.0.1. A name before an `@` is no host.
+pub(crate) fn takes_credential(url: &str) -> bool {
+    let local = |rest: &str| {
+        let port = rest.split('/').next().unwrap_or_default();
+        port.parse::<u16>().is_ok()
+    };
+    url.starts_with("https://") || url.strip_prefix("http://127.0.0.1:").is_some_and(local)
+}
+
 // The shape check has already reported what does not parse; here such values are just absent.
 /// Text of a key of a mapping; none when the key is absent or not a scalar.
 pub(crate) fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {

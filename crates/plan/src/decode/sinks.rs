@@ -1,6 +1,6 @@
 //! Decodes checkpoint sinks.
 
-use super::decoder::{Decoder, text};
+use super::decoder::{Decoder, takes_credential, text};
 use crate::node::Node;
 use crate::sink::CheckpointSink;
 use abbey_model::Slug;
@@ -61,7 +61,7 @@ fn decode_sink(value: Option<&Node>) -> Result<CheckpointSink, String> {
         }
         (None, Some(address), None) => Ok(CheckpointSink::Syslog(address.parse()?)),
         (None, None, Some(url)) => {
-            let secure = url.starts_with("https://") || url.starts_with("http://127.0.0.1:");
+            let secure = takes_credential(url);
             if !secure && !url.starts_with("http://") {
                 return Err(format!(
                     "`url` is `{url}`, and must begin with https:// or http://"
