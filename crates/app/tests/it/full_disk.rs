@@ -63,11 +63,14 @@ impl Disk {
                 {
                 }
             }
-            // As many as it has open already, and none more.
+            // Those that it has open already, and none more: the limit is the first number that is free.
             Exhausted::Descriptors => {
                 let pid = house.control_plane_pid();
-                let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-                limit_files(pid, open);
+                let files = PathBuf::from(format!("/proc/{pid}/fd"));
+                let mut numbers = 0..;
+                let free = numbers
+                    .find(|n: &usize| fs::symlink_metadata(files.join(n.to_string())).is_err());
+                limit_files(pid, free.unwrap());
             }
         }
     }

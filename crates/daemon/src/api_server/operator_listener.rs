@@ -3,9 +3,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish_file};
-use crate::core::listen::{
-    ACCEPT_AGAIN, ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix,
-};
+use crate::core::listen::{ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::state::NetState;
 use axum::Router;
@@ -174,16 +172,8 @@ async fn accept(
 ) {
     let places = ConnectionPlaces::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = close.cancelled() => return,
-        };
-        let Ok((stream, _)) = accepted else {
-            rt.sleep(ACCEPT_AGAIN).await;
-            continue;
-        };
-        let place = tokio::select! {
-            place = places.acquire() => place,
+        let ((stream, _), place) = tokio::select! {
+            next = places.next(&rt, || listener.accept()) => next,
             () = close.cancelled() => return,
         };
         let _slower_without = stream.set_nodelay(true);

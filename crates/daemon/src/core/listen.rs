@@ -6,6 +6,8 @@ use crate::core::runtime::Runtime;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,10 @@ const OTHER_FILES: u64 = 256;
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause after a connection could not be accepted, for example because no descriptor is free.
-pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Descriptors that each listener keeps for connections that come when no other is left: who asks then gets an answer,
+/// if only that there are none.
+const SPARE_FILES: usize = 2;
 
 /// Most concurrent connections of each listener of a process that may open `files`; none is without a limit.
 fn connections_max(files: Option<u64>) -> usize {
@@ -40,6 +45,7 @@ fn connections_max(files: Option<u64>) -> usize {
 pub(crate) struct ConnectionPlaces {
     permits: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
+    spare: Mutex<Vec<File>>,
 }
 
 #[derive(Default)]
@@ -58,28 +64,61 @@ impl ConnectionPlaces {
     }
 
     fn with_places(places: usize) -> Arc<ConnectionPlaces> {
-        Arc::new(ConnectionPlaces {
+        let places = ConnectionPlaces {
             permits: Arc::new(Semaphore::new(places)),
             waiting: Mutex::default(),
-        })
+            spare: Mutex::default(),
+        };
+        places.keep_spare_files();
+        Arc::new(places)
+    }
+
+    /// Opens what is missing of the spare descriptors, as far as there are any.
+    fn keep_spare_files(&self) {
+        let mut spare = self.spare.lock();
+        while spare.len() < SPARE_FILES
+            && let Ok(file) = File::open("/dev/null")
+        {
+            spare.push(file);
+        }
+    }
+
+    /// The next connection, with its place. Where none can be accepted, a spare descriptor makes room for it, or the
+    /// connection that has been waiting longest for a request is closed.
+    pub(crate) async fn next<S, F>(
+        self: &Arc<Self>,
+        rt: &Runtime,
+        accept: impl Fn() -> F,
+    ) -> (S, Arc<ConnectionPlace>)
+    where
+        F: Future<Output = io::Result<S>>,
+    {
+        loop {
+            if let Ok(stream) = accept().await {
+                return (stream, self.acquire().await);
+            }
+            let spare = self.spare.lock().pop();
+            if spare.is_none() {
+                self.waiting.lock().close_oldest();
+                rt.sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
 
     /// A place for a new connection.
-    pub(crate) async fn acquire(self: &Arc<Self>) -> Arc<ConnectionPlace> {
+    async fn acquire(self: &Arc<Self>) -> Arc<ConnectionPlace> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) => {
                 {
                     let mut waiting = self.waiting.lock();
-                    match waiting.idle.pop_first() {
-                        Some((_, oldest)) => oldest.cancel(),
-                        None => waiting.is_full = true,
-                    }
+                    waiting.is_full = !waiting.close_oldest();
                 }
                 // Never closed, so this does not fail.
                 Arc::clone(&self.permits).acquire_owned().await.ok()
             }
         };
+        self.keep_spare_files();
         let closed = CancellationToken::new();
         let mut waiting = self.waiting.lock();
         waiting.is_full = false;
@@ -94,6 +133,12 @@ impl ConnectionPlaces {
 }
 
 impl Waiting {
+    /// Closes the connection that has been waiting longest for a request, if one is.
+    fn close_oldest(&mut self) -> bool {
+        let oldest = self.idle.pop_first();
+        oldest.inspect(|(_, closed)| closed.cancel()).is_some()
+    }
+
     fn add(&mut self, closed: CancellationToken) -> u64 {
         self.next += 1;
         self.idle.insert(self.next, closed);
@@ -125,6 +170,7 @@ impl ConnectionPlace {
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.waiting.lock().idle.remove(&self.number.lock());
+        self.places.keep_spare_files();
     }
 }
 
@@ -162,16 +208,8 @@ where
     drop(rt.spawn(async move {
         let places = ConnectionPlaces::new();
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = inner.stopped() => return,
-            };
-            let Ok((stream, _)) = accepted else {
-                inner.sleep(ACCEPT_AGAIN).await;
-                continue;
-            };
-            let place = tokio::select! {
-                place = places.acquire() => place,
+            let ((stream, _), place) = tokio::select! {
+                next = places.next(&inner, || listener.accept()) => next,
                 () = inner.stopped() => return,
             };
             drop(inner.spawn(serve(stream, place)));
@@ -190,6 +228,27 @@ mod tests {
         assert_eq!(connections_max(Some(65_536)), 4096);
         assert_eq!(connections_max(Some(1024)), 128);
         assert_eq!(connections_max(Some(64)), 16);
+    }
+
+    #[tokio::test]
+    async fn without_descriptors_a_spare_one_serves_and_then_the_oldest_connection_goes() {
+        let places = ConnectionPlaces::with_places(4);
+        let idle = places.acquire().await;
+        let closes = tokio::spawn(async move { idle.closed().await });
+        let failures = std::cell::Cell::new(0);
+        // As many failures as there are spare descriptors, and one more.
+        let accept = || async {
+            let number = failures.replace(failures.get() + 1);
+            if number > SPARE_FILES {
+                return Ok(());
+            }
+            assert_eq!(places.spare.lock().len(), SPARE_FILES - number);
+            Err(io::ErrorKind::Other.into())
+        };
+        let ((), place) = places.next(&Runtime::system(), accept).await;
+        closes.await.unwrap();
+        assert_eq!(places.spare.lock().len(), SPARE_FILES);
+        drop(place);
     }
 
     #[tokio::test]
