@@ -172,11 +172,10 @@ async fn accept(
 ) {
     let places = ConnectionPlaces::new();
     loop {
-        let ((stream, _), place) = tokio::select! {
-            next = places.next(&rt, || listener.accept()) => next,
+        let (stream, place) = tokio::select! {
+            next = places.next(&rt, &listener) => next,
             () = close.cancelled() => return,
         };
-        let _slower_without = stream.set_nodelay(true);
         let (router, stop, tls) = (router.clone(), rt.stop_token(), tls.clone());
         let timers = rt.clone();
         drop(rt.spawn(async move {

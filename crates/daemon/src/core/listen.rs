@@ -1,13 +1,12 @@
 //! Listeners of the control plane: its Unix sockets, accessible to its own user and root only, and the limit on
 //! connections of each listener, also of the TCP port.
 
+use crate::core::accepted::{Accepted, Listener, SpareFiles};
 use crate::core::error::{Error, Result};
 use crate::core::runtime::Runtime;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +27,8 @@ pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause after a connection could not be accepted, for example because no descriptor is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Descriptors that each listener keeps for connections that come when no other is left: who asks then gets an answer,
-/// if only that there are none.
-const SPARE_FILES: usize = 2;
+/// Pauses after which a connection without a request is closed for the one that waits.
+const PAUSES_BEFORE_CLOSING: u32 = 10;
 
 /// Most concurrent connections of each listener of a process that may open `files`; none is without a limit.
 fn connections_max(files: Option<u64>) -> usize {
@@ -45,7 +43,7 @@ fn connections_max(files: Option<u64>) -> usize {
 pub(crate) struct ConnectionPlaces {
     permits: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
-    spare: Mutex<Vec<File>>,
+    spare: Arc<SpareFiles>,
 }
 
 #[derive(Default)]
@@ -67,41 +65,34 @@ impl ConnectionPlaces {
         let places = ConnectionPlaces {
             permits: Arc::new(Semaphore::new(places)),
             waiting: Mutex::default(),
-            spare: Mutex::default(),
+            spare: Arc::default(),
         };
-        places.keep_spare_files();
+        places.spare.refill();
         Arc::new(places)
     }
 
-    /// Opens what is missing of the spare descriptors, as far as there are any.
-    fn keep_spare_files(&self) {
-        let mut spare = self.spare.lock();
-        while spare.len() < SPARE_FILES
-            && let Ok(file) = File::open("/dev/null")
-        {
-            spare.push(file);
-        }
-    }
-
-    /// The next connection, with its place. Where none can be accepted, a spare descriptor makes room for it, or the
-    /// connection that has been waiting longest for a request is closed.
-    pub(crate) async fn next<S, F>(
+    /// The next connection, with its place. Where none can be accepted, a spare descriptor makes room for it, or after a
+    /// second the connection that has been waiting longest for a request is closed.
+    pub(crate) async fn next<L: Listener>(
         self: &Arc<Self>,
         rt: &Runtime,
-        accept: impl Fn() -> F,
-    ) -> (S, Arc<ConnectionPlace>)
-    where
-        F: Future<Output = io::Result<S>>,
-    {
+        listener: &L,
+    ) -> (Accepted<L::Socket>, Arc<ConnectionPlace>) {
+        let mut pauses = 0;
         loop {
-            if let Ok(stream) = accept().await {
-                return (stream, self.acquire().await);
+            if let Ok(socket) = listener.accept().await {
+                let connection = Accepted::new(socket, Arc::clone(&self.spare));
+                return (connection, self.acquire().await);
             }
-            let spare = self.spare.lock().pop();
-            if spare.is_none() {
+            let waiting = listener.has_waiting();
+            if waiting && self.spare.release() {
+                continue;
+            }
+            if waiting && pauses >= PAUSES_BEFORE_CLOSING {
                 self.waiting.lock().close_oldest();
-                rt.sleep(ACCEPT_AGAIN).await;
             }
+            rt.sleep(ACCEPT_AGAIN).await;
+            pauses = if waiting { pauses + 1 } else { 0 };
         }
     }
 
@@ -118,7 +109,7 @@ impl ConnectionPlaces {
                 Arc::clone(&self.permits).acquire_owned().await.ok()
             }
         };
-        self.keep_spare_files();
+        self.spare.refill();
         let closed = CancellationToken::new();
         let mut waiting = self.waiting.lock();
         waiting.is_full = false;
@@ -170,7 +161,7 @@ impl ConnectionPlace {
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.waiting.lock().idle.remove(&self.number.lock());
-        self.places.keep_spare_files();
+        self.places.spare.refill();
     }
 }
 
@@ -193,7 +184,7 @@ impl Drop for RequestInProgress {
 pub(crate) fn listen_unix<F>(
     rt: &Runtime,
     path: PathBuf,
-    serve: impl Fn(UnixStream, Arc<ConnectionPlace>) -> F + Send + 'static,
+    serve: impl Fn(Accepted<UnixStream>, Arc<ConnectionPlace>) -> F + Send + 'static,
 ) -> Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -208,8 +199,8 @@ where
     drop(rt.spawn(async move {
         let places = ConnectionPlaces::new();
         loop {
-            let ((stream, _), place) = tokio::select! {
-                next = places.next(&inner, || listener.accept()) => next,
+            let (stream, place) = tokio::select! {
+                next = places.next(&inner, &listener) => next,
                 () = inner.stopped() => return,
             };
             drop(inner.spawn(serve(stream, place)));
@@ -221,6 +212,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::accepted::SPARE_FILES;
+    use std::io;
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn connections_leave_descriptors_to_others() {
@@ -230,24 +225,58 @@ mod tests {
         assert_eq!(connections_max(Some(64)), 16);
     }
 
+    /// Accepts nothing until the spare descriptors are released and a connection was closed.
+    struct Refusing {
+        listener: UnixListener,
+        spare: Arc<SpareFiles>,
+        calls: AtomicUsize,
+        closed: CancellationToken,
+    }
+
+    impl AsFd for Refusing {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.listener.as_fd()
+        }
+    }
+
+    impl Listener for Refusing {
+        type Socket = UnixStream;
+
+        async fn accept(&self) -> io::Result<UnixStream> {
+            let number = self.calls.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(self.spare.count(), SPARE_FILES.saturating_sub(number));
+            match self.closed.is_cancelled() {
+                true => Listener::accept(&self.listener).await,
+                false => Err(io::ErrorKind::Other.into()),
+            }
+        }
+    }
+
     #[tokio::test]
     async fn without_descriptors_a_spare_one_serves_and_then_the_oldest_connection_goes() {
         let places = ConnectionPlaces::with_places(4);
         let idle = places.acquire().await;
         let closes = tokio::spawn(async move { idle.closed().await });
-        let failures = std::cell::Cell::new(0);
-        // As many failures as there are spare descriptors, and one more.
-        let accept = || async {
-            let number = failures.replace(failures.get() + 1);
-            if number > SPARE_FILES {
-                return Ok(());
-            }
-            assert_eq!(places.spare.lock().len(), SPARE_FILES - number);
-            Err(io::ErrorKind::Other.into())
+        let dir = tempfile::tempdir().unwrap();
+        let refusing = Refusing {
+            listener: UnixListener::bind(dir.path().join("socket")).unwrap(),
+            spare: Arc::clone(&places.spare),
+            calls: AtomicUsize::new(0),
+            closed: places.waiting.lock().idle[&1].clone(),
         };
-        let ((), place) = places.next(&Runtime::system(), accept).await;
+        let _caller = UnixStream::connect(dir.path().join("socket"))
+            .await
+            .unwrap();
+        let (connection, place) = places.next(&Runtime::system(), &refusing).await;
         closes.await.unwrap();
-        assert_eq!(places.spare.lock().len(), SPARE_FILES);
+        assert_eq!(places.spare.count(), SPARE_FILES);
+        // The descriptor of a connection that ends becomes a spare one, and no more than are missing.
+        assert!(places.spare.release());
+        drop(connection);
+        assert_eq!(places.spare.count(), SPARE_FILES);
+        let socket = UnixStream::pair().unwrap().0;
+        drop(Accepted::new(socket, Arc::clone(&places.spare)));
+        assert_eq!(places.spare.count(), SPARE_FILES);
         drop(place);
     }
 

@@ -3,6 +3,7 @@
 //!
 //! May import: other crates only. Never knows: cells, tasks, routes, or any other folder.
 
+pub(crate) mod accepted;
 pub(crate) mod alive;
 pub(crate) mod archive;
 pub(crate) mod audit_checkpoints;

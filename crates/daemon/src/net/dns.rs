@@ -1,6 +1,7 @@
 //! DNS for cells with `egress: full`: forwards their queries unchanged to the host's name servers.
 //! What a cell may connect to is decided by the firewall, not here. Other cells get no answer.
 
+use crate::core::accepted::Accepted;
 use crate::core::error::Result;
 use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
@@ -35,7 +36,7 @@ pub(crate) fn listen_for_dns(net: &Arc<NetState>) -> Result<()> {
 /// Answers the queries of one cell's connection until it closes or the cell may not use DNS.
 async fn serve_dns_connection(
     net: Arc<NetState>,
-    mut stream: UnixStream,
+    mut stream: Accepted<UnixStream>,
     place: Arc<ConnectionPlace>,
 ) {
     // Each shim holds the connections of its cell within a limit, so none is closed for another.

@@ -10,6 +10,7 @@ pub(crate) mod ledger;
 mod policy;
 mod stream;
 
+use crate::core::accepted::Accepted;
 use crate::core::error::Result;
 use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::net::state::NetState;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stream::CountedStream;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Longest wait for a DNS answer or a connection.
@@ -68,7 +69,11 @@ pub(crate) fn listen_for_egress(net: &Arc<NetState>) -> Result<()> {
 }
 
 /// Serves the proxy requests of one connection of a cell.
-async fn serve_connection(net: Arc<NetState>, mut stream: UnixStream, place: Arc<ConnectionPlace>) {
+async fn serve_connection(
+    net: Arc<NetState>,
+    mut stream: Accepted<UnixStream>,
+    place: Arc<ConnectionPlace>,
+) {
     // Each shim holds the connections of its cell within a limit, so none is closed for another.
     let _kept = place.begin_request();
     let cell = net
@@ -94,7 +99,7 @@ async fn serve_connection(net: Arc<NetState>, mut stream: UnixStream, place: Arc
 
 /// Reads the line with the cell's name that a shim sends first; `None` if it is invalid. Reads byte
 /// by byte, since the following bytes belong to the proxied protocol.
-pub(crate) async fn read_cell_name(stream: &mut UnixStream) -> Option<CellName> {
+pub(crate) async fn read_cell_name(stream: &mut (impl AsyncRead + Unpin)) -> Option<CellName> {
     let mut name = Vec::new();
     while name.len() < PREFACE_MAX {
         match stream.read_u8().await.ok()? {
