@@ -188,7 +188,8 @@ fn a_microvm_is_saved_while_it_runs_and_while_it_is_stopped() {
     house.expect(0, "up");
     equip(&house);
     house.expect(0, "template save iris running");
-    house.expect(0, "agent new rosa --template running");
+    let plan = house.expect(0, "agent new rosa --template running");
+    assert!(plan.contains("no interface but loopback"), "{plan}");
     check_equipped(&house, "rosa");
     assert_ne!(sh(&house, "rosa", "uname -r"), host_release());
     let rosa = house.json(0, "agent show rosa");

@@ -121,8 +121,12 @@ async fn save(
     let (new, mut left_out) = writing.await.map_err(lost)??;
     // The archive ends where hostd failed, so it counts only once that has not.
     if let HostdReply::Packed { left_out: unpacked } = packing.await.map_err(lost)?? {
-        let prefix = format!("agents/{slug}/");
-        left_out.extend(unpacked.into_iter().map(|l| l.replace(&prefix, "")));
+        let prefix = format!("agents/{slug}");
+        let below = |line: String| {
+            let below = line.strip_prefix(&prefix).unwrap_or(&line);
+            below.trim_start_matches(['/', ':', ' ']).to_owned()
+        };
+        left_out.extend(unpacked.into_iter().map(below));
     }
     let place = api.core.home.templates_dir();
     let bytes = match new.publish(body.replace) {
