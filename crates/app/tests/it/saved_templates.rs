@@ -161,6 +161,7 @@ fn templates_carry_over_drives_and_backups() {
     equip(&house);
     house.expect(0, "template save iris tooled");
     house.expect(0, "backup whole.tar");
+    house.expect(0, "down");
     let other = crate::house();
     let archive = house.path("whole.tar").display().to_string();
     other.expect(0, args!("restore {}", archive));
