@@ -52,7 +52,8 @@ fn check_equipped(house: &House, agent: &str) {
     assert_eq!(sh(house, agent, script), expected);
     let script = "for f in ~/.ssh ~/notes.txt ~/session-9.jsonl memory/2026-11-28.md; do test -e $f && echo $f; done; grep -c pump MEMORY.md; touch ~/own src/own && echo writable";
     assert_eq!(sh(house, agent, script), "0\nwritable\n");
-    assert_ne!(house.agent_token(agent), house.agent_token("iris"));
+    let token = |agent: &str| sh(house, agent, "cat ~/token");
+    assert_ne!(token(agent), token("iris"));
 }
 
 fn stderr(house: &House, args: &str) -> String {
