@@ -185,6 +185,7 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
         "\n## a command in a machine of 192 MiB, {ROUNDS} interleaved runs, until its output is back (ms)\n"
     );
     println!("| how | median | p10 | p90 |\n|---|---:|---:|---:|");
+    let mut medians = Vec::new();
     for (name, mut times) in [
         ("booted for it", cold),
         ("begun from a template", restored),
@@ -192,12 +193,24 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
     ] {
         let (p50, p10, p90) = percentiles(&mut times);
         println!("| {name} | {p50:.1} | {p10:.1} | {p90:.1} |");
+        medians.push(p50);
     }
-    println!("\n| figure | value |\n|---|---:|");
-    println!("| a template made | {:.2} s |", made.as_secs_f64());
+    println!("\n| figure | value | target |\n|---|---:|---:|");
+    println!("| a template made | {:.2} s | |", made.as_secs_f64());
+    let row = |name: &str, ratio: f64, target: f64| {
+        println!("| {name} | {ratio:.3}× | ≤ {target}× |");
+    };
+    row("from a template / booted", medians[1] / medians[0], 0.1);
+    row("waiting warm / booted", medians[2] / medians[0], 0.01);
     for (name, (pss, private)) in ["booted", "from a template"].iter().zip(sizes) {
         println!(
-            "| memory of a machine that was {name}: share / its own | {pss} / {private} KiB |"
+            "| memory of a machine that was {name}: share / its own | {pss} / {private} KiB | |"
         );
     }
+    let share = |(pss, _): (u64, u64)| pss as f64;
+    row(
+        "memory from a template / booted",
+        share(sizes[1]) / share(sizes[0]),
+        0.2,
+    );
 }

@@ -17,6 +17,7 @@ use crate::schedules::SchedulesClient;
 use crate::services::ServicesClient;
 use crate::skills::SkillsClient;
 use crate::tasks::TasksClient;
+use crate::templates::TemplatesClient;
 use crate::tokens::TokensClient;
 use crate::workflows::WorkflowsClient;
 
@@ -50,6 +51,7 @@ impl Api {
                 BudgetsClient::OPERATIONS,
                 SkillsClient::OPERATIONS,
                 DoctorClient::OPERATIONS,
+                TemplatesClient::OPERATIONS,
                 TokensClient::OPERATIONS,
             ],
             Api::Agent => &[MeClient::OPERATIONS],

@@ -18,6 +18,7 @@ use crate::schedules::SchedulesClient;
 use crate::services::ServicesClient;
 use crate::skills::SkillsClient;
 use crate::tasks::TasksClient;
+use crate::templates::TemplatesClient;
 use crate::tokens::TokensClient;
 use crate::transport::{Call, Transport};
 use crate::workflows::WorkflowsClient;
@@ -88,6 +89,8 @@ clients! {
         skills: SkillsClient,
         /// Checks.
         doctor: DoctorClient,
+        /// Templates that operators saved.
+        templates: TemplatesClient,
         /// Tokens of this API.
         tokens: TokensClient,
     }

@@ -285,7 +285,7 @@ impl Cli {
             C::Agent(command) => agent::cmd_agent(home, json, command).await,
             C::Import(args) => import::cmd_import(home, json, &args).await,
             C::Export(args) => export::cmd_export(home, json, &args).await,
-            C::Template(command) => template::cmd_template(json, command),
+            C::Template(command) => template::cmd_template(home, json, command).await,
             C::Delegate(args) => delegate::cmd_delegate(home, json, args).await,
             C::Org { svg } => org::cmd_org(home, json, svg).await,
             C::Report { asked, locale } => {

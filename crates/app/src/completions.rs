@@ -61,6 +61,8 @@ const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("skill show", "name", Some(Named::Skills)),
     ("skill run", "name", Some(Named::Skills)),
     ("template show", "name", Some(Named::Templates)),
+    ("template rm", "name", Some(Named::Templates)),
+    ("template save", "name", None),
     ("token revoke", "name", Some(Named::Tokens)),
     ("secret set", "name", Some(Named::Secrets)),
     ("secret rm", "name", Some(Named::Secrets)),
@@ -133,10 +135,13 @@ fn with_names(command: Command, path: &str) -> Command {
 fn candidates(named: Named) -> Vec<CompletionCandidate> {
     let home = resolve_home(home_of_line().as_deref());
     let names = match named {
-        Named::Templates => manifest::templates::ALL
-            .iter()
-            .map(|t| (t.name.to_owned(), t.summary.to_owned()))
-            .collect(),
+        Named::Templates => {
+            let saved = abbey_daemon::list_saved_templates(&home).unwrap_or_default();
+            let saved = saved.into_iter().map(|t| (t.name.to_string(), t.role));
+            let built_in = manifest::templates::ALL.iter();
+            let built_in = built_in.map(|t| (t.name.to_owned(), t.summary.to_owned()));
+            saved.chain(built_in).collect()
+        }
         Named::Secrets => without_text(home.credential_names().unwrap_or_default()),
         _ => ask(&home, named).unwrap_or_else(|| declared(&home, named)),
     };

@@ -10,13 +10,17 @@ use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
-use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
+use abbey_api::{FillBody, ManifestBody, PlanDoc, PlanSeverity};
 use abbey_cells::hostd::{NamedFiles, allow_named_files};
 use abbey_daemon::manifest::CheckpointSink;
 use abbey_daemon::{Home, manifest};
 use abbey_model::{SecretRef, Slug};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest time for a new agent to get the files of a template.
+const FILL_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
 ///
@@ -130,6 +134,8 @@ pub(crate) fn edit_manifest(
 pub(crate) struct ManifestEdit {
     text: String,
     renamed: BTreeMap<String, String>,
+    /// A new agent, and the saved template whose files it gets.
+    filled: Option<(Slug, Slug)>,
 }
 
 impl From<String> for ManifestEdit {
@@ -137,16 +143,25 @@ impl From<String> for ManifestEdit {
         ManifestEdit {
             text,
             renamed: BTreeMap::new(),
+            filled: None,
         }
     }
 }
 
 impl ManifestEdit {
+    /// An edit that adds `agent`, which gets the files of a saved template before the plan creates it.
+    pub(crate) fn filling(text: String, agent: &Slug, template: &Slug) -> ManifestEdit {
+        ManifestEdit {
+            filled: Some((agent.clone(), template.clone())),
+            ..ManifestEdit::from(text)
+        }
+    }
+
     /// An edit that gives an agent another name.
     pub(crate) fn renaming(text: String, old: &Slug, new: &Slug) -> ManifestEdit {
         ManifestEdit {
-            text,
             renamed: BTreeMap::from([(old.to_string(), new.to_string())]),
+            ..ManifestEdit::from(text)
         }
     }
 }
@@ -181,6 +196,13 @@ pub(crate) async fn apply_edit(
         return Ok(exit::CONFLICT);
     }
     body.consent = consent.obtain(&planned)?;
+    if let Some((agent, template)) = edited.filled {
+        let body = FillBody {
+            template: template.to_string(),
+        };
+        let client = operator_client(home)?.timeout(FILL_WITHIN);
+        client.templates().fill(agent.as_str(), &body).await?;
+    }
     let edit = PendingEdit::stage(file, &body.manifest)?;
     let seen = Some(IfMatch(current.generation));
     let doc = match client.house().apply(&body, seen).await {

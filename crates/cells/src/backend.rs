@@ -58,6 +58,12 @@ pub trait Backend: Send + Sync {
     /// When the shim cannot be reached.
     fn probe(&self, cell: &CellName) -> Result<CellProbe>;
 
+    /// How far the clock of a cell was ahead of the host's when they were compared last. None for a cell that has the
+    /// host's clock, or whose shim cannot be reached.
+    fn clock_off(&self, _cell: &CellName) -> Option<Millis> {
+        None
+    }
+
     /// Opens a connection to the terminal of a cell for a viewer of `rows` and `columns`; [`shim`] documents the
     /// protocol.
     ///
@@ -205,6 +211,10 @@ impl Backend for ShimBackend {
             worker: !status.hung,
             door: status.door.then_some(stream),
         })
+    }
+
+    fn clock_off(&self, cell: &CellName) -> Option<Millis> {
+        self.status(cell)?.clock_off_ms.map(Millis)
     }
 
     fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream> {

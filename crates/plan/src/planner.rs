@@ -483,6 +483,13 @@ fn network_step(
             );
             (Action::Create, text)
         }
+        (None, _) if matches!(agent.cell, CellKind::Microvm | CellKind::Container) => {
+            let text = format!(
+                "no interface but loopback; the agent API on its own port, other hosts by name through the egress proxy ({}){services}",
+                agent.egress
+            );
+            (Action::NotApplicable, text)
+        }
         (None, Some(reason)) if agent.cell.isolates() => {
             let text = format!(
                 "loopback only, because {reason}; the agent API on its own port, other hosts through the egress proxy ({}){services}",

@@ -1,13 +1,15 @@
 //! `abbey agent`: adds, moves and shows agents.
 
+use crate::agent_files::write_charter;
 use crate::commands::agent_lifecycle::{self, CloneArgs, RenameArgs, RestoreArgs, RmArgs};
+use crate::commands::template::find_saved_template;
 use crate::connect::operator_client;
 use crate::consent::Consent;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
 use crate::readiness::wait_for_agent;
@@ -73,7 +75,7 @@ pub(crate) async fn cmd_agent(home: &Home, json: bool, command: AgentCommand) ->
 pub(crate) struct AgentNewArgs {
     /// Name of the new agent.
     pub(crate) agent: String,
-    /// Template to start from; see `abbey template list`.
+    /// Template to start from, built in or saved; see `abbey template list`.
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
     /// Agent to which it reports.
@@ -100,21 +102,49 @@ pub(crate) struct AgentMoveArgs {
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
+    let saved = match args.template.as_deref() {
+        Some(template) if manifest::templates::find(template).is_none() => {
+            Some(find_saved_template(home, template)?)
+        }
+        _ => None,
+    };
+    let set = |text: String, key: &str, value: Option<&str>| match value {
+        Some(value) => manifest::set_key(&text, &name, key, value),
+        None => Ok(text),
+    };
+    let above = args.reports_to.as_deref();
     let edited = edit_manifest(&file, |text| {
-        manifest::add_agent(
-            text,
-            &name,
-            args.template.as_deref(),
-            args.reports_to.as_deref(),
-        )
-        .and_then(|text| match &args.model {
-            Some(model) => manifest::set_key(&text, &name, "model", model),
-            None => Ok(text),
-        })
-        .map_err(|m| manifest_failure(&m))
+        let text = match &saved {
+            Some(saved) => manifest::add_entry(text, &name, &saved.entry).and_then(|text| {
+                let own = format!("{name}.md");
+                let charter = manifest::has_value_at(&text, &name, &["charter"]).then_some(own);
+                set(text, "charter", charter.as_deref())
+                    .and_then(|text| set(text, "reports_to", above))
+            }),
+            None => manifest::add_agent(text, &name, args.template.as_deref(), above),
+        };
+        text.and_then(|text| set(text, "model", args.model.as_deref()))
+            .map_err(|m| manifest_failure(&m))
     })?;
+    let edit = match &saved {
+        Some(saved) => {
+            let path = file.with_file_name(format!("{name}.md"));
+            if std::fs::read_to_string(&path).is_ok_and(|text| text != saved.charter) {
+                return Err(Failure::plain(format!(
+                    "`{}` exists and is not the charter of template `{}`",
+                    path.display(),
+                    saved.name
+                ))
+                .hint("move it to another place, or choose another name for the agent")
+                .with_code(exit::CONFLICT));
+            }
+            write_charter(&file, &edited, &name, &saved.charter)?;
+            ManifestEdit::filling(edited, &name, &saved.name)
+        }
+        None => edited.into(),
+    };
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
+    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
     if code != exit::OK {
         return Ok(code);
     }

@@ -157,6 +157,9 @@ fn verbs(manifest: &Path, archive: &Path) -> Vec<Args> {
         "activity verify",
         "budget",
         "agent new c --template sysadmin",
+        "template save a other",
+        "template save a saved --replace",
+        "agent new e --template saved",
     ]
     .map(Args::from)
     .to_vec();
@@ -190,6 +193,7 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     house.manifest(HOUSE);
     house.expect(0, "up");
     house.expect(0, "task add --to a before");
+    house.expect(0, "template save a saved");
     let serve = house.control_plane_pid();
     let other = house.path("other.yaml");
     let text = fs::read_to_string(house.path("abbey.yaml")).unwrap();

@@ -53,6 +53,7 @@ mod renaming;
 mod reports;
 mod resource_exhaustion;
 mod run_command;
+mod saved_templates;
 mod schedules;
 mod secrets;
 mod service_manager_units;

@@ -195,6 +195,10 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     assert!((now.as_secs().cast_signed() - seconds).abs() <= 5);
+    until("doctor says how its clock is", || {
+        let checks = house.run("doctor").stdout;
+        String::from_utf8_lossy(&checks).contains("the clock in the microVM of alpha was 0.")
+    });
     // The control plane dies, and hostd with it; the machine does not notice.
     house.kill_control_plane();
     house.expect(0, "up");

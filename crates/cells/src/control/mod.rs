@@ -72,6 +72,9 @@ pub(crate) struct ShimStatus {
     /// Whether the program has sent no heartbeat in time.
     #[serde(default)]
     pub hung: bool,
+    /// How far the clock of a microVM was ahead of the host's when they were compared last, milliseconds.
+    #[serde(default)]
+    pub clock_off_ms: Option<i64>,
     /// Whether the connection of a probe now leads through the agent's own port.
     #[serde(default)]
     pub door: bool,

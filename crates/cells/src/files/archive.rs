@@ -93,7 +93,7 @@ fn own_user() -> (u32, u32) {
 }
 
 /// Opens the directory at a plain path below `dir`; creates what is missing of it.
-fn make_dirs(dir: &DirHandle, path: &Path, owner: (u32, u32)) -> io::Result<DirHandle> {
+pub(super) fn make_dirs(dir: &DirHandle, path: &Path, owner: (u32, u32)) -> io::Result<DirHandle> {
     let mut at = dir.open_dir(".")?;
     for part in path.components() {
         if let Component::Normal(part) = part {

@@ -1,10 +1,11 @@
 //! Trees of files of agents and services in a backup. Everything is opened beneath the tree without following links.
 //! What cannot be carried is named, never silently left out.
 
-use super::archive::{DISKS, UNLOADED};
+use super::archive::{DISKS, UNLOADED, invalid_archive, make_dirs};
 use super::names::CREDENTIAL;
-use abbey_support::beneath::DirHandle;
-use rustix::fs::FileType;
+use abbey_support::beneath::{DirHandle, Owner, set_owner_and_mode};
+use rustix::fs::{AtFlags, FileType, Gid, Timespec, Timestamps, Uid};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,17 @@ use std::path::{Component, Path, PathBuf};
 const DEPTH_MAX: usize = 256;
 /// Most paths that are named one by one.
 const NAMED_MAX: usize = 200;
+
+/// What makes an agent who it is, in its workspace.
+const IDENTITY: [&str; 7] = [
+    "SOUL.md",
+    "USER.md",
+    "IDENTITY.md",
+    "AGENTS.md",
+    "MEMORY.md",
+    "HEARTBEAT.md",
+    "memory",
+];
 
 /// Paths that are not in a backup, with the reason.
 #[derive(Debug, Default)]
@@ -61,6 +73,18 @@ pub(crate) fn is_left_out_of_agent(below: &Path) -> bool {
         || first.starts_with(CREDENTIAL)
         || ["drives", DISKS, UNLOADED].contains(&first)
         || exact.iter().any(|path| below == Path::new(path))
+}
+
+/// As [`is_left_out_of_agent`], for an agent whose home and workspace are on drives: beside them lie only what the drives
+/// were made from, and files that make the agent who it is.
+pub(crate) fn is_left_out_beside_drives(below: &Path) -> bool {
+    let mut parts = below.iter().filter_map(OsStr::to_str);
+    let stale = match (parts.next(), parts.next()) {
+        (Some("home"), Some(_)) => true,
+        (Some("workspace"), Some(name)) => !IDENTITY.contains(&name),
+        _ => false,
+    };
+    stale || is_left_out_of_agent(below)
 }
 
 /// Whether a link at `at`, relative to the root of a tree, with this target stays in the tree. No component of the
@@ -157,6 +181,83 @@ impl TreePacker<'_> {
     }
 }
 
+/// Unpacks the files, directories and links of a tar archive for which `wanted` is true into the empty directory `dir`,
+/// which nobody else can enter, owned by `owner`. Links are made last, so none is followed.
+///
+/// # Errors
+/// `InvalidInput` for a path or link that leads out, and for other kinds of entries; otherwise the system's error.
+pub(crate) fn unpack_tree(
+    dir: &DirHandle,
+    owner: Owner,
+    archive: impl Read,
+    wanted: fn(&Path) -> bool,
+) -> io::Result<()> {
+    let (mut links, mut modes) = (BTreeMap::new(), BTreeMap::new());
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        if !wanted(&path) {
+            continue;
+        }
+        let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
+        if !plain || path.components().count() > DEPTH_MAX {
+            return Err(invalid_archive("a path leads out of the directory"));
+        }
+        if path.ancestors().any(|p| links.contains_key(p)) {
+            return Err(invalid_archive("a path leads through a link"));
+        }
+        let mode = entry.header().mode()? & 0o777;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        match entry.header().entry_type() {
+            tar::EntryType::Directory => {
+                make_dirs(dir, &path, owner)?;
+                modes.insert(path, mode | 0o500);
+            }
+            tar::EntryType::Regular => {
+                let parent = make_dirs(dir, parent, owner)?;
+                let mut file = parent.create_file(path.file_name().unwrap_or_default(), 0o600)?;
+                io::copy(&mut entry, &mut file)?;
+                let time = Timespec {
+                    tv_sec: entry.header().mtime()?.try_into().unwrap_or(0),
+                    tv_nsec: 0,
+                };
+                let times = Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                };
+                rustix::fs::futimens(&file, &times)?;
+                set_owner_and_mode(&file, owner, mode | 0o400)?;
+            }
+            tar::EntryType::Symlink => {
+                let target = entry.link_name()?.unwrap_or_default().into_owned();
+                if !is_link_within(&path, &target) {
+                    return Err(invalid_archive("a link leads out of the directory"));
+                }
+                links.insert(path, target);
+            }
+            _ => {
+                return Err(invalid_archive(
+                    "an archive may contain only files, directories and links",
+                ));
+            }
+        }
+    }
+    for (path, target) in &links {
+        let parent = make_dirs(dir, path.parent().unwrap_or(Path::new("")), owner)?;
+        let name = path.file_name().unwrap_or_default();
+        rustix::fs::symlinkat(target, &parent, name)?;
+        let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags)?;
+    }
+    // The deepest first: a directory may not be writable.
+    for (path, mode) in modes.iter().rev() {
+        set_owner_and_mode(&dir.open_dir(path)?, owner, *mode)?;
+    }
+    Ok(())
+}
+
 /// Header with the mode, owner and time of a file; without special bits.
 fn header(stat: &rustix::fs::Stat) -> tar::Header {
     let mut header = tar::Header::new_gnu();
@@ -180,6 +281,89 @@ mod tests {
         assert!(!within("workspace/a", "/etc/passwd"));
         assert!(!within("workspace/a", "../../b") && !within("a", ".."));
         assert!(!within("workspace/a", "b/../../../c"));
+    }
+
+    #[test]
+    fn a_tree_is_unpacked_as_it_was_packed_and_nothing_leads_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = from.path().join("home");
+        std::fs::create_dir_all(home.join("bin/closed")).unwrap();
+        std::fs::write(home.join("bin/tool"), "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(home.join("bin/tool"), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(home.join("bin/closed"), PermissionsExt::from_mode(0o555))
+            .unwrap();
+        std::os::unix::fs::symlink("bin/tool", home.join("short")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", home.join("out")).unwrap();
+        let mut archive = tar::Builder::new(tempfile::tempfile().unwrap());
+        let mut left_out = LeftOut::default();
+        let mut packer = TreePacker {
+            archive: &mut archive,
+            left_out: &mut left_out,
+            skip: |_| false,
+        };
+        packer
+            .add(&DirHandle::open(from.path()).unwrap(), Path::new(""))
+            .unwrap();
+        let mut file = archive.into_inner().unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        let dir = DirHandle::open(to.path()).unwrap();
+        let own = {
+            let stat = dir.stat().unwrap();
+            (stat.st_uid, stat.st_gid)
+        };
+        unpack_tree(&dir, own, &file, |_| true).unwrap();
+        let at = to.path().join("home");
+        let mode = |name: &str| {
+            std::fs::metadata(at.join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+        };
+        assert_eq!(mode("bin/tool") & 0o777, 0o755);
+        assert_eq!(mode("bin/closed") & 0o777, 0o555);
+        assert_eq!(
+            std::fs::read_link(at.join("short")).unwrap(),
+            Path::new("bin/tool")
+        );
+        assert!(std::fs::symlink_metadata(at.join("out")).is_err());
+        assert_eq!(left_out.into_lines(), ["home/out: a link that leads out"]);
+
+        // Archives that a packer of ours would not write.
+        let refused = |add: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
+            let to = tempfile::tempdir().unwrap();
+            let mut archive = tar::Builder::new(Vec::new());
+            add(&mut archive);
+            let bytes = archive.into_inner().unwrap();
+            let dir = DirHandle::open(to.path()).unwrap();
+            unpack_tree(&dir, own, bytes.as_slice(), |_| true)
+                .unwrap_err()
+                .to_string()
+        };
+        let link = |archive: &mut tar::Builder<Vec<u8>>, target: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            archive.append_link(&mut header, "home/x", target).unwrap();
+        };
+        assert!(refused(&|a| link(a, "/etc")).contains("leads out"));
+        assert!(refused(&|a| link(a, "../../x")).contains("leads out"));
+        let through = refused(&|a| {
+            link(a, "bin");
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(1);
+            a.append_data(&mut header, "home/x/y", &b"z"[..]).unwrap();
+        });
+        assert!(through.contains("through a link"), "{through}");
+    }
+
+    #[test]
+    fn what_lies_beside_drives_is_not_what_is_on_them() {
+        let left = |path: &str| is_left_out_beside_drives(Path::new(path));
+        assert!(left("home/tool") && left("workspace/src") && left("token"));
+        assert!(!left("home") && !left("workspace/SOUL.md") && !left("workspace/memory/a.md"));
     }
 
     #[test]

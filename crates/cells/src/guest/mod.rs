@@ -19,3 +19,4 @@ pub(crate) use protocol::{
     CONTAINER_CONFIG, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
 };
 pub use serve::run_guest;
+pub(crate) use setup::CLOCK_OFF_MAX;

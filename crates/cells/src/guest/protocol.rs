@@ -88,7 +88,7 @@ pub(crate) enum ShimNotice {
         /// Time for the program, milliseconds.
         within_ms: u64,
     },
-    /// Set the clock, because the guest was paused.
+    /// Compare the clock with this, set it if it is off, and report how far it was off.
     Clock {
         /// Current time, milliseconds since 1970.
         now_ms: i64,
@@ -107,6 +107,11 @@ pub(crate) enum ShimNotice {
 pub(crate) enum GuestNotice {
     /// It has booted and waits for instructions.
     Waiting {},
+    /// Its clock was compared with the shim's, and set if it was off.
+    Clock {
+        /// How far it was ahead, milliseconds; negative if it was behind.
+        off_ms: i64,
+    },
     /// It has warmed up.
     Warm {},
     /// The program runs.

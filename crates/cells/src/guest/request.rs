@@ -2,13 +2,14 @@
 
 use super::program::{launch_as_guest_user, read_to_end_bounded};
 use super::protocol::{GuestConfig, GuestReply, GuestRequest, UID};
-use crate::files::{
-    FileEntry, open_owner_dir, pack_to_stream, prepare_owner_files, read_owner_file,
-};
+use crate::files::tree::{LeftOut, TreePacker};
+use crate::files::{FileEntry, open_owner_dir, prepare_owner_files, read_owner_file};
 use crate::program_stream::{ProgramInvocation, follow_program, open_streams, report_not_run};
 use crate::sys::cgroup::ControlGroups;
 use crate::{Error, Result};
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -85,8 +86,21 @@ fn follow(ask: &GuestRequest, stream: &UnixStream) -> Result<()> {
         return Ok(());
     }
     let to = stream.try_clone().map_err(Error::file("use", "a stream"))?;
-    let classes = ["home", "workspace"].map(std::path::PathBuf::from);
-    pack_to_stream(Path::new(AGENT), &classes, to.into())
+    let agent = Path::new(AGENT);
+    let mut archive = tar::Builder::new(File::from(OwnedFd::from(to)));
+    for name in ["home", "workspace"] {
+        let dir = open_owner_dir(&agent.join(name))?;
+        let mut packer = TreePacker {
+            archive: &mut archive,
+            // hostd says once what a running microVM does not send.
+            left_out: &mut LeftOut::default(),
+            skip: |_| false,
+        };
+        packer
+            .add(&dir, Path::new(name))
+            .map_err(Error::file("pack", agent.join(name)))?;
+    }
+    archive.finish().map_err(Error::file("pack", agent))
 }
 
 /// A line, and what came behind it.

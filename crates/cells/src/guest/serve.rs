@@ -74,6 +74,8 @@ struct Guest {
     asked: bool,
     /// How it ended.
     status: Option<i32>,
+    /// How far the clock was ahead when it was compared; none once that is reported.
+    clock_off_ms: Option<i64>,
 }
 
 impl Guest {
@@ -128,6 +130,7 @@ impl Guest {
             kill_at: None,
             asked: false,
             status: None,
+            clock_off_ms: None,
         })
     }
 
@@ -147,6 +150,9 @@ impl Guest {
             if channel.transfer(&mut self).is_err() {
                 // Nobody can be served any more; the shim ends the microVM in any case.
                 setup::exit_guest(self.config.contained);
+            }
+            if let Some(off_ms) = self.clock_off_ms.take() {
+                send_guest_notice(&mut channel, &GuestNotice::Clock { off_ms });
             }
             self.reap_children();
             self.read_readiness(&mut channel);
@@ -283,7 +289,9 @@ impl ChannelPeer for Guest {
                     let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
                 }
             }
-            Ok(ShimNotice::Clock { now_ms }) => setup::set_clock(now_ms),
+            Ok(ShimNotice::Clock { now_ms }) => {
+                self.clock_off_ms = Some(setup::correct_clock(now_ms));
+            }
             Ok(ShimNotice::HangUp {}) => self.terminal = None,
             Ok(ShimNotice::Warm {} | ShimNotice::Begin {}) | Err(_) => {}
         }

@@ -167,6 +167,19 @@ pub(super) fn set_clock(now_ms: i64) {
     let _as_it_was = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
 }
 
+/// Difference from which the clock is set, milliseconds. A message takes part of that on a loaded host.
+pub(crate) const CLOCK_OFF_MAX: u64 = 500;
+
+/// Compares the wall clock of the microVM with `now_ms`, and sets it if it is off by [`CLOCK_OFF_MAX`]. Returns how far it
+/// was ahead, milliseconds.
+pub(super) fn correct_clock(now_ms: i64) -> i64 {
+    let off_ms = crate::record::now().0.saturating_sub(now_ms);
+    if off_ms.unsigned_abs() >= CLOCK_OFF_MAX {
+        set_clock(now_ms);
+    }
+    off_ms
+}
+
 /// Gives a microVM the host name, clock, random seed and machine id of its cell, in place of the image's.
 pub(super) fn set_identity(config: &GuestConfig) -> Result<()> {
     let name = config.cell.slug().to_string();

@@ -3,9 +3,13 @@
 use super::HostdConfig;
 use crate::files::CREDENTIAL;
 use crate::files::store::{ensure_dir, remove_file};
-use crate::{Error, Result};
+use crate::files::tree::unpack_tree;
+use crate::{Error, Result, crash};
 use abbey_model::{CellName, Slug};
 use abbey_support::beneath::DirHandle;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// An instant in a name, as it is written: a digit stands for any.
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
@@ -113,4 +117,47 @@ pub(super) fn restore_owner_files(
     removed
         .rename(&from, &parent, name)
         .map_err(failed("bring back"))
+}
+
+/// Gives an agent without an allocation the home and workspace in a tar archive, whole or not at all. They belong to the
+/// control plane's user until the agent gets one. Files that have the agent's name now are archived.
+///
+/// # Errors
+/// If an entry leads out, or the files cannot be written; then nothing of the archive is left.
+pub(super) fn fill_owner_files(
+    config: &HostdConfig,
+    owner: &CellName,
+    stamp: &str,
+    archive: OwnedFd,
+) -> Result<()> {
+    let (parent, name) = config.open_parent(owner)?;
+    let removed = open_removed(config)?;
+    let scratch = format!(".{name}.new");
+    let failed = |what| Error::file(what, config.owner_dir(owner));
+    // What a crash left.
+    removed.remove_tree(&scratch).map_err(failed("prepare"))?;
+    let ids = match config.privileged {
+        true => (config.serve_uid, config.serve_uid),
+        false => (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+    };
+    let filled = ensure_dir(&removed, &scratch, 0o711, (0, 0)).and_then(|dir| {
+        for place in ["home", "workspace"] {
+            dir.ensure_dir(place, 0o700, ids)
+                .map_err(failed("prepare"))?;
+        }
+        let within = |path: &Path| path.starts_with("home") || path.starts_with("workspace");
+        unpack_tree(&dir, ids, File::from(archive), within).map_err(failed("fill"))
+    });
+    if let Err(error) = filled {
+        let _swept_by_the_next = removed.remove_tree(&scratch);
+        return Err(error);
+    }
+    crash::point("hostd.filled");
+    archive_owner_files(config, owner, stamp)?;
+    removed
+        .rename(&scratch, &parent, name)
+        .map_err(failed("fill"))
 }

@@ -4,7 +4,9 @@ use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
 use crate::files::archive::UNLOADED;
 use crate::files::store::ensure_dir;
-use crate::files::tree::{LeftOut, TreePacker, is_left_out_of_agent};
+use crate::files::tree::{
+    LeftOut, TreePacker, is_left_out_beside_drives, is_left_out_of_agent, is_link_within,
+};
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
@@ -12,7 +14,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Most that a guest may send of its files, bytes.
 const GUEST_MAX: u64 = 64 << 30;
@@ -59,16 +61,19 @@ pub(super) fn pack_owners(
     let mut archive = tar::Builder::new(File::from(to));
     let mut left_out = LeftOut::default();
     for (owner, allocation) in owners() {
+        let files = config.owner_dir(owner);
         let (name, skip): (_, fn(&Path) -> bool) = match owner {
             CellName::Agent(slug) => (
                 Path::new("agents").join(slug.as_str()),
-                is_left_out_of_agent,
+                match files.join("drives/workspace.ext4").exists() {
+                    true => is_left_out_beside_drives,
+                    false => is_left_out_of_agent,
+                },
             ),
             CellName::Service(slug) | CellName::Run(slug) => {
                 (Path::new("services").join(slug.as_str()), |_| false)
             }
         };
-        let files = config.owner_dir(owner);
         let dir = match home.open_dir(&name) {
             Ok(dir) => dir,
             // A service outside the house has none, and an agent that was never provisioned.
@@ -122,7 +127,7 @@ fn microvm(
     if guest::is_running_microvm(&config.cell_records_dir(), owner)? {
         left_out.add(
             &name,
-            "links, sockets and pipes on the drives of a microVM that runs",
+            "links that lead out, sockets and pipes on the drives of a microVM that runs",
         );
         let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
@@ -160,7 +165,10 @@ fn copy(
         let path = entry.path()?.into_owned();
         let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
         let kind = entry.header().entry_type();
-        let wanted = kind.is_file() || kind.is_dir();
+        let target = entry.link_name()?.map(std::borrow::Cow::into_owned);
+        let within = |target: &PathBuf| is_link_within(&path, target);
+        let link = target.filter(|t| kind.is_symlink() && within(t));
+        let wanted = kind.is_file() || kind.is_dir() || link.is_some();
         if !plain || !wanted || path.ancestors().any(is_left_out_of_agent) {
             continue;
         }
@@ -177,7 +185,10 @@ fn copy(
         };
         header.set_uid(owner);
         header.set_gid(owner);
-        archive.append_data(&mut header, name.join(&path), entry)?;
+        match link {
+            Some(target) => archive.append_link(&mut header, name.join(&path), target)?,
+            None => archive.append_data(&mut header, name.join(&path), entry)?,
+        }
     }
     Ok(())
 }

@@ -375,6 +375,20 @@ pub(super) fn perform_operation(
             }
             Ok(HostdReply::Done)
         }
+        HostdOperation::Fill { owner, stamp } => {
+            let known = held()?.allocations.owners.contains_key(&owner);
+            if known || !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
+                return refused("only an agent that is still to be created can be filled");
+            }
+            match fds.into_iter().next() {
+                None => refused("the request passed no file descriptor of an archive"),
+                Some(_) if dry => Ok(HostdReply::Done),
+                Some(fd) => {
+                    owner_files::fill_owner_files(config, &owner, &stamp, fd)?;
+                    Ok(HostdReply::Done)
+                }
+            }
+        }
         HostdOperation::Snapshot { label } => {
             if !is_stamp(&label) {
                 return refused("a label consists of letters, digits and hyphens");

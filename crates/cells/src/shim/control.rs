@@ -150,6 +150,7 @@ impl Shim {
             template: self.template().map(|t| t.key.clone()),
             begun: self.phase.has_begun(),
             hung: self.heartbeat.is_overdue(Instant::now()) && !self.phase.is_paused(),
+            clock_off_ms: self.session.as_ref().and_then(GuestSession::clock_off_ms),
             door,
         };
         let mut answer = serde_json::to_vec(&status)?;

@@ -1,6 +1,7 @@
 //! What a guest may report to its shim, and the streams that it may open.
 
 use super::forward::connect_to_target;
+use super::guest_clock::GuestClock;
 use crate::files::{open_owner_dir, pack_to_stream, unpack_stream};
 use crate::guest::channel::{ChannelPeer, StreamEnds};
 use crate::guest::{GuestNotice, GuestStream};
@@ -9,6 +10,7 @@ use crate::{CellSpec, Error, Result, crash};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Our side of the channel.
 pub(super) struct GuestHandler {
@@ -23,6 +25,12 @@ pub(super) struct GuestHandler {
     pub(super) ready: bool,
     /// Whether the program was heard: it announced that it is ready, or sent a heartbeat.
     pub(super) beat: bool,
+    /// Whether the guest has a clock of its own.
+    pub(super) microvm: bool,
+    /// Whether its program was started.
+    pub(super) running: bool,
+    /// Comparison of its clock with ours.
+    pub(super) clock: GuestClock,
     /// Whether it has booted and waits.
     pub(super) waiting: bool,
     /// Whether it has run a program while it waited.
@@ -97,7 +105,13 @@ impl GuestHandler {
 impl ChannelPeer for GuestHandler {
     fn notice(&mut self, text: &[u8]) {
         match serde_json::from_slice(text) {
+            Ok(GuestNotice::Clock { off_ms }) => self.clock.note(off_ms, Instant::now()),
             Ok(GuestNotice::Running { .. }) => {
+                self.running = true;
+                // A container has the clock of the host.
+                if self.microvm {
+                    self.clock.check_at(Instant::now());
+                }
                 // The microVM has it open for as long as it runs; nobody else needs it.
                 let _read_already = fs::remove_file(&self.config);
             }

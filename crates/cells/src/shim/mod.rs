@@ -6,6 +6,7 @@
 
 mod control;
 mod forward;
+mod guest_clock;
 mod guest_handler;
 mod heartbeat;
 mod log;
@@ -296,8 +297,8 @@ impl Shim {
         if !paused {
             self.heartbeat.resume(Instant::now());
         }
-        if let Some(session) = self.session.as_mut().filter(|_| !paused) {
-            session.send_notice(&ShimNotice::Clock { now_ms: now().0 });
+        if let Some(session) = &mut self.session {
+            session.set_clock_compared(!paused);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Session of a shim with the guest of its microVM or container: the channel, and how the guest ended.
 
+use super::guest_clock::GuestClock;
 use super::guest_handler::{GuestHandler, guest_port_forwards};
 use crate::guest::channel::{Channel, ChannelSide, StreamEnds};
 use crate::guest::{GuestRequest, ShimNotice};
@@ -96,6 +97,9 @@ impl GuestSession {
                 config: microvm::config_path(spec),
                 ready: false,
                 beat: false,
+                clock: GuestClock::default(),
+                microvm: spec.microvm.is_some(),
+                running: false,
                 waiting: false,
                 warm: false,
                 ended: None,
@@ -147,6 +151,10 @@ impl GuestSession {
             monitor.process_messages();
         }
         self.advance_snapshot_plan();
+        if self.house.clock.take_due(Instant::now()) {
+            let now_ms = crate::record::now().0;
+            self.send_notice(&ShimNotice::Clock { now_ms });
+        }
         self.accept_guest_connection();
         self.read_setup_result();
         if !self.closed
@@ -254,7 +262,22 @@ impl GuestSession {
 
     /// Instant at which the session must run again even if no descriptor is ready.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.monitor.as_ref().and_then(QemuMonitor::next_deadline)
+        let monitor = self.monitor.as_ref().and_then(QemuMonitor::next_deadline);
+        let clock = self.house.clock.next_deadline();
+        [monitor, clock].into_iter().flatten().min()
+    }
+
+    /// Compares the clock of a guest that runs with the host's, at once and then from time to time, or stops that.
+    pub(super) fn set_clock_compared(&mut self, compared: bool) {
+        match compared && self.house.running && self.house.microvm {
+            true => self.house.clock.check_at(Instant::now()),
+            false => self.house.clock.hold(),
+        }
+    }
+
+    /// How far the clock of the guest was ahead of the host's when they were compared last, milliseconds.
+    pub(super) fn clock_off_ms(&self) -> Option<i64> {
+        self.house.clock.off_ms()
     }
 
     /// Whether the guest reported that its program is ready.

@@ -47,12 +47,13 @@ impl Chance {
 
 /// Sound words of a guest, and what is no word at all. Those that start a process of the shim are left
 /// out: a test has several threads.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     r#"{"say":"running","kernel":"6.1"}"#,
     r#"{"say":"ready"}"#,
     r#"{"say":"ended","status":0,"out_of_memory":false,"clean":true}"#,
     r#"{"say":"ended","status":-2147483648,"out_of_memory":true,"clean":false}"#,
     r#"{"say":"warm"}"#,
+    r#"{"say":"clock","off_ms":-9223372036854775808}"#,
     r#"{"open":"forward","index":0}"#,
     r#"{"open":"forward","index":18446744073709551615}"#,
     r#"{"open":"output","errors":false}"#,
@@ -143,4 +144,44 @@ fn a_shim_survives_whatever_a_guest_sends() {
     }
     println!("{frames} frames in {sessions} sessions from seed {seed}: {broken} were cut off");
     assert!(broken > 0 && frames > sessions, "it bites, and not at once");
+}
+
+/// A guest whose clock is an hour behind is asked again after it has set it, and what it says last is reported.
+#[test]
+fn a_clock_that_was_off_is_compared_again() {
+    let (mut session, mut guest, _qemu) = session();
+    session.house.microvm = true;
+    let say = |guest: &mut UnixStream, text: &str| {
+        let length = u16::try_from(text.len()).unwrap().to_le_bytes();
+        let mut bytes = vec![b'n', 0, 0, 0, 0];
+        bytes.extend(length);
+        bytes.extend(text.as_bytes());
+        guest.write_all(&bytes).unwrap();
+    };
+    let asked = |guest: &mut UnixStream| {
+        let mut bytes = vec![0u8; 4096];
+        let n = std::io::Read::read(guest, &mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).contains(r#""say":"clock","now_ms":"#)
+    };
+    session.process_messages();
+    assert!(!asked(&mut guest), "it has not booted");
+    say(&mut guest, r#"{"say":"running","kernel":"6.1"}"#);
+    for _ in 0..2 {
+        session.process_messages();
+    }
+    assert!(asked(&mut guest) && session.clock_off_ms().is_none());
+    say(&mut guest, r#"{"say":"clock","off_ms":-3600000}"#);
+    session.process_messages();
+    assert_eq!(session.clock_off_ms(), Some(-3_600_000));
+    let soon = Instant::now() + Duration::from_secs(2);
+    assert!(session.next_deadline().is_some_and(|at| at <= soon));
+    // Paused, nobody asks it; then at once.
+    session.set_clock_compared(false);
+    session.process_messages();
+    assert!(!asked(&mut guest) && session.clock_off_ms().is_none());
+    session.set_clock_compared(true);
+    for _ in 0..2 {
+        session.process_messages();
+    }
+    assert!(asked(&mut guest));
 }

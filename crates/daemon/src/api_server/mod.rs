@@ -21,6 +21,7 @@ pub(crate) mod operator_tasks;
 pub(crate) mod operator_work;
 pub(crate) mod plans;
 pub(crate) mod state;
+pub(crate) mod templates_api;
 pub(crate) mod tokens_api;
 pub(crate) mod tool_servers;
 pub(crate) mod web;

@@ -9,7 +9,7 @@ use crate::api_server::web::{
 };
 use crate::api_server::{
     controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans,
-    tokens_api,
+    templates_api, tokens_api,
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
@@ -63,6 +63,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(doctor_doc, doctor_fix))
         .routes(routes!(backup_now))
         .merge(operator_work::routes())
+        .merge(templates_api::routes())
         .merge(tokens_api::routes())
 }
 

@@ -9,6 +9,7 @@ use crate::core::home::Home;
 use crate::core::plan::PlanInForce;
 use crate::core::restore::hash_database_file;
 use crate::core::runtime;
+use crate::core::saved_templates::list_saved_templates;
 use abbey_api::{BackupBody, BackupDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
 use abbey_model::{CellName, FaultKind, Observed, Secret, Slug};
@@ -193,6 +194,12 @@ fn write_archive(cells: &CellsState, scratch: &Path, body: &BackupBody) -> Resul
                 )),
             }
         }
+    }
+    for template in list_saved_templates(&core.home)? {
+        let name = format!("{}.tar", template.name);
+        let path = core.home.templates_dir().join(&name);
+        tar.append_path_with_name(&path, format!("templates/{name}"))
+            .map_err(write_error)?;
     }
     let checkpoints = abbey_cells::hostd::checkpoint_file(&core.home.hostd_dir());
     let lines = fs::read(&checkpoints).map_err(Error::file("read", checkpoints))?;

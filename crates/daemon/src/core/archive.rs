@@ -1,7 +1,7 @@
 //! Layout of a backup archive, and the signing key in it.
 //!
 //! A tar archive of `agents/NAME/…`, `services/NAME/…`, `hostd/claims.json`, `hostd/checkpoints.jsonl`, `skills/…`,
-//! `manifest/abbey.yaml` with its charters, `abbey.db`, and last `backup.json`, which says what the rest must be.
+//! `templates/NAME.tar`, `manifest/abbey.yaml` with its charters, `abbey.db`, and last `backup.json`, which says what the rest must be.
 
 use crate::core::error::{Error, Result};
 use abbey_api::{Problem, Time};
@@ -56,6 +56,8 @@ pub(crate) enum Place {
     Agent(Slug, PathBuf),
     /// Path below the files of a service.
     Service(Slug, PathBuf),
+    /// A template that was saved.
+    Template(Slug),
     /// Path below `skills/` or `manifest/`, with that directory.
     Shared(PathBuf),
     /// A directory that only holds others.
@@ -73,6 +75,10 @@ pub(crate) fn place_of(path: &Path) -> Option<Place> {
     let first = parts.next().filter(|_| plain)?.to_str()?;
     if let "skills" | "manifest" = first {
         return Some(Place::Shared(path.to_owned()));
+    }
+    if let ("templates", Some(name), None) = (first, parts.clone().next(), parts.clone().nth(1)) {
+        let name = name.to_str()?.strip_suffix(".tar")?;
+        return Some(Place::Template(name.parse().ok()?));
     }
     let owner = match parts.next() {
         None => {
@@ -182,6 +188,8 @@ mod tests {
         );
         assert_eq!(place("services/a"), Some(Place::Service(a, "".into())));
         assert_eq!(place("agents"), Some(Place::Parent));
+        let template = Place::Template("tooled".parse().unwrap());
+        assert_eq!(place("templates/tooled.tar"), Some(template));
         for bad in [
             "/abbey.db",
             "agents/../x",
@@ -190,6 +198,10 @@ mod tests {
             "agents/A B/x",
             "run/serve.lock",
             "signing.key",
+            "templates",
+            "templates/.x.tar",
+            "templates/x",
+            "templates/x.tar/y",
             "hostd/x",
             "operator.token",
             "",

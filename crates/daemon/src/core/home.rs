@@ -127,6 +127,12 @@ impl Home {
     pub fn credentials_dir(&self) -> PathBuf {
         self.root.join("credentials")
     }
+
+    /// Directory of the templates that operators saved.
+    pub fn templates_dir(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
     /// Directory of the backups that skills write.
     pub fn backups_dir(&self) -> PathBuf {
         self.root.join("backups")
@@ -267,6 +273,7 @@ impl Home {
             ("skills", 0o755, ours),
             ("backups", 0o700, serve),
             ("egress", 0o700, serve),
+            ("templates", 0o700, serve),
         ] {
             root.ensure_dir(name, mode, owner)
                 .map_err(failed("create", name))?;
@@ -290,7 +297,12 @@ impl Home {
     /// Gives the directories in which only the control plane writes to its user, after that has changed.
     pub(crate) fn give_own_directories(&self, uid: u32) -> Result<(), Error> {
         let root = self.open_own()?;
-        for name in ["backups", "egress"] {
+        let templates = root.open_dir("templates").and_then(|dir| {
+            let mut names = dir.names()?.into_iter();
+            names.try_for_each(|name| dir.give_entry(name, (uid, uid)))
+        });
+        templates.map_err(Error::file("change the owner in", self.templates_dir()))?;
+        for name in ["backups", "egress", "templates"] {
             root.give_entry(name, (uid, uid))
                 .map_err(Error::file("change the owner of", self.root.join(name)))?;
         }

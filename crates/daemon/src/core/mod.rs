@@ -21,6 +21,7 @@ pub(crate) mod plan;
 pub(crate) mod rate;
 pub(crate) mod restore;
 pub(crate) mod runtime;
+pub(crate) mod saved_templates;
 pub(crate) mod secrets;
 pub(crate) mod shutdown;
 pub(crate) mod signing_key;

@@ -55,6 +55,7 @@ struct Staged {
     log: AuditVerification,
     agents: BTreeSet<Slug>,
     services: BTreeSet<Slug>,
+    templates: BTreeSet<Slug>,
     entries: u64,
 }
 
@@ -100,7 +101,14 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
                 found.files.insert(name, (start, bytes));
             }
             (Place::Parent, tar::EntryType::Directory) => {}
-            (Place::Named(_) | Place::Parent, _) => {
+            (Place::Template(name), tar::EntryType::Regular) => {
+                found.templates.insert(name);
+                if keep {
+                    tree.add(&path, &mut entry, 0o600)
+                        .map_err(|e| refused(&path, &e.to_string()))?;
+                }
+            }
+            (Place::Named(_) | Place::Parent | Place::Template(_), _) => {
                 return Err(refused(&path, "it must be a plain file"));
             }
             (place, kind) => {
@@ -197,6 +205,7 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
         log,
         agents: found.agents,
         services: found.services,
+        templates: found.templates,
         entries,
     })
 }
@@ -208,6 +217,7 @@ struct Named {
     files: BTreeMap<&'static str, (u64, Vec<u8>)>,
     agents: BTreeSet<Slug>,
     services: BTreeSet<Slug>,
+    templates: BTreeSet<Slug>,
 }
 
 impl Place {
@@ -216,7 +226,7 @@ impl Place {
         match self {
             Place::Agent(_, below) | Place::Service(_, below) => Some(below),
             Place::Shared(path) => path.strip_prefix(path.iter().next()?).ok(),
-            Place::Named(_) | Place::Parent => None,
+            Place::Named(_) | Place::Parent | Place::Template(_) => None,
         }
     }
 }
@@ -440,6 +450,12 @@ pub fn restore_backup(
     let leftovers = ["abbey.db-wal", "abbey.db-shm"].map(|name| home.root().join(name));
     moves.extend(staged.agents.iter().map(|a| format!("agents/{a}")));
     moves.extend(staged.services.iter().map(|s| format!("services/{s}")));
+    moves.extend(
+        staged
+            .templates
+            .iter()
+            .map(|t| format!("templates/{t}.tar")),
+    );
     let skills = fs::read_dir(dir.join("skills"))
         .into_iter()
         .flatten()

@@ -46,6 +46,13 @@ impl Secrets {
         }
     }
 
+    /// Whether a text holds a secret of the house, or something that looks like a credential.
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        let redactor = self.redactor.read();
+        let redactor = redactor.unwrap_or_else(PoisonError::into_inner);
+        redactor.clean(text) != text
+    }
+
     /// Replaces the set of secret values that are redacted from everything written from now on.
     pub(crate) fn set_redacted_values(&self, secrets: Vec<Secret>) {
         let mut redactor = self

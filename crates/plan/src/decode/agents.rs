@@ -107,7 +107,7 @@ impl Decoder<'_> {
             let known = suggest_similar(name, templates::ALL.iter().map(|t| t.name));
             self.report_mistake(
                 entry.value.get("template"),
-                format!("no template `{name}`{known}; `abbey template list` shows all"),
+                format!("no built-in template `{name}`{known}; `abbey template list` shows all, and `abbey agent new --template` uses a saved one"),
             );
         }
         let origin = match stock {

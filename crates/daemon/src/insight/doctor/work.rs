@@ -2,11 +2,12 @@
 
 use super::checks::Checks;
 use crate::core::error::Result;
+use crate::core::runtime;
 use crate::insight::cell_views;
 use crate::work::schedules;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
-use abbey_model::{CellName, Millis, Presence};
+use abbey_model::{CellKind, CellName, Millis, Presence};
 use abbey_plan::HostFacts;
 use axum::http::Request;
 use http_body_util::Full;
@@ -15,6 +16,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How far the clock of a microVM may be off.
+const CLOCK_OFF_MAX: Millis = Millis::from_secs(2);
 /// How late a schedule may be before the check fails.
 const LATE: Millis = Millis::from_secs(90);
 
@@ -48,6 +51,7 @@ pub(super) async fn check_agents_and_services(
             &format!("`abbey why {}` explains it", agent.name),
         );
     }
+    check_clocks(work, checks).await;
     for service in cell_views::services_doc(work).await?.services {
         let good = matches!(
             service.presence,
@@ -74,6 +78,39 @@ pub(super) async fn check_agents_and_services(
         );
     }
     Ok(())
+}
+
+/// Adds a check for each microVM with an agent that its clock goes right.
+async fn check_clocks(work: &Arc<WorkState>, checks: &mut Checks) {
+    let Some(current) = work.core.plan.current() else {
+        return;
+    };
+    let agents = current.house.agents.values();
+    for agent in agents.filter(|a| a.cell == CellKind::Microvm) {
+        let (backend, cell) = (
+            Arc::clone(&work.cells.backend),
+            CellName::Agent(agent.slug.clone()),
+        );
+        let asked = runtime::run_blocking(move || backend.clock_off(&cell)).await;
+        let Ok(Some(off)) = asked else {
+            continue;
+        };
+        let side = if off.0 < 0 { "behind" } else { "ahead" };
+        checks.add(
+            &format!("clock.{}", agent.slug),
+            off.0.unsigned_abs() <= CLOCK_OFF_MAX.0.unsigned_abs(),
+            CheckSeverity::Warn,
+            format!(
+                "the clock in the microVM of {} was {:.1} s {side} when it was compared last",
+                agent.slug,
+                Duration::from_millis(off.0.unsigned_abs()).as_secs_f64()
+            ),
+            &format!(
+                "it is set every 30 s; if this stays, `abbey restart {}` boots the microVM again",
+                agent.slug
+            ),
+        );
+    }
 }
 
 /// Adds a check that no other program uses a port of an agent or service that does not run.
