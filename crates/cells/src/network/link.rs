@@ -102,25 +102,36 @@ impl RouteSocket {
         let mut answers = 0;
         while answers < pending.len() {
             let (received, _) = self.socket.recv_from_full()?;
-            let mut rest = &received[..];
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                let NetlinkPayload::Error(told) = answer.payload else {
-                    continue;
-                };
+            for (number, error) in acknowledgements(&received)? {
                 answers += 1;
-                let about = answer.header.sequence_number.wrapping_sub(first);
-                let what = pending.get(about as usize).unwrap_or(&"");
-                if let (Some(_), None) = (told.code, &failure) {
-                    failure = Some(Failed::new(what, told.to_io()));
+                let what = pending.get(number.wrapping_sub(first) as usize);
+                if let (Some(error), None) = (error, &failure) {
+                    failure = Some(Failed::new(what.unwrap_or(&""), error));
                 }
             }
         }
         failure.map_or(Ok(()), |f| Err(f.into()))
     }
+}
+
+/// Acknowledgements in what a netlink socket of any protocol received: number of the message, and the error if it failed.
+///
+/// # Errors
+/// When it is no netlink message.
+pub(super) fn acknowledgements(received: &[u8]) -> io::Result<Vec<(u32, Option<io::Error>)>> {
+    let mut found = Vec::new();
+    let mut rest = received;
+    while !rest.is_empty() {
+        let answer =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+        let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if let NetlinkPayload::Error(told) = answer.payload {
+            let error = told.code.is_some().then(|| told.to_io());
+            found.push((answer.header.sequence_number, error));
+        }
+    }
+    Ok(found)
 }
 
 /// A step that the kernel refused.

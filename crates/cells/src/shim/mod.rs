@@ -16,6 +16,7 @@ mod start;
 mod stop;
 
 use crate::guest::ShimNotice;
+use crate::network::wall::CellRules;
 use crate::record::{now, write_json_without_sync};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
@@ -44,7 +45,7 @@ use std::time::{Duration, Instant};
 pub(crate) fn run_shim(
     generation: Generation,
     spec: CellSpec,
-    rules: Option<&str>,
+    rules: Option<&CellRules>,
     streams: Option<[OwnedFd; 3]>,
     report: impl FnOnce(std::result::Result<(), &str>),
 ) -> Result<()> {

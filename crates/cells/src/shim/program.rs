@@ -1,5 +1,6 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
+use crate::network::wall::CellRules;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -33,7 +34,7 @@ pub(super) struct LaunchedProgram {
 /// from number 4 on.
 pub(super) fn launch_program(
     spec: &CellSpec,
-    rules: Option<&str>,
+    rules: Option<&CellRules>,
     groups: Option<&ControlGroups>,
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
