@@ -65,8 +65,8 @@ impl RouteSocket {
         rustix::net::netdevice::name_to_index(&self.names, name).map_err(Into::into)
     }
 
-    /// Sends all messages in one datagram and waits for their acknowledgements. Each message has the description of
-    /// its step.
+    /// Sends all messages in one datagram and waits until the kernel has processed them. Each message has the description
+    /// of its step.
     ///
     /// # Errors
     /// The first step that the kernel refused.
@@ -76,12 +76,17 @@ impl RouteSocket {
     ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.sequence + 1;
+        let last = self.sequence + u32::try_from(steps.len()).unwrap_or(0);
         let mut pending = Vec::new();
         for (what, message) in steps {
             self.sequence += 1;
             pending.push(what);
             let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | NLM_F_ACK;
+            header.flags = NLM_F_REQUEST;
+            // What comes before the last one is acknowledged only if it fails.
+            if self.sequence == last {
+                header.flags |= NLM_F_ACK;
+            }
             header.flags |= match message {
                 RouteNetlinkMessage::SetLink(_)
                 | RouteNetlinkMessage::DelLink(_)
@@ -99,11 +104,11 @@ impl RouteSocket {
         }
         self.socket.send(&bytes, 0)?;
         let mut failure = None;
-        let mut answers = 0;
-        while answers < pending.len() {
+        let mut processed = pending.is_empty();
+        while !processed {
             let (received, _) = self.socket.recv_from_full()?;
             for (number, error) in acknowledgements(&received)? {
-                answers += 1;
+                processed |= number == last;
                 let what = pending.get(number.wrapping_sub(first) as usize);
                 if let (Some(error), None) = (error, &failure) {
                     failure = Some(Failed::new(what.unwrap_or(&""), error));

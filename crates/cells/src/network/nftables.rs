@@ -6,7 +6,8 @@
 
 use super::link::acknowledgements;
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkHeader,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::fmt;
@@ -102,15 +103,16 @@ struct Change {
 }
 
 impl RuleTable {
-    /// Replaces the table in the kernel in one transaction, in the network of the calling thread.
+    /// Replaces the table in the kernel in one transaction, in the network of the calling thread. With `new` there must be
+    /// none with its name: the kernel waits for all processors after it deleted one, there or not.
     ///
     /// # Errors
     /// With what the kernel refused; then nothing was changed.
-    pub(super) fn load(&self) -> io::Result<()> {
+    pub(super) fn load(&self, new: bool) -> io::Result<()> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let messages = self.messages();
+        let messages = self.messages(new);
         // The begin of the transaction has number 0.
         let last = messages.len();
         let mut bytes = message(TRANSACTION.0, 0, 0, 0, &[]);
@@ -145,8 +147,8 @@ impl RuleTable {
         }
     }
 
-    /// Messages that replace the table.
-    fn messages(&self) -> Vec<Change> {
+    /// Messages that replace the table, or create it if it is new.
+    fn messages(&self, new: bool) -> Vec<Change> {
         let name = text(1, self.name);
         let change = |kind, flags, what: String, more: &[u8]| Change {
             kind,
@@ -155,12 +157,15 @@ impl RuleTable {
             attributes: [&name, more].concat(),
         };
         let table = |kind, flags| change(kind, flags, format!("table {}", self.name), &[]);
-        // Created first, so that it can be deleted, there or not.
-        let mut all = vec![
-            table(NEW_TABLE, NLM_F_CREATE),
-            table(DELETE_TABLE, 0),
-            table(NEW_TABLE, NLM_F_CREATE),
-        ];
+        let mut all = match new {
+            true => vec![table(NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL)],
+            // Created first, so that it can be deleted, there or not.
+            false => vec![
+                table(NEW_TABLE, NLM_F_CREATE),
+                table(DELETE_TABLE, 0),
+                table(NEW_TABLE, NLM_F_CREATE),
+            ],
+        };
         for chain in &self.chains {
             let mut attributes = text(3, chain.name);
             if let Some(hook) = chain.hook {

@@ -67,7 +67,7 @@ pub(crate) fn refresh_cell_rules(records: &Path, allocations: &Allocations) -> R
             continue;
         }
         let failed = |e| Error::file("load", format!("the rules inside {owner}"))(e);
-        wall::load_cell_rules(pid, &rules).map_err(failed)?;
+        wall::load_cell_rules(pid, &rules, false).map_err(failed)?;
         remember_cell_rules(&run_dir, &rules);
     }
     Ok(())

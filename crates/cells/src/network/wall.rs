@@ -72,12 +72,13 @@ pub(crate) fn cell_rules(allocation: &Allocation, host: &BTreeSet<Ipv4Addr>) -> 
     }))
 }
 
-/// Loads rules into the network of the process `pid`, in one transaction.
+/// Loads rules into the network of the process `pid`, in one transaction: instead of those that it has, or as its first,
+/// which is quicker, if it is `new`.
 ///
 /// # Errors
 /// When the network cannot be entered or the kernel refuses the rules.
-pub(crate) fn load_cell_rules(pid: i32, rules: &CellRules) -> io::Result<()> {
-    within_network_of(pid, || rules.0.load())
+pub(crate) fn load_cell_rules(pid: i32, rules: &CellRules, new: bool) -> io::Result<()> {
+    within_network_of(pid, || rules.0.load(new))
 }
 
 /// Addresses of the host in the network of this process, from `/proc/net/fib_trie`, but the gateways of the house's own
@@ -152,11 +153,12 @@ mod tests {
                 nft(&["-f", "-"], &rules.to_string());
                 let of_text = nft(&["list", "ruleset"], "");
                 for _ in 0..2 {
-                    rules.0.load().unwrap();
+                    rules.0.load(false).unwrap();
                     assert_eq!(nft(&["list", "ruleset"], ""), of_text);
                 }
+                assert!(rules.0.load(true).is_err());
                 nft(&["flush", "ruleset"], "");
-                rules.0.load().unwrap();
+                rules.0.load(true).unwrap();
                 assert_eq!(nft(&["list", "ruleset"], ""), of_text);
                 compared += 1;
             }
@@ -178,11 +180,11 @@ mod tests {
                 .values()
                 .find_map(|a| cell_rules(a, &BTreeSet::new()))
                 .unwrap();
-            rules.0.load().unwrap();
+            rules.0.load(true).unwrap();
             let before = nft(&["list", "ruleset"], "");
             let nowhere = (vec![Match::Tcp], Verdict::Goto("nowhere"));
             rules.0.chains[1].rules.insert(3, nowhere);
-            let error = rules.0.load().unwrap_err().to_string();
+            let error = rules.0.load(false).unwrap_err().to_string();
             assert!(
                 error.contains("rule `meta l4proto tcp goto nowhere`"),
                 "{error}"

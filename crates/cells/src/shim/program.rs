@@ -69,7 +69,7 @@ pub(super) fn launch_program(
             network::connect_cell(network, &slots, pid)?;
         }
         if let Some(rules) = rules {
-            network::wall::load_cell_rules(pid, rules)?;
+            network::wall::load_cell_rules(pid, rules, true)?;
             network::repair::remember_cell_rules(&spec.run_dir, rules);
         }
         crash::point("shim.connected");
