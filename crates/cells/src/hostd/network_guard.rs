@@ -11,27 +11,32 @@ use rustix::process::Pid;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Least time between two comparisons: changes come in bursts, most of them the house's own.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Time without a notice after which a comparison begins: changes come in bursts, most of them the house's own, and a cell
+/// that starts would wait for a comparison in the middle of one.
+const QUIET: Duration = Duration::from_millis(100);
+/// Longest time from a notice to a comparison.
+const LATEST: Duration = Duration::from_secs(1);
 
 /// When the networks are to be compared with the allocations.
 pub(super) struct NetworkGuard {
     watch: NetworkWatch,
-    /// Whether something changed since the last comparison began.
-    changed: bool,
+    /// When the next comparison begins; none if nothing changed since the last one began.
+    due: Option<Instant>,
+    /// Latest value of `due`, from the first notice on.
+    latest: Option<Instant>,
     /// Process that compares.
     running: Option<i32>,
-    last: Option<Instant>,
 }
 
 impl NetworkGuard {
     /// Subscribes to the kernel's notices. The first comparison is due at once, for what changed without a hostd.
     pub(super) fn open() -> io::Result<NetworkGuard> {
+        let now = Instant::now();
         Ok(NetworkGuard {
             watch: NetworkWatch::open()?,
-            changed: true,
+            due: Some(now),
+            latest: Some(now),
             running: None,
-            last: None,
         })
     }
 
@@ -44,17 +49,16 @@ impl NetworkGuard {
 
     /// Longest wait, if a comparison is to begin then.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        let waits = self.changed && self.running.is_none();
-        waits.then(|| {
-            self.last
-                .map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()))
-        })
+        let due = self.due.filter(|_| self.running.is_none())?;
+        Some(due.saturating_duration_since(Instant::now()))
     }
 
     /// Takes notice of a change.
     pub(super) fn note_change(&mut self) {
         self.watch.drain();
-        self.changed = true;
+        let now = Instant::now();
+        let latest = *self.latest.get_or_insert(now + LATEST);
+        self.due = Some(latest.min(now + QUIET));
     }
 
     /// Whether a comparison is to begin now.
@@ -64,9 +68,9 @@ impl NetworkGuard {
 
     /// Takes notice that a process compares from now on.
     pub(super) fn note_start(&mut self, pid: i32) {
-        self.changed = false;
+        self.due = None;
+        self.latest = None;
         self.running = Some(pid);
-        self.last = Some(Instant::now());
     }
 
     /// Takes notice of the end of a child.

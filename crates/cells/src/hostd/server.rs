@@ -9,6 +9,7 @@ use super::{
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
+use crate::network::wall::CellRules;
 use crate::program_stream::ProgramInvocation;
 use crate::sys::{descriptors, lock, programs};
 use crate::{Error, Result, allocation, crash, files, record, shim};
@@ -535,7 +536,7 @@ pub(super) fn perform_operation(
             let rules = match allocation.filter(|_| spec.network.is_some()) {
                 Some(allocation) => {
                     let host = crate::network::wall::host_addresses(&allocations)?;
-                    crate::network::wall::render_cell_rules(allocation, &host)
+                    crate::network::wall::cell_rules(allocation, &host)
                 }
                 None => None,
             };
@@ -742,7 +743,7 @@ fn claimed(
 fn start(
     config: &HostdConfig,
     generation: abbey_model::Generation,
-    (spec, rules): (crate::CellSpec, Option<String>),
+    (spec, rules): (crate::CellSpec, Option<CellRules>),
     streams: Option<[OwnedFd; 3]>,
     stream: &UnixStream,
     line: &JournalLine,
@@ -764,6 +765,6 @@ fn start(
         let _caller_gone = answer(&caller, &reply);
         let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
     };
-    let ended = shim::run_shim(generation, spec, rules.as_deref(), streams, report);
+    let ended = shim::run_shim(generation, spec, rules.as_ref(), streams, report);
     abbey_launch::exit_immediately(i32::from(ended.is_err()))
 }

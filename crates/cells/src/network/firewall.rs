@@ -1,6 +1,7 @@
 //! The table in the kernel: checked, applied in one transaction, read back, and put back as it was
 //! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
 
+use super::nftables::SUBSYSTEM;
 use super::rules;
 use crate::allocation::Allocations;
 use crate::record;
@@ -92,7 +93,7 @@ pub(crate) fn check_kernel_support() -> std::result::Result<(), String> {
 
 /// Number of the kernel's rules: it grows with every change of any table (`NFT_MSG_GETGEN`).
 fn generation() -> io::Result<u32> {
-    const GETGEN: u16 = (10 << 8) | 16;
+    const GETGEN: u16 = (SUBSYSTEM << 8) | 16;
     const GEN_ID: u16 = 1;
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;

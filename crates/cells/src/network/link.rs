@@ -65,8 +65,8 @@ impl RouteSocket {
         rustix::net::netdevice::name_to_index(&self.names, name).map_err(Into::into)
     }
 
-    /// Sends all messages in one datagram and waits for their acknowledgements. Each message has the description of
-    /// its step.
+    /// Sends all messages in one datagram and waits until the kernel has processed them. Each message has the description
+    /// of its step.
     ///
     /// # Errors
     /// The first step that the kernel refused.
@@ -76,12 +76,17 @@ impl RouteSocket {
     ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.sequence + 1;
+        let last = self.sequence + u32::try_from(steps.len()).unwrap_or(0);
         let mut pending = Vec::new();
         for (what, message) in steps {
             self.sequence += 1;
             pending.push(what);
             let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | NLM_F_ACK;
+            header.flags = NLM_F_REQUEST;
+            // What comes before the last one is acknowledged only if it fails.
+            if self.sequence == last {
+                header.flags |= NLM_F_ACK;
+            }
             header.flags |= match message {
                 RouteNetlinkMessage::SetLink(_)
                 | RouteNetlinkMessage::DelLink(_)
@@ -99,28 +104,39 @@ impl RouteSocket {
         }
         self.socket.send(&bytes, 0)?;
         let mut failure = None;
-        let mut answers = 0;
-        while answers < pending.len() {
+        let mut processed = pending.is_empty();
+        while !processed {
             let (received, _) = self.socket.recv_from_full()?;
-            let mut rest = &received[..];
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                let NetlinkPayload::Error(told) = answer.payload else {
-                    continue;
-                };
-                answers += 1;
-                let about = answer.header.sequence_number.wrapping_sub(first);
-                let what = pending.get(about as usize).unwrap_or(&"");
-                if let (Some(_), None) = (told.code, &failure) {
-                    failure = Some(Failed::new(what, told.to_io()));
+            for (number, error) in acknowledgements(&received)? {
+                processed |= number == last;
+                let what = pending.get(number.wrapping_sub(first) as usize);
+                if let (Some(error), None) = (error, &failure) {
+                    failure = Some(Failed::new(what.unwrap_or(&""), error));
                 }
             }
         }
         failure.map_or(Ok(()), |f| Err(f.into()))
     }
+}
+
+/// Acknowledgements in what a netlink socket of any protocol received: number of the message, and the error if it failed.
+///
+/// # Errors
+/// When it is no netlink message.
+pub(super) fn acknowledgements(received: &[u8]) -> io::Result<Vec<(u32, Option<io::Error>)>> {
+    let mut found = Vec::new();
+    let mut rest = received;
+    while !rest.is_empty() {
+        let answer =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+        let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if let NetlinkPayload::Error(told) = answer.payload {
+            let error = told.code.is_some().then(|| told.to_io());
+            found.push((answer.header.sequence_number, error));
+        }
+    }
+    Ok(found)
 }
 
 /// A step that the kernel refused.

@@ -8,6 +8,7 @@ pub(crate) mod bridge;
 pub(crate) mod firewall;
 pub mod freebsd;
 mod link;
+mod nftables;
 pub(crate) mod repair;
 mod rules;
 pub(crate) mod wall;
@@ -20,8 +21,9 @@ pub(crate) use link::{connect_cell, reconnect_cell, remove_all_interfaces, withi
 pub fn render_firewall(allocations: &crate::allocation::Allocations) -> String {
     let mut text = rules::render_nftables(allocations.house_tag(), allocations);
     for (owner, allocation) in &allocations.owners {
-        if let Some(inside) = wall::render_cell_rules(allocation, &Default::default()) {
+        if let Some(inside) = wall::cell_rules(allocation, &Default::default()) {
             text.push_str(&format!("\n# inside {owner}\n"));
+            let inside = inside.to_string();
             let commented = inside.lines().map(|line| format!("# {line}\n"));
             text.extend(commented);
         }

@@ -1,6 +1,7 @@
 //! Brings the networks of running cells, and the rules around them, back to what the allocations say, after another
 //! program of the host changed something.
 
+use super::wall::CellRules;
 use super::{bridge, firewall, reconnect_cell, wall};
 use crate::allocation::Allocations;
 use crate::sys::process;
@@ -12,8 +13,8 @@ use std::path::Path;
 const LOADED: &str = "rules.nft";
 
 /// Records the rules that were loaded inside a cell, so that they are loaded again only when they change.
-pub(crate) fn remember_cell_rules(run_dir: &Path, text: &str) {
-    let _loaded_again_otherwise = fs::write(run_dir.join(LOADED), text);
+pub(crate) fn remember_cell_rules(run_dir: &Path, rules: &CellRules) {
+    let _loaded_again_otherwise = fs::write(run_dir.join(LOADED), rules.to_string());
 }
 
 /// Compares bridge, interfaces and the rules inside every running cell with the allocations, and the firewall table with
@@ -55,18 +56,19 @@ pub(crate) fn refresh_cell_rules(records: &Path, allocations: &Allocations) -> R
     let host = wall::host_addresses(allocations)?;
     for (owner, allocation) in &allocations.owners {
         let run_dir = records.join(owner.to_string());
-        let Some(text) = wall::render_cell_rules(allocation, &host) else {
+        let Some(rules) = wall::cell_rules(allocation, &host) else {
             continue;
         };
         let Some((_, pid)) = running_network(&run_dir)? else {
             continue;
         };
-        if fs::read_to_string(run_dir.join(LOADED)).is_ok_and(|loaded| loaded == text) {
+        if fs::read_to_string(run_dir.join(LOADED)).is_ok_and(|loaded| loaded == rules.to_string())
+        {
             continue;
         }
         let failed = |e| Error::file("load", format!("the rules inside {owner}"))(e);
-        wall::load_cell_rules(pid, &text).map_err(failed)?;
-        remember_cell_rules(&run_dir, &text);
+        wall::load_cell_rules(pid, &rules, false).map_err(failed)?;
+        remember_cell_rules(&run_dir, &rules);
     }
     Ok(())
 }

@@ -26,14 +26,14 @@ fn elements(out: &mut String, items: &BTreeSet<String>) {
 }
 
 /// Adds a set with these elements.
-pub(super) fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
+fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
     let _cannot_fail = writeln!(out, "  set {name} {{\n    {kind}");
     elements(out, items);
     out.push_str("  }\n");
 }
 
 /// Networks that a cell reaches only by name, as elements of a set.
-pub(super) fn reserved_networks() -> BTreeSet<String> {
+fn reserved_networks() -> BTreeSet<String> {
     let all = RESERVED.iter();
     all.map(|(base, prefix)| format!("{base}/{prefix}"))
         .collect()

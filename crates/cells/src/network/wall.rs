@@ -6,83 +6,79 @@
 //! connection is harmless where no connection can begin.
 
 use super::link::within_network_of;
-use super::{firewall, rules};
+use super::nftables::{Chain, Hook, Match, RuleTable, Verdict};
 use crate::allocation::{Allocation, Allocations};
 use crate::{Error, Result};
-use abbey_model::Egress;
+use abbey_model::{Egress, RESERVED};
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 
-/// Text of the rules inside the cell of an owner; none if it has no network. `host` are the addresses of the host.
-pub(crate) fn render_cell_rules(
-    allocation: &Allocation,
-    host: &BTreeSet<Ipv4Addr>,
-) -> Option<String> {
-    let gateway = allocation.subnet?.gateway();
-    let mut out = "table inet abbey {}\ndelete table inet abbey\ntable inet abbey {\n".to_owned();
-    let addresses = |all: &BTreeSet<Ipv4Addr>| all.iter().map(ToString::to_string).collect();
-    rules::set(&mut out, "host", "type ipv4_addr", &addresses(host));
-    rules::set(
-        &mut out,
-        "reserved",
-        "type ipv4_addr\n    flags interval",
-        &rules::reserved_networks(),
-    );
-    let mut line = |text: String| {
-        let _cannot_fail = writeln!(out, "{text}");
-    };
-    line(
-        "  chain refuse {
-    meta l4proto tcp reject with tcp reset
-    reject with icmpx type admin-prohibited
-  }
-  chain leaving {
-    type filter hook output priority filter; policy drop;
-    oifname \"lo\" accept"
-            .to_owned(),
-    );
-    if let Some(door) = allocation.door {
-        line(format!("    ip daddr {gateway} tcp dport {door} accept"));
+/// Rules inside a cell; their text is as `nft -f` reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CellRules(RuleTable);
+
+impl fmt::Display for CellRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
-    // Answers of its own program to the host.
-    line(format!(
-        "    ip daddr {gateway} tcp flags & (syn | ack) != syn accept"
-    ));
-    line("    ip daddr @host goto refuse".to_owned());
-    for (base, prefix, port) in allocation.egress.nets() {
-        line(format!(
-            "    ip daddr {base}/{prefix} tcp dport {port} accept"
-        ));
-    }
-    line("    ip daddr @reserved goto refuse".to_owned());
-    if allocation.egress == Egress::Full {
-        line("    meta nfproto ipv4 accept".to_owned());
-    }
-    line(format!(
-        "    goto refuse
-  }}
-  chain arriving {{
-    type filter hook input priority filter; policy drop;
-    iifname \"lo\" accept
-    ip saddr {gateway} accept
-    tcp flags & (syn | ack) != syn accept
-    ip protocol icmp accept"
-    ));
-    if allocation.egress == Egress::Full {
-        line("    meta l4proto udp accept".to_owned());
-    }
-    line("  }\n}".to_owned());
-    Some(out)
 }
 
-/// Loads rules into the network of the process `pid`, in one transaction.
+/// Rules inside the cell of an owner; none if it has no network. `host` are the addresses of the host.
+pub(crate) fn cell_rules(allocation: &Allocation, host: &BTreeSet<Ipv4Addr>) -> Option<CellRules> {
+    const REFUSE: &str = "refuse";
+    let gateway = allocation.subnet?.gateway();
+    let full = allocation.egress == Egress::Full;
+    let accept = |matches: &[Match]| (matches.to_vec(), Verdict::Accept);
+    let refuse = |matches: &[Match]| (matches.to_vec(), Verdict::Goto(REFUSE));
+    let mut leaving = vec![accept(&[Match::ToLoopback])];
+    if let Some(door) = allocation.door {
+        leaving.push(accept(&[Match::To(gateway, 32), Match::TcpPort(door)]));
+    }
+    // Answers of its own program to the host.
+    leaving.push(accept(&[Match::To(gateway, 32), Match::OngoingTcp]));
+    leaving.extend(host.iter().map(|a| refuse(&[Match::To(*a, 32)])));
+    for (base, prefix, port) in allocation.egress.nets() {
+        leaving.push(accept(&[Match::To(base, prefix), Match::TcpPort(port)]));
+    }
+    if full {
+        let reserved = RESERVED.iter();
+        leaving.extend(reserved.map(|(base, prefix)| refuse(&[Match::To(*base, *prefix)])));
+        leaving.push(accept(&[Match::Ipv4]));
+    }
+    leaving.push(refuse(&[]));
+    let mut arriving = vec![
+        accept(&[Match::FromLoopback]),
+        accept(&[Match::From(gateway, 32)]),
+        accept(&[Match::OngoingTcp]),
+        accept(&[Match::Icmp]),
+    ];
+    if full {
+        arriving.push(accept(&[Match::Udp]));
+    }
+    let refusing = vec![
+        (vec![Match::Tcp], Verdict::Reset),
+        (Vec::new(), Verdict::Prohibit),
+    ];
+    let chain = |name, hook, rules| Chain { name, hook, rules };
+    Some(CellRules(RuleTable {
+        name: "abbey",
+        chains: vec![
+            chain(REFUSE, None, refusing),
+            chain("leaving", Some(Hook::Output), leaving),
+            chain("arriving", Some(Hook::Input), arriving),
+        ],
+    }))
+}
+
+/// Loads rules into the network of the process `pid`, in one transaction: instead of those that it has, or as its first,
+/// which is quicker, if it is `new`.
 ///
 /// # Errors
 /// When the network cannot be entered or the kernel refuses the rules.
-pub(crate) fn load_cell_rules(pid: i32, text: &str) -> io::Result<()> {
-    within_network_of(pid, || firewall::run(&["-f", "-"], text).map(drop))
+pub(crate) fn load_cell_rules(pid: i32, rules: &CellRules, new: bool) -> io::Result<()> {
+    within_network_of(pid, || rules.0.load(new))
 }
 
 /// Addresses of the host in the network of this process, from `/proc/net/fib_trie`, but the gateways of the house's own
@@ -114,6 +110,7 @@ fn parse_host_addresses(text: &str) -> BTreeSet<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::rules;
 
     #[test]
     fn the_rules_inside_a_cell_follow_from_its_allocation() {
@@ -121,10 +118,80 @@ mod tests {
         let allocations = rules::tests::example();
         let mut all = String::new();
         for (owner, allocation) in &allocations.owners {
-            let text = render_cell_rules(allocation, &host);
-            all += &format!("# {owner}\n{}\n", text.unwrap_or_default());
+            let rules = cell_rules(allocation, &host).map(|r| r.to_string());
+            all += &format!("# {owner}\n{}\n", rules.unwrap_or_default());
         }
         insta::assert_snapshot!(all);
+    }
+
+    /// Runs `nft` in the network of this thread.
+    fn nft(args: &[&str], input: &str) -> String {
+        crate::network::firewall::run(args, input).unwrap()
+    }
+
+    #[test]
+    fn the_kernel_has_the_same_rules_of_the_messages_as_of_the_text() {
+        if !rustix::process::geteuid().is_root() || crate::network::firewall::nft_path().is_none() {
+            return;
+        }
+        let host = BTreeSet::from(["203.0.113.1".parse().unwrap()]);
+        let mut allocations = rules::tests::example();
+        for allocation in allocations.owners.values_mut() {
+            if let Egress::List(list) = &mut allocation.egress {
+                list.insert("192.0.2.128/25:53".parse().unwrap());
+                list.insert("10.20.30.40:443".parse().unwrap());
+            }
+        }
+        // The thread ends with its network.
+        let compared = std::thread::spawn(move || {
+            abbey_launch::unshare_network().unwrap();
+            let mut compared = 0;
+            for allocation in allocations.owners.values() {
+                let Some(rules) = cell_rules(allocation, &host) else {
+                    continue;
+                };
+                nft(&["-f", "-"], &rules.to_string());
+                let of_text = nft(&["list", "ruleset"], "");
+                for _ in 0..2 {
+                    rules.0.load(false).unwrap();
+                    assert_eq!(nft(&["list", "ruleset"], ""), of_text);
+                }
+                assert!(rules.0.load(true).is_err());
+                nft(&["flush", "ruleset"], "");
+                rules.0.load(true).unwrap();
+                assert_eq!(nft(&["list", "ruleset"], ""), of_text);
+                compared += 1;
+            }
+            compared
+        });
+        assert_eq!(compared.join().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_refused_rule_is_named_and_changes_nothing() {
+        if !rustix::process::geteuid().is_root() || crate::network::firewall::nft_path().is_none() {
+            return;
+        }
+        let load = || {
+            abbey_launch::unshare_network().unwrap();
+            let allocations = rules::tests::example();
+            let mut rules = allocations
+                .owners
+                .values()
+                .find_map(|a| cell_rules(a, &BTreeSet::new()))
+                .unwrap();
+            rules.0.load(true).unwrap();
+            let before = nft(&["list", "ruleset"], "");
+            let nowhere = (vec![Match::Tcp], Verdict::Goto("nowhere"));
+            rules.0.chains[1].rules.insert(3, nowhere);
+            let error = rules.0.load(false).unwrap_err().to_string();
+            assert!(
+                error.contains("rule `meta l4proto tcp goto nowhere`"),
+                "{error}"
+            );
+            assert_eq!(nft(&["list", "ruleset"], ""), before);
+        };
+        std::thread::spawn(load).join().unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod start;
 mod stop;
 
 use crate::guest::ShimNotice;
+use crate::network::wall::CellRules;
 use crate::record::{now, write_json_without_sync};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
@@ -45,7 +46,7 @@ use std::time::{Duration, Instant};
 pub(crate) fn run_shim(
     generation: Generation,
     spec: CellSpec,
-    rules: Option<&str>,
+    rules: Option<&CellRules>,
     streams: Option<[OwnedFd; 3]>,
     report: impl FnOnce(std::result::Result<(), &str>),
 ) -> Result<()> {

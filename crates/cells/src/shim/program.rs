@@ -1,5 +1,6 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
+use crate::network::wall::CellRules;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -33,7 +34,7 @@ pub(super) struct LaunchedProgram {
 /// from number 4 on.
 pub(super) fn launch_program(
     spec: &CellSpec,
-    rules: Option<&str>,
+    rules: Option<&CellRules>,
     groups: Option<&ControlGroups>,
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
@@ -68,7 +69,7 @@ pub(super) fn launch_program(
             network::connect_cell(network, &slots, pid)?;
         }
         if let Some(rules) = rules {
-            network::wall::load_cell_rules(pid, rules)?;
+            network::wall::load_cell_rules(pid, rules, true)?;
             network::repair::remember_cell_rules(&spec.run_dir, rules);
         }
         crash::point("shim.connected");

@@ -6,6 +6,7 @@ use super::log::{AROUND, CONSOLE, CellLog};
 use super::phase::CellPhase;
 use super::session::GuestSession;
 use super::{Shim, program};
+use crate::network::wall::CellRules;
 use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
 use crate::sys::cgroup::ControlGroups;
@@ -40,7 +41,7 @@ impl Shim {
     pub(super) fn launch(
         generation: Generation,
         spec: CellSpec,
-        rules: Option<&str>,
+        rules: Option<&CellRules>,
         streams: Option<[OwnedFd; 3]>,
     ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
         match Self::try_launch(generation, &spec, rules, streams) {
@@ -52,7 +53,7 @@ impl Shim {
     fn try_launch(
         generation: Generation,
         spec: &CellSpec,
-        rules: Option<&str>,
+        rules: Option<&CellRules>,
         streams: Option<[OwnedFd; 3]>,
     ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
