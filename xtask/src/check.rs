@@ -209,6 +209,24 @@ fn stories() -> Result<(), String> {
         "cargo",
         &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
     )?;
+    // Debug builds would spend most of an emulated host's time in code that is not optimized.
+    let programs = repository_root().join("target/release");
+    let programs = format!("ABBEY_PROGRAMS={}", programs.display());
+    let hosts = [
+        &programs,
+        "cargo",
+        "test",
+        "-p",
+        "abbey",
+        "--test",
+        "it",
+        "emulated_hosts::",
+        "--",
+        "--ignored",
+        "--test-threads",
+        "2",
+    ];
+    run_step("emulated hosts", "env", &hosts)?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
         .flatten()

@@ -2,8 +2,13 @@
 
 use crate::run::{install_packages, repository_root, run_step};
 
-/// Name of each image, and its packages beside the stock ones.
-const IMAGES: [(&str, &str); 2] = [("base", ""), ("podman", "podman,crun,uidmap")];
+/// Name of each image, and its packages beside the stock ones. A whole host is emulated from the last one, so it has
+/// the modules of its kernel.
+const IMAGES: [(&str, &str); 3] = [
+    ("base", ""),
+    ("podman", "podman,crun,uidmap"),
+    ("host", "nftables,kmod,linux-image-cloud-amd64"),
+];
 
 /// Builds the images that are missing below `target/images`, and installs what that needs.
 pub(crate) fn build_images() -> Result<(), String> {

@@ -88,6 +88,9 @@ pub struct HostFacts {
     /// Whether sandboxes can be built; the reason when not.
     #[serde(default)]
     pub no_sandboxes: Option<String>,
+    /// Whether the kernel has Landlock; the reason when not.
+    #[serde(default)]
+    pub no_landlock: Option<String>,
     /// Whether virtual machines can run; the reason when not.
     #[serde(default)]
     pub no_machines: Option<String>,

@@ -6,8 +6,9 @@ use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
 use crate::service_kind::ServiceKind;
 use crate::storage;
-use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
+use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Slug, Vmm};
 use abbey_words::SystemLocale;
+use std::collections::BTreeSet;
 
 /// Least memory of a microVM: its kernel and first process use 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
@@ -87,6 +88,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 limits_unenforced(reason, &format!("agents.{}", agent.slug)),
             );
         }
+        if let Some(text) =
+            missing_landlock(agent.cell, &agent.waived, "agents", &agent.slug, inventory)
+        {
+            note(Severity::Fatal, &subject, text);
+        }
         let current = inventory.current.as_ref();
         let old = current.and_then(|c| c.house.agents.get(&agent.slug));
         if let Some(why) = old.and_then(|old| storage::refuse_change(old, agent)) {
@@ -117,7 +123,12 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
         let lacking = match agent.cell {
-            CellKind::Microvm => missing_for_microvm(agent, inventory),
+            // Its monitor runs in a sandbox.
+            CellKind::Microvm => [
+                missing_for_microvm(agent, inventory),
+                missing_for_sandbox(inventory),
+            ]
+            .concat(),
             CellKind::Container => missing_for_container(inventory),
             CellKind::Jail => vec![
                 "its jail cannot run: jails need FreeBSD, and this host is none; use `cell: sandbox`"
@@ -247,6 +258,18 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 limits_unenforced(reason, &format!("services.{}", service.slug)),
             );
         }
+        let subject = format!("service:{}", service.slug);
+        if service.at.is_none()
+            && let Some(text) = missing_landlock(
+                service.cell,
+                &service.waived,
+                "services",
+                &service.slug,
+                inventory,
+            )
+        {
+            note(Severity::Fatal, &subject, text);
+        }
         if service.cell == CellKind::Sandbox && service.at.is_none() {
             for text in missing_for_sandbox(inventory) {
                 note(Severity::Fatal, &format!("service:{}", service.slug), text);
@@ -361,8 +384,26 @@ fn missing_for_microvm(agent: &Agent, inventory: &Inventory) -> Vec<String> {
 fn missing_for_sandbox(inventory: &Inventory) -> Vec<String> {
     let reason = inventory.host.no_sandboxes.iter();
     reason
-        .map(|r| format!("its sandbox cannot be built: {r}; allow them, or use `cell: microvm`"))
+        .map(|r| format!("its sandbox cannot be built: {r}; allow them, or accept `cell: process`, which isolates nothing"))
         .collect()
+}
+
+/// Text for a cell whose sandbox, or that of its microVM, would be without Landlock and whose manifest does not accept
+/// that. `of` is the section of the manifest.
+fn missing_landlock(
+    cell: CellKind,
+    waived: &BTreeSet<Layer>,
+    of: &str,
+    slug: &Slug,
+    inventory: &Inventory,
+) -> Option<String> {
+    let sandboxed = matches!(cell, CellKind::Sandbox | CellKind::Microvm);
+    let reason = inventory.host.no_landlock.as_ref()?;
+    (sandboxed && !waived.contains(&Layer::Landlock)).then(|| {
+        format!(
+            "its sandbox would be without the layer `landlock`: {reason}; change that, or accept it with `{of}.{slug}.waive: [landlock]` (`defaults.waive: [landlock]` for everything)"
+        )
+    })
 }
 
 /// Reasons why an agent's container cannot run on this host.

@@ -5,6 +5,7 @@ pub mod args;
 pub mod conformance;
 pub mod container;
 pub mod crash;
+pub mod emulated;
 pub mod fake;
 pub mod fleet;
 pub mod hostd;

@@ -27,6 +27,7 @@ mod databases;
 mod delegation;
 mod doctor;
 mod documentation;
+mod emulated_hosts;
 mod error_messages;
 mod escalations;
 mod exec;

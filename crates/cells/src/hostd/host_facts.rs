@@ -30,6 +30,7 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
         no_limits: ControlGroups::why_unusable(group),
         no_network: network::why_networks_unusable(uid_first.is_some()),
         no_sandboxes: sandbox::why_sandboxes_unusable(),
+        no_landlock: sandbox::why_landlock_unusable(),
         no_machines: microvm::why_microvms_unusable(),
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),

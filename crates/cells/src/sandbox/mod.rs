@@ -51,6 +51,15 @@ pub(crate) fn why_sandboxes_unusable() -> Option<String> {
         .map(|name| format!("this host allows no user namespaces (`sysctl {name}` is 0)"))
 }
 
+/// Reason why a sandbox has no Landlock on this host, none if it has. Source: kernel documentation,
+/// userspace-api/landlock, and the kernel's parameter `lsm`.
+pub(crate) fn why_landlock_unusable() -> Option<String> {
+    (abbey_launch::landlock_version() == 0).then(|| {
+        "this kernel has no Landlock, or it was booted without (`landlock` must be in its parameter `lsm=`)"
+            .to_owned()
+    })
+}
+
 /// Isolation layers that were verified from inside the sandbox.
 pub(crate) fn layers_in_force(in_force: &IsolationInForce) -> BTreeSet<Layer> {
     in_force

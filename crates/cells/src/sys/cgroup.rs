@@ -16,7 +16,12 @@ use std::time::{Duration, Instant};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// Group beside those of the cells for the processes of a delegated group, which may have none once it has limits
+/// below it.
+const LEAF: &str = "abbey-control";
 const PERIOD_US: u64 = 100_000;
+/// Longest time for which processes that fork meanwhile are moved into the leaf.
+const MOVE_WITHIN: Duration = Duration::from_secs(5);
 /// Bounds of version 1 on reading and writing.
 const THROTTLES: [&str; 2] = [
     "blkio.throttle.read_bps_device",
@@ -105,12 +110,47 @@ fn base_v2(root: &Path) -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return root.to_owned();
     }
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own
-        .lines()
-        .find_map(|l| l.strip_prefix("0::"))
-        .unwrap_or("/");
-    root.join(path.trim_start_matches('/'))
+    delegated_group(
+        root,
+        &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
+    )
+}
+
+/// The group that was delegated to a process with this `/proc/PID/cgroup`: its own, or the one above if the process is
+/// in the leaf that [`enable_controllers`] made.
+fn delegated_group(root: &Path, own: &str) -> PathBuf {
+    let path = own.lines().find_map(|l| l.strip_prefix("0::"));
+    let own = root.join(path.unwrap_or("/").trim_start_matches('/'));
+    match own.parent() {
+        Some(above) if own.ends_with(LEAF) => above.to_owned(),
+        _ => own,
+    }
+}
+
+/// Lets the groups below one have these controllers. Where processes are in it, as in a group that was delegated or in
+/// that of a container, the kernel refuses: they move into a leaf first.
+/// Source: kernel documentation, admin-guide/cgroup-v2, no internal process constraint.
+fn enable_controllers(base: &Path, controllers: &str) -> Result<()> {
+    let path = base.join("cgroup.subtree_control");
+    let until = Instant::now() + MOVE_WITHIN;
+    loop {
+        match fs::write(&path, controllers) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {}
+            other => return other.map_err(Error::file("write", path)),
+        }
+        let leaf = base.join(LEAF);
+        fs::create_dir_all(&leaf).map_err(Error::file("make", &leaf))?;
+        let entrance = leaf.join("cgroup.procs");
+        let listed = base.join("cgroup.procs");
+        let processes = fs::read_to_string(&listed).map_err(Error::file("read", listed))?;
+        for pid in processes.lines() {
+            match fs::write(&entrance, pid) {
+                // It has ended meanwhile.
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                other => other.map_err(Error::file("write", &entrance))?,
+            }
+        }
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -159,6 +199,14 @@ impl ControlGroups {
                 }
             }
             if let Layout::V2(base) = layout()? {
+                // Of a group that its user may divide these belong to the user; see systemd's `Delegate=`.
+                for file in ["cgroup.procs", "cgroup.subtree_control"] {
+                    let path = base.join(file);
+                    rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).map_err(|e| {
+                        let e = io::Error::from(e);
+                        format!("`{}` cannot be written: {e}", path.display())
+                    })?;
+                }
                 let have = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
                 for name in CONTROLLERS {
                     if !have.split_whitespace().any(|c| c == name) {
@@ -197,7 +245,7 @@ impl ControlGroups {
         if let Layout::V2(base) = layout().map_err(Error::Limits)? {
             for dir in [base.clone(), base.join(house)] {
                 fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
-                write(&dir.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+                enable_controllers(&dir, "+memory +cpu +pids")?;
             }
         }
         for dir in &dirs {
@@ -271,7 +319,7 @@ impl ControlGroups {
         match layout().map_err(Error::Limits)? {
             Layout::V2(base) => {
                 for dir in [base.clone(), base.join(house)] {
-                    write(&dir.join("cgroup.subtree_control"), "+io")?;
+                    enable_controllers(&dir, "+io")?;
                 }
                 let dir = base.join(house).join(cell);
                 let line = format!("{disk} rbps={0} wbps={0}", io.0);
@@ -495,5 +543,22 @@ impl ControlGroups {
             .flatten()
             .flatten();
         inner.map(|e| e.path()).filter(|p| p.is_dir()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_beside_the_leaf_of_a_delegated_group() {
+        let group = |own: &str| delegated_group(Path::new(ROOT), own);
+        let delegated = Path::new("/sys/fs/cgroup/user.slice/run-1.scope");
+        assert_eq!(group("0::/user.slice/run-1.scope\n"), delegated);
+        assert_eq!(
+            group("0::/user.slice/run-1.scope/abbey-control\n"),
+            delegated
+        );
+        assert_eq!(group("0::/\n"), Path::new(ROOT));
     }
 }

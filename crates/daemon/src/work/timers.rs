@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Longest time between two looks at the next deadline: it is of the wall clock, which can be set, and sleeping is not.
+const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Least time between two sweeps, so that a busy house does not read the store for each claim.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Time between two removals of old records.
@@ -52,7 +54,7 @@ async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     };
     let now = work.core.store.now();
     if next > now {
-        return Ok(next.since(now).to_std());
+        return Ok(next.since(now).to_std().min(PASS_INTERVAL_MAX));
     }
     let changed = work.core.store.expire_deadlines().await?;
     for task in changed {

@@ -12,7 +12,8 @@ use crate::{
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
 use abbey_model::{
-    BudgetAmounts, Generation, Principal, ResultSource, RunId, RunState, Slug, TaskRef, Verified,
+    BudgetAmounts, Generation, Millis, Principal, ResultSource, RunId, RunState, Slug, TaskRef,
+    Verified,
 };
 use serde_json::{Value, json};
 
@@ -251,6 +252,28 @@ pub(crate) fn revoke(
         changed.push(row);
     }
     Ok(changed)
+}
+
+/// Extends the leases and run times that had not ended when the clock jumped by `jump`: nobody could work or renew in
+/// time that did not pass. Logs the jump.
+pub(crate) fn extend_by_clock_jump(tx: &mut Tx<'_>, jump: Millis) -> Result<()> {
+    let held = task_rows::list_where(tx.rows, "holder IS NOT NULL", params![])?;
+    let before = tx.now - jump;
+    let mut extended = 0;
+    for mut row in held {
+        let mut task = engine_task(&row);
+        if let Phase::Running { lease } = &mut task.phase
+            && lease.expires_at > before
+        {
+            lease.expires_at = lease.expires_at + jump;
+            lease.wall_ends_at = lease.wall_ends_at + jump;
+            store(tx, &mut row, task)?;
+            extended += 1;
+        }
+    }
+    let detail = json!({ "ms": jump.0, "leases": extended });
+    audit_log::append(tx, &Principal::House, "clock.jump", "house", detail)?;
+    Ok(())
 }
 
 /// Applies every deadline that is over: leases, run times, approvals and due times. Returns the changed tasks, and

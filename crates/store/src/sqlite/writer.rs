@@ -6,12 +6,13 @@
 
 use super::connection::{SqliteRows, database_error};
 use super::open::Opened;
-use crate::ops::ledger;
+use crate::ops::{leases, ledger};
 use crate::rows::{WriteRows, params};
 use crate::topic::{Publisher, Subscription, Topic};
 use crate::transaction::{Context, Tx};
 use crate::{Error, MonotonicClock, Reply, Result};
 use abbey_engine::budget::TimeZone;
+use abbey_model::Millis;
 use ed25519_dalek::SigningKey;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -210,10 +211,14 @@ impl State {
     ) -> Result<()> {
         let State { rows, shared, .. } = self;
         let (now, head, zone) = (self.clock.now(), self.head.clone(), self.zone.clone());
+        let jump = self.clock.unsettled_jump();
         let key = self.signing_key.clone();
         let mut tx = Tx::new(rows, &self.context, now, head, key, zone);
         rows.execute("BEGIN IMMEDIATE", params![])?;
         let before = rows.0.total_changes();
+        if jump > Millis(0) {
+            leases::extend_by_clock_jump(&mut tx, jump)?;
+        }
         answers.push(first(&mut tx));
         while answers.len() < GROUP_MAX
             && let Ok(job) = jobs.try_recv()
@@ -228,6 +233,7 @@ impl State {
             return rows.0.execute_batch("ROLLBACK").map_err(database_error);
         }
         rows.execute("COMMIT", params![])?;
+        self.clock.settle_jump(jump);
         let topics = tx.topics();
         (self.head, self.zone) = (tx.head, tx.zone);
         self.signing_key = tx.signing_key;

@@ -1,7 +1,7 @@
 //! What holds for the SQLite store beyond the conformance suite: its file, its format, and its clock.
 
 use crate::support::{
-    Bench, Done, Factory, SqliteFactory, limits, manual_clock, open_sqlite, sqlite,
+    Bench, Done, Factory, SqliteFactory, limits, manual_clock, open_sqlite, slug, sqlite,
 };
 use abbey_store::{Error, Result, Storage};
 use std::path::Path;
@@ -37,6 +37,31 @@ fn a_step_back_of_the_clock_gives_no_lease_twice_and_time_goes_on() {
     bench.clock.advance(3_600_000 + 31_000);
     assert!(bench.renew(&task, "agent-a", first.lease.token.0).is_err());
     assert_eq!(bench.store().expire_deadlines().done().len(), 1);
+}
+
+#[test]
+fn a_jump_of_the_clock_extends_the_leases_that_were_held() {
+    let bench = sqlite();
+    bench.claimed("agent-b");
+    bench.clock.advance(31_000);
+    let (task, held) = bench.claimed("agent-a");
+    let days = 3 * 86_400_000;
+    bench.clock.jump(days);
+    let expired = bench.store().expire_deadlines().done();
+    // The one that was over before.
+    let expired: Vec<_> = expired.into_iter().map(|t| t.assignee).collect();
+    assert_eq!(expired, [Some(slug("agent-b"))]);
+    assert!(bench.renew(&task, "agent-a", held.lease.token.0).is_ok());
+    let jumps = || {
+        let log = bench.store().audit_entries(0, 100).done().into_iter();
+        log.filter(|e| e.action == "clock.jump").collect::<Vec<_>>()
+    };
+    assert_eq!(jumps().len(), 1);
+    assert_eq!(jumps()[0].detail["ms"], days);
+    // It is extended once, and ends as any other.
+    bench.clock.advance(31_000);
+    assert_eq!(bench.store().expire_deadlines().done().len(), 1);
+    assert_eq!(jumps().len(), 1);
 }
 
 fn try_open(path: &Path) -> Result<Box<dyn Storage>> {

@@ -16,17 +16,34 @@ pub(crate) const LEASE_MS: i64 = 30_000;
 
 /// A clock that moves only when a test moves it.
 #[derive(Debug)]
-pub(crate) struct ManualClock(AtomicI64);
+pub(crate) struct ManualClock {
+    now: AtomicI64,
+    jumped: AtomicI64,
+}
 
 impl ManualClock {
     pub(crate) fn advance(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
+        self.now.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Sets the clock forward, as if the host's was set.
+    pub(crate) fn jump(&self, ms: i64) {
+        self.jumped.fetch_add(ms, Ordering::SeqCst);
+        self.advance(ms);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.now.load(Ordering::SeqCst))
+    }
+
+    fn unsettled_jump(&self) -> Millis {
+        Millis(self.jumped.load(Ordering::SeqCst))
+    }
+
+    fn settle_jump(&self, jump: Millis) {
+        self.jumped.fetch_sub(jump.0, Ordering::SeqCst);
     }
 }
 
@@ -79,7 +96,10 @@ pub(crate) fn open_sqlite(path: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn 
 }
 
 pub(crate) fn manual_clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock(AtomicI64::new(START.0)))
+    Arc::new(ManualClock {
+        now: AtomicI64::new(START.0),
+        jumped: AtomicI64::new(0),
+    })
 }
 
 /// Waits for an answer that must be good.

@@ -257,19 +257,33 @@ fn check_features(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks)
         ),
         "start the house as root, with nftables installed",
     );
+    let current = work.core.plan.current();
     let uses = |kind: CellKind| {
-        let current = work.core.plan.current();
-        current.is_some_and(|c| c.house.agents.values().any(|a| a.cell == kind))
+        let house = current.as_ref().map(|c| &c.house);
+        house.is_some_and(|h| {
+            h.agents.values().any(|a| a.cell == kind) || h.services.values().any(|s| s.cell == kind)
+        })
     };
+    let sandboxed = uses(CellKind::Sandbox) || uses(CellKind::Microvm);
     add(
         "sandboxes",
-        facts.no_sandboxes.is_none() || !uses(CellKind::Sandbox),
+        facts.no_sandboxes.is_none() || !sandboxed,
         CheckSeverity::Warn,
         match &facts.no_sandboxes {
             None => "sandboxes can be built".to_owned(),
             Some(why) => format!("sandboxes cannot be built: {why}"),
         },
         "allow user namespaces (sysctl), or use another kind of cell",
+    );
+    add(
+        "landlock",
+        facts.no_landlock.is_none() || !sandboxed,
+        CheckSeverity::Warn,
+        match &facts.no_landlock {
+            None => "sandboxes have the layer `landlock`".to_owned(),
+            Some(why) => format!("sandboxes are without the layer `landlock`: {why}"),
+        },
+        "add `landlock` to the kernel's parameter `lsm=` and boot again",
     );
     let images = facts.images.len();
     add(
@@ -318,8 +332,8 @@ fn check_features(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks)
     );
 }
 
-/// Checks that the host's clock was not set back: the store's clock never goes back, so it would be
-/// ahead.
+/// Checks that the host's clock was not set back: the store's clock never goes back, so it is ahead until the host's
+/// has caught up.
 fn check_clock(work: &WorkState, checks: &mut Checks) {
     let ahead = work
         .core
@@ -334,11 +348,12 @@ fn check_clock(work: &WorkState, checks: &mut Checks) {
         match ahead <= CLOCK_AHEAD_MOST {
             true => "the clocks of the host and the control plane agree".to_owned(),
             false => format!(
-                "the host's clock is {} s behind the newest entry of the audit log; the control plane's clock does not advance until the host's clock has caught up; set the host's clock",
-                ahead / 1000
+                "the host's clock was set back: the control plane's clock is {} s ahead, and runs at half speed until both agree, in {} s; meanwhile schedules and budgets come early by what it is ahead",
+                ahead / 1000,
+                ahead / 500
             ),
         },
-        "correct the host's clock, by NTP if possible",
+        "if the host's clock is wrong, correct it, by NTP if possible; if it was corrected, there is nothing to do",
     );
 }
 
