@@ -8,6 +8,7 @@ use super::session::GuestSession;
 use super::{Shim, program};
 use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::{CellRecord, CellSpec, Error, Result, container, crash, microvm};
@@ -168,6 +169,7 @@ impl Shim {
                 .map(|_| ready_pipe),
             phase: CellPhase::initial(ready_until),
             control,
+            control_pause: AcceptPause::default(),
             forwards,
             probes: Vec::new(),
             heartbeat: Heartbeat::default(),

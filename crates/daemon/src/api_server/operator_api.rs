@@ -112,6 +112,10 @@ pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
         .merge(guarded)
         .merge(compatibility)
         .fallback(unknown)
+        .layer(from_fn_with_state(
+            api.core.rt.clone(),
+            web::require_progress,
+        ))
         .with_state(api)
 }
 
@@ -138,6 +142,7 @@ async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Resul
         house: current.as_ref().map(|c| c.house.name.to_string()),
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
+        state_format: Some(api.core.store.format().await?),
         pid: std::process::id(),
         address: api.net.operator_address.bound_text(),
         state_hash,

@@ -201,6 +201,7 @@ async fn commit_plan(
         charters: planned.charters.clone(),
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
+        left_out: Vec::new(),
     });
     log_model_changes(work, &before, planned, body.reason.as_deref(), &who).await?;
     // Only new cells are set to up: a stopped agent stays stopped.

@@ -1,11 +1,12 @@
 //! Checks of the foundations of a house: database, credentials, hostd, and host.
 
 use super::checks::Checks;
-use crate::core::error::Result;
+use crate::core::audit_checkpoints;
+use crate::core::error::{Error, Result};
 use crate::core::home::Home;
 use crate::core::runtime;
 use crate::work::state::WorkState;
-use abbey_api::CheckSeverity;
+use abbey_api::{CheckSeverity, Problem};
 use abbey_engine::saga::State;
 use abbey_model::{CellKind, Metric, Millis};
 use abbey_plan::HostFacts;
@@ -35,24 +36,57 @@ pub(super) async fn check_host(
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
-    let verdict = crate::core::audit_checkpoints::verify_audit_log(&work.core).await?;
-    add(
-        "activity_chain",
-        verdict.ok,
-        CheckSeverity::Fail,
-        match &verdict.why {
-            None => format!(
-                "{} entries verify, {} signed checkpoints",
-                verdict.entries, verdict.checkpoints
+    // What could not be checked says nothing about the log.
+    let unchecked = |error: Error| {
+        let problem = Problem::from(error);
+        (problem.detail, problem.remedy.unwrap_or_default())
+    };
+    match audit_checkpoints::verify_audit_log(&work.core).await {
+        Err(error) => {
+            let (text, remedy) = unchecked(error);
+            add("activity_chain", false, CheckSeverity::Warn, text, &remedy);
+        }
+        Ok(verdict) => add(
+            "activity_chain",
+            verdict.ok,
+            CheckSeverity::Fail,
+            match &verdict.why {
+                None => format!(
+                    "{} entries verify, {} signed checkpoints",
+                    verdict.entries, verdict.checkpoints
+                ),
+                Some(why) => format!(
+                    "entry {} does not verify: {why}",
+                    verdict.first_bad.unwrap_or(0)
+                ),
+            },
+            "keep the file as evidence and restore a backup from before that entry",
+        ),
+    }
+    let plan = work.core.plan.current();
+    let left_out: Vec<String> = plan.map_or_else(Vec::new, |plan| plan.left_out.clone());
+    if !left_out.is_empty() {
+        checks.add(
+            "manifest",
+            false,
+            CheckSeverity::Warn,
+            format!(
+                "this version refuses a part of the manifest in force, and leaves it out: {}",
+                left_out.join("; ")
             ),
-            Some(why) => format!(
-                "entry {} does not verify: {why}",
-                verdict.first_bad.unwrap_or(0)
-            ),
-        },
-        "keep the file as evidence and restore a backup from before that entry",
-    );
-    check_sinks(work, checks).await?;
+            "change those lines of the manifest, then run `abbey up`",
+        );
+    }
+    if let Err(error) = check_sinks(work, checks).await {
+        let (text, remedy) = unchecked(error);
+        checks.add(
+            "checkpoint_sinks",
+            false,
+            CheckSeverity::Warn,
+            text,
+            &remedy,
+        );
+    }
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
