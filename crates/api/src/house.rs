@@ -2,7 +2,7 @@
 
 use crate::headers::IfMatch;
 use crate::macros::{documents, operations, queries, requests};
-use abbey_model::{Presence, words};
+use abbey_model::{Presence, Secret, words};
 use std::collections::BTreeMap;
 
 words! {
@@ -235,6 +235,30 @@ impl PlanDoc {
     }
 }
 
+/// A secret in a request; its text is in no output for debugging.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// A secret to be sent.
+    pub fn new(text: impl Into<String>) -> SecretText {
+        SecretText(text.into())
+    }
+}
+
+impl From<SecretText> for Secret {
+    fn from(text: SecretText) -> Secret {
+        Secret::new(text.0)
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretText(redacted)")
+    }
+}
+
 requests! {
     /// A manifest to be planned or applied.
     ManifestBody {
@@ -254,6 +278,10 @@ requests! {
         /// Steps that may remove something, each as `RESOURCE:AGENT`, for example `agent:ada`.
         #[serde(default)]
         consent: Vec<String>,
+        /// Values of variables that the manifest names as `env:NAME`, from the environment of the caller. They are kept in
+        /// the memory of the control plane until it ends, and go before those of its own environment.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        environment: BTreeMap<String, SecretText>,
         /// Agents that the manifest has under another name, as old and new name; they keep everything else.
         #[serde(default)]
         renamed: BTreeMap<String, String>,

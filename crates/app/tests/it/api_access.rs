@@ -598,7 +598,7 @@ fn tokens_that_a_runtime_counted_are_shown_where_they_differ_from_those_metered(
 /// A caller with a credential, whose body stops to arrive, does not keep its place.
 #[test]
 fn a_body_that_makes_no_progress_ends_with_408() {
-    let house = crate::up(crate::TWO);
+    let house = up(TWO);
     let token = house.operator_token();
     let begin = |socket: std::path::PathBuf, path: &str, begun: &str| {
         let mut stream = UnixStream::connect(socket).unwrap();

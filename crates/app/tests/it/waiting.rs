@@ -1,14 +1,14 @@
 //! Commands that wait until agents and services are as they were asked to be: one rule and one set of messages for all.
 
 use crate::house;
-use abbey_testkit::args;
+use abbey_testkit::args::{self, Args};
 use abbey_testkit::house::{House, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
 use std::process::Stdio;
 
 /// Exit code and standard error of a command.
-fn said(house: &House, args: impl Into<abbey_testkit::args::Args>) -> (i32, String) {
+fn said(house: &House, args: impl Into<Args>) -> (i32, String) {
     let out = house.run(args);
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     (out.status.code().unwrap(), text)
@@ -74,6 +74,37 @@ fn a_command_that_follows_a_start_waits_until_the_agent_runs() {
     house.expect(0, "up");
     house.expect(0, "pause a");
     house.expect(0, "resume a");
+}
+
+#[test]
+fn too_low_a_limit_of_open_files_is_named_with_what_to_set() {
+    let house = house();
+    house.manifest("house: low\ndefaults: { cell: process, waive: [limits] }\nagents: { a: {} }\n");
+    let abbey = env!("CARGO_BIN_EXE_abbey");
+    let limited = |files: u32| {
+        let mut command = std::process::Command::new("sh");
+        let script = format!("ulimit -n {files}; exec {abbey} \"$@\"");
+        let manifest = house.path("abbey.yaml");
+        command.args(["-c", &script, "sh", "--home"]);
+        command.arg(house.home()).args(["up", "-f"]).arg(manifest);
+        let out = command.output().unwrap();
+        (
+            out.status.code().unwrap(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let (code, text) = limited(64);
+    assert_ne!(code, 0);
+    for part in ["only 64 files", "ulimit -n 4096", "LimitNOFILE="] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let (code, text) = limited(512);
+    assert_eq!(code, 0, "{text}");
+    let checks = house.json(0, "doctor")["checks"].to_string();
+    assert!(
+        checks.contains("\"open_files\"") && checks.contains("512"),
+        "{checks}"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::api_server::{
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
-use crate::core::{audit_checkpoints, signing_key};
+use crate::core::{audit_checkpoints, checkpoint_sinks, signing_key};
 use crate::insight::skill_views::find_skills;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
@@ -55,6 +55,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(activity))
         .routes(routes!(verify))
         .routes(routes!(checkpoints))
+        .routes(routes!(sinks))
         .routes(routes!(rotate_key))
         .routes(routes!(events))
         .routes(routes!(budgets))
@@ -274,6 +275,18 @@ async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
 )]
 async fn checkpoints(State(api): Shared) -> Result<Doc<CheckpointsDoc>> {
     Ok(Doc(audit_checkpoints::signed_heads_doc(&api.core).await?))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/activity/sinks", operation_id = "activity_sinks", tag = "activity",
+    summary = "Checkpoint sinks, and how far each of them is",
+    responses((status = 200, body = SinksDoc)),
+)]
+async fn sinks(State(api): Shared) -> Result<Doc<SinksDoc>> {
+    Ok(Doc(SinksDoc {
+        version: VERSION,
+        sinks: checkpoint_sinks::sink_views(&api.core).await?,
+    }))
 }
 
 #[utoipa::path(

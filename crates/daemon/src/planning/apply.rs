@@ -11,7 +11,8 @@ use abbey_api::{
     Problem, VERSION,
 };
 use abbey_model::{
-    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, Slug, Window,
+    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, SecretRef, Slug,
+    Window,
 };
 use abbey_plan::{
     Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
@@ -96,6 +97,18 @@ pub(crate) async fn commit_manifest(
         return Err(problem.into());
     }
     require_consent(&planned.plan, &body.consent)?;
+    let environment = body.environment.clone().into_iter();
+    let environment = environment.map(|(name, value)| (name, value.into()));
+    let delivered = work.core.secrets.deliver_environment(environment);
+    if !delivered.is_empty() {
+        let note = abbey_store::NewAuditEntry {
+            actor: who.clone(),
+            action: "secrets.deliver".to_owned(),
+            entity: "house".to_owned(),
+            detail: serde_json::json!({ "variables": delivered }),
+        };
+        work.core.store.append_audit_entry(note).await?;
+    }
     work.skills.reload();
     if !planned.plan.is_empty() {
         commit_plan(work, &planned, &body, who).await?;
@@ -358,7 +371,8 @@ fn check_against_host(
             text,
         })
     };
-    for (subject, secret) in parsed.secrets() {
+    let comes_along = |secret: &SecretRef| matches!(secret, SecretRef::Env(name) if body.environment.contains_key(name));
+    for (subject, secret) in parsed.secrets().filter(|(_, s)| !comes_along(s)) {
         if let Err(text) = work.core.secrets.read_secret(secret, &body.base_dir) {
             fatal(subject, text);
         }
