@@ -85,7 +85,7 @@ fn print_verification(json: bool, doc: &VerifyDoc) -> u8 {
         ));
     }
     if !json {
-        doc.notes.iter().for_each(|note| output::print_line(note));
+        doc.notes.iter().for_each(|note| output::print_lines(note));
     }
     if doc.ok { exit::OK } else { exit::FAILURE }
 }
@@ -154,15 +154,12 @@ fn print_entry(json: bool, entry: &EntryView) {
     if json {
         return output::print_json_line(entry);
     }
-    output::print_line(&format!(
-        "{:>6} {} {} {} {} {}",
-        entry.seq,
-        output::local_time(entry.at),
-        entry.actor,
-        entry.action,
-        entry.entity,
-        describe(&entry.detail)
-    ));
+    let first = format!("{:>6} {} ", entry.seq, output::local_time(entry.at));
+    let detail = describe(&entry.detail);
+    output::print_hanging(
+        first,
+        format!("{} {} {} {detail}", entry.actor, entry.action, entry.entity),
+    );
 }
 
 /// The details of an entry as `key: value`, without what says nothing.

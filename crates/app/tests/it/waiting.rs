@@ -1,7 +1,8 @@
 //! Commands that wait until agents and services are as they were asked to be: one rule and one set of messages for all.
 
 use crate::house;
-use abbey_testkit::args::{self, Args};
+use abbey_testkit::args;
+use abbey_testkit::args::Args;
 use abbey_testkit::house::{House, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
