@@ -303,6 +303,12 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
     let mut plan = abbey_plan::plan(&parsed, &inventory);
+    // What is left out of the manifest in force changes nothing by being corrected, yet its text is to be replaced.
+    if plan.is_empty() && current.is_some_and(|c| !c.left_out.is_empty()) {
+        plan.replace_text(
+            "the manifest in force has a part that this version refuses and leaves out",
+        );
+    }
     plan.notes
         .extend(check_against_host(work, &parsed, body, &inventory.host));
     let uids = plan
