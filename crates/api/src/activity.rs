@@ -66,6 +66,30 @@ documents! {
         /// Public Ed25519 key that signs from then on, hexadecimal.
         key: String,
     }
+    /// Checkpoint sinks, and how far each of them is.
+    SinksDoc {
+        /// Always 1.
+        version: u32,
+        /// The sinks, by name.
+        sinks: Vec<SinkView>,
+    }
+    /// A checkpoint sink, and what it has got of the signed heads of the audit log.
+    SinkView {
+        /// Name in the manifest.
+        name: String,
+        /// Where it is.
+        target: String,
+        /// Entry that the newest delivered head states; absent before the first delivery.
+        delivered: Option<u64>,
+        /// When that head was signed.
+        delivered_at: Option<Time>,
+        /// Signed heads that it has not got.
+        missing: u64,
+        /// When the oldest of them was signed.
+        missing_since: Option<Time>,
+        /// Why the newest delivery failed, if it did.
+        failing: Option<String>,
+    }
     /// Signed heads of the audit log.
     CheckpointsDoc {
         /// Always 1.
@@ -99,6 +123,8 @@ operations! {
         GET "/api/v1/activity/verify" verify() -> json(VerifyDoc);
         /// Signs the newest entry, and returns every signed head.
         POST "/api/v1/activity/checkpoints" checkpoints() -> json(CheckpointsDoc);
+        /// Checkpoint sinks, and how far each of them is.
+        GET "/api/v1/activity/sinks" sinks() -> json(SinksDoc);
         /// Puts a new signing key in force.
         POST "/api/v1/activity/key" rotate_key() -> json(RotatedKeyDoc);
         /// New entries as server-sent events, after the one named.

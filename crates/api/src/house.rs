@@ -2,7 +2,7 @@
 
 use crate::headers::IfMatch;
 use crate::macros::{documents, operations, queries, requests};
-use abbey_model::words;
+use abbey_model::{Presence, Secret, words};
 use std::collections::BTreeMap;
 
 words! {
@@ -18,6 +18,18 @@ words! {
         Remove = "remove",
         /// The kind of cell has no use for it.
         NotApplicable = "not_applicable",
+    }
+}
+
+words! {
+    /// How far an agent or a service is from what is desired of it.
+    ReadinessState {
+        /// It is as desired.
+        Reached = "reached",
+        /// It is on its way.
+        Changing = "changing",
+        /// It is not as desired, and waiting alone does not change that.
+        Failed = "failed",
     }
 }
 
@@ -56,12 +68,38 @@ documents! {
         generation: u64,
         /// Version of the binary.
         software: String,
+        /// Number of the format of its state file; a release whose newest format is lower cannot run this house.
+        #[serde(default)]
+        state_format: Option<i64>,
         /// Process of the control plane.
         pid: u32,
         /// Address of the operator API.
         address: String,
         /// Digest of the state without credentials, where it was asked for.
         state_hash: Option<String>,
+    }
+    /// How far agents and services are from what is desired of them.
+    ReadinessDoc {
+        /// Always 1.
+        version: u32,
+        /// Whether waiting longer changes nothing: nothing is on its way any more.
+        settled: bool,
+        /// The agents and services.
+        cells: Vec<ReadinessView>,
+    }
+    /// How far one agent or service is from what is desired of it.
+    ReadinessView {
+        /// `agent` or `service`.
+        kind: String,
+        /// Its slug.
+        name: String,
+        /// Whether it can be used now.
+        presence: Presence,
+        /// How far it is.
+        state: ReadinessState,
+        /// Why it is not as desired, or what is to be known although it is.
+        #[serde(default)]
+        reason: Option<String>,
     }
     /// A plan: what a manifest changes.
     PlanDoc {
@@ -197,6 +235,30 @@ impl PlanDoc {
     }
 }
 
+/// A secret in a request; its text is in no output for debugging.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// A secret to be sent.
+    pub fn new(text: impl Into<String>) -> SecretText {
+        SecretText(text.into())
+    }
+}
+
+impl From<SecretText> for Secret {
+    fn from(text: SecretText) -> Secret {
+        Secret::new(text.0)
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretText(redacted)")
+    }
+}
+
 requests! {
     /// A manifest to be planned or applied.
     ManifestBody {
@@ -216,6 +278,10 @@ requests! {
         /// Steps that may remove something, each as `RESOURCE:AGENT`, for example `agent:ada`.
         #[serde(default)]
         consent: Vec<String>,
+        /// Values of variables that the manifest names as `env:NAME`, from the environment of the caller. They are kept in
+        /// the memory of the control plane until it ends, and go before those of its own environment.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        environment: BTreeMap<String, SecretText>,
         /// Agents that the manifest has under another name, as old and new name; they keep everything else.
         #[serde(default)]
         renamed: BTreeMap<String, String>,
@@ -234,6 +300,15 @@ requests! {
 }
 
 queries! {
+    /// Which agents and services to look at; all of them if none is named.
+    ReadinessQuery {
+        /// Slugs of agents, separated by commas.
+        agents: Option<String>,
+        /// Slugs of services, separated by commas.
+        services: Option<String>,
+        /// Waits this long, in milliseconds and at most 60,000, until all that is looked at has settled.
+        wait_ms: Option<u64>,
+    }
     /// What to include in the state of the house.
     HouseQuery {
         /// Whether to compute the digest of everything but credentials.
@@ -246,6 +321,8 @@ operations! {
     HouseClient {
         /// State of the house.
         GET "/api/v1/house" show() [query HouseQuery] -> json(HouseDoc);
+        /// How far agents and services are from what is desired of them; `wait_ms` waits until that is settled.
+        GET "/api/v1/readiness" readiness() [query ReadinessQuery] -> json(ReadinessDoc);
         /// Stops every cell and then the control plane.
         POST "/api/v1/down" down() -> json(DownDoc);
         /// Plans a manifest and changes nothing.

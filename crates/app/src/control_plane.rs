@@ -1,12 +1,12 @@
 //! Starting, repairing and stopping the control plane from the command line.
 
-use crate::connect::is_control_plane_up;
+use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
 use crate::output::Progress;
 use abbey_api::client::Client;
 use abbey_api::*;
 use abbey_cells::hostd::socket_owner;
-use abbey_daemon::Home;
+use abbey_daemon::{Home, STATE_FORMAT};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -49,9 +49,28 @@ pub(crate) async fn ensure_control_plane_up(home: &Home) -> Result<bool, Failure
 /// command. Their cells go on and are adopted.
 pub(crate) async fn ensure_current_control_plane_up(home: &Home) -> Result<bool, Failure> {
     if runs_another_build(home) && is_control_plane_up(home).await {
+        require_known_format(home).await?;
         end_control_plane(home)?;
     }
     ensure_control_plane_up(home).await
+}
+
+/// Refuses to replace a control plane whose state file this command's build could not open afterwards.
+async fn require_known_format(home: &Home) -> Result<(), Failure> {
+    let client = operator_client(home)?;
+    let found = client
+        .house()
+        .show(&HouseQuery::default())
+        .await?
+        .state_format;
+    match found.filter(|found| *found > STATE_FORMAT) {
+        None => Ok(()),
+        Some(found) => Err(Failure::plain(format!(
+            "the house runs a newer version of Abbey than this command: its state has format {found}, and this command reads only formats up to {STATE_FORMAT}"
+        ))
+        .hint("run the newer version of `abbey`; nothing was changed, and the house goes on")
+        .with_code(exit::CONFLICT)),
+    }
 }
 
 /// Whether a control plane of this home runs that is another build of Abbey than this command; false if this process may

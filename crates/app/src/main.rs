@@ -90,7 +90,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
-            _ = tokio::signal::ctrl_c(), if !passes_signals_on => Ok(exit::INTERRUPTED),
+            _ = tokio::signal::ctrl_c(), if !passes_signals_on => {
+                readiness::report_interrupted_wait();
+                Ok(exit::INTERRUPTED)
+            }
         }
     });
     match outcome {

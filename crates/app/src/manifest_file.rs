@@ -10,7 +10,7 @@ use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
-use abbey_api::{FillBody, ManifestBody, PlanDoc, PlanSeverity};
+use abbey_api::{FillBody, ManifestBody, PlanDoc, PlanSeverity, SecretText};
 use abbey_cells::hostd::{NamedFiles, allow_named_files};
 use abbey_daemon::manifest::CheckpointSink;
 use abbey_daemon::{Home, manifest};
@@ -48,8 +48,16 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
     let base = path
         .parent()
         .map_or_else(|| PathBuf::from("/"), Path::to_owned);
-    let mut charters = BTreeMap::new();
+    let (mut charters, mut environment) = (BTreeMap::new(), BTreeMap::new());
     if let Ok(house) = manifest::parse(&text) {
+        // Its process has the environment of whoever started it, and may lack what was set since.
+        for (_, secret) in house.secrets() {
+            if let SecretRef::Env(name) = secret
+                && let Ok(value) = std::env::var(name)
+            {
+                environment.insert(name.clone(), SecretText::new(value));
+            }
+        }
         for agent in house.agents.values() {
             if let manifest::Charter::File(name) = &agent.charter {
                 let text = std::fs::read_to_string(base.join(name)).map_err(|e| {
@@ -72,6 +80,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         charters,
         reason: None,
         consent: Vec::new(),
+        environment,
         renamed: BTreeMap::new(),
     })
 }

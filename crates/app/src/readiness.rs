@@ -1,186 +1,164 @@
-//! Waiting until agents and services are ready.
+//! Waiting until agents and services are as a command left them to be. The control plane decides what that is and when
+//! waiting ends.
 
+use crate::commands::run::duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{Progress, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
-use abbey_api::{AgentView, FleetDoc, FleetQuery, ServiceView, ServicesQuery};
-use abbey_model::Presence;
-use std::collections::BTreeMap;
+use abbey_api::{ReadinessDoc, ReadinessQuery, ReadinessState, ReadinessView};
+use clap::Args;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longest wait until the agents and services are ready.
-const READY_WITHIN: Duration = Duration::from_secs(90);
-/// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Longest part of a wait that is one request, which also is how long a line of progress can be old.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Time for which a program that serves no known port has to run, to be called started.
-const SURVIVES: Duration = Duration::from_secs(1);
-
-/// Agents and services after the wait, and what is not ready.
-pub(crate) struct Readiness {
-    /// Every agent.
-    pub(crate) fleet: FleetDoc,
-    /// Every service.
-    pub(crate) services: Vec<ServiceView>,
-    late: Vec<String>,
-    silent: Vec<String>,
-}
-
-impl Readiness {
-    /// Prints what is not ready and which command says why; returns the exit code, 7 if there is something.
-    pub(crate) fn conclude(&self) -> u8 {
-        for line in &self.silent {
-            print_notice(
-                &Text::toned(Tone::Attention, "note:").and(Tone::Plain, &format!(" {line}")),
-            );
-        }
-        for late in &self.late {
-            print_message(late);
-        }
-        match self.late.is_empty() {
-            true => exit::OK,
-            false => exit::DEGRADED,
-        }
-    }
+/// Whether a command waits for what it asked for, and how long.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Return at once instead of waiting until what was asked for is done.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Longest wait; what is not done by then goes on.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "90s",
+        conflicts_with = "no_wait"
+    )]
+    pub(crate) timeout: String,
 }
 
 /// What a command waits for.
-#[derive(Clone, Copy)]
-pub(crate) enum WaitFor<'a> {
-    /// Every agent and service that is to run.
+#[derive(Debug, Clone)]
+pub(crate) enum WaitFor {
+    /// Every agent and service.
     Everything,
-    /// One agent.
-    Agent(&'a str),
-    /// Nothing.
-    Nothing,
+    /// These agents.
+    Agents(Vec<String>),
+    /// One service.
+    Service(String),
 }
 
-/// Waits at most 90 seconds until what the command waits for is ready.
-pub(crate) async fn wait_until_ready(
-    client: &Client,
-    progress: &mut Progress,
-    what: WaitFor<'_>,
-) -> Result<Readiness, Failure> {
-    let until = Instant::now() + READY_WITHIN;
-    let mut running = Running::default();
-    loop {
-        let fleet = client.agents().list(&FleetQuery::default()).await?;
-        let doc = client.services().list(&ServicesQuery::default()).await?;
-        let agents = fleet.agents.iter().filter(|a| match what {
-            WaitFor::Everything => is_agent_late(a),
-            WaitFor::Agent(name) => a.name == name && is_agent_late(a),
-            WaitFor::Nothing => false,
-        });
-        let all = matches!(what, WaitFor::Everything);
-        let now = Instant::now();
-        let services = doc.services.iter();
-        let services = services.filter(|s| all && is_service_late(s, running.since(s, now)));
-        let agents: Vec<&AgentView> = agents.collect();
-        let services: Vec<&ServiceView> = services.collect();
-        // A degraded cell was given up for now: waiting longer says nothing new.
-        let moving = agents.iter().any(|a| a.presence != Presence::Degraded)
-            || services.iter().any(|s| s.presence != Presence::Degraded);
-        if !moving || now >= until {
-            let agents = agents
-                .iter()
-                .map(|a| late_line("agent", &a.name, a.presence));
-            let services = services.iter().map(|s| service_line(s));
-            let late = agents.chain(services).collect();
-            let silent = doc.services.iter().filter(|s| all && is_silent(s));
-            let silent = silent.map(service_line).collect();
-            return Ok(Readiness {
-                fleet,
-                services: doc.services,
-                late,
-                silent,
-            });
+impl WaitArgs {
+    /// Longest wait; none if the command is not to wait.
+    ///
+    /// # Errors
+    /// Exit code 2 if `--timeout` is no duration.
+    pub(crate) fn patience(&self) -> Result<Option<Duration>, Failure> {
+        let ms = u64::try_from(duration(&self.timeout)?).unwrap_or(0);
+        Ok((!self.no_wait).then(|| Duration::from_millis(ms)))
+    }
+
+    /// Waits for this if the command is to wait, and prints what is not as desired and why. Exit code 7 if anything
+    /// is not.
+    pub(crate) async fn wait(&self, client: &Client, what: WaitFor) -> Outcome {
+        match self.patience()? {
+            None => Ok(exit::OK),
+            Some(patience) => wait_until_settled(client, what, patience).await,
         }
-        let names = agents.iter().map(|a| a.name.as_str());
-        let names: Vec<&str> = names
-            .chain(services.iter().map(|s| s.name.as_str()))
-            .collect();
-        progress.show(&format!("waiting for {}", names.join(", ")));
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// Since when each service was seen running in its current boot.
-#[derive(Default)]
-struct Running(BTreeMap<String, (u64, Instant)>);
-
-impl Running {
-    /// How long a service that runs was seen running without a restart.
-    fn since(&mut self, service: &ServiceView, now: Instant) -> Duration {
-        if service.pid.is_none() {
-            self.0.remove(&service.name);
-            return Duration::ZERO;
-        }
-        let seen = self.0.entry(service.name.clone());
-        let (boot, since) = seen.or_insert((service.generation, now));
-        if *boot != service.generation {
-            (*boot, *since) = (service.generation, now);
-        }
-        now.duration_since(*since)
-    }
-}
-
-/// Waits until the agent `name` is ready, and says why it is not. Exit code 7 if it is not.
-pub(crate) async fn wait_for_agent(client: &Client, name: &str) -> Outcome {
+async fn wait_until_settled(client: &Client, what: WaitFor, patience: Duration) -> Outcome {
     let mut progress = Progress::new();
-    let readiness = wait_until_ready(client, &mut progress, WaitFor::Agent(name)).await?;
+    WAITING.store(true, Ordering::Relaxed);
+    let waited = poll_until_settled(client, what, patience, &mut progress).await;
+    WAITING.store(false, Ordering::Relaxed);
     progress.end();
-    Ok(readiness.conclude())
+    Ok(report(&waited?, patience))
 }
 
-/// Whether an agent that is to run is not ready; those that were stopped or paused on purpose are not to run.
-fn is_agent_late(agent: &AgentView) -> bool {
-    !matches!(
-        agent.presence,
-        Presence::Ready | Presence::Paused | Presence::Stopped | Presence::Idle
-    )
-}
+/// Whether this process waits for something that goes on without it.
+static WAITING: AtomicBool = AtomicBool::new(false);
 
-/// Whether a service that is to run is not ready, after it was seen running for some time. One outside the house is not
-/// ours to wait for.
-fn is_service_late(service: &ServiceView, runs: Duration) -> bool {
-    match service.presence {
-        Presence::Paused | Presence::Stopped | Presence::Idle => false,
-        Presence::Ready => !service.external && !service.pending.is_empty(),
-        Presence::WorkerOnly if is_silent(service) => runs < SURVIVES,
-        _ => !service.external,
+/// Says that what was waited for goes on, for whoever ended the wait.
+pub(crate) fn report_interrupted_wait() {
+    if WAITING.load(Ordering::Relaxed) {
+        if std::io::stderr().is_terminal() {
+            // Below the line of progress.
+            print_message("");
+        }
+        print_message(
+            "no longer waiting; what was asked for goes on in the background, and `abbey ps` shows how far it is",
+        );
     }
 }
 
-/// Whether a service runs and answers nobody, and its entry names no port at which it would. Nothing says that waiting
-/// would help, so it is reported.
-fn is_silent(service: &ServiceView) -> bool {
-    service.presence == Presence::WorkerOnly && !service.external && !service.serves_port
-}
-
-fn service_line(service: &ServiceView) -> String {
-    let name = &service.name;
-    match service.presence {
-        Presence::Ready => {
-            let agents = service.pending.join(", ");
-            format!(
-                "service `{name}` has not set up access for {agents} yet; `abbey service list` shows why"
-            )
+async fn poll_until_settled(
+    client: &Client,
+    what: WaitFor,
+    patience: Duration,
+    progress: &mut Progress,
+) -> Result<ReadinessDoc, Failure> {
+    let until = Instant::now() + patience;
+    let (agents, services) = match what {
+        WaitFor::Everything => (None, None),
+        WaitFor::Agents(names) => (Some(names.join(",")), None),
+        WaitFor::Service(name) => (None, Some(name)),
+    };
+    // The first answers come soon, so that there is something to show.
+    let mut wait = Duration::from_millis(200);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let query = ReadinessQuery {
+            agents: agents.clone(),
+            services: services.clone(),
+            wait_ms: u64::try_from(wait.min(left).as_millis()).ok(),
+        };
+        let doc = client.house().readiness(&query).await?;
+        if doc.settled || left.is_zero() {
+            return Ok(doc);
         }
-        Presence::WorkerOnly => {
-            format!(
-                "service `{name}` runs and does not answer at its port; `abbey service logs {name}` shows its output, and `probe: none` is for a program that serves no port"
-            )
-        }
-        presence => late_line("service", name, presence),
+        let moving = doc.cells.iter();
+        let moving = moving.filter(|c| c.state == ReadinessState::Changing);
+        let names: Vec<&str> = moving.map(|c| c.name.as_str()).collect();
+        progress.show(&format!("waiting for {}", names.join(", ")));
+        wait = REQUEST_WAIT;
     }
 }
 
-fn late_line(kind: &str, name: &str, presence: Presence) -> String {
-    match kind {
-        "agent" => format!("agent `{name}` is {presence}; `abbey why {name}` says why"),
-        _ => {
-            format!("service `{name}` is {presence}; `abbey service logs {name}` shows its output")
+/// Prints what is not as desired; returns the exit code, 7 if there is something.
+fn report(doc: &ReadinessDoc, patience: Duration) -> u8 {
+    let mut code = exit::OK;
+    for cell in &doc.cells {
+        match (cell.state, &cell.reason) {
+            (ReadinessState::Reached, None) => {}
+            (ReadinessState::Reached, Some(note)) => {
+                let line = format!(" {}: {note}", subject(cell));
+                let line = Text::toned(Tone::Attention, "note:").and(Tone::Plain, &line);
+                print_notice(&line.and(Tone::Plain, &remedy(cell)));
+            }
+            (state, reason) => {
+                let after = match state {
+                    ReadinessState::Changing => format!(" after {} s", patience.as_secs()),
+                    _ => String::new(),
+                };
+                let why = reason.iter().map(|r| format!(": {r}"));
+                let why: String = why.collect();
+                print_message(&format!(
+                    "{} is {}{after}{why}{}",
+                    subject(cell),
+                    cell.presence,
+                    remedy(cell)
+                ));
+                code = exit::DEGRADED;
+            }
         }
+    }
+    code
+}
+
+fn subject(cell: &ReadinessView) -> String {
+    format!("{} `{}`", cell.kind, cell.name)
+}
+
+fn remedy(cell: &ReadinessView) -> String {
+    let name = &cell.name;
+    match cell.kind.as_str() {
+        "service" => format!("; `abbey service logs {name}` shows its output"),
+        _ => format!("; `abbey why {name}` says more"),
     }
 }

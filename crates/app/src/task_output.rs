@@ -113,7 +113,7 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
     if let Some(result) = &t.result {
         output::print_line(&format!("  result ({}):", result.source));
         for text in result.text.lines() {
-            output::print_line(&format!("    {text}"));
+            output::print_hanging("    ", text);
         }
     }
 }

@@ -46,4 +46,4 @@ pub mod manifest {
     pub use abbey_plan::{Charter, CheckpointSink, Mistake, parse, parse_bytes, parse_duration_ms};
 }
 
-pub use abbey_store::{Clock, SystemClock};
+pub use abbey_store::{Clock, FORMAT as STATE_FORMAT, SystemClock};

@@ -37,7 +37,7 @@ pub use abbey_model::Runtime;
 pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS};
 pub use allocate::{Allocation, AllocationConflict, HostFacts, Registry, ResourceKind};
 pub use check::{BRIDGE_PORTS_MAX, check, socket_paths_fit};
-pub use decode::parse;
+pub use decode::{parse, parse_stored};
 pub use document::{Document, DocumentKind};
 pub use hook::{Hook, HookAction, HookKind};
 pub use house::{Endpoint, Escalation, House, Listen, Network, Provider};

@@ -121,6 +121,44 @@ impl Node {
         }
     }
 
+    /// Removes the innermost entry or item whose key or value is at this line and column, if `may` allows that for its
+    /// path below `path`. Says whether it did.
+    pub(crate) fn remove_at(
+        &mut self,
+        at: (usize, usize),
+        path: &mut Vec<String>,
+        may: &dyn Fn(&[String]) -> bool,
+    ) -> bool {
+        let is_at = |place: Place| (place.line, place.column) == at;
+        match &mut self.kind {
+            Kind::Scalar { .. } => false,
+            Kind::List(items) => {
+                if items.iter_mut().any(|i| i.remove_at(at, path, may)) {
+                    return true;
+                }
+                let before = items.len();
+                items.retain(|item| !is_at(item.place));
+                items.len() < before
+            }
+            Kind::Map(entries) => {
+                for n in 0..entries.len() {
+                    path.push(entries[n].key.clone());
+                    let inside = entries[n].value.remove_at(at, path, may);
+                    let own = is_at(entries[n].place) || is_at(entries[n].value.place);
+                    let own = own && !inside && may(path);
+                    path.pop();
+                    if own {
+                        entries.remove(n);
+                    }
+                    if own || inside {
+                        return true;
+                    }
+                }
+                false
+            }
+        }
+    }
+
     /// Text of a scalar; none for lists and mappings.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {

@@ -194,6 +194,19 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps.iter().all(|s| s.action == Action::NotApplicable)
     }
+    /// Makes a plan that changes nothing replace the text of the manifest in force, for this reason.
+    pub fn replace_text(&mut self, why: &str) {
+        self.generation.0 += 1;
+        self.steps.push(PlanStep {
+            id: u32::try_from(self.steps.len() + 1).unwrap_or(u32::MAX),
+            action: Action::Update,
+            resource: "house".to_owned(),
+            agent: String::new(),
+            detail: why.to_owned(),
+            removes: None,
+            changes: Vec::new(),
+        });
+    }
     /// Whether a fatal finding forbids applying the plan.
     pub fn is_fatal(&self) -> bool {
         self.notes.iter().any(|n| n.severity == Severity::Fatal)

@@ -98,6 +98,8 @@ mod tests {
             ("{ file: /a, url: 'https://b' }", "exactly one"),
             ("{ token: 'env:X', file: /a }", "belongs to `url`"),
             ("{ url: 'ftp://b' }", "https://"),
+            ("{ url: 'https://a:pw@b' }", "password"),
+            ("{ url: 'https://a@b/x' }", "user name"),
             ("{ url: 'http://b.example', token: 'env:X' }", "credential"),
             (
                 "{ url: 'http://127.0.0.1:80@b.example/', token: 'env:X' }",

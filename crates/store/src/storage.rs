@@ -155,6 +155,8 @@ operations! {
 
     /// Makes a plan current; refused when another became current meanwhile.
     write commit_generation(commit: NewGeneration) -> u64 = |tx| generations::commit(tx, &commit);
+    /// Number of the format that the state file has now: this version's own, unless another one changed the file.
+    read format() -> i64 = |rows, _| generations::format(rows);
     /// The current generation; none before the first.
     read current_generation() -> Option<GenerationRow> = |rows, _| generations::current(rows);
     /// The newest manifest that had an agent: its generation, its text, and the agent's charter.

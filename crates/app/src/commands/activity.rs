@@ -3,9 +3,10 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
+use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::headers::LastEventId;
-use abbey_api::{ActivityQuery, EntryView, VerifyDoc};
+use abbey_api::{ActivityQuery, EntryView, SinkView, SinksDoc, VerifyDoc};
 use abbey_daemon::{ExportHeader, Home};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
@@ -45,6 +46,9 @@ pub(crate) enum ActivityCommand {
     /// be run when the key may be known to somebody. Backups that were made before keep the earlier key, if they have one.
     #[command(after_help = "Example:\n  abbey activity rotate-key")]
     RotateKey,
+    /// List the checkpoint sinks, and up to which entry each has the signed heads of the audit log.
+    #[command(after_help = "Example:\n  abbey activity sinks")]
+    Sinks,
     /// Print the whole audit log as JSON Lines, with its signatures.
     #[command(after_help = "Example:\n  abbey activity export")]
     Export,
@@ -81,9 +85,43 @@ fn print_verification(json: bool, doc: &VerifyDoc) -> u8 {
         ));
     }
     if !json {
-        doc.notes.iter().for_each(|note| output::print_line(note));
+        doc.notes.iter().for_each(|note| output::print_lines(note));
     }
     if doc.ok { exit::OK } else { exit::FAILURE }
+}
+
+/// Prints how far each sink is. Exit code 7 if the newest delivery to one failed.
+fn print_sinks(json: bool, doc: &SinksDoc) -> Outcome {
+    if json {
+        output::print_json(doc);
+    } else {
+        let row = |sink: &SinkView| {
+            let state = match (&sink.failing, sink.missing) {
+                (Some(why), missing) => Text::toned(
+                    Tone::Bad,
+                    &format!("{missing} signed heads are missing: {why}"),
+                ),
+                (None, 0) => "has every signed head".into(),
+                (None, missing) => format!("{missing} signed heads are on their way").into(),
+            };
+            vec![
+                Text::from(&sink.name),
+                Text::from(&sink.target),
+                output::text_or_dash(sink.delivered).into(),
+                output::text_or_dash(sink.delivered_at.map(output::local_time)).into(),
+                state,
+            ]
+        };
+        output::print_table(
+            &["SINK", "TARGET", "ENTRY", "SIGNED", "STATE"],
+            doc.sinks.iter().map(row).collect(),
+            "no checkpoint sinks; the key `checkpoint_sinks` of the manifest declares them",
+        );
+    }
+    Ok(match doc.sinks.iter().any(|s| s.failing.is_some()) {
+        true => exit::DEGRADED,
+        false => exit::OK,
+    })
 }
 
 /// Prints the audit log with its signatures, up to the entry that the newest one covers.
@@ -116,15 +154,12 @@ fn print_entry(json: bool, entry: &EntryView) {
     if json {
         return output::print_json_line(entry);
     }
-    output::print_line(&format!(
-        "{:>6} {} {} {} {} {}",
-        entry.seq,
-        output::local_time(entry.at),
-        entry.actor,
-        entry.action,
-        entry.entity,
-        describe(&entry.detail)
-    ));
+    let first = format!("{:>6} {} ", entry.seq, output::local_time(entry.at));
+    let detail = describe(&entry.detail);
+    output::print_hanging(
+        first,
+        format!("{} {} {} {detail}", entry.actor, entry.action, entry.entity),
+    );
 }
 
 /// The details of an entry as `key: value`, without what says nothing.
@@ -167,6 +202,7 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
             Ok(print_verification(json, &doc))
         }
         Some(ActivityCommand::Export) => print_export(&client).await,
+        Some(ActivityCommand::Sinks) => print_sinks(json, &client.activity().sinks().await?),
         Some(ActivityCommand::RotateKey) => {
             let doc = client.activity().rotate_key().await?;
             match json {

@@ -12,7 +12,7 @@ use crate::manifest_file::{
     ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
-use crate::readiness::wait_for_agent;
+use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, Subcommand};
@@ -86,6 +86,8 @@ pub(crate) struct AgentNewArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +102,7 @@ pub(crate) struct AgentMoveArgs {
 }
 
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
+    args.wait.patience()?;
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let saved = match args.template.as_deref() {
@@ -148,7 +151,9 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
     if code != exit::OK {
         return Ok(code);
     }
-    wait_for_agent(&operator_client(home)?, name.as_str()).await
+    let client = operator_client(home)?;
+    let agents = WaitFor::Agents(vec![name.to_string()]);
+    args.wait.wait(&client, agents).await
 }
 
 /// Changes to whom an agent reports.

@@ -9,7 +9,7 @@ use crate::manifest_file::{
     ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{Progress, print_message};
-use crate::readiness::wait_for_agent;
+use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
@@ -28,6 +28,8 @@ pub(crate) struct CloneArgs {
     pub(crate) new: String,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 /// How long a command waits for the current task of an agent.
@@ -61,6 +63,8 @@ pub(crate) struct RenameArgs {
     pub(crate) drain: DrainArgs,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -72,12 +76,15 @@ pub(crate) struct RestoreArgs {
     pub(crate) at: Option<String>,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 /// `abbey agent clone`: copies the manifest entry, charter and identity files of an agent to a new agent, and
 /// applies the manifest. Credentials, logins, channels, schedules and the display name are not copied; the clone
 /// gets its own databases.
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
+    args.wait.patience()?;
     let file = args.manifest.path(home);
     let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let client = operator_client(home)?;
@@ -108,7 +115,9 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
         ));
     }
     send_bundle_files(&client, new.as_str(), bundle.files).await?;
-    wait_for_agent(&client, new.as_str()).await
+    args.wait
+        .wait(&client, WaitFor::Agents(vec![new.to_string()]))
+        .await
 }
 
 /// `abbey agent rm`: removes an agent from the manifest once its current task has ended, applies the manifest, and
@@ -166,6 +175,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
 /// `abbey agent rename`: gives an agent another name in the manifest, wherever a key names it, and applies that once
 /// its current task has ended. Files, user, addresses, databases, budget and history stay; its cell restarts.
 pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs) -> Outcome {
+    args.wait.patience()?;
     let file = args.manifest.path(home);
     let (old, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let edited = edit_manifest(&file, |text| {
@@ -180,7 +190,9 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
     if code != exit::OK {
         return Ok(code);
     }
-    wait_for_agent(&client, new.as_str()).await
+    args.wait
+        .wait(&client, WaitFor::Agents(vec![new.to_string()]))
+        .await
 }
 
 /// Carries out `apply` once the current task of a running agent has ended; if that is refused, the agent works on.
@@ -225,6 +237,7 @@ async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Re
 /// `abbey agent restore`: restores a removed agent with its last manifest entry, its files and new credentials.
 /// Exit code 4 if the agent exists.
 pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArgs) -> Outcome {
+    args.wait.patience()?;
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let client = operator_client(home)?;
@@ -255,5 +268,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     if code != exit::OK {
         return Ok(code);
     }
-    wait_for_agent(&client, name.as_str()).await
+    args.wait
+        .wait(&client, WaitFor::Agents(vec![name.to_string()]))
+        .await
 }

@@ -146,7 +146,8 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                     output::print_json_line(&named);
                 }
                 (false, _) => {
-                    output::print_text(&shown_line(several.then_some(&name[..]), width, line))
+                    let first = line_head(several.then_some(&name[..]), width, line);
+                    output::print_hanging(first, line.text.as_str());
                 }
             }
         }
@@ -157,9 +158,9 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
     }
 }
 
-/// A line for people. Programs write to both of their streams what they like, so neither is marked; what a microVM or
-/// the shim writes is.
-fn shown_line(name: Option<&str>, width: usize, line: &LogLine) -> Text {
+/// What is before a line for people. Programs write to both of their streams what they like, so neither is marked; what
+/// a microVM or the shim writes is.
+fn line_head(name: Option<&str>, width: usize, line: &LogLine) -> Text {
     let mut shown = Text::toned(Tone::Faint, &output::local_time(line.at)).and(Tone::Plain, " ");
     if let Some(name) = name {
         shown = shown.and(Tone::Heading, &format!("{name:width$} "));
@@ -167,7 +168,7 @@ fn shown_line(name: Option<&str>, width: usize, line: &LogLine) -> Text {
     if matches!(line.stream, LogStream::Console | LogStream::Machine) {
         shown = shown.and(Tone::Faint, &format!("{}: ", line.stream));
     }
-    shown.and(Tone::Plain, &line.text)
+    shown
 }
 
 /// Every agent and service, or every service only.

@@ -4,6 +4,7 @@ use crate::commands::logs::{Kind, LogsArgs, print_logs};
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output::{self, draw_table, print_lines, text_or_dash};
+use crate::readiness::{WaitArgs, WaitFor};
 use crate::table::Table;
 use crate::text::{Text, Tone};
 use abbey_api::{ServiceView, ServicesQuery};
@@ -24,6 +25,8 @@ pub(crate) enum ServiceCommand {
     Restart {
         /// Name of the service.
         service: String,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
 }
 
@@ -32,19 +35,29 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
     match command {
         ServiceCommand::List => list_services(home, json).await,
         ServiceCommand::Logs(args) => print_logs(home, json, Kind::Service, &args).await,
-        ServiceCommand::Restart { service } => restart_service(home, json, &service).await,
+        ServiceCommand::Restart { service, wait } => {
+            restart_service(home, json, &service, &wait).await
+        }
     }
 }
 
-/// Restarts a service.
-async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
+/// Restarts a service, and waits until it is ready or it is known that it will not be.
+async fn restart_service(home: &Home, json: bool, service: &str, wait: &WaitArgs) -> Outcome {
+    wait.patience()?;
     let client = operator_client(home)?.timeout(Duration::from_secs(60));
     let doc = client.services().restart(service).await?;
+    let code = wait
+        .wait(&client, WaitFor::Service(service.to_owned()))
+        .await?;
+    let now = match code {
+        exit::OK if !wait.no_wait => "has restarted",
+        _ => "is restarting",
+    };
     match json {
         true => output::print_json(&doc),
-        false => output::print_line(&format!("service `{service}` is restarting")),
+        false => output::print_line(&format!("service `{service}` {now}")),
     }
-    Ok(exit::OK)
+    Ok(code)
 }
 
 async fn list_services(home: &Home, json: bool) -> Outcome {

@@ -9,9 +9,12 @@ use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output::{self, Progress, print_message};
-use crate::readiness::{WaitFor, wait_until_ready};
+use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::client::Client;
-use abbey_api::{HouseQuery, ManifestBody, PlanAction, PlanDoc, PlanNote, PlanSeverity};
+use abbey_api::{
+    FleetQuery, HouseQuery, ManifestBody, PlanAction, PlanDoc, PlanNote, PlanSeverity,
+    ServicesQuery,
+};
 use abbey_daemon::Home;
 use clap::Args;
 
@@ -19,18 +22,18 @@ use clap::Args;
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
-    /// Return at once instead of waiting until the agents and services are ready.
-    #[arg(long)]
-    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
     /// Consent to everything that the plan removes, such as an agent that the manifest does not have any more.
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
-/// `abbey up`: starts the control plane if none is running, applies the manifest, and waits at most 90 seconds
-/// until the agents and services are ready. Exit code 7 if one is not, 4 if the plan removes something and nobody
+/// `abbey up`: starts the control plane if none is running, applies the manifest, and waits until the
+/// agents and services are ready or it is known that they will not be. Exit code 7 if one is not, 4 if the plan removes something and nobody
 /// consents to it.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
+    args.wait.patience()?;
     let file = args.manifest.path(home);
     let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
@@ -61,18 +64,15 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         }
     };
     manifest_arg::remember(home, &file);
-    let wait_for = match args.no_wait {
-        true => WaitFor::Nothing,
-        false => WaitFor::Everything,
-    };
-    let readiness = wait_until_ready(&client, &mut progress, wait_for).await?;
     progress.end();
+    let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;
-    let code = readiness.conclude();
+    let fleet = client.agents().list(&FleetQuery::default()).await?;
     if json {
-        output::print_json(&readiness.fleet);
+        output::print_json(&fleet);
         return Ok(code);
     }
+    let services = client.services().list(&ServicesQuery::default()).await?;
     let steps = doc.steps.iter();
     let steps = steps.filter(|s| s.action != PlanAction::NotApplicable);
     let change = match (doc.applied, steps.count()) {
@@ -81,14 +81,15 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         (true, n) => format!("{n} steps"),
     };
     let is_up = match code {
+        exit::OK if args.wait.no_wait => "is starting",
         exit::OK => "is up",
         _ => "is not all up",
     };
     print_message(&format!(
         "house {} {is_up}, generation {} ({change}), operator API {}",
-        readiness.fleet.house, doc.generation, house.address
+        fleet.house, doc.generation, house.address
     ));
-    print_fleet(&readiness.fleet, &readiness.services);
+    print_fleet(&fleet, &services.services);
     Ok(code)
 }
 

@@ -594,3 +594,34 @@ fn tokens_that_a_runtime_counted_are_shown_where_they_differ_from_those_metered(
     let shown = house.expect(0, "task show TASK-1");
     assert!(shown.contains("(the runtime counted 70 + 7)"), "{shown}");
 }
+
+/// A caller with a credential, whose body stops to arrive, does not keep its place.
+#[test]
+fn a_body_that_makes_no_progress_ends_with_408() {
+    let house = up(TWO);
+    let token = house.operator_token();
+    let begin = |socket: std::path::PathBuf, path: &str, begun: &str| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: abbey\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{begun}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let socket = house.home().join("run/operator.sock");
+    let slow = [
+        begin(socket.clone(), "/api/v1/tasks", "{\"text\""),
+        begin(socket.clone(), "/api/v1/generations", ""),
+        begin(socket, "/api/v1/agents/a/exec", "{"),
+    ];
+    for mut stream in slow {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+    // What takes long on an upgraded connection is no body.
+    house.expect(
+        0,
+        args!("exec sysadmin -- sh -c {}", "cat >/dev/null; echo read"),
+    );
+}

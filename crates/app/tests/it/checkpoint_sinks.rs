@@ -73,6 +73,11 @@ fn a_file_on_another_file_system_gets_every_signed_head_and_verifies_the_log() {
     sign_another_head(&house);
     until("the sink has every head", || lines() == kept(&house));
     assert_eq!(sink_check(&house)["state"], "ok");
+    let reported = || house.json(0, "activity sinks")["sinks"][0].clone();
+    let head: Value = serde_json::from_str(lines().last().unwrap()).unwrap();
+    until("the report has it too", || {
+        reported()["delivered"] == head["seq"] && reported()["missing"] == 0
+    });
     if house.runs_as_root() {
         assert_eq!(std::fs::metadata(&sink).unwrap().uid(), 0);
     }
@@ -89,6 +94,10 @@ fn a_file_on_another_file_system_gets_every_signed_head_and_verifies_the_log() {
         text.contains("`disk` lacks") && text.contains("the oldest of 2"),
         "{text}"
     );
+    let report = house.expect(7, "activity sinks");
+    for part in ["disk", "are missing", "heads.jsonl"] {
+        assert!(report.contains(part), "{part} in {report}");
+    }
     sign_another_head(&house);
     std::fs::rename(&away, &other.0).unwrap();
     until("the rest is delivered in order", || lines() == kept(&house));

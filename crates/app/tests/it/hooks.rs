@@ -324,7 +324,7 @@ hooks:
         (200, &json!(["mode"])),
         "{woken}"
     );
-    // Whoever has the credential cannot flood the house. The calls may fall into two minutes, which are counted apart.
+    // Whoever has the credential cannot flood the house.
     let flooded = (0..2000).any(|_| call("/hooks/agent", &keyed, message).0 == 429);
     assert!(flooded);
     // Where its holder is trusted, a message is work like any other: a skill answers, and no model is asked.

@@ -63,6 +63,7 @@ mod terminal_output;
 mod tokens;
 mod tool_servers;
 mod upgrade;
+mod waiting;
 mod work_queue;
 mod workflows;
 

@@ -66,6 +66,66 @@ fn a_secret_is_stored_for_the_control_plane_alone_listed_by_name_and_removed() {
     assert!(refused.contains("abbey secret set"), "{refused}");
 }
 
+/// A variable that is set only after the control plane started.
+#[test]
+fn up_delivers_a_variable_that_was_set_later_to_the_running_control_plane() {
+    let house = up(ONE);
+    let (serve, agent) = (house.control_plane_pid(), house.agent("a").pid);
+    house.manifest(&with_key("env:ABBEY_TEST_LATER"));
+    for verb in ["plan", "up"] {
+        let refused = house.run(verb);
+        let said = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
+        assert_eq!(refused.status.code(), Some(4), "{said}");
+        for part in ["env:ABBEY_TEST_LATER", "abbey secret set", "abbey up"] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+    let with = |verb: &str, value: &str| {
+        let mut command = house.command(verb);
+        command.env("ABBEY_TEST_LATER", value).output().unwrap()
+    };
+    assert_eq!(with("plan", VALUE).status.code(), Some(0));
+    assert_eq!(
+        house.run("plan").status.code(),
+        Some(4),
+        "a plan keeps nothing"
+    );
+    assert_eq!(with("up", VALUE).status.code(), Some(0));
+    // Nothing was restarted for it, and whoever has no such variable can change other things.
+    assert_eq!(
+        (house.control_plane_pid(), house.agent("a").pid),
+        (serve, agent)
+    );
+    house.expect(0, "up");
+    assert!(
+        house
+            .expect(0, "doctor")
+            .contains("1 credentials can be read")
+    );
+    // Another value takes effect although nothing else changes.
+    assert_eq!(with("up", "sk-another-value-0123").status.code(), Some(0));
+    let entries = house.audit_entries("secrets.deliver");
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    // The value is in no file, no log and no argument.
+    let found = Command::new("grep")
+        .args(["-rlF", "-e", VALUE, "-e", "sk-another-value-0123"])
+        .arg(house.home())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    let line = std::fs::read(format!("/proc/{serve}/cmdline")).unwrap();
+    assert!(!String::from_utf8_lossy(&line).contains(VALUE));
+    // It does not outlast the control plane, which doctor says.
+    house.kill_control_plane();
+    house.start_control_plane("");
+    let said = house.run("doctor");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        said.contains("env:ABBEY_TEST_LATER") && said.contains("abbey secret set ABBEY_TEST_LATER"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_key_file_that_only_root_reads_is_read_by_the_helper_if_root_named_it() {
     let house = up(ONE);

@@ -148,6 +148,71 @@ fn a_home_of_a_newer_release_is_refused() {
     assert_eq!(std::fs::read(&database).unwrap(), before);
 }
 
+/// Runs a statement on the database of a house.
+fn change_database(house: &House, sql: &str) {
+    let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute(sys.argv[2])\ndb.commit()\ndb.close()";
+    let changed = Command::new("python3")
+        .args(["-c", script])
+        .arg(house.home().join("abbey.db"))
+        .arg(sql)
+        .status();
+    assert!(changed.unwrap().success());
+}
+
+/// A key that a release has taken out is in the manifest that the release before put in force.
+#[test]
+fn a_stored_manifest_never_keeps_the_house_from_starting() {
+    let house = house();
+    let manifest = "house: old\nagents:\n  a:\n    cell: sandbox\n    profile: strict\n    template: sysadmin\n";
+    house.manifest(manifest);
+    house.expect(0, "up");
+    house.expect(0, "down");
+    change_database(
+        &house,
+        "UPDATE generations SET manifest = replace(manifest, 'strict', 'nested')",
+    );
+    house.start_control_plane("");
+    house.wait_until_up("a");
+    house.expect(0, "exec a -- true");
+    let checks = house.json(0, "doctor")["checks"].clone();
+    let checks = checks.as_array().unwrap();
+    let check = checks.iter().find(|c| c["id"] == "manifest").unwrap();
+    let text = check["text"].as_str().unwrap();
+    for part in ["profile", "line "] {
+        assert!(text.contains(part), "{text}");
+    }
+    // The same lines are refused in the file, and its owner changes them.
+    let file = house.path("abbey.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("strict", "nested")).unwrap();
+    let refused = house.expect_refusal(2, "up");
+    assert!(refused.contains("profile"), "{refused}");
+    std::fs::write(&file, text.replace("strict", "jit")).unwrap();
+    house.expect(0, "up");
+    let checks = house.json(0, "doctor")["checks"].to_string();
+    assert!(!checks.contains("\"manifest\""), "{checks}");
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+}
+
+/// `up` of an older release ends nothing that it could not start again.
+#[test]
+fn an_older_binary_leaves_a_newer_control_plane_alone() {
+    let bin = InstalledBinary::new(Path::new(env!("CARGO_BIN_EXE_abbey")));
+    let house = House::new(&bin.0.join("abbey").display().to_string());
+    house.manifest("house: newer\nagents: { a: { template: sysadmin } }\n");
+    house.expect(0, "up");
+    let serve = house.control_plane_pid();
+    bin.replace();
+    change_database(&house, "PRAGMA user_version = 999");
+    let refused = house.expect_refusal(4, "up");
+    assert!(
+        refused.contains("format 999") && refused.contains("newer version"),
+        "{refused}"
+    );
+    assert_eq!(house.control_plane_pid(), serve);
+    house.expect(0, "exec a -- true");
+}
+
 /// Another file takes the place of the binary while an agent works: `up` replaces the control plane and its helper, and
 /// nothing of the agents ends.
 #[test]

@@ -53,7 +53,7 @@ impl Shim {
 
     /// Accepts and answers all waiting requests on the control socket.
     pub(super) fn accept_requests(&mut self) {
-        while let Ok((stream, _)) = self.control.accept() {
+        while let Some((stream, _)) = self.control_pause.accepted(self.control.accept()) {
             // One short exchange; a slow caller is cut off rather than waited for.
             let Ok(Some(ask)) = self.answer_request(&stream) else {
                 continue;

@@ -6,6 +6,7 @@
 
 use crate::external;
 use crate::spec::{ForwardTarget, PortForward};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::tcp::start_tcp_connection;
 use crate::{Error, Result};
 use abbey_model::CellName;
@@ -16,6 +17,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 /// Connections of one forward at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -28,6 +30,7 @@ pub(super) struct PortForwarder {
     /// Said first on every connection: whose it is, where the other side cannot see it.
     preface: Vec<u8>,
     connections: Vec<Connection>,
+    pause: AcceptPause,
 }
 
 impl PortForwarder {
@@ -60,12 +63,13 @@ impl PortForwarder {
             target: forward.to.clone(),
             preface,
             connections: Vec::new(),
+            pause: AcceptPause::default(),
         })
     }
 
     /// Adds the listener and the connections to a `poll` set.
     pub(super) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        if self.connections.len() < CONNECTIONS_MAX {
+        if self.connections.len() < CONNECTIONS_MAX && self.next_deadline().is_none() {
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         for connection in &self.connections {
@@ -73,10 +77,15 @@ impl PortForwarder {
         }
     }
 
+    /// When connections are accepted again, if they can't be for now.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.pause.end()
+    }
+
     /// Accepts connections and copies bytes both ways as far as possible without waiting.
     pub(super) fn transfer(&mut self) {
-        while self.connections.len() < CONNECTIONS_MAX {
-            let Ok((inside, _)) = self.listener.accept() else {
+        while self.connections.len() < CONNECTIONS_MAX && self.next_deadline().is_none() {
+            let Some((inside, _)) = self.pause.accepted(self.listener.accept()) else {
                 break;
             };
             // Without the other side the caller sees a closed connection and tries again.
@@ -214,5 +223,64 @@ impl Connection {
         let down = self.down.turn(&self.outside, &self.inside);
         // Once the other side has said everything, the caller needs no more of it.
         up && down && !(self.down.closed && (self.up.closed || self.up.eof || self.down.eof))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::io::Read;
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+
+    // Each test is a process of its own.
+    fn limit_files(files: Option<u64>) {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit {
+            current: files.or(maximum),
+            maximum,
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+
+    #[test]
+    fn a_forward_without_descriptors_does_not_poll_its_listener_until_later() {
+        let target = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let std::net::SocketAddr::V4(to) = target.local_addr().unwrap() else {
+            panic!("an IPv4 address");
+        };
+        let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let at = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut forward = PortForwarder {
+            listener,
+            target: ForwardTarget::Service(to),
+            preface: b"hello".to_vec(),
+            connections: Vec::new(),
+            pause: AcceptPause::default(),
+        };
+        let _waiting = TcpStream::connect(at).unwrap();
+        limit_files(Some(3));
+        forward.transfer();
+        let again = forward.next_deadline().expect("a pause");
+        let mut fds = Vec::new();
+        forward.add_poll_fds(&mut fds);
+        assert!(fds.is_empty(), "its listener would wake poll at once");
+        drop(fds);
+        limit_files(None);
+        while Instant::now() < again {
+            std::thread::yield_now();
+        }
+        let mut fds = Vec::new();
+        forward.add_poll_fds(&mut fds);
+        assert_eq!(fds.len(), 1);
+        drop(fds);
+        forward.transfer();
+        assert_eq!(forward.connections.len(), 1);
+        let (mut arrived, _) = target.accept().unwrap();
+        forward.transfer();
+        let mut text = [0; 5];
+        arrived.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hello");
     }
 }

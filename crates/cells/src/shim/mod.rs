@@ -19,6 +19,7 @@ mod stop;
 use crate::guest::ShimNotice;
 use crate::network::wall::CellRules;
 use crate::record::{now, write_json_without_sync};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::sys::terminal::Terminal;
@@ -95,6 +96,7 @@ struct Shim {
     /// Changed by [`Shim::apply_event`] alone.
     phase: CellPhase,
     control: UnixListener,
+    control_pause: AcceptPause,
     forwards: Vec<PortForwarder>,
     /// Probes of the agent's own port that are under way.
     probes: Vec<Connection>,
@@ -134,16 +136,19 @@ impl Shim {
     fn wait_for_events(&mut self) -> io::Result<()> {
         let keeping = matches!(self.phase, CellPhase::Keeping { .. });
         let monitor = self.session.as_ref().and_then(GuestSession::next_deadline);
-        let next = [self.phase.next_deadline(), monitor.filter(|_| !keeping)]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [self.phase.next_deadline(), monitor.filter(|_| !keeping)];
+        let pauses = self.forwards.iter().map(PortForwarder::next_deadline);
+        let pauses = pauses.chain([self.control_pause.end()]);
+        let next = next.into_iter().chain(pauses).flatten().min();
         // The ordinary wait is bounded as a safety net only; everything wakes by descriptor.
         let patience = next.map_or(Duration::from_secs(30), |at| {
             at.saturating_duration_since(Instant::now())
         });
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+        let mut fds = Vec::new();
+        if self.control_pause.end().is_none() {
+            fds.push(PollFd::new(&self.control, PollFlags::IN));
+        }
         if !keeping {
             fds.push(PollFd::new(&self.child.pidfd, PollFlags::IN));
         }

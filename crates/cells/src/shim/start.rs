@@ -9,6 +9,7 @@ use super::{Shim, program};
 use crate::network::wall::CellRules;
 use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::{CellRecord, CellSpec, Error, Result, container, crash, microvm};
@@ -169,6 +170,7 @@ impl Shim {
                 .map(|_| ready_pipe),
             phase: CellPhase::initial(ready_until),
             control,
+            control_pause: AcceptPause::default(),
             forwards,
             probes: Vec::new(),
             heartbeat: Heartbeat::default(),

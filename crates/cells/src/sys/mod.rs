@@ -1,5 +1,6 @@
 //! Helpers over the operating system of the host, each without a notion of cells.
 
+pub(crate) mod accept_pause;
 pub(crate) mod accounts;
 pub(crate) mod cgroup;
 pub(crate) mod descriptors;

@@ -89,6 +89,10 @@ pub(crate) fn agent_router(api: Arc<ApiState>, gateway: Gateway) -> Router {
         .merge(agents)
         .merge(models)
         .fallback(unknown)
+        .layer(axum::middleware::from_fn_with_state(
+            api.core.rt.clone(),
+            web::require_progress,
+        ))
         .with_state(api)
 }
 

@@ -13,7 +13,7 @@ use crate::api_server::{
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
-use crate::core::{audit_checkpoints, signing_key};
+use crate::core::{audit_checkpoints, checkpoint_sinks, signing_key};
 use crate::insight::skill_views::find_skills;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
@@ -55,6 +55,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(activity))
         .routes(routes!(verify))
         .routes(routes!(checkpoints))
+        .routes(routes!(sinks))
         .routes(routes!(rotate_key))
         .routes(routes!(events))
         .routes(routes!(budgets))
@@ -113,6 +114,10 @@ pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
         .merge(guarded)
         .merge(compatibility)
         .fallback(unknown)
+        .layer(from_fn_with_state(
+            api.core.rt.clone(),
+            web::require_progress,
+        ))
         .with_state(api)
 }
 
@@ -139,6 +144,7 @@ async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Resul
         house: current.as_ref().map(|c| c.house.name.to_string()),
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
+        state_format: Some(api.core.store.format().await?),
         pid: std::process::id(),
         address: api.net.operator_address.bound_text(),
         state_hash,
@@ -270,6 +276,18 @@ async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
 )]
 async fn checkpoints(State(api): Shared) -> Result<Doc<CheckpointsDoc>> {
     Ok(Doc(audit_checkpoints::signed_heads_doc(&api.core).await?))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/activity/sinks", operation_id = "activity_sinks", tag = "activity",
+    summary = "Checkpoint sinks, and how far each of them is",
+    responses((status = 200, body = SinksDoc)),
+)]
+async fn sinks(State(api): Shared) -> Result<Doc<SinksDoc>> {
+    Ok(Doc(SinksDoc {
+        version: VERSION,
+        sinks: checkpoint_sinks::sink_views(&api.core).await?,
+    }))
 }
 
 #[utoipa::path(

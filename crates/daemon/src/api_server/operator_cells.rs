@@ -9,7 +9,7 @@ use crate::api_server::web::{Path, Query, paginate};
 use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::core::runtime;
-use crate::insight::cell_views;
+use crate::insight::{cell_views, readiness};
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
@@ -22,6 +22,7 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -48,6 +49,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(attach::attach_agent))
         .routes(routes!(attach::attach_service))
         .routes(routes!(restart_service))
+        .routes(routes!(readiness_doc))
         .routes(routes!(service_logs))
 }
 
@@ -76,6 +78,24 @@ async fn agents(State(api): Shared, Query(query): Query<FleetQuery>) -> Result<D
         cursor,
         ..fleet
     }))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/readiness", operation_id = "house_readiness", tag = "house",
+    summary = "How far agents and services are from what is desired of them; `wait_ms` waits until that is settled",
+    params(ReadinessQuery),
+    responses((status = 200, body = ReadinessDoc)),
+)]
+async fn readiness_doc(
+    State(api): Shared,
+    Query(query): Query<ReadinessQuery>,
+) -> Result<Doc<ReadinessDoc>> {
+    let watched = readiness::watched(query.agents.as_deref(), query.services.as_deref())?;
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
+    Ok(Doc(readiness::wait_until_settled(
+        &api.work, &watched, patience,
+    )
+    .await?))
 }
 
 #[utoipa::path(
@@ -195,7 +215,7 @@ async fn set_desired(
         history: None,
     };
     api.core.store.set_cell(cell.clone(), change).await?;
-    api.cells.desired.set(cell.clone(), state);
+    api.cells.set_desired(&cell, state);
     if state == DesiredState::Up {
         api.cells.request_fresh_start(Some(&cell));
     }
@@ -303,7 +323,9 @@ async fn restart_service(
             .remedy("`abbey service list` lists the services")
             .into());
     }
-    operations::restart_cell(&api.work, CellName::Service(slug), by).await?;
+    let cell = CellName::Service(slug);
+    operations::restart_cell(&api.work, cell.clone(), by).await?;
+    api.cells.request_fresh_start(Some(&cell));
     Ok(Doc(RestartedDoc {
         version: VERSION,
         service: name,
@@ -373,12 +395,16 @@ async fn exec_in_service(
     exec_for_operator(api, by, CellName::Service(parse_slug(&name)?), call).await
 }
 
+/// Longest wait for a cell that is starting, before a program is run in it.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+
 async fn exec_for_operator(
     api: Arc<ApiState>,
     by: Principal,
     cell: CellName,
     call: ExecCall,
 ) -> Result<Response> {
+    readiness::wait_while_starting(&api.work, &cell, STARTS_WITHIN).await?;
     match call.upgrade {
         Some(upgrade) => exec::upgrade_exec(&api.cells, cell, call.body, by, upgrade).await,
         None => exec::stream_exec(&api.cells, cell, call.body, by).await,

@@ -3,6 +3,7 @@
 use crate::api_server::agent_quotas::AgentQuotas;
 use crate::api_server::operator_listener::OperatorListener;
 use crate::cells::state::CellsState;
+use crate::core::rate::TokenBucket;
 use crate::core::state::CoreState;
 use crate::net::state::NetState;
 use crate::work::state::WorkState;
@@ -26,8 +27,8 @@ pub(crate) struct ApiState {
     no_offer_at: Mutex<BTreeMap<Slug, u64>>,
     /// What each agent may still write.
     pub(super) quotas: AgentQuotas,
-    /// Deliveries of each hook in the current minute.
-    deliveries: Mutex<BTreeMap<Slug, (i64, u32)>>,
+    /// Deliveries that each hook may still take.
+    deliveries: Mutex<BTreeMap<Slug, TokenBucket>>,
     /// Deliveries whose bodies may be read at the same time.
     pub(super) delivery_bodies: Semaphore,
 }
@@ -59,15 +60,12 @@ impl ApiState {
         self.no_offer_at.lock().insert(agent.clone(), version);
     }
 
-    /// Counts a delivery of a hook in this minute, and returns the number of its deliveries in the
-    /// minute.
-    pub(super) fn count_delivery(&self, hook: &Slug, minute: i64) -> u32 {
-        let mut counts = self.deliveries.lock();
-        let (at, count) = counts.entry(hook.clone()).or_insert((minute, 0));
-        if *at != minute {
-            (*at, *count) = (minute, 0);
-        }
-        *count += 1;
-        *count
+    /// Counts a delivery of a hook, and returns whether it is one of the `most` in a minute.
+    pub(super) fn count_delivery(&self, hook: &Slug, most: u32) -> bool {
+        let (now, most) = (self.core.rt.now(), f64::from(most));
+        let mut deliveries = self.deliveries.lock();
+        let full = || TokenBucket::new(most, most / 60.0, now);
+        let bucket = deliveries.entry(hook.clone()).or_insert_with(full);
+        bucket.take(1.0, now).is_ok()
     }
 }

@@ -1,22 +1,29 @@
 //! What both APIs share: problems as responses, extractors that refuse with problems, pages, versions, keys.
 
 use crate::core::error::Error;
+use crate::core::runtime::{Runtime, TimedOut};
 use abbey_api::Api;
 use abbey_api::Problem;
 use abbey_api::headers::{HeaderField, IdempotencyKey};
 use abbey_model::{FaultKind, Principal};
-use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 
 /// Largest body of an ordinary request, bytes.
 pub(crate) const BODY_MAX: usize = 2 << 20;
+/// Time in which [`BODY_PROGRESS`] more of a body has to arrive, or its end.
+const BODY_PROGRESS_WITHIN: Duration = Duration::from_secs(30);
+/// Least of a longer body that arrives in [`BODY_PROGRESS_WITHIN`], bytes: who sends less keeps a place from others.
+const BODY_PROGRESS: usize = 16 << 10;
 /// Most of a body over its limit that is read and discarded, bytes.
 const DISCARDED_MAX: usize = 8 << 20;
 
@@ -206,6 +213,60 @@ pub(crate) async fn refuse_method(request: Request) -> Response {
     problem_response(refusal)
 }
 
+/// Middleware that ends the body of a request with an error once it makes no progress. A connection that was upgraded
+/// has none.
+pub(crate) async fn require_progress(
+    State(rt): State<Runtime>,
+    request: Request,
+    next: Next,
+) -> Response {
+    next.run(request.map(|body| body_with_progress(body, rt)))
+        .await
+}
+
+fn body_with_progress(body: Body, rt: Runtime) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let until = rt.now() + BODY_PROGRESS_WITHIN;
+    let state = Some((body.into_data_stream(), rt, until, 0usize));
+    Body::from_stream(stream::unfold(state, async |state| {
+        let (mut frames, rt, mut until, mut arrived) = state?;
+        match rt.timeout_at(until, frames.next()).await {
+            Ok(None) => None,
+            Ok(Some(frame)) => {
+                arrived += frame.as_ref().map_or(0, Bytes::len);
+                if arrived >= BODY_PROGRESS {
+                    (until, arrived) = (rt.now() + BODY_PROGRESS_WITHIN, 0);
+                }
+                let frame = frame.map_err(std::io::Error::other);
+                Some((frame, Some((frames, rt, until, arrived))))
+            }
+            Err(TimedOut) => Some((Err(std::io::ErrorKind::TimedOut.into()), None)),
+        }
+    }))
+}
+
+/// Whether an error of a body says that it made no progress.
+fn is_late(error: &axum::Error) -> bool {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = at {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
+}
+
+/// The response 408 for a body that did not arrive in time.
+pub(crate) fn refuse_late_body(text: &str) -> Response {
+    let mut late = Problem::new(FaultKind::Invalid, text);
+    late.status = 408;
+    problem_response(late)
+}
+
 /// Reads a body of at most `limit` bytes as JSON.
 ///
 /// # Errors
@@ -230,12 +291,17 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
 /// that the sender can read the refusal.
 ///
 /// # Errors
-/// The response 413.
+/// The response 413; 408 for a body that [`require_progress`] ended.
 pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Response> {
     let mut frames = body.into_data_stream();
     let (mut text, mut total) = (BytesMut::new(), 0usize);
     while let Some(frame) = frames.next().await {
         let frame = frame.map_err(|why| {
+            if is_late(&why) {
+                return refuse_late_body(
+                    "the rest of the request body did not arrive within 30 seconds",
+                );
+            }
             let text = format!("the request body cannot be read: {why}");
             problem_response(Problem::new(FaultKind::Invalid, text))
         })?;

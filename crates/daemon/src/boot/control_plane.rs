@@ -111,6 +111,12 @@ pub(crate) async fn open_control_plane(
         .await?
         .map(PlanInForce::from_row)
         .transpose()?;
+    for mistake in current.iter().flat_map(|plan| &plan.left_out) {
+        tracing::warn!(
+            mistake,
+            "this version refuses a part of the manifest in force, and leaves it out"
+        );
+    }
     let cells = store.cells().await?;
     let core = Arc::new(CoreState {
         home: home.clone(),

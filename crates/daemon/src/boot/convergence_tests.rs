@@ -117,6 +117,7 @@ fn body(manifest: &str, renamed: Option<(&str, &str)>) -> ManifestBody {
         base_dir: "/".to_owned(),
         charters: BTreeMap::new(),
         reason: None,
+        environment: BTreeMap::new(),
         consent: Vec::new(),
         renamed: renamed
             .into_iter()

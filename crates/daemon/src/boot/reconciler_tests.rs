@@ -63,6 +63,7 @@ impl Stage {
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
         };

@@ -13,8 +13,9 @@ use crate::core::home::Home;
 use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
+use abbey_api::Problem;
 use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
-use abbey_model::Millis;
+use abbey_model::{FaultKind, Millis};
 use abbey_store::Clock;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,8 +39,14 @@ pub struct Options {
     pub on_ready: Box<dyn FnOnce(&Announcement) + Send>,
 }
 
+/// Open files without which a control plane cannot run even a small house.
+const FILES_LEAST: u64 = 256;
+
 /// Raises the limit of open files as far as an ordinary user may: many systems give a lower one to begin with.
-fn open_files_as_allowed() {
+///
+/// # Errors
+/// If that is too low for a house.
+fn open_files_as_allowed() -> Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let whole = Rlimit {
@@ -47,6 +54,15 @@ fn open_files_as_allowed() {
         maximum,
     };
     let _stays_as_it_is = setrlimit(Resource::Nofile, whole);
+    match maximum.filter(|files| *files < FILES_LEAST) {
+        None => Ok(()),
+        Some(files) => {
+            let text = format!(
+                "the control plane cannot start: it may open only {files} files, and each agent needs some of them; set the limit to 4096 with `ulimit -n 4096` (as root: `ulimit -Hn 4096; ulimit -Sn 4096`), or with `LimitNOFILE=` in its unit"
+            );
+            Err(Problem::new(FaultKind::Host, text).into())
+        }
+    }
 }
 
 /// Runs a control plane until `abbey down`, a signal, or a duty that keeps failing.
@@ -54,7 +70,7 @@ fn open_files_as_allowed() {
 /// # Errors
 /// If it cannot start; no process or socket remains then.
 pub async fn serve(options: Options) -> Result<()> {
-    open_files_as_allowed();
+    open_files_as_allowed()?;
     let home = Home::new(options.home);
     let lock = home.acquire_lock()?;
     crate::cells::backup::sweep_scratch(&home);
@@ -161,7 +177,7 @@ pub async fn serve(options: Options) -> Result<()> {
 ///
 /// # Errors
 /// A problem that lists every mistake.
-pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem> {
+pub fn check_manifest(text: &str) -> std::result::Result<(), Problem> {
     crate::planning::apply::parse_manifest(text).map(drop)
 }
 

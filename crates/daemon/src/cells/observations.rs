@@ -23,6 +23,10 @@ pub(crate) struct Seen {
     pub(crate) error: Option<String>,
     /// Why the cell is not started yet, such as missing memory.
     pub(crate) waits: Option<String>,
+    /// Why its last start was refused, until one is not.
+    pub(crate) refused: Option<String>,
+    /// Since when every pass found it failing or waiting.
+    pub(crate) held_up_since: Option<Instant>,
 }
 
 /// Cached answers of probes and readings of control groups, each with its instant, so that many
@@ -48,6 +52,12 @@ struct Cells {
     seen: BTreeMap<CellName, Seen>,
     /// Cells that an operator asked for since the last pass began.
     asked: BTreeSet<CellName>,
+    /// Cells of which something else is desired since the last complete pass began.
+    changed: BTreeSet<CellName>,
+    /// Those of them that the pass under way takes into account.
+    in_pass: BTreeSet<CellName>,
+    /// Why the last passes failed, and since when.
+    pass_error: Option<(String, Instant)>,
 }
 
 impl Observations {
@@ -82,30 +92,69 @@ impl Observations {
             .collect()
     }
 
-    /// Replaces the observations with those of a complete pass. What was asked for meanwhile is shown as asked for.
-    pub(super) fn replace_all(&self, seen: BTreeMap<CellName, Seen>) {
+    /// Replaces the observations with those of a complete pass, which ended `now`. What was asked for meanwhile is shown
+    /// as asked for.
+    pub(super) fn replace_all(&self, mut seen: BTreeMap<CellName, Seen>, now: Instant) {
         let mut cells = self.cells.write();
+        for (cell, seen) in &mut seen {
+            let before = cells.seen.get(cell);
+            let since = before.and_then(|s| s.held_up_since);
+            let held_up = seen.error.is_some() || seen.waits.is_some();
+            seen.held_up_since = held_up.then(|| since.unwrap_or(now));
+            let still = before.filter(|s| s.history == seen.history);
+            seen.refused = seen
+                .refused
+                .take()
+                .or(still.and_then(|s| s.refused.clone()));
+        }
         cells.seen = seen;
+        cells.in_pass.clear();
+        cells.pass_error = None;
         cells.forgive();
+    }
+
+    /// Records that a pass over all cells failed, for this reason.
+    pub(super) fn record_failed_pass(&self, why: String, now: Instant) {
+        let mut cells = self.cells.write();
+        let since = cells.pass_error.as_ref().map_or(now, |(_, since)| *since);
+        cells.pass_error = Some((why, since));
+    }
+
+    /// Why no pass has succeeded, and since when; `None` after one that has.
+    pub(crate) fn failed_pass(&self) -> Option<(String, Instant)> {
+        self.cells.read().pass_error.clone()
+    }
+
+    /// Records that something else is desired of a cell, so that what was observed of it says nothing any more.
+    pub(super) fn expect_change(&self, cell: &CellName) {
+        self.cells.write().changed.insert(cell.clone());
+    }
+
+    /// Whether no complete pass has looked at a cell since something else was desired of it.
+    pub(crate) fn is_outdated(&self, cell: &CellName) -> bool {
+        let cells = self.cells.read();
+        cells.changed.contains(cell) || cells.in_pass.contains(cell)
     }
 
     /// Records that an operator asked for a cell, or for every one: the next pass tries it at once if it waits for its
     /// backoff, and until then it is shown without its failures. A crash before that pass loses only the haste.
     pub(super) fn ask_for(&self, cell: Option<&CellName>) {
         let mut cells = self.cells.write();
-        match cell {
-            Some(cell) => drop(cells.asked.insert(cell.clone())),
-            None => {
-                let all: Vec<CellName> = cells.seen.keys().cloned().collect();
-                cells.asked.extend(all);
-            }
-        }
+        let asked: Vec<CellName> = match cell {
+            Some(cell) => vec![cell.clone()],
+            None => cells.seen.keys().cloned().collect(),
+        };
+        cells.changed.extend(asked.iter().cloned());
+        cells.asked.extend(asked);
         cells.forgive();
     }
 
-    /// Cells that were asked for since the last call.
-    pub(super) fn take_asked(&self) -> BTreeSet<CellName> {
-        std::mem::take(&mut self.cells.write().asked)
+    /// Begins a pass: gives the cells that were asked for since the pass before.
+    pub(super) fn begin_pass(&self) -> BTreeSet<CellName> {
+        let mut cells = self.cells.write();
+        let changed = std::mem::take(&mut cells.changed);
+        cells.in_pass.extend(changed);
+        std::mem::take(&mut cells.asked)
     }
 }
 
@@ -115,6 +164,7 @@ impl Cells {
         for cell in &self.asked {
             if let Some(seen) = self.seen.get_mut(cell) {
                 seen.history = supervision::after_request(&seen.history);
+                seen.held_up_since = None;
             }
         }
     }

@@ -546,6 +546,7 @@ agents:
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
         };

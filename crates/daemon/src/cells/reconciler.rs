@@ -54,6 +54,8 @@ pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
                     error = error.chain(),
                     "the reconciler pass failed; retrying in a second"
                 );
+                let now = cells.core.rt.now();
+                cells.observations.record_failed_pass(error.chain(), now);
                 Duration::from_secs(1)
             }
         };
@@ -99,7 +101,7 @@ pub(crate) async fn reconcile_all_cells(
     if let Some(rows) = &rows {
         histories.extend(rows.iter().map(|(c, r)| (c.clone(), r.history.clone())));
     }
-    for cell in cells.observations.take_asked() {
+    for cell in cells.observations.begin_pass() {
         if let Some(history) = histories.get_mut(&cell) {
             *history = supervision::after_request(history);
         }
@@ -132,7 +134,9 @@ pub(crate) async fn reconcile_all_cells(
         published.insert(cell, seen);
     }
     histories.retain(|cell, _| published.contains_key(cell));
-    cells.observations.replace_all(published);
+    cells
+        .observations
+        .replace_all(published, cells.core.rt.now());
     Ok(next)
 }
 
@@ -180,6 +184,8 @@ async fn reconcile_cell_or_report(
         record: None,
         error: None,
         waits: None,
+        refused: None,
+        held_up_since: None,
     };
     let pause = match reconcile_cell(&cells, &cell, &mut seen).await {
         Ok(pause) => {
@@ -295,6 +301,7 @@ async fn reconcile_cell(
                         let next = supervision::after_refused_start(&seen.history, now);
                         write_history(cells, cell, &seen.history, &next).await?;
                         seen.history = next;
+                        seen.refused = Some(error.chain());
                     }
                     return Err(error);
                 }

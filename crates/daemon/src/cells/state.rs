@@ -77,6 +77,13 @@ impl CellsState {
         self.request_reconcile();
     }
 
+    /// Puts a desired state in force that the store has.
+    pub(crate) fn set_desired(&self, cell: &CellName, state: DesiredState) {
+        self.desired.set(cell.clone(), state);
+        self.observations.expect_change(cell);
+        self.request_reconcile();
+    }
+
     /// Wakes the reconciler for a pass, for changes that the store does not announce.
     pub(crate) fn request_reconcile(&self) {
         self.reconcile_requested.notify_one();

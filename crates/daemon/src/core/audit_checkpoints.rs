@@ -1,6 +1,6 @@
 //! Checkpoints of the audit log outside the database, and verification against them.
 
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use crate::core::state::CoreState;
 use abbey_api::{CheckpointsDoc, Problem, VERSION, VerifyDoc};
@@ -102,12 +102,21 @@ pub(crate) fn verification_doc(verdict: AuditVerification) -> VerifyDoc {
 
 /// Verifies the whole audit log: against itself, its signatures, the head that this process knows, the key with which
 /// it signs, and the checkpoint file.
+///
+/// # Errors
+/// If it could not be checked, which says nothing about it: no descriptor or memory was left to read a file.
 pub(crate) async fn verify_audit_log(core: &CoreState) -> Result<AuditVerification> {
     let key = core.audit_key.read().await;
     // Read before the log: entries that are added meanwhile are no contradiction.
     let head = core.store.audit_head();
     let (lines, damaged) = match read_kept_lines(core).await {
         Ok(lines) => (lines, None),
+        Err(error) if is_short_of_resources(&error) => {
+            let text = format!("the audit log could not be checked: {}", error.chain());
+            return Err(Problem::new(FaultKind::Host, text)
+                .remedy("repeat it once the control plane has descriptors and memory again; `abbey doctor` shows what the host is missing")
+                .into());
+        }
         Err(error) => (Vec::new(), Some(error.chain())),
     };
     let known = KnownCheckpoints {
@@ -123,4 +132,20 @@ pub(crate) async fn verify_audit_log(core: &CoreState) -> Result<AuditVerificati
         }
         _ => verdict,
     })
+}
+
+/// Whether an error only says that the process or the host has no descriptor or memory left.
+fn is_short_of_resources(error: &Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = at {
+        let io = error.downcast_ref::<std::io::Error>();
+        let code = io.and_then(std::io::Error::raw_os_error);
+        if code.is_some_and(|c| short.contains(&Errno::from_raw_os_error(c))) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
 }

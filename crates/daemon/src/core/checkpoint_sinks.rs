@@ -8,9 +8,9 @@ use crate::core::error::Error;
 use crate::core::home::{Home, create_dir_with_mode, publish_file};
 use crate::core::state::CoreState;
 use crate::core::{hostd, runtime, syslog};
-use abbey_api::Problem;
+use abbey_api::{Problem, SinkView, Time};
 use abbey_cells::hostd::{HostdOperation, Undelivered, undelivered_checkpoints};
-use abbey_model::{FaultKind, Slug, Timestamp};
+use abbey_model::{CheckpointLine, FaultKind, Slug};
 use abbey_plan::CheckpointSink;
 use abbey_support::beneath::DirHandle;
 use abbey_support::digest::sha256_hex;
@@ -40,17 +40,6 @@ struct Bookmark {
     last: Option<String>,
     /// Why the newest delivery failed; none if it succeeded.
     failing: Option<String>,
-}
-
-/// A sink that has not got every signed head.
-pub(crate) struct LaggingSink {
-    pub(crate) name: Slug,
-    /// Signed heads that it has not got.
-    pub(crate) count: u64,
-    /// Instant of the oldest of them.
-    pub(crate) since: Timestamp,
-    /// Why the newest delivery failed, if it did.
-    pub(crate) why: Option<String>,
 }
 
 /// File name of a sink's bookmark, below the home. It follows the destination, so that a renamed sink is continued.
@@ -234,32 +223,33 @@ pub(crate) async fn deliver_last_checkpoints(core: &Arc<CoreState>) {
     let _remembered = core.rt.timeout(LAST_WITHIN, all).await;
 }
 
-/// Sinks of the plan that have not got every signed head, and how many sinks there are.
-pub(crate) async fn lagging_sinks(
-    core: &Arc<CoreState>,
-) -> Result<(Vec<LaggingSink>, usize), Error> {
-    let Some(planned) = core.plan.current() else {
-        return Ok((Vec::new(), 0));
-    };
-    let sinks = &planned.house.checkpoint_sinks;
-    let mut lagging = Vec::new();
-    for (name, sink) in sinks {
+/// Every sink of the plan, and how far it is.
+///
+/// # Errors
+/// If hostd's checkpoint file cannot be read.
+pub(crate) async fn sink_views(core: &CoreState) -> Result<Vec<SinkView>, Error> {
+    let planned = core.plan.current();
+    let mut views = Vec::new();
+    for (name, sink) in planned.iter().flat_map(|p| &p.house.checkpoint_sinks) {
         let bookmark = read_bookmark(&core.home, sink);
-        let (dir, last) = (core.home.hostd_dir(), bookmark.last);
-        let lacks =
+        let (dir, last) = (core.home.hostd_dir(), bookmark.last.clone());
+        let missing =
             runtime::run_blocking(move || undelivered_checkpoints(&dir, last.as_deref(), 1)).await;
-        let lacks = lacks.map_err(|e| Error::Damaged {
+        let missing = missing.map_err(|e| Error::Damaged {
             path: core.home.hostd_dir(),
             why: e.to_string(),
         })??;
-        if let Some(since) = lacks.since {
-            lagging.push(LaggingSink {
-                name: name.clone(),
-                count: lacks.count,
-                since,
-                why: bookmark.failing,
-            });
-        }
+        let newest = bookmark.last.as_deref();
+        let newest: Option<CheckpointLine> = newest.and_then(|l| serde_json::from_str(l).ok());
+        views.push(SinkView {
+            name: name.to_string(),
+            target: sink.target(),
+            delivered: newest.as_ref().map(CheckpointLine::seq),
+            delivered_at: newest.map(|line| Time(line.at())),
+            missing: missing.count,
+            missing_since: missing.since.map(Time),
+            failing: bookmark.failing,
+        });
     }
-    Ok((lagging, sinks.len()))
+    Ok(views)
 }

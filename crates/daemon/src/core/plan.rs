@@ -30,19 +30,22 @@ pub(crate) struct PlanInForce {
     pub(crate) manifest: String,
     /// Directory to which relative paths of the manifest refer.
     pub(crate) base_dir: String,
+    /// What this version refuses in the manifest that an earlier one put in force, and leaves out, each with its place.
+    pub(crate) left_out: Vec<String>,
 }
 
 impl PlanInForce {
-    /// Restores a plan from its stored generation by parsing its manifest again.
+    /// Restores a plan from its stored generation by parsing its manifest again. What this version refuses of a manifest
+    /// that an earlier one accepted is left out.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if this version refuses the stored manifest.
+    /// [`Error::Damaged`] if there is no house without what this version refuses.
     pub(crate) fn from_row(row: GenerationRow) -> Result<PlanInForce> {
         let damaged = |why: String| Error::Damaged {
             path: "abbey.db (current generation)".into(),
             why,
         };
-        let house = abbey_plan::parse(&row.manifest).map_err(|m| {
+        let (house, left_out) = abbey_plan::parse_stored(&row.manifest).map_err(|m| {
             damaged(
                 m.iter()
                     .map(ToString::to_string)
@@ -61,6 +64,7 @@ impl PlanInForce {
             charters,
             manifest: row.manifest,
             base_dir: row.base_dir,
+            left_out: left_out.iter().map(ToString::to_string).collect(),
         })
     }
 

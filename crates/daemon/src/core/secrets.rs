@@ -3,6 +3,7 @@
 use crate::core::home::Home;
 use abbey_cells::hostd::{HostdApi, HostdOperation, HostdReply};
 use abbey_model::{Redactor, Secret, SecretRef};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -11,6 +12,8 @@ pub(crate) struct Secrets {
     home: Home,
     hostd: Arc<dyn HostdApi>,
     redactor: Arc<RwLock<Redactor>>,
+    /// Values of `env:` references that an operator delivered since the start.
+    delivered: RwLock<BTreeMap<String, Secret>>,
 }
 
 impl Secrets {
@@ -24,7 +27,29 @@ impl Secrets {
             home,
             hostd,
             redactor,
+            delivered: RwLock::default(),
         }
+    }
+
+    /// Takes values of environment variables from an operator, who has a newer environment than this process. Returns
+    /// the names of those that are new or have changed.
+    pub(crate) fn deliver_environment(
+        &self,
+        values: impl IntoIterator<Item = (String, Secret)>,
+    ) -> Vec<String> {
+        let mut changed = Vec::new();
+        for (name, value) in values {
+            let reference = SecretRef::Env(name.clone());
+            if self.read_secret(&reference, "").ok().as_ref() != Some(&value) {
+                let mut delivered = self
+                    .delivered
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                delivered.insert(name.clone(), value);
+                changed.push(name);
+            }
+        }
+        changed
     }
 
     /// Text of a file, from hostd if this process may not read it.
@@ -80,9 +105,14 @@ impl Secrets {
             )),
         };
         match reference {
-            SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {
-                format!("the secret `{reference}` is missing: store it with `abbey secret set {name}` and write `credential:{name}`, which restarts nothing; or set {name} in the environment of the control plane, which has that of the `abbey up` that starts it")
-            }),
+            SecretRef::Env(name) => {
+                let delivered = self.delivered.read();
+                let delivered = delivered.unwrap_or_else(PoisonError::into_inner);
+                let value = delivered.get(name).cloned();
+                value.or_else(|| std::env::var(name).ok().map(Secret::new)).ok_or_else(|| {
+                    format!("the secret `{reference}` is missing: store it with `abbey secret set {name}` and write `credential:{name}`, which lasts; or run `abbey up` where {name} is set, which holds until the control plane ends")
+                })
+            }
             SecretRef::File(path) => file(PathBuf::from(base_dir).join(path)),
             SecretRef::Credential(name) => {
                 // Credentials from systemd (`CREDENTIALS_DIRECTORY`) take precedence over the home's.

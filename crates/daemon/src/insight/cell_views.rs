@@ -245,6 +245,9 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
         if let Some(error) = &seen.error {
             say("cannot_reconcile", error.clone());
         }
+        if let Some(why) = seen.refused.as_ref().filter(|_| seen.error.is_none()) {
+            say("start_refused", why.clone());
+        }
         if let Some(why) = &seen.waits {
             say("no_room", why.clone());
         }

@@ -9,6 +9,7 @@ pub(crate) mod facts;
 pub(crate) mod ledger_views;
 pub(crate) mod metrics;
 pub(crate) mod org;
+pub(crate) mod readiness;
 pub(crate) mod reports;
 pub(crate) mod skill_views;
 pub(crate) mod task_views;

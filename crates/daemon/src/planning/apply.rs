@@ -11,7 +11,8 @@ use abbey_api::{
     Problem, VERSION,
 };
 use abbey_model::{
-    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, Slug, Window,
+    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, SecretRef, Slug,
+    Window,
 };
 use abbey_plan::{
     Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
@@ -96,6 +97,18 @@ pub(crate) async fn commit_manifest(
         return Err(problem.into());
     }
     require_consent(&planned.plan, &body.consent)?;
+    let environment = body.environment.clone().into_iter();
+    let environment = environment.map(|(name, value)| (name, value.into()));
+    let delivered = work.core.secrets.deliver_environment(environment);
+    if !delivered.is_empty() {
+        let note = abbey_store::NewAuditEntry {
+            actor: who.clone(),
+            action: "secrets.deliver".to_owned(),
+            entity: "house".to_owned(),
+            detail: serde_json::json!({ "variables": delivered }),
+        };
+        work.core.store.append_audit_entry(note).await?;
+    }
     work.skills.reload();
     if !planned.plan.is_empty() {
         commit_plan(work, &planned, &body, who).await?;
@@ -201,6 +214,7 @@ async fn commit_plan(
         charters: planned.charters.clone(),
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
+        left_out: Vec::new(),
     });
     log_model_changes(work, &before, planned, body.reason.as_deref(), &who).await?;
     // Only new cells are set to up: a stopped agent stays stopped.
@@ -289,6 +303,12 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
     let mut plan = abbey_plan::plan(&parsed, &inventory);
+    // What is left out of the manifest in force changes nothing by being corrected, yet its text is to be replaced.
+    if plan.is_empty() && current.is_some_and(|c| !c.left_out.is_empty()) {
+        plan.replace_text(
+            "the manifest in force has a part that this version refuses and leaves out",
+        );
+    }
     plan.notes
         .extend(check_against_host(work, &parsed, body, &inventory.host));
     let uids = plan
@@ -357,7 +377,8 @@ fn check_against_host(
             text,
         })
     };
-    for (subject, secret) in parsed.secrets() {
+    let comes_along = |secret: &SecretRef| matches!(secret, SecretRef::Env(name) if body.environment.contains_key(name));
+    for (subject, secret) in parsed.secrets().filter(|(_, s)| !comes_along(s)) {
         if let Err(text) = work.core.secrets.read_secret(secret, &body.base_dir) {
             fatal(subject, text);
         }

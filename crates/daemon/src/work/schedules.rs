@@ -382,6 +382,7 @@ mod tests {
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
+            environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
         }

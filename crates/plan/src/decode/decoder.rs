@@ -26,6 +26,19 @@ pub(crate) fn takes_credential(url: &str) -> bool {
     url.starts_with("https://") || url.strip_prefix("http://127.0.0.1:").is_some_and(local)
 }
 
+/// What is wrong with a URL that has a user name or a password in it, which would be shown wherever the URL is; none
+/// for any other. The URL is not repeated.
+pub(crate) fn check_without_password(key: &str, url: &str, instead: &str) -> Result<(), String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next();
+    match authority.is_some_and(|a| a.contains('@')) {
+        false => Ok(()),
+        true => Err(format!(
+            "`{key}` has a user name or a password in it, which would be shown wherever the URL is; {instead}"
+        )),
+    }
+}
+
 // The shape check has already reported what does not parse; here such values are just absent.
 /// Text of a key of a mapping; none when the key is absent or not a scalar.
 pub(crate) fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {

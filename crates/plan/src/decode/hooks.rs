@@ -1,6 +1,8 @@
 //! Decodes webhooks: which senders may report outside events, and what follows.
 
-use super::decoder::{Decoder, suggest_similar, takes_credential, text, words};
+use super::decoder::{
+    Decoder, check_without_password, suggest_similar, takes_credential, text, words,
+};
 use super::workflows::check_payload_input;
 use crate::hook::{Hook, HookAction, HookKind};
 use crate::keys::Agent;
@@ -85,7 +87,11 @@ impl Decoder<'_> {
                 HookAction::Task(_) | HookAction::Event(_) => {}
             }
             let api = text(value, "api").map(|t| t.trim_end_matches('/').to_owned());
-            let wrong = api.as_ref().filter(|a| !takes_credential(a));
+            let plain = api.as_ref().map_or(Ok(()), |api| {
+                check_without_password("api", api, "give the credential as `token: env:NAME`")
+            });
+            let plain = plain.map_err(&mut blame).is_ok();
+            let wrong = api.as_ref().filter(|a| plain && !takes_credential(a));
             if let Some(api) = wrong {
                 blame(format!(
                     "`api` is `{api}`, but a credential is sent only to https:// or to 127.0.0.1"

@@ -18,7 +18,7 @@ use crate::settings::{self, Given, Layer};
 use crate::shape;
 use crate::value::FromValue;
 use abbey_model::{NanoUsd, Slug, Subnet, is_private};
-use decoder::{Decoder, suggest_similar, text};
+use decoder::{Decoder, check_without_password, suggest_similar, text};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -30,11 +30,49 @@ const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5
 /// # Errors
 /// Every mistake with its line and column, in the order of the text.
 pub fn parse(text: &str) -> Result<House, Vec<Mistake>> {
-    let root = node::parse_yaml(text)?;
+    decode(&node::parse_yaml(text)?)
+}
+
+/// Most rounds in which mistakes of a stored manifest are left out; one can uncover others.
+const ROUNDS_MAX: usize = 32;
+
+/// Parses a manifest that an earlier release accepted and put in force. A key whose value this release refuses is left
+/// out, so that it has its default; returned with the house is what was wrong with each.
+///
+/// # Errors
+/// As [`parse`], if an agent or a service as a whole, or a budget, would have to be left out.
+pub fn parse_stored(text: &str) -> Result<(House, Vec<Mistake>), Vec<Mistake>> {
+    let mut root = node::parse_yaml(text)?;
+    let mut left_out = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let mistakes = match decode(&root) {
+            Ok(house) => return Ok((house, left_out)),
+            Err(mistakes) => mistakes,
+        };
+        let (gone, stay): (Vec<_>, Vec<_>) = mistakes
+            .into_iter()
+            .partition(|m| root.remove_at((m.line, m.column), &mut Vec::new(), &may_leave_out));
+        if gone.is_empty() {
+            return Err(stay);
+        }
+        left_out.extend(gone);
+    }
+    Err(left_out)
+}
+
+/// Whether a house can do without the key at this path until somebody changes it: without an agent or service it would
+/// be another house, and without a budget it would spend without a limit.
+fn may_leave_out(path: &[String]) -> bool {
+    let named = matches!(path, [section, _] if section == "agents" || section == "services");
+    let section = matches!(path, [section] if MANIFEST.keys().any(|k| k.name == section));
+    !named && !section && !path.iter().any(|key| key == "budget")
+}
+
+fn decode(root: &Node) -> Result<House, Vec<Mistake>> {
     let mut mistakes = Vec::new();
-    shape::check(&MANIFEST, &root, "", &mut mistakes);
+    shape::check(&MANIFEST, root, "", &mut mistakes);
     let house = Decoder {
-        root: &root,
+        root,
         mistakes: &mut mistakes,
     }
     .house();
@@ -197,7 +235,11 @@ impl Decoder<'_> {
             };
             let endpoint = match (&keys.base_url, &keys.service) {
                 (Some(url), None) => {
-                    if !(url.starts_with("http://") || url.starts_with("https://")) {
+                    let key = format!("providers.{name}.base_url");
+                    let instead = "give the credential as `credential: env:NAME`";
+                    if let Err(why) = check_without_password(&key, url, instead) {
+                        self.report_mistake(value.get("base_url"), why);
+                    } else if !(url.starts_with("http://") || url.starts_with("https://")) {
                         self.report_mistake(
                             value.get("base_url"),
                             format!(
@@ -238,5 +280,38 @@ impl Decoder<'_> {
             );
         }
         providers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUSE: &str = "house: old\ndefaults: { cell: sandbox }\nagents:\n  a: { cell: sandbox, profile: nested, drives: { home: 1GiB, workspace: 1GiB } }\n  b:\n    cell: sandbox\n    profile: nested\n    gone: [1, 2]\nold_section: { x: 1 }\n";
+
+    #[test]
+    fn what_a_release_does_not_know_is_left_out_of_a_stored_manifest() {
+        assert!(parse(HOUSE).is_err());
+        let (house, left_out) = parse_stored(HOUSE).unwrap();
+        let places: Vec<usize> = left_out.iter().map(|m| m.line).collect();
+        assert_eq!(places, [4, 7, 8, 9], "{left_out:?}");
+        let agents: Vec<&str> = house.agents.keys().map(Slug::as_str).collect();
+        assert_eq!(agents, ["a", "b"]);
+        let a = house.agents.values().next().unwrap();
+        assert_eq!(a.profile, abbey_model::Profile::default());
+        let (_, none) = parse_stored("house: new\nagents: { a: {} }\n").unwrap();
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn agents_and_budgets_are_never_left_out_of_a_stored_manifest() {
+        for text in [
+            "house: h\nagents: { a: 5 }\n",
+            "house: h\nagents: { a: { budget: { tokens_per_day: many } } }\n",
+            "house: h\nbudget: none\nagents: { a: {} }\n",
+            "agents: { a: {} }\n",
+        ] {
+            assert!(parse_stored(text).is_err(), "{text}");
+        }
     }
 }

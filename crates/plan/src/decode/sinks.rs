@@ -1,6 +1,6 @@
 //! Decodes checkpoint sinks.
 
-use super::decoder::{Decoder, takes_credential, text};
+use super::decoder::{Decoder, check_without_password, takes_credential, text};
 use crate::node::Node;
 use crate::sink::CheckpointSink;
 use abbey_model::Slug;
@@ -61,6 +61,7 @@ fn decode_sink(value: Option<&Node>) -> Result<CheckpointSink, String> {
         }
         (None, Some(address), None) => Ok(CheckpointSink::Syslog(address.parse()?)),
         (None, None, Some(url)) => {
+            check_without_password("url", url, "give the credential as `token: env:NAME`")?;
             let secure = takes_credential(url);
             if !secure && !url.starts_with("http://") {
                 return Err(format!(

@@ -10,6 +10,11 @@ use abbey_model::Slug;
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 
+/// Number of the format that the state file has now.
+pub(crate) fn format(rows: &dyn Rows) -> Result<i64> {
+    rows.aggregate("SELECT user_version FROM pragma_user_version", params![])
+}
+
 /// Stores a plan as the current generation, with its allocations, renamed agents and budget limits. Returns its
 /// number.
 ///

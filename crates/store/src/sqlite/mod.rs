@@ -6,7 +6,7 @@ mod open;
 mod readers;
 mod writer;
 
-pub use open::SqliteOptions;
+pub use open::{FORMAT, SqliteOptions};
 
 use crate::driver::Driver;
 use crate::rows::Rows;

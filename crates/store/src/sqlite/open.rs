@@ -22,6 +22,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/10_named_tokens.sql"),
     include_str!("schema/11_renamed_agents.sql"),
 ];
+/// Newest format of the state file that this version reads and writes.
+pub const FORMAT: i64 = MIGRATIONS.len() as i64;
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;
 /// Largest file that is checked page by page at each start; a larger one would keep a restart
@@ -80,12 +82,11 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
     let id: i32 = connection
         .pragma_query_value(None, "application_id", |r| r.get(0))
         .map_err(|e| corrupt(e.to_string()))?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if format > known {
+    if format > FORMAT {
         return Err(Error::Newer {
             path: path.clone(),
             found: format,
-            known,
+            known: FORMAT,
         });
     }
     let foreign = id != 0 || has_tables(&connection).map_err(database_error)?;

@@ -143,14 +143,9 @@ async fn read_delivery(
         return Err(web::problem_response(problem));
     };
     let read = web::read_body(body, limit);
-    api.core.rt.timeout(BODY_WITHIN, read).await.map_err(|_| {
-        let mut late = Problem::new(
-            FaultKind::Invalid,
-            "the request body did not arrive within 10 seconds",
-        );
-        late.status = 408;
-        web::problem_response(late)
-    })?
+    let late = "the request body did not arrive within 10 seconds";
+    let read = api.core.rt.timeout(BODY_WITHIN, read).await;
+    read.map_err(|_| web::refuse_late_body(late))?
 }
 
 /// The hook of this name in the plan in force.
@@ -181,10 +176,9 @@ fn check_is_signed(kind: HookKind, headers: &HeaderMap) -> std::result::Result<(
     missing.map_or(Ok(()), |name| Err(format!("it has no `{name}`")))
 }
 
-/// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
+/// Whether one more delivery of a hook is taken now: whoever has its secret cannot flood the house.
 fn allowed_now(api: &ApiState, hook: &Slug) -> bool {
-    let minute = api.core.store.now().0 / 60_000;
-    api.count_delivery(hook, minute) <= DELIVERIES_MAX
+    api.count_delivery(hook, DELIVERIES_MAX)
 }
 
 /// What a delivery comes to.

@@ -1,11 +1,12 @@
 //! Checks of the foundations of a house: database, credentials, hostd, and host.
 
 use super::checks::Checks;
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::home::Home;
 use crate::core::runtime;
+use crate::core::{audit_checkpoints, checkpoint_sinks};
 use crate::work::state::WorkState;
-use abbey_api::CheckSeverity;
+use abbey_api::{CheckSeverity, Problem};
 use abbey_engine::saga::State;
 use abbey_model::{CellKind, Metric, Millis};
 use abbey_plan::HostFacts;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Open files that a program in a cell may have where the host allows it.
+const FILES_USUAL: u64 = 4096;
 /// Free space below which the database is in danger, bytes.
 const SPACE_LEAST: u64 = 64 << 20;
 /// Most that the store's clock may be ahead of the host's, milliseconds.
@@ -35,24 +38,57 @@ pub(super) async fn check_host(
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
-    let verdict = crate::core::audit_checkpoints::verify_audit_log(&work.core).await?;
-    add(
-        "activity_chain",
-        verdict.ok,
-        CheckSeverity::Fail,
-        match &verdict.why {
-            None => format!(
-                "{} entries verify, {} signed checkpoints",
-                verdict.entries, verdict.checkpoints
+    // What could not be checked says nothing about the log.
+    let unchecked = |error: Error| {
+        let problem = Problem::from(error);
+        (problem.detail, problem.remedy.unwrap_or_default())
+    };
+    match audit_checkpoints::verify_audit_log(&work.core).await {
+        Err(error) => {
+            let (text, remedy) = unchecked(error);
+            add("activity_chain", false, CheckSeverity::Warn, text, &remedy);
+        }
+        Ok(verdict) => add(
+            "activity_chain",
+            verdict.ok,
+            CheckSeverity::Fail,
+            match &verdict.why {
+                None => format!(
+                    "{} entries verify, {} signed checkpoints",
+                    verdict.entries, verdict.checkpoints
+                ),
+                Some(why) => format!(
+                    "entry {} does not verify: {why}",
+                    verdict.first_bad.unwrap_or(0)
+                ),
+            },
+            "keep the file as evidence and restore a backup from before that entry",
+        ),
+    }
+    let plan = work.core.plan.current();
+    let left_out: Vec<String> = plan.map_or_else(Vec::new, |plan| plan.left_out.clone());
+    if !left_out.is_empty() {
+        checks.add(
+            "manifest",
+            false,
+            CheckSeverity::Warn,
+            format!(
+                "this version refuses a part of the manifest in force, and leaves it out: {}",
+                left_out.join("; ")
             ),
-            Some(why) => format!(
-                "entry {} does not verify: {why}",
-                verdict.first_bad.unwrap_or(0)
-            ),
-        },
-        "keep the file as evidence and restore a backup from before that entry",
-    );
-    check_sinks(work, checks).await?;
+            "change those lines of the manifest, then run `abbey up`",
+        );
+    }
+    if let Err(error) = check_sinks(work, checks).await {
+        let (text, remedy) = unchecked(error);
+        checks.add(
+            "checkpoint_sinks",
+            false,
+            CheckSeverity::Warn,
+            text,
+            &remedy,
+        );
+    }
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
@@ -69,6 +105,17 @@ pub(super) async fn check_host(
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
     check_disk_space(&work.core.home, checks);
+    if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+        && files < FILES_USUAL
+    {
+        checks.add(
+            "open_files",
+            false,
+            CheckSeverity::Warn,
+            format!("the control plane may open only {files} files, and so may each program in a cell"),
+            "raise the limit to 4096 or more with `ulimit -n` before `abbey up`, or with `LimitNOFILE=` in its unit",
+        );
+    }
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
@@ -151,22 +198,22 @@ pub(super) async fn check_host(
 
 /// Checks that every checkpoint sink has what was signed. A delivery that is under way is no finding.
 async fn check_sinks(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
-    let (lagging, sinks) = crate::core::checkpoint_sinks::lagging_sinks(&work.core).await?;
+    let sinks = checkpoint_sinks::sink_views(&work.core).await?;
     let now = work.core.store.now();
-    let late = lagging
-        .iter()
-        .filter(|sink| sink.why.is_some() || now.since(sink.since) > SINK_LATE);
-    let late: Vec<String> = late
-        .map(|sink| {
-            let why = sink.why.as_deref().unwrap_or("the delivery has not ended");
+    let late = sinks.iter().filter_map(|sink| {
+        let since = sink.missing_since?;
+        let late = sink.failing.is_some() || now.since(since.0) > SINK_LATE;
+        let why = sink.failing.as_deref();
+        let why = why.unwrap_or("the delivery has not ended");
+        late.then(|| {
             format!(
-                "`{}` lacks {} signed heads of the audit log, the oldest of {}: {why}",
-                sink.name,
-                sink.count,
-                abbey_api::Time(sink.since)
+                "`{}` lacks {} signed heads of the audit log, the oldest of {since}: {why}",
+                sink.name, sink.missing
             )
         })
-        .collect();
+    });
+    let late: Vec<String> = late.collect();
+    let sinks = sinks.len();
     if sinks > 0 {
         let text = match late.is_empty() {
             true => format!("{sinks} checkpoint sinks have every signed head of the audit log"),
