@@ -203,3 +203,25 @@ fn every_tool_call_is_logged_before_it_is_made() {
     assert_eq!(asked[0]["detail"]["tool"], "high_water");
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
+
+/// A program that speaks no such protocol is nobody's loss while no agent uses it, and is once one does.
+#[test]
+fn a_tool_server_that_fails_matters_to_the_agents_that_use_it() {
+    let house = house();
+    let manifest = |uses: &str| {
+        house.manifest(&format!(
+            "house: harbour\nservices:\n  calc: {{ kind: tools, cell: process, command: [cat] }}\nagents:\n  a: {{ cell: process, waive: [limits], {uses} }}\n"
+        ));
+    };
+    manifest("role: worker");
+    let up = house.run("up");
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert_eq!(up.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("service `calc`: no agent uses it, and it failed: "),
+        "{said}"
+    );
+    manifest("uses: [calc]");
+    let said = house.expect_refusal(7, "up");
+    assert!(said.contains("service `calc` is degraded: "), "{said}");
+}

@@ -5,12 +5,13 @@
 use crate::cells::observations::Seen;
 use crate::cells::status::{agent_presence, probe_cached, service_presence};
 use crate::core::error::Result;
-use crate::core::plan::PlanInForce;
+use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
 use abbey_agents::runtime;
 use abbey_api::{Problem, ReadinessDoc, ReadinessState, ReadinessView, VERSION};
 use abbey_engine::supervision::CRASH_LOOP;
 use abbey_model::{CellName, DesiredState, FaultKind, Millis, Observed, Presence, Slug};
+use abbey_plan::ServiceKind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -191,7 +192,17 @@ async fn judge(
         _ if is_external(current, &judged.cell) => (State::Reached, None),
         Some(seen) if !work.cells.observations.is_outdated(&judged.cell) => {
             judged.runs = runs_as_planned(current, &judged.cell, seen);
-            judge_seen(work, current, &judged, seen)
+            match judge_seen(work, current, &judged, seen) {
+                // It is reported, but nobody lacks anything.
+                (State::Failed, why) if is_unused_tool_server(current, &judged.cell) => {
+                    let why = why.unwrap_or_default();
+                    (
+                        State::Reached,
+                        Some(format!("no agent uses it, and it failed: {why}")),
+                    )
+                }
+                other => other,
+            }
         }
         _ => match work.cells.observations.failed_pass() {
             Some((why, since)) if is_held_up(work, Some(since)) => (State::Failed, Some(why)),
@@ -203,6 +214,18 @@ async fn judge(
         },
     };
     judged
+}
+
+/// Whether a cell is a tool server that no agent uses yet.
+fn is_unused_tool_server(current: &PlanInForce, cell: &CellName) -> bool {
+    let house = &current.house;
+    let service = match cell {
+        CellName::Service(slug) => house.services.get(slug),
+        CellName::Agent(_) | CellName::Run(_) => None,
+    };
+    let mut agents = house.agents.values();
+    service.is_some_and(|s| s.kind == ServiceKind::Tools)
+        && !agents.any(|agent| agent_uses_service(house, agent, cell.slug()))
 }
 
 fn judge_seen(
