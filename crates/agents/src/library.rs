@@ -54,6 +54,11 @@ static STOCK_SKILLS: LazyLock<Vec<Result<Skill, InvalidSkill>>> = LazyLock::new(
     parsed.collect()
 });
 
+/// The built-in skills.
+pub fn stock_skills() -> impl Iterator<Item = &'static Skill> {
+    STOCK_SKILLS.iter().flatten()
+}
+
 /// Loads every built-in skill and every skill in `dir`, and applies `library.yaml`; returns the
 /// valid skills by name, and the errors of the others.
 pub fn load_catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<InvalidSkill>) {

@@ -5,7 +5,14 @@ use abbey_engine::matcher::{self, Candidate, Match, Rule};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+/// Patterns of the built-in skills, compiled once: their text never changes.
+static STOCK_RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    let with_program = abbey_agents::library::stock_skills().filter(|s| s.program.is_some());
+    let rules = with_program.map(|s| Rule::new(&s.name, &s.patterns));
+    rules.filter_map(Result::ok).collect()
+});
 
 /// The skills of one reading of the library, ready to match.
 #[derive(Default)]
@@ -18,11 +25,11 @@ pub(crate) struct SkillSet {
 }
 
 impl SkillSet {
-    /// Reads the built-in skills and those in a directory. Patterns that `before` has compiled are taken from there:
-    /// compiling is what costs here.
+    /// Reads the built-in skills and those in a directory. Patterns that are compiled already, in `before` or as built in,
+    /// are not compiled again: that is what costs here.
     pub(crate) fn load(dir: &std::path::Path, before: &SkillSet) -> SkillSet {
         let rule = |s: &Skill| {
-            let mut compiled = before.rules.iter();
+            let mut compiled = before.rules.iter().chain(STOCK_RULES.iter());
             let known = compiled.find(|r| r.is_compiled_from(&s.name, &s.patterns));
             known
                 .cloned()
