@@ -174,7 +174,7 @@ printf '#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.5; done\necho went\n' >wait.sh
 chmod -R go+rX /srv/house; chmod 755 wait.sh
 "#;
     let house = HOUSE
-        .replace("a: { template: sysadmin }", "a: { template: sysadmin, skills: [slow] }")
+        .replace("a: { template: sysadmin }", "a: { template: sysadmin, cell: process, skills: [slow] }")
         .replace(
             "cell: process }",
             "cell: process, schedules: { hourly: { cron: '30 * * * *', task: show system stats }, nightly: { cron: '30 2 * * *', timezone: Europe/Ljubljana, task: show system stats } } }",
