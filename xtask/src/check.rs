@@ -143,7 +143,7 @@ fn dependencies() -> Result<(), String> {
 fn tests() -> Result<(), String> {
     // The binaries that the end-to-end tests start beside the one under test.
     run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
-    image::build_images()?;
+    image::build_images(false)?;
     firecracker::firecracker();
     let skipped = repository_root().join("target/skipped");
     let _of_an_earlier_run = fs::remove_dir_all(&skipped);
@@ -209,22 +209,22 @@ fn stories() -> Result<(), String> {
         "cargo",
         &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
     )?;
-    // Debug builds would spend most of an emulated host's time in code that is not optimized.
+    // Most time of an emulated host would go into code that is not optimized.
+    image::build_images(true)?;
     let programs = repository_root().join("target/release");
     let programs = format!("ABBEY_PROGRAMS={}", programs.display());
     let hosts = [
         &programs,
         "cargo",
-        "test",
-        "-p",
-        "abbey",
-        "--test",
-        "it",
-        "emulated_hosts::",
-        "--",
-        "--ignored",
-        "--test-threads",
-        "2",
+        "nextest",
+        "run",
+        "--workspace",
+        "--profile",
+        "long",
+        "--run-ignored",
+        "only",
+        "-E",
+        "test(/emulated_hosts::/)",
     ];
     run_step("emulated hosts", "env", &hosts)?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))

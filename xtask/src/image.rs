@@ -7,11 +7,15 @@ use crate::run::{install_packages, repository_root, run_step};
 const IMAGES: [(&str, &str); 3] = [
     ("base", ""),
     ("podman", "podman,crun,uidmap"),
-    ("host", "nftables,kmod,linux-image-cloud-amd64"),
+    (HOST, "nftables,kmod,linux-image-cloud-amd64"),
 ];
 
-/// Builds the images that are missing below `target/images`, and installs what that needs.
-pub(crate) fn build_images() -> Result<(), String> {
+/// The image from which a test emulates a whole host.
+const HOST: &str = "host";
+
+/// Builds the images that are missing below `target/images`, and installs what that needs. The one of whole hosts is
+/// built only if `hosts` is set.
+pub(crate) fn build_images(hosts: bool) -> Result<(), String> {
     install_packages(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("mmdebstrap", "mmdebstrap"),
@@ -29,7 +33,7 @@ pub(crate) fn build_images() -> Result<(), String> {
         target.join("debug/abbey")
     };
     let (program, home) = (program.display().to_string(), target.display().to_string());
-    for (name, include) in IMAGES {
+    for (name, include) in IMAGES.into_iter().filter(|(n, _)| hosts || *n != HOST) {
         if target.join("images").join(name).join("image.json").exists() {
             continue;
         }

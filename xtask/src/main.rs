@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("graph") => tidy::graph(&rest),
         Some("quickstart") => quickstart::quickstart(),
-        Some("image") => image::build_images(),
+        Some("image") => image::build_images(true),
         Some("bless") => check::bless(),
         _ => Err(
             "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless"

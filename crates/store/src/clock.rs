@@ -62,7 +62,7 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let mut locked = self.locked();
         let (steady, read) = &mut *locked;
-        // The wall first: a process that is held up here makes both later, never a jump out of nothing.
+        // The wall first: of a pause of this process between the two, the next reading takes half for a jump, not all.
         let wall = wall();
         let at = Instant::now();
         steady.advance(wall, at.duration_since(*read));

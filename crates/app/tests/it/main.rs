@@ -36,6 +36,7 @@ mod firecracker;
 mod full_disk;
 mod git_and_file_services;
 mod hooks;
+mod host_restart;
 mod hostd;
 mod hostd_fuzz;
 mod house_lifecycle;

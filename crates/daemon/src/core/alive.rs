@@ -23,7 +23,8 @@ fn beat(home: &Home, now: Timestamp) {
     }
 }
 
-/// Logs the start of the house to the audit log, with the time until which it was observed before, if it was.
+/// Logs the start of the house to the audit log, with the time until which it was observed before, if it was, and with
+/// the boot of the host: between two starts that name different ones the host was restarted.
 pub(crate) async fn log_house_start(core: &CoreState) -> crate::core::error::Result<()> {
     let last = std::fs::read_to_string(core.home.heartbeat_file());
     let last = last.ok().and_then(|text| text.trim().parse::<i64>().ok());
@@ -31,7 +32,7 @@ pub(crate) async fn log_house_start(core: &CoreState) -> crate::core::error::Res
         actor: Principal::House,
         action: "house.start".to_owned(),
         entity: "house".to_owned(),
-        detail: json!({ "observed_until": last }),
+        detail: json!({ "observed_until": last, "host_boot": abbey_cells::boot_id() }),
     };
     core.store.append_audit_entry(note).await?;
     beat(&core.home, core.store.now());
