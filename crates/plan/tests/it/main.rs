@@ -222,6 +222,17 @@ fn a_host_without_cgroups_is_refused_unless_waived() {
 }
 
 #[test]
+fn a_kernel_without_landlock_is_refused_unless_waived() {
+    let mut bare = inventory();
+    bare.host.no_landlock = Some("this kernel has no Landlock".into());
+    let isolated = HOUSE.replace("cell: process", "cell: sandbox");
+    let refused = plan(&parse(&isolated).unwrap(), &bare);
+    assert!(refused.is_fatal());
+    let waived = isolated.replace("defaults: {", "defaults: { waive: [landlock],");
+    assert!(!plan(&parse(&waived).unwrap(), &bare).is_fatal());
+}
+
+#[test]
 fn the_schema_knows_every_key() {
     let schema = abbey_plan::json_schema();
     assert_eq!(
