@@ -176,6 +176,7 @@ fn print_skipped(dir: &Path) {
 
 fn long() -> Result<(), String> {
     run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    emulated_hosts()?;
     let conformance = ["xtask/api-conformance", "--seconds", "3600"];
     run_step(
         "an hour of requests to every route",
@@ -202,14 +203,18 @@ fn long() -> Result<(), String> {
     Ok(())
 }
 
-/// The `try` of every example, on the release build that users have.
-fn stories() -> Result<(), String> {
+fn release_build() -> Result<(), String> {
     run_step(
         "release build",
         "cargo",
         &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
-    )?;
+    )
+}
+
+/// Tests on hosts that are emulated whole.
+fn emulated_hosts() -> Result<(), String> {
     // Most time of an emulated host would go into code that is not optimized.
+    release_build()?;
     image::build_images(true)?;
     let programs = repository_root().join("target/release");
     let programs = format!("ABBEY_PROGRAMS={}", programs.display());
@@ -226,7 +231,12 @@ fn stories() -> Result<(), String> {
         "-E",
         "test(/emulated_hosts::/)",
     ];
-    run_step("emulated hosts", "env", &hosts)?;
+    run_step("emulated hosts", "env", &hosts)
+}
+
+/// The `try` of every example, on the release build that users have.
+fn stories() -> Result<(), String> {
+    release_build()?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
         .flatten()

@@ -235,7 +235,7 @@ fn a_service_that_answers_nowhere_is_reported_by_every_command_alike() {
     assert_eq!(up.status.code(), Some(0));
     let told = String::from_utf8(up.stderr).unwrap();
     assert!(
-        told.contains("note: service `quiet` runs and does not answer"),
+        told.contains("note: service `quiet`: it runs and does not answer"),
         "{told}"
     );
     let shown = String::from_utf8(up.stdout).unwrap();

@@ -253,12 +253,17 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     house.expect(0, "activity verify");
     house.expect(0, "restart a");
     house.wait_until_up("a");
-    // And down, when there is nothing left again.
+    // And down, when there is nothing left again. Cells are stopped over a connection to hostd, so without a descriptor it
+    // says that it goes on, and it does once there are some.
     disk.exhaust(what, &house);
     let (code, _, said) = answer(&house, "down".into());
-    assert_eq!(code, Some(0), "{said}");
-    if what != Exhausted::Descriptors {
+    let stops = what == Exhausted::Descriptors && code == Some(124);
+    assert!(code == Some(0) || stops, "{code:?}: {said}");
+    if stops || what != Exhausted::Descriptors {
         disk.free(what, &house);
+    }
+    if stops {
+        house.expect(0, "down");
     }
     house.expect(0, "up");
     house.expect(0, "activity verify");

@@ -123,11 +123,16 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     }
 }
 
+/// Why a hostd leaves at once; whoever started it knows from this that it may wait for the other one.
+pub(super) const ANOTHER_HOSTD: &str = "another hostd of this house runs or is starting";
+
 /// One hostd a house: the second finds out and leaves.
 fn take_lock(config: &HostdConfig) -> Result<fs::File> {
-    let path = config.hostd_dir().join("hostd.lock");
-    let busy = || Error::file("lock", &path)(io::ErrorKind::WouldBlock.into());
-    lock::try_lock_file(&path)?.ok_or_else(busy)
+    let held = || Error::Hostd {
+        op: "start",
+        why: ANOTHER_HOSTD.to_owned(),
+    };
+    lock::try_lock_file(&config.hostd_dir().join("hostd.lock"))?.ok_or_else(held)
 }
 
 /// The control plane may call, and nobody else but root.

@@ -1,5 +1,6 @@
 //! Getting hostd up, and the control plane down to an ordinary user.
 
+use super::server::ANOTHER_HOSTD;
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
 use crate::sys::process::runs_program;
 use crate::{Error, Result, crash};
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Time for an older hostd to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Time for a hostd that somebody else starts to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a hostd that runs as root and has this version serves the house in `home`.
 pub fn is_privileged_hostd_running(home: &Path) -> bool {
@@ -84,6 +88,11 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<bool>
     }
     // What we started leaves by a second fork; the helper itself goes on.
     let _status = child.wait();
+    // One that somebody else starts at the same time has the lock before it answers.
+    let until = Instant::now() + ANSWERS_WITHIN;
+    while line.contains(ANOTHER_HOSTD) && client.hello().is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     if client.hello().is_ok() {
         // It, or one that somebody else started at the same time.
         return Ok(line.trim() == "ok");
