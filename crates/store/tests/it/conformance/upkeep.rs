@@ -8,7 +8,7 @@ use abbey_store::*;
 cases! {
     retention_forgets_tasks_and_keeps_the_chain checks remove_old_records task verify_audit_log;
     retention_removes_all_that_belongs_to_a_task checks remove_old_records runs budgets;
-    backups_are_the_same_state checks backup state_hash;
+    backups_are_the_same_state checks backup state_hash format;
     the_hash_of_the_state_leaves_out_credentials checks state_hash add_token;
     the_clock_never_goes_back checks now;
     counters_count_transactions_and_operations checks counters;
@@ -77,6 +77,8 @@ fn backups_are_the_same_state(bench: &mut Bench) {
         "a named token may be revoked before the copy is restored"
     );
     assert_eq!(bench.store().tokens().done().len(), 2);
+    assert_eq!(bench.store().format().done(), FORMAT);
+    assert_eq!(copied.format().done(), FORMAT);
 }
 
 fn the_hash_of_the_state_leaves_out_credentials(bench: &mut Bench) {
