@@ -28,6 +28,8 @@ const NEEDS: &[(&str, &str)] = &[
     ("shellcheck", "shellcheck"),
     ("pg_ctlcluster", "postgresql"),
 ];
+/// Tests that need the release build, and an image of their own; nextest's default profile leaves them out.
+const EMULATED_HOSTS: &str = "emulated_hosts::";
 /// Tests that run for hours in `--long`, and what makes them long.
 const LONG: [(&str, &str, &str); 4] = [
     (
@@ -53,7 +55,7 @@ const LONG: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs all checks of the repository in order, and fails at the first that fails. `--stories` also runs the stories of
-/// the examples, `--long` only what takes hours.
+/// the examples and tests on emulated hosts, `--long` only what takes hours.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     let start = Instant::now();
     let known = ["--stories", "--long"];
@@ -157,7 +159,15 @@ fn tests() -> Result<(), String> {
         run_step(
             "test",
             "cargo",
-            &["test", "--workspace", "--", "--test-threads", "4"],
+            &[
+                "test",
+                "--workspace",
+                "--",
+                "--test-threads",
+                "4",
+                "--skip",
+                EMULATED_HOSTS,
+            ],
         )?;
     }
     print_skipped(&skipped);
@@ -176,7 +186,6 @@ fn print_skipped(dir: &Path) {
 
 fn long() -> Result<(), String> {
     run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
-    emulated_hosts()?;
     let conformance = ["xtask/api-conformance", "--seconds", "3600"];
     run_step(
         "an hour of requests to every route",
@@ -203,40 +212,35 @@ fn long() -> Result<(), String> {
     Ok(())
 }
 
-fn release_build() -> Result<(), String> {
-    run_step(
-        "release build",
-        "cargo",
-        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
-    )
-}
-
-/// Tests on hosts that are emulated whole.
+/// Tests on hosts that are emulated whole, after the release build.
 fn emulated_hosts() -> Result<(), String> {
     // Most time of an emulated host would go into code that is not optimized.
-    release_build()?;
     image::build_images(true)?;
     let programs = repository_root().join("target/release");
     let programs = format!("ABBEY_PROGRAMS={}", programs.display());
     let hosts = [
         &programs,
         "cargo",
-        "nextest",
-        "run",
+        "test",
         "--workspace",
-        "--profile",
-        "long",
-        "--run-ignored",
-        "only",
-        "-E",
-        "test(/emulated_hosts::/)",
+        "--test",
+        "it",
+        "--",
+        "--test-threads",
+        "1",
+        EMULATED_HOSTS,
     ];
     run_step("emulated hosts", "env", &hosts)
 }
 
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
-    release_build()?;
+    run_step(
+        "release build",
+        "cargo",
+        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
+    )?;
+    emulated_hosts()?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
         .flatten()

@@ -4,15 +4,7 @@ use crate::imported_agent::ImportedAgent;
 use crate::names::NameAssigner;
 use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
-
-/// Files of a workspace that are imported unchanged, beside `memory/`.
-const FILES: [&str; 5] = [
-    "USER.md",
-    "IDENTITY.md",
-    "AGENTS.md",
-    "MEMORY.md",
-    "HEARTBEAT.md",
-];
+use abbey_model::IDENTITY_FILES;
 
 /// Reads the agent of a bundle directory (`agent.yaml`, `SOUL.md` and workspace files) into `import`.
 pub(crate) fn read_bundle(
@@ -68,7 +60,8 @@ pub(crate) fn import_workspace(
         true => name.to_owned(),
         false => format!("{dir}/{name}"),
     };
-    for name in FILES {
+    // Unchanged, beside `memory/`; the charter is the first.
+    for name in IDENTITY_FILES.into_iter().skip(1) {
         if let Some(text) = source.read_agent_text(import, &at(name)) {
             agent.files.push((name.to_owned(), text));
         }

@@ -1,4 +1,14 @@
-//! Names of an agent's notes.
+//! Names of files in an agent's workspace that mean something to the house.
+
+/// Files that make an agent who it is; beside them its notes lie in `memory/`. The first is its charter.
+pub const IDENTITY_FILES: [&str; 6] = [
+    "SOUL.md",
+    "USER.md",
+    "IDENTITY.md",
+    "AGENTS.md",
+    "MEMORY.md",
+    "HEARTBEAT.md",
+];
 
 /// Longest name, in bytes.
 const NAME_MAX: usize = 80;

@@ -82,6 +82,17 @@ pub(crate) struct Entry {
     pub(crate) value: Node,
 }
 
+/// What became of a value that is to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It is not here.
+    NotFound,
+    /// It is here, and may only go with what it is in.
+    Kept,
+    /// It is gone.
+    Done,
+}
+
 impl Node {
     /// Kind of the node in words, for messages: `a value`, `a list` or `a mapping`.
     pub(crate) fn describe(&self) -> &'static str {
@@ -121,41 +132,47 @@ impl Node {
         }
     }
 
-    /// Removes the innermost entry or item whose key or value is at this line and column, if `may` allows that for its
-    /// path below `path`. Says whether it did.
+    /// Removes the innermost entry with a value at this line and column, or with its own key there, that `may` allows to go,
+    /// given its path below `path`. An item of a list goes only with the entry of the list: a list without one of its items
+    /// may grant more.
     pub(crate) fn remove_at(
         &mut self,
         at: (usize, usize),
         path: &mut Vec<String>,
         may: &dyn Fn(&[String]) -> bool,
-    ) -> bool {
+    ) -> Removal {
         let is_at = |place: Place| (place.line, place.column) == at;
-        match &mut self.kind {
-            Kind::Scalar { .. } => false,
-            Kind::List(items) => {
-                if items.iter_mut().any(|i| i.remove_at(at, path, may)) {
-                    return true;
-                }
-                let before = items.len();
-                items.retain(|item| !is_at(item.place));
-                items.len() < before
-            }
+        let found = match &mut self.kind {
+            Kind::Scalar { .. } => Removal::NotFound,
+            Kind::List(items) => items
+                .iter_mut()
+                .map(|item| item.remove_at(at, path, may))
+                .find(|found| *found != Removal::NotFound)
+                .unwrap_or(Removal::NotFound),
             Kind::Map(entries) => {
+                let mut found = Removal::NotFound;
                 for n in 0..entries.len() {
                     path.push(entries[n].key.clone());
-                    let inside = entries[n].value.remove_at(at, path, may);
-                    let own = is_at(entries[n].place) || is_at(entries[n].value.place);
-                    let own = own && !inside && may(path);
-                    path.pop();
-                    if own {
-                        entries.remove(n);
+                    found = entries[n].value.remove_at(at, path, may);
+                    if is_at(entries[n].place) && found == Removal::NotFound {
+                        found = Removal::Kept;
                     }
-                    if own || inside {
-                        return true;
+                    let goes = found == Removal::Kept && may(path);
+                    path.pop();
+                    if goes {
+                        entries.remove(n);
+                        found = Removal::Done;
+                    }
+                    if found != Removal::NotFound {
+                        break;
                     }
                 }
-                false
+                found
             }
+        };
+        match found {
+            Removal::NotFound if is_at(self.place) => Removal::Kept,
+            found => found,
         }
     }
 

@@ -155,9 +155,16 @@ impl MonotonicClock {
         Timestamp(self.floor.fetch_max(seen, Ordering::SeqCst).max(seen))
     }
 
-    /// [`Clock::unsettled_jump`] of the wrapped clock.
-    pub(crate) fn unsettled_jump(&self) -> Millis {
-        self.inner.unsettled_jump()
+    /// Current instant, and [`Clock::unsettled_jump`] of the wrapped clock, which the instant includes: another thread may
+    /// read the clock and find a jump at any time.
+    pub(crate) fn now_with_jump(&self) -> (Timestamp, Millis) {
+        loop {
+            let jump = self.inner.unsettled_jump();
+            let now = self.now();
+            if self.inner.unsettled_jump() == jump {
+                return (now, jump);
+            }
+        }
     }
 
     /// [`Clock::settle_jump`] of the wrapped clock.

@@ -18,7 +18,7 @@ use clap::Args;
 use std::time::{Duration, Instant};
 
 /// Keys of the manifest that a clone does not inherit.
-const KEYS_NOT_CLONED: [&str; 5] = ["schedules", "wake", "channels", "name", "subnet"];
+const KEYS_NOT_CLONED: [&str; 4] = ["schedules", "wake", "name", "subnet"];
 
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {

@@ -26,7 +26,7 @@ pub(crate) enum TemplateCommand {
     },
     /// Save an agent as a template for others: its manifest entry, charter, home and workspace.
     #[command(
-        long_about = "Save an agent as a template for others: its manifest entry, charter, home and workspace.\n\nThe agent may run. Not saved: credentials, logins of programs, memory, identity files and session of the agent, and the keys of its entry that belong to one agent, such as schedules, budget, superior and channels. The root file system of a microVM is its image, to which `abbey image build --include` adds packages.",
+        long_about = "Save an agent as a template for others: its manifest entry, charter, home and workspace.\n\nThe agent may run. Not saved: credentials, logins of programs, memory, identity files and session of the agent, and the keys of its entry that belong to one agent, such as schedules, budget and superior. The root file system of a microVM is its image, to which `abbey image build --include` adds packages.",
         after_help = "Example:\n  abbey template save merlin tooled\n  abbey agent new nimue --template tooled"
     )]
     Save(SaveArgs),

@@ -3,6 +3,7 @@
 
 use super::archive::{DISKS, UNLOADED, invalid_archive, make_dirs};
 use super::names::CREDENTIAL;
+use abbey_model::IDENTITY_FILES;
 use abbey_support::beneath::{DirHandle, Owner, set_owner_and_mode};
 use rustix::fs::{AtFlags, FileType, Gid, Timespec, Timestamps, Uid};
 use std::collections::BTreeMap;
@@ -16,17 +17,6 @@ use std::path::{Component, Path, PathBuf};
 const DEPTH_MAX: usize = 256;
 /// Most paths that are named one by one.
 const NAMED_MAX: usize = 200;
-
-/// What makes an agent who it is, in its workspace.
-const IDENTITY: [&str; 7] = [
-    "SOUL.md",
-    "USER.md",
-    "IDENTITY.md",
-    "AGENTS.md",
-    "MEMORY.md",
-    "HEARTBEAT.md",
-    "memory",
-];
 
 /// Paths that are not in a backup, with the reason.
 #[derive(Debug, Default)]
@@ -81,7 +71,7 @@ pub(crate) fn is_left_out_beside_drives(below: &Path) -> bool {
     let mut parts = below.iter().filter_map(OsStr::to_str);
     let stale = match (parts.next(), parts.next()) {
         (Some("home"), Some(_)) => true,
-        (Some("workspace"), Some(name)) => !IDENTITY.contains(&name),
+        (Some("workspace"), Some(name)) => name != "memory" && !IDENTITY_FILES.contains(&name),
         _ => false,
     };
     stale || is_left_out_of_agent(below)

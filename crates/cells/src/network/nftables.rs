@@ -128,6 +128,8 @@ impl RuleTable {
             ));
         }
         bytes.extend(message(TRANSACTION.1, 0, last + 1, 0, &[]));
+        // The kernel takes a transaction whole: a long list of destinations does not fit the usual buffer.
+        rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, 2 * bytes.len())?;
         socket.send(&bytes, 0)?;
         loop {
             let (received, _) = socket.recv_from_full()?;

@@ -168,6 +168,27 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_of_destinations_is_loaded_whole() {
+        if !rustix::process::geteuid().is_root() || crate::network::firewall::nft_path().is_none() {
+            return;
+        }
+        let load = || {
+            abbey_launch::unshare_network().unwrap();
+            let mut allocations = rules::tests::example();
+            let allocation = allocations.owners.values_mut().find(|a| a.subnet.is_some());
+            let allocation = allocation.unwrap();
+            let address = |n: u32| format!("198.18.{}.{}:443", n / 250, n % 250 + 1);
+            let all = (0..4_000).map(|n| address(n).parse().unwrap());
+            allocation.egress = Egress::List(all.collect());
+            let rules = cell_rules(allocation, &BTreeSet::new()).unwrap();
+            rules.0.load(true).unwrap();
+            let listed = nft(&["list", "ruleset"], "");
+            assert_eq!(listed.matches("tcp dport 443 accept").count(), 4_000);
+        };
+        std::thread::spawn(load).join().unwrap();
+    }
+
+    #[test]
     fn a_refused_rule_is_named_and_changes_nothing() {
         if !rustix::process::geteuid().is_root() || crate::network::firewall::nft_path().is_none() {
             return;

@@ -10,7 +10,7 @@ use crate::core::runtime;
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
 use abbey_cells::hostd::{FileEntry, FileName, HostdOperation, HostdReply, NoteName};
-use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
+use abbey_model::{CellName, FaultKind, IDENTITY_FILES, Principal, Redactor, Slug, Timestamp};
 use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
@@ -28,15 +28,6 @@ const FILE_MAX: u64 = 64 << 10;
 const BUNDLE_MAX: usize = 2 << 20;
 /// Most of them that are brought at once; together they fit a request.
 const AT_ONCE: usize = 8;
-/// Files of the workspace that make an agent who it is.
-const IDENTITY: [&str; 6] = [
-    "SOUL.md",
-    "USER.md",
-    "IDENTITY.md",
-    "AGENTS.md",
-    "MEMORY.md",
-    "HEARTBEAT.md",
-];
 
 /// Operator routes that show, export, import, drain and restore agents.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -90,7 +81,7 @@ fn goes_along(path: &std::path::Path) -> bool {
         |name: &std::ffi::OsStr| NoteName::try_from(name.to_string_lossy().into_owned()).is_ok();
     let parts: Vec<&std::ffi::OsStr> = path.iter().collect();
     match parts.as_slice() {
-        [one] => IDENTITY.iter().any(|name| name == one),
+        [one] => IDENTITY_FILES.iter().any(|name| name == one),
         [dir, name] => *dir == "memory" && note(name),
         _ => false,
     }

@@ -29,6 +29,8 @@ pub(crate) struct ApiState {
     pub(super) quotas: AgentQuotas,
     /// Deliveries that each hook may still take.
     deliveries: Mutex<BTreeMap<Slug, TokenBucket>>,
+    /// Held while a template is saved.
+    pub(super) saving_template: tokio::sync::Mutex<()>,
     /// Deliveries whose bodies may be read at the same time.
     pub(super) delivery_bodies: Semaphore,
 }
@@ -45,6 +47,7 @@ impl ApiState {
             no_offer_at: Mutex::default(),
             quotas: AgentQuotas::default(),
             deliveries: Mutex::default(),
+            saving_template: tokio::sync::Mutex::default(),
             delivery_bodies: Semaphore::new(DELIVERY_BODIES_MAX),
         }
     }
@@ -60,7 +63,7 @@ impl ApiState {
         self.no_offer_at.lock().insert(agent.clone(), version);
     }
 
-    /// Counts a delivery of a hook, and returns whether it is one of the `most` in a minute.
+    /// Counts a delivery of a hook, and returns whether it is taken: `most` at once, and as many a minute after that.
     pub(super) fn count_delivery(&self, hook: &Slug, most: u32) -> bool {
         let (now, most) = (self.core.rt.now(), f64::from(most));
         let mut deliveries = self.deliveries.lock();

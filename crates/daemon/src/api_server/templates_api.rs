@@ -27,7 +27,7 @@ use utoipa_axum::routes;
 type Shared = State<Arc<ApiState>>;
 
 /// Keys of a manifest entry that belong to one agent: who it is to others, when it works, what it may spend.
-const KEYS_NOT_SAVED: [&str; 12] = [
+const KEYS_NOT_SAVED: [&str; 11] = [
     "name",
     "reports_to",
     "delegates_to",
@@ -37,7 +37,6 @@ const KEYS_NOT_SAVED: [&str; 12] = [
     "files",
     "schedules",
     "wake",
-    "channels",
     "budget",
     "subnet",
 ];
@@ -82,6 +81,7 @@ async fn save(
         let remedy = "`--replace` replaces it; agents made from it stay as they are";
         Error::from(Problem::new(FaultKind::Conflict, text).remedy(remedy))
     };
+    let _one_at_a_time = api.saving_template.lock().await;
     let there = saved_templates::open_saved_template(&api.core.home, &name).is_ok();
     if there && !body.replace {
         return Err(taken());

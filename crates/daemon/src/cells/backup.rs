@@ -9,7 +9,7 @@ use crate::core::home::Home;
 use crate::core::plan::PlanInForce;
 use crate::core::restore::hash_database_file;
 use crate::core::runtime;
-use crate::core::saved_templates::list_saved_templates;
+use crate::core::saved_templates::saved_template_names;
 use abbey_api::{BackupBody, BackupDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
 use abbey_model::{CellName, FaultKind, Observed, Secret, Slug};
@@ -195,8 +195,8 @@ fn write_archive(cells: &CellsState, scratch: &Path, body: &BackupBody) -> Resul
             }
         }
     }
-    for template in list_saved_templates(&core.home)? {
-        let name = format!("{}.tar", template.name);
+    for template in saved_template_names(&core.home)? {
+        let name = format!("{template}.tar");
         let path = core.home.templates_dir().join(&name);
         tar.append_path_with_name(&path, format!("templates/{name}"))
             .map_err(write_error)?;

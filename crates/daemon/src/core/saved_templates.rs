@@ -7,7 +7,7 @@
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
 use abbey_api::Time;
-use abbey_model::Slug;
+use abbey_model::{IDENTITY_FILES, Slug};
 use abbey_support::beneath::DirHandle;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -23,18 +23,12 @@ const SEARCHED_MAX: u64 = 1 << 20;
 /// Prefix of a file that is being written.
 const UNFINISHED: &str = ".";
 
-/// Entries of an agent's home and workspace that stay behind, because the house makes them for each agent, or they are
-/// what the agent remembers.
-const OWN: [&str; 11] = [
+/// Entries of an agent's home and workspace that stay behind beside [`IDENTITY_FILES`], because the house makes them for
+/// each agent, or they are what the agent remembers.
+const OWN: [&str; 5] = [
     "home/token",
     "home/session.lock",
     "home/services",
-    "workspace/SOUL.md",
-    "workspace/USER.md",
-    "workspace/IDENTITY.md",
-    "workspace/AGENTS.md",
-    "workspace/MEMORY.md",
-    "workspace/HEARTBEAT.md",
     "workspace/memory",
     "workspace/shared",
 ];
@@ -92,6 +86,13 @@ pub struct SavedTemplate {
 /// # Errors
 /// If a template is damaged.
 pub fn list_saved_templates(home: &Home) -> Result<Vec<SavedTemplate>> {
+    let names = saved_template_names(home)?;
+    let read = |name: &Slug| open_saved_template(home, name).map(|(about, _)| about);
+    names.iter().map(read).collect()
+}
+
+/// Names of the templates that were saved in a house, sorted. Empty where there are none, or the caller may not see them.
+pub(crate) fn saved_template_names(home: &Home) -> Result<Vec<Slug>> {
     let dir = match DirHandle::open(&home.templates_dir()) {
         Ok(dir) => dir,
         Err(e)
@@ -111,8 +112,7 @@ pub fn list_saved_templates(home: &Home) -> Result<Vec<SavedTemplate>> {
         .filter_map(|n| n.to_str()?.strip_suffix(".tar")?.parse().ok())
         .collect();
     names.sort_unstable();
-    let read = |name: &Slug| open_saved_template(home, name).map(|(about, _)| about);
-    names.iter().map(read).collect()
+    Ok(names)
 }
 
 /// A saved template with its file, at the start. `NotFound` in the error if there is none of this name.
@@ -151,6 +151,7 @@ pub(crate) struct NewTemplate {
 
 impl NewTemplate {
     /// Creates the file in the home. Removes what a crash left of earlier ones.
+    /// Only one of a name may be written at a time.
     pub(crate) fn create(home: &Home, name: &Slug) -> Result<NewTemplate> {
         let dir = home.templates_dir();
         let prefix = format!("{UNFINISHED}{name}.");
@@ -268,7 +269,9 @@ fn fate(path: &Path) -> Fate {
     let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
     let session = path.strip_prefix("home").ok().and_then(Path::to_str);
     let session = session.is_some_and(|n| n.starts_with("session") && n.ends_with(".jsonl"));
-    if !plain || session || OWN.iter().any(|own| path.starts_with(own)) {
+    let below = path.strip_prefix("workspace");
+    let identity = below.is_ok_and(|below| IDENTITY_FILES.iter().any(|own| below.starts_with(own)));
+    if !plain || session || identity || OWN.iter().any(|own| path.starts_with(own)) {
         return Fate::Own;
     }
     match path.strip_prefix("home") {

@@ -13,7 +13,7 @@ mod workflows;
 
 use crate::house::{Endpoint, House, Listen, Network, Provider};
 use crate::keys::{ListenKeys, MANIFEST, ManifestKeys, NetworkKeys, ProviderKeys, Service};
-use crate::node::{self, Entry, Mistake, Node};
+use crate::node::{self, Entry, Mistake, Node, Removal};
 use crate::settings::{self, Given, Layer};
 use crate::shape;
 use crate::value::FromValue;
@@ -49,9 +49,10 @@ pub fn parse_stored(text: &str) -> Result<(House, Vec<Mistake>), Vec<Mistake>> {
             Ok(house) => return Ok((house, left_out)),
             Err(mistakes) => mistakes,
         };
-        let (gone, stay): (Vec<_>, Vec<_>) = mistakes
-            .into_iter()
-            .partition(|m| root.remove_at((m.line, m.column), &mut Vec::new(), &may_leave_out));
+        let (gone, stay): (Vec<_>, Vec<_>) = mistakes.into_iter().partition(|m| {
+            let at = (m.line, m.column);
+            root.remove_at(at, &mut Vec::new(), &may_leave_out) == Removal::Done
+        });
         if gone.is_empty() {
             return Err(stay);
         }
@@ -299,6 +300,12 @@ mod tests {
         assert_eq!(agents, ["a", "b"]);
         let a = house.agents.values().next().unwrap();
         assert_eq!(a.profile, abbey_model::Profile::default());
+        // A list goes whole: without the item that narrows it, it would grant more.
+        let text = "version: 1\nhouse: old\nagents:\n  a: {}\n  b: { delegates_to: [all, -5] }\n";
+        let (house, left_out) = parse_stored(text).unwrap();
+        assert_eq!(left_out.len(), 1, "{left_out:?}");
+        let b = house.agents.values().next_back().unwrap();
+        assert_eq!(b.delegates, house.agents.values().next().unwrap().delegates);
         let (_, none) = parse_stored("version: 1\nhouse: new\nagents: { a: {} }\n").unwrap();
         assert!(none.is_empty());
     }
