@@ -76,7 +76,8 @@ pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
         _ => Failure::plain(format!(
             "cannot read the operator's credential `{}`: {e}",
             path.display()
-        )),
+        ))
+        .hint("run it as the user that the house belongs to; `--home` or ABBEY_HOME selects another house"),
     })?;
     let path = home.operator_api_socket();
     Ok(Client::new(Endpoint::Unix { path, user }, Some(token)))

@@ -5,7 +5,7 @@ use crate::exit::{self, Failure};
 use crate::output::Progress;
 use abbey_api::client::Client;
 use abbey_api::*;
-use abbey_cells::hostd::socket_owner;
+use abbey_cells::hostd::{listening_process, socket_owner};
 use abbey_daemon::{Home, STATE_FORMAT};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -24,6 +24,13 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// Longest wait until every agent, service and the control plane have stopped.
 pub(crate) const DOWN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Whether nothing of the house runs and nothing of it was left behind, as after `abbey down`.
+pub(crate) fn is_house_down(home: &Home) -> bool {
+    let mut cells = std::fs::read_dir(home.cell_records_dir());
+    let left = cells.as_mut().is_ok_and(|cells| cells.next().is_some());
+    !left && listening_process(home.root()).is_none()
+}
 
 /// Starts a control plane in the background unless one is running; returns whether it was started. If two processes
 /// start one at the same time, one gets the lock, and the other waits for up to 20 seconds until the control plane

@@ -72,9 +72,19 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+    /// Puts what failed before the message.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.text = format!("{what}: {}", self.text);
+        self
+    }
     /// Replaces the message.
     pub(crate) fn with_text(mut self, text: &str) -> Self {
         text.clone_into(&mut self.text);
+        self
+    }
+    /// Replaces the details, which are printed as lines below the message.
+    pub(crate) fn with_details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
         self
     }
     /// Changes each of the details.
@@ -100,11 +110,12 @@ impl Failure {
             let document = serde_json::json!({ "version": VERSION, "error": error });
             return print_json_error(&document);
         }
-        print_notice(
-            &Text::toned(Tone::Bad, "error:").and(Tone::Plain, &format!(" {}", self.text)),
-        );
+        // Lines of what a program said stay below the message that quotes it.
+        let indented = |text: &str| text.trim_end().replace('\n', "\n    ");
+        let text = format!(" {}", indented(&self.text));
+        print_notice(&Text::toned(Tone::Bad, "error:").and(Tone::Plain, &text));
         for line in &self.details {
-            print_message(&format!("  {line}"));
+            print_message(&format!("  {}", indented(line)));
         }
         if let Some(hint) = &self.hint {
             print_notice(&Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));

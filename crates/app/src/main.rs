@@ -9,6 +9,7 @@ mod completions;
 mod connect;
 mod consent;
 mod control_plane;
+mod durations;
 mod examples;
 mod exit;
 mod fleet_output;

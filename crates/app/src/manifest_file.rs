@@ -7,12 +7,12 @@ use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg;
 use crate::manifest_edit::{PendingEdit, require_no_interrupted_edit};
 use crate::output;
-use crate::plan_output::print_plan;
+use crate::plan_output::{print_plan, refusal};
 use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
-use abbey_api::{FillBody, ManifestBody, PlanDoc, PlanSeverity, SecretText};
+use abbey_api::{FillBody, ManifestBody, PlanDoc, SecretText};
 use abbey_cells::hostd::{NamedFiles, allow_named_files};
-use abbey_daemon::manifest::CheckpointSink;
+use abbey_daemon::manifest::{CheckpointSink, Mistake};
 use abbey_daemon::{Home, manifest};
 use abbey_model::{SecretRef, Slug};
 use std::collections::BTreeMap;
@@ -136,6 +136,8 @@ pub(crate) fn edit_manifest(
         ))
         .with_code(exit::USAGE)
     })?;
+    // An edit is no place to be told of mistakes that were there before.
+    abbey_daemon::check_manifest(&text)?;
     change(&text)
 }
 
@@ -176,8 +178,8 @@ impl ManifestEdit {
 }
 
 /// Plans the edited text of a manifest, applies it to the house, writes it to `file`, and calls `show` with the
-/// outcome. If the plan has fatal notes, they are printed, nothing is written, and the exit code is 4; so it is if the plan
-/// removes something and nobody consents to it.
+/// outcome. If the plan has fatal notes, nothing is written, and the exit code is 4; so it is if the plan removes something
+/// and nobody consents to it.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
@@ -196,13 +198,8 @@ pub(crate) async fn apply_edit(
     body.reason = reason;
     allow_root_files(home, &body, false)?;
     let planned = client.house().plan(&body).await?;
-    if planned
-        .notes
-        .iter()
-        .any(|n| n.severity == PlanSeverity::Fatal)
-    {
-        print_plan(&planned);
-        return Ok(exit::CONFLICT);
+    if let Some(refusal) = refusal(&planned) {
+        return Err(refusal);
     }
     body.consent = consent.obtain(&planned)?;
     if let Some((agent, template)) = edited.filled {
@@ -257,12 +254,19 @@ pub(crate) fn parse_slug(text: &str) -> Result<Slug, Failure> {
 }
 
 /// Failure with exit code 4 that lists the mistakes of a manifest in one line.
-pub(crate) fn manifest_failure(list: &[impl std::fmt::Display]) -> Failure {
-    Failure::plain(
-        list.iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; "),
-    )
-    .with_code(exit::CONFLICT)
+///
+/// Where in the manifest they are is left out: nobody has seen the text of an edit.
+pub(crate) fn manifest_failure(list: &[Mistake]) -> Failure {
+    let texts: Vec<&str> = list.iter().map(|m| m.text.as_str()).collect();
+    Failure::plain(texts.join("; ")).with_code(exit::CONFLICT)
+}
+
+/// As [`manifest_failure`], for an edit of the entry of an agent: exit code 3 if the manifest has no such agent.
+pub(crate) fn agent_edit_failure(text: &str, agent: &Slug, list: &[Mistake]) -> Failure {
+    let known = manifest::agent_entry(text, agent).is_ok();
+    let failure = manifest_failure(list);
+    match known {
+        true => failure,
+        false => failure.with_code(exit::NOT_FOUND),
+    }
 }

@@ -142,10 +142,11 @@ pub(crate) fn print_notice(text: &Text) {
     let _reader_gone = writeln!(anstream::stderr().lock(), "{text}");
 }
 
-/// Prints `first` and the text behind it on standard output. On a terminal, lines that do not fit go on below the
-/// beginning of the text.
+/// Prints `first` and the text behind it on standard output, as one line whatever the text has. On a terminal, lines that
+/// do not fit go on below the beginning of the text.
 pub(crate) fn print_hanging(first: impl Into<Text>, text: impl Into<Text>) {
-    let (first, text) = (first.into(), text.into());
+    let first = first.into().with_visible_line_ends();
+    let text = text.into().with_visible_line_ends();
     match terminal_width() {
         None => print_text(&first.join(text)),
         Some(width) => hanging(&first, &text, width)

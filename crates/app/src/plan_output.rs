@@ -1,8 +1,9 @@
 //! How a plan is printed.
 
+use crate::exit::{self, Failure};
 use crate::output::{self, print_table, text_or_dash};
 use crate::text::{Text, Tone};
-use abbey_api::{PlanChange, PlanDoc, PlanNote, PlanStep};
+use abbey_api::{PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep};
 
 /// Prints the steps of a plan, the manifest keys that change with their old and new values, and the notes, on
 /// standard output.
@@ -27,7 +28,11 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         );
         print_changes(doc);
         for (step, removed) in doc.removals() {
-            let step = Text::toned(Tone::Bad, &format!("step {} requires consent: ", step.id));
+            let label = match doc.applied {
+                true => format!("removed by step {}: ", step.id),
+                false => format!("step {} requires consent: ", step.id),
+            };
+            let step = Text::toned(Tone::Bad, &label);
             output::print_hanging(step, removed);
         }
     }
@@ -45,6 +50,20 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         let first = Text::from(note.severity).and(Tone::Plain, ": ");
         output::print_hanging(first, format!("{}: {}", subjects.join(", "), note.text));
     }
+}
+
+/// The failure that a plan with fatal notes is, with exit code 4; none for a plan that can be carried out.
+pub(crate) fn refusal(doc: &PlanDoc) -> Option<Failure> {
+    let fatal = doc
+        .notes
+        .iter()
+        .filter(|n| n.severity == PlanSeverity::Fatal);
+    let details: Vec<String> = fatal
+        .map(|n| format!("{}: {}", n.subject, n.text))
+        .collect();
+    let failure = Failure::plain("the plan cannot be carried out, for the reasons listed; nothing was changed")
+        .with_code(exit::CONFLICT);
+    (!details.is_empty()).then(|| failure.with_details(details))
 }
 
 /// Prints each key whose effective value changes; prints nothing if none does.

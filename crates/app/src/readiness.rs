@@ -1,7 +1,7 @@
 //! Waiting until agents and services are as a command left them to be. The control plane decides what that is and when
 //! waiting ends.
 
-use crate::commands::run::duration;
+use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{Progress, print_message, print_notice};
 use crate::text::{Text, Tone};
@@ -26,9 +26,10 @@ pub(crate) struct WaitArgs {
         long,
         value_name = "TIME",
         default_value = "90s",
+        value_parser = parse_duration,
         conflicts_with = "no_wait"
     )]
-    pub(crate) timeout: String,
+    pub(crate) timeout: Duration,
 }
 
 /// What a command waits for.
@@ -44,18 +45,14 @@ pub(crate) enum WaitFor {
 
 impl WaitArgs {
     /// Longest wait; none if the command is not to wait.
-    ///
-    /// # Errors
-    /// Exit code 2 if `--timeout` is no duration.
-    pub(crate) fn patience(&self) -> Result<Option<Duration>, Failure> {
-        let ms = u64::try_from(duration(&self.timeout)?).unwrap_or(0);
-        Ok((!self.no_wait).then(|| Duration::from_millis(ms)))
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        (!self.no_wait).then_some(self.timeout)
     }
 
     /// Waits for this if the command is to wait, and prints what is not as desired and why. Exit code 7 if anything
     /// is not.
     pub(crate) async fn wait(&self, client: &Client, what: WaitFor) -> Outcome {
-        match self.patience()? {
+        match self.patience() {
             None => Ok(exit::OK),
             Some(patience) => wait_until_settled(client, what, patience).await,
         }

@@ -65,6 +65,19 @@ impl Text {
         Text(self.0.into_iter().map(space).collect())
     }
 
+    /// This text with its line ends visible as `\n`: whoever wrote it can't begin a line of its own below what it is part of.
+    pub(crate) fn with_visible_line_ends(self) -> Text {
+        let mut line = Vec::with_capacity(self.0.len());
+        for (c, tone) in self.0 {
+            match c {
+                '\n' => line.extend([('\\', tone), ('n', tone)]),
+                '\r' => {}
+                c => line.push((c, tone)),
+            }
+        }
+        Text(line)
+    }
+
     /// This text with spaces behind it up to this many columns.
     pub(crate) fn padded(self, columns: usize) -> Text {
         let pad = columns.saturating_sub(self.width());
@@ -269,13 +282,18 @@ pub(crate) fn escape_with(text: &str, escaped: impl Fn(char) -> String) -> Strin
 }
 
 /// Whether a character has an effect on a terminal or on the order of the characters around it, and no shape of its own.
-/// Sources: ECMA-48 (C0 and C1) and Unicode Standard Annex #9 (explicit directional formatting).
+/// Sources: ECMA-48 (C0 and C1), Unicode Standard Annex #9 (explicit directional formatting), and of the characters that
+/// Unicode calls default ignorable those that no script needs.
 fn is_hidden_control(c: char) -> bool {
     let control = c.is_control() && !matches!(c, '\n' | '\t');
     control
         || matches!(
             c,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+        || matches!(
+            c,
+            '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
         )
 }
 
@@ -290,6 +308,14 @@ mod tests {
         let harmless = "a\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{9b}0m\\u{d}\\u{202e}b\tc\nd\\u{7f}";
         assert_eq!(escape(hostile), harmless);
         assert_eq!(Text::from(hostile).render(), harmless);
+        assert_eq!(
+            escape("a\u{200b}b\u{feff}c\u{e0041}"),
+            "a\\u{200b}b\\u{feff}c\\u{e0041}"
+        );
+        assert_eq!(
+            Text::from("one\r\ntwo\n").with_visible_line_ends().render(),
+            "one\\ntwo\\n"
+        );
         assert_eq!(
             escape("Zürich, Ljubljana č, 東京"),
             "Zürich, Ljubljana č, 東京"

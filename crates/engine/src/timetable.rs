@@ -45,6 +45,21 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
     })
 }
 
+/// Parses one instant like `2026-12-01T10:00:00Z` (RFC 3339).
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_instant(text: &str) -> Result<Timestamp, String> {
+    let parsed = text.parse::<jiff::Timestamp>();
+    parsed
+        .map(|at| Timestamp(at.as_millisecond()))
+        .map_err(|_| {
+            format!(
+                "`{text}` is no instant: write day, time and offset, like `2026-12-01T10:00:00Z` or `2026-12-01T11:00:00+01:00`"
+            )
+        })
+}
+
 /// What happens to instants that passed while the house was down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {

@@ -265,7 +265,7 @@ pub enum VmEnd {
         /// The violation.
         what: String,
     },
-    /// The virtual machine monitor ended.
+    /// The virtual machine monitor ended, or the program that runs a container did not run it.
     Monitor {
         /// Its exit status; absent when a signal killed it.
         status: Option<i32>,
@@ -282,10 +282,13 @@ impl fmt::Display for VmEnd {
                 write!(f, "its microVM was ended: {what} on the guest channel")
             }
             VmEnd::Monitor { status: Some(code) } => {
-                write!(f, "its virtual machine monitor exited with status {code}")
+                write!(
+                    f,
+                    "the program that runs it (QEMU or Podman) exited with status {code}; its log shows what that printed"
+                )
             }
             VmEnd::Monitor { status: None } => {
-                f.write_str("its virtual machine monitor was killed")
+                f.write_str("the program that runs it (QEMU or Podman) was killed")
             }
         }
     }

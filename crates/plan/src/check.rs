@@ -276,7 +276,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             }
         }
     }
-    for service in house.services.values().filter(|s| s.cell.isolates()) {
+    for service in house
+        .services
+        .values()
+        .filter(|s| s.cell.isolates() && s.at.is_none())
+    {
         if let Some(reason) = &inventory.host.no_network {
             note(
                 Severity::Fatal,

@@ -147,10 +147,14 @@ fn check_object(fields: &[&Key], node: &Node, path: &str, mistakes: &mut Vec<Mis
     let Kind::Map(entries) = &node.kind else {
         // An agent may be named and nothing more.
         if !node.is_null() || fields.iter().any(|f| f.required) {
-            mistakes.push(node.place.mistake(format!(
-                "`{path}` must be a mapping, not {}",
-                node.describe()
-            )));
+            let what = match path {
+                "" => "the manifest".to_owned(),
+                path => format!("`{path}`"),
+            };
+            mistakes.push(
+                node.place
+                    .mistake(format!("{what} must be a mapping, not {}", node.describe())),
+            );
         }
         return;
     };

@@ -9,7 +9,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};
@@ -102,7 +102,6 @@ pub(crate) struct AgentMoveArgs {
 }
 
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
-    args.wait.patience()?;
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let saved = match args.template.as_deref() {
@@ -165,7 +164,7 @@ async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
             "operator" => manifest::remove_key(text, &name, "reports_to"),
             above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),
         };
-        edited.map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
+        edited.map_err(|m| agent_edit_failure(text, &name, &m))
     })?;
     let show = print_applied_plan(json);
     apply_edit(home, &file, edited, None, Consent::Ask, show).await

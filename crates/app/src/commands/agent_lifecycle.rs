@@ -3,10 +3,11 @@
 use crate::agent_files::{send_bundle_files, write_charter};
 use crate::connect::operator_client;
 use crate::consent::Consent;
+use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};
@@ -38,9 +39,9 @@ pub(crate) struct DrainArgs {
     /// Do not wait until its current task has ended; the task returns to the queue.
     #[arg(long)]
     pub(crate) now: bool,
-    /// Longest wait for its current task, in seconds.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    pub(crate) within: u64,
+    /// Longest wait for its current task.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) within: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +85,6 @@ pub(crate) struct RestoreArgs {
 /// applies the manifest. Credentials, logins, channels, schedules and the display name are not copied; the clone
 /// gets its own databases.
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
-    args.wait.patience()?;
     let file = args.manifest.path(home);
     let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let client = operator_client(home)?;
@@ -126,8 +126,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let edited = edit_manifest(&file, |text| {
-        manifest::remove_agent(text, &name)
-            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
+        manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
     })?;
     let client = operator_client(home)?;
     // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
@@ -175,12 +174,10 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
 /// `abbey agent rename`: gives an agent another name in the manifest, wherever a key names it, and applies that once
 /// its current task has ended. Files, user, addresses, databases, budget and history stay; its cell restarts.
 pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs) -> Outcome {
-    args.wait.patience()?;
     let file = args.manifest.path(home);
     let (old, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let edited = edit_manifest(&file, |text| {
-        manifest::rename_agent(text, &old, &new)
-            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
+        manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
     })?;
     let client = operator_client(home)?;
     let edit = ManifestEdit::renaming(edited, &old, &new);
@@ -205,7 +202,7 @@ async fn after_its_task(
     let presence = client.agents().show(agent.as_str()).await?.presence;
     let drains = !drain.now && !matches!(presence, Presence::Stopped | Presence::Paused);
     if drains {
-        wait_until_drained(client, agent.as_str(), Duration::from_secs(drain.within)).await?;
+        wait_until_drained(client, agent.as_str(), drain.within).await?;
     }
     let outcome = apply.await;
     if drains && !matches!(outcome, Ok(exit::OK)) {
@@ -237,7 +234,6 @@ async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Re
 /// `abbey agent restore`: restores a removed agent with its last manifest entry, its files and new credentials.
 /// Exit code 4 if the agent exists.
 pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArgs) -> Outcome {
-    args.wait.patience()?;
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let client = operator_client(home)?;

@@ -1,9 +1,10 @@
 //! `abbey start`, `stop`, `restart`, `pause` and `resume`: the desired state of agents.
 
+use crate::commands::why::find_service;
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
-use crate::output::{self, print_message};
+use crate::output;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::FleetQuery;
 use abbey_daemon::Home;
@@ -34,7 +35,6 @@ pub(crate) async fn cmd_set_agent_state(
     verb: &str,
     args: &AgentsArgs,
 ) -> Outcome {
-    args.wait.patience()?;
     let client = operator_client(home)?;
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
@@ -66,15 +66,21 @@ pub(crate) async fn cmd_set_agent_state(
         false => args.wait.wait(&client, WaitFor::Agents(asked)).await?,
     };
     let fleet = client.agents().list(&FleetQuery::default()).await?;
-    match json {
-        true => output::print_json(&fleet),
-        false => print_agents(&fleet),
+    match (failures.len() < names.len(), json) {
+        (false, _) => {}
+        (true, true) => output::print_json(&fleet),
+        (true, false) => print_agents(&fleet),
     }
     for (name, error) in failures {
-        let failure = Failure::from(error);
-        print_message(&format!("{verb} {name}:"));
-        failure.print(json);
+        let mut failure = Failure::from(error).about(&format!("{verb} {name}"));
         code = failure.code();
+        if find_service(&client, &name, code).await?.is_some() {
+            failure = failure.hint(match verb {
+                "restart" => format!("`{name}` is a service: `abbey service restart {name}`"),
+                _ => format!("`{name}` is a service, which runs for as long as the manifest has it"),
+            });
+        }
+        failure.print(json);
     }
     Ok(code)
 }

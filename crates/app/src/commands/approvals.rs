@@ -49,6 +49,9 @@ pub(crate) async fn cmd_approvals(
             let doc = client.approvals().list(&query).await?;
             match json {
                 true => output::print_json(&doc),
+                false if doc.approvals.is_empty() && all => {
+                    output::print_lines("no agent has requested an approval yet");
+                }
                 false if doc.approvals.is_empty() => output::print_lines(
                     "no requests wait for a decision; `abbey approvals --all` lists the decided ones",
                 ),

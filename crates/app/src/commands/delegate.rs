@@ -1,6 +1,7 @@
 //! `abbey delegate`: gives a task to an agent by name.
 
 use crate::connect::operator_client;
+use crate::durations::{milliseconds, parse_duration, parse_positive_duration};
 use crate::exit::{self, Outcome};
 use crate::task_output::{print_task, wait_for_end};
 use abbey_api::DelegateBody;
@@ -18,9 +19,9 @@ pub(crate) struct DelegateArgs {
     /// Wait until the task has ended; the exit code gives the outcome.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Longest wait, in seconds; then the exit code is 124.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    pub(crate) timeout: u64,
+    /// Longest wait; then the exit code is 124.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
     /// Recipient of the result: `agent:NAME`.
     #[arg(long, value_name = "RECIPIENT")]
     pub(crate) deliver: Option<String>,
@@ -30,9 +31,9 @@ pub(crate) struct DelegateArgs {
     /// Field that the result must have; may be given several times.
     #[arg(long = "expect", value_name = "FIELD")]
     pub(crate) expects: Vec<String>,
-    /// Seconds after which the task and its subtasks time out.
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) deadline: Option<i64>,
+    /// Time after which the task and its subtasks time out.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
+    pub(crate) deadline: Option<Duration>,
     /// Limit on tokens over all runs, including those of subtasks.
     #[arg(long)]
     pub(crate) tokens: Option<u64>,
@@ -49,7 +50,7 @@ pub(crate) async fn cmd_delegate(home: &Home, json: bool, args: DelegateArgs) ->
         to: args.agent,
         text: args.text,
         expects: args.expects,
-        deadline_ms: args.deadline.map(|s| s.saturating_mul(1000)),
+        deadline_ms: args.deadline.map(milliseconds),
         deliver: args.deliver,
         tokens: args.tokens,
         task: None,
@@ -60,6 +61,6 @@ pub(crate) async fn cmd_delegate(home: &Home, json: bool, args: DelegateArgs) ->
         print_task(json, &doc);
         return Ok(exit::OK);
     }
-    let patience = Duration::from_secs(args.timeout);
+    let patience = args.timeout;
     wait_for_end(&client, json, &doc.task.id, patience).await
 }

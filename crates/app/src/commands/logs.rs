@@ -1,16 +1,16 @@
 //! `abbey logs` and `abbey service logs`: what cells printed.
 
-use crate::commands::run::duration;
 use crate::connect::operator_client;
+use crate::durations::{self, milliseconds, parse_duration};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{FleetQuery, LogLine, LogQuery, LogStream, ServicesQuery, Time};
 use abbey_daemon::Home;
-use abbey_model::{Millis, Timestamp};
+use abbey_model::Millis;
 use clap::Args;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
@@ -27,8 +27,8 @@ pub(crate) struct LogsArgs {
     #[arg(short = 'n', long, visible_alias = "tail", default_value_t = 100)]
     pub(crate) lines: u32,
     /// Only lines that are at most this old, like `10m`.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) since: Option<Duration>,
 }
 
 /// Lines that are asked for where the number is not what limits them.
@@ -88,9 +88,19 @@ impl Source {
     /// Lines that were not returned before, oldest first.
     async fn fresh(&mut self, client: &Client, lines: u32) -> Result<Vec<LogLine>, Failure> {
         let query = LogQuery { lines: Some(lines) };
-        let doc = match self.kind {
-            Kind::Service => client.services().logs(&self.name, &query).await?,
-            Kind::Agent => client.agents().logs(&self.name, &query).await?,
+        let read = match self.kind {
+            Kind::Service => client.services().logs(&self.name, &query).await,
+            Kind::Agent => client.agents().logs(&self.name, &query).await,
+        };
+        let doc = match read.map_err(Failure::from) {
+            // A service is called by its name alone where no agent has it.
+            Err(no_agent) if self.kind == Kind::Agent && no_agent.code() == exit::NOT_FOUND => {
+                let service = client.services().logs(&self.name, &query).await;
+                let doc = service.map_err(|_| no_agent)?;
+                self.kind = Kind::Service;
+                doc
+            }
+            read => read?,
         };
         Ok(self.seen.unseen(doc.lines))
     }
@@ -106,7 +116,7 @@ pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcom
 /// arrive with `--follow`.
 pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsArgs) -> Outcome {
     let client = operator_client(home)?;
-    let oldest = args.since.as_ref().map(since).transpose()?;
+    let oldest = args.since.map(since);
     let mut sources = match args.all {
         false => {
             let source = |name: &String| match name.strip_prefix("service/") {
@@ -186,16 +196,14 @@ async fn all_sources(client: &Client, kind: Kind) -> Result<Vec<Source>, Failure
 }
 
 /// The instant that lies this long before now.
-fn since(text: &String) -> Result<Time, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-    let Millis(age) = Millis(duration(text)?);
-    Ok(Time(Timestamp(now.saturating_sub(age))))
+fn since(age: Duration) -> Time {
+    Time(durations::now() - Millis(milliseconds(age)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use abbey_model::Timestamp;
 
     fn lines(all: &[(i64, &str)]) -> Vec<LogLine> {
         let line = |(at, text): &(i64, &str)| LogLine {

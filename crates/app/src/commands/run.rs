@@ -5,6 +5,7 @@ use crate::command_stream::{
     stream_program_output,
 };
 use crate::connect::operator_client;
+use crate::durations::{milliseconds, parse_positive_duration};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Args;
 use serde_json::json;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -33,8 +35,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) processes: Option<u32>,
     /// Time limit, like `60s`; a command that exceeds it is killed and the exit code is 124.
-    #[arg(long)]
-    pub(crate) timeout: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
+    pub(crate) timeout: Option<Duration>,
     /// Allowed destinations: `none` (the default), `full`, or a destination like `api.example.org:443`; may be
     /// given several times.
     #[arg(long)]
@@ -57,24 +59,11 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// Milliseconds of a duration that was given as an argument.
-///
-/// # Errors
-/// Exit code 2 if it is none.
-pub(crate) fn duration(text: &String) -> Result<i64, Failure> {
-    manifest::parse_duration_ms(text).ok_or_else(|| {
-        Failure::usage(format!(
-            "invalid duration `{text}`: {}",
-            with_unit(text, "60", "s")
-        ))
-    })
-}
-
-/// What to write instead of an amount that is none: the number with its unit, or an example.
-fn with_unit(text: &str, number: &str, unit: &str) -> String {
+/// What to write instead of a size that is none: the number with its unit, or an example.
+fn with_unit(text: &str) -> String {
     match text.parse::<u64>() {
-        Ok(_) => format!("its unit is missing; write `{text}{unit}`"),
-        Err(_) => format!("write a number with a unit, like `{number}{unit}`"),
+        Ok(_) => format!("its unit is missing; write `{text}MiB`"),
+        Err(_) => "write a number with a unit, like `512MiB`".to_owned(),
     }
 }
 
@@ -84,7 +73,7 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
         manifest::parse_bytes(text).ok_or_else(|| {
             Failure::usage(format!(
                 "invalid size `{text}`: {}",
-                with_unit(text, "512", "MiB")
+                with_unit(text)
             ))
         })
     };
@@ -109,7 +98,7 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
         memory_bytes: args.memory.as_ref().map(amount).transpose()?,
         cpu_milli: args.cpus.map(|c| (c * 1000.0).round() as u32),
         processes: args.processes,
-        timeout_ms: args.timeout.as_ref().map(duration).transpose()?,
+        timeout_ms: args.timeout.map(milliseconds),
         egress: args.egress,
         profile: args.profile,
         waive: args.waive,

@@ -2,10 +2,11 @@
 
 use crate::connect::operator_client;
 use crate::consent::Consent;
+use crate::durations;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::parse_key_values;
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_file::{self, apply_edit, edit_manifest, manifest_failure, parse_slug};
+use crate::manifest_file::{self, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug};
 use crate::output::{self, print_table, text_or_dash};
 use abbey_api::client::Client;
 use abbey_api::{ScheduleDoc, ScheduleView, SchedulesQuery};
@@ -58,8 +59,8 @@ pub(crate) struct ScheduleAddArgs {
     /// Interval, like `30m`.
     #[arg(long, group = "when")]
     pub(crate) every: Option<String>,
-    /// One instant, like `2026-12-01T10:00:00Z`.
-    #[arg(long, group = "when")]
+    /// One instant to come, like `2026-12-01T10:00:00Z`.
+    #[arg(long, group = "when", value_parser = parse_future_instant)]
     pub(crate) at: Option<String>,
     /// Text of the task that it adds.
     #[arg(long, group = "does")]
@@ -92,6 +93,15 @@ pub(crate) struct ScheduleAddArgs {
     pub(crate) manifest: ManifestArg,
 }
 
+/// Accepts the text of an instant that is not over.
+fn parse_future_instant(text: &str) -> Result<String, String> {
+    let at = manifest::parse_instant(text)?;
+    match at <= durations::now() {
+        true => Err("it is over, so nothing would start".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// `abbey schedule`: lists schedules, shows or fires one, or adds or removes one in the manifest and applies it.
 pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleCommand) -> Outcome {
     let client = operator_client(home)?;
@@ -101,15 +111,8 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             let does = manifest_entry(&args)?;
             let file = args.manifest.path(home);
             let edited = edit_manifest(&file, |text| {
-                let agent_exists =
-                    manifest::parse(text).is_ok_and(|h| h.agents.contains_key(&agent));
-                let code = if agent_exists {
-                    exit::CONFLICT
-                } else {
-                    exit::NOT_FOUND
-                };
                 manifest::add_schedule(text, &agent, &name, &does)
-                    .map_err(|m| manifest_failure(&m).with_code(code))
+                    .map_err(|m| agent_edit_failure(text, &agent, &m))
             })?;
             apply_edit(
                 home,

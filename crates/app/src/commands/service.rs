@@ -43,7 +43,6 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
 
 /// Restarts a service, and waits until it is ready or it is known that it will not be.
 async fn restart_service(home: &Home, json: bool, service: &str, wait: &WaitArgs) -> Outcome {
-    wait.patience()?;
     let client = operator_client(home)?.timeout(Duration::from_secs(60));
     let doc = client.services().restart(service).await?;
     let code = wait

@@ -2,6 +2,7 @@
 
 use crate::commands::work_queue;
 use crate::connect::operator_client;
+use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output::{print_task, shorten_title, wait_for_end};
@@ -30,7 +31,7 @@ pub(crate) enum TaskCommand {
         #[arg(long)]
         agent: Option<String>,
         /// Number of tasks to list.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
     /// Show a task with its runs and its result.
@@ -54,7 +55,7 @@ pub(crate) enum TaskCommand {
         /// Number of the task, like `TASK-12`.
         task: String,
     },
-    /// Queue a finished task again.
+    /// Queue a task again that failed, timed out, was cancelled or is unverified.
     #[command(after_help = "Example:\n  abbey task retry TASK-12")]
     Retry {
         /// Number of the task, like `TASK-12`.
@@ -119,9 +120,9 @@ pub(crate) struct TaskAddArgs {
     /// Wait until the task has ended; the exit code gives the outcome.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Longest wait, in seconds; then the exit code is 124.
-    #[arg(long, default_value_t = 900)]
-    pub(crate) timeout: u64,
+    /// Longest wait; then the exit code is 124.
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
 }
 
 /// `abbey task`: adds, lists, shows, explains, cancels, retries, unblocks, exports, imports or synchronises tasks.
@@ -134,6 +135,10 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             agent,
             limit,
         } => {
+            let when_empty = match state.is_some() || agent.is_some() {
+                true => "no task is like that; `abbey task list` lists those of every state and agent",
+                false => "no tasks; `abbey task add TEXT` adds one",
+            };
             let query = TaskQuery {
                 state,
                 agent,
@@ -157,7 +162,7 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                 print_table(
                     &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
                     doc.tasks.iter().map(row).collect(),
-                    "no tasks; `abbey task add TEXT` adds one",
+                    when_empty,
                 );
             }
             Ok(exit::OK)
@@ -305,7 +310,7 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         client,
         json,
         &doc.task.id,
-        Duration::from_secs(args.timeout),
+        args.timeout,
     )
     .await
 }

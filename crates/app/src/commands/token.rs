@@ -1,12 +1,14 @@
 //! `abbey token`: named credentials of the operator API, with scopes.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Failure, Outcome};
+use crate::durations::parse_positive_duration;
+use crate::exit::{self, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use abbey_api::{NewTokenBody, TokenView};
-use abbey_daemon::{Home, manifest};
+use abbey_daemon::Home;
 use abbey_model::AccessScope;
 use clap::{Args, Subcommand};
+use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -39,8 +41,8 @@ pub(crate) struct TokenNewArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) person: Option<String>,
     /// Time until it expires, like `12h` or `90d` [default: it does not expire].
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) expires: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = parse_positive_duration)]
+    pub(crate) expires: Option<Duration>,
 }
 
 /// `abbey token`: creates a token of the operator API and prints its secret once, lists the tokens, or revokes one.
@@ -48,7 +50,7 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
     let client = operator_client(home)?;
     match command {
         TokenCommand::New(args) => {
-            let expires_in_s = args.expires.as_deref().map(seconds).transpose()?;
+            let expires_in_s = args.expires.map(|d| d.as_millis().div_ceil(1000)).and_then(|s| u64::try_from(s).ok());
             let body = NewTokenBody {
                 name: args.name,
                 scopes: args.scope,
@@ -121,15 +123,4 @@ fn expiry(token: &TokenView) -> String {
     token
         .expires_at
         .map_or_else(|| "never".to_owned(), output::local_time)
-}
-
-/// Whole seconds of a duration such as `90d`, at least one.
-fn seconds(text: &str) -> Result<u64, Failure> {
-    let ms = manifest::parse_duration_ms(text).and_then(|ms| u64::try_from(ms).ok());
-    match ms {
-        Some(ms @ 1..) => Ok(ms.div_ceil(1000)),
-        _ => Err(Failure::usage(format!(
-            "invalid duration `{text}`: write a number with a unit, like `12h` or `90d`"
-        ))),
-    }
 }

@@ -3,7 +3,9 @@
 use crate::commands::ps::print_fleet;
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
-use crate::control_plane::{ensure_current_control_plane_up, runs_another_build, shut_down_house};
+use crate::control_plane::{
+    ensure_current_control_plane_up, is_house_down, runs_another_build, shut_down_house,
+};
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::finish_interrupted_edits;
@@ -33,12 +35,12 @@ pub(crate) struct UpArgs {
 /// agents and services are ready or it is known that they will not be. Exit code 7 if one is not, 4 if the plan removes something and nobody
 /// consents to it.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
-    args.wait.patience()?;
     let file = args.manifest.path(home);
     let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
+    let was_down = is_house_down(home);
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");
     } else if runs_another_build(home) {
@@ -56,7 +58,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         Err(failure) => {
             progress.end();
             let empty = client.house().show(&HouseQuery::default()).await?;
-            if started && empty.house.is_none() {
+            if started && (was_down || empty.house.is_none()) {
                 // It was started for this manifest only; leave the host as it was.
                 shut_down_house(home, &client).await?;
             }

@@ -5,19 +5,26 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, text_or_dash};
 use crate::text::Text;
 use abbey_api::client::Client;
-use abbey_api::{ServiceView, ServicesQuery};
+use abbey_api::{ReadinessQuery, ServiceView, ServicesQuery};
 use abbey_daemon::Home;
+use abbey_model::TaskRef;
 
 /// `abbey why`: prints the state of an agent with its reasons, its last exit and its next retry, or the state of a
 /// service.
 pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
+    if name.parse::<TaskRef>().is_ok() {
+        return Err(
+            Failure::usage(format!("`{name}` is a task, and this explains agents and services"))
+                .hint(format!("`abbey task why {name}` explains it")),
+        );
+    }
     let client = operator_client(home)?;
     let doc = match client.agents().why(name).await {
         Ok(doc) => doc,
         Err(error) => {
             let failure = Failure::from(error);
             return match find_service(&client, name, failure.code()).await? {
-                Some(service) => Ok(explain_service(json, &service)),
+                Some(service) => explain_service(&client, json, &service).await,
                 None => Err(failure),
             };
         }
@@ -42,12 +49,12 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
 }
 
 /// The service of this name (also `service/NAME`), where the house said that there is no such agent.
-async fn find_service(
+pub(crate) async fn find_service(
     client: &Client,
     name: &str,
     code: u8,
 ) -> Result<Option<ServiceView>, Failure> {
-    if code != exit::NOT_FOUND {
+    if code != exit::NOT_FOUND && !name.starts_with("service/") {
         return Ok(None);
     }
     let name = name.strip_prefix("service/").unwrap_or(name);
@@ -55,23 +62,27 @@ async fn find_service(
     Ok(doc.services.into_iter().find(|s| s.name == name))
 }
 
-fn explain_service(json: bool, service: &ServiceView) -> u8 {
+/// Prints the state of a service, and what the control plane says of why it is not as desired.
+async fn explain_service(client: &Client, json: bool, service: &ServiceView) -> Outcome {
     if json {
         output::print_json(service);
-        return exit::OK;
+        return Ok(exit::OK);
     }
+    let query = ReadinessQuery {
+        services: Some(service.name.clone()),
+        ..ReadinessQuery::default()
+    };
+    let readiness = client.house().readiness(&query).await?;
     let name = &service.name;
     output::print_text(&Text::from(format!("{name} is ")).join(service.presence.into()));
-    match service.healthy {
-        Some(true) => output::print_line("  probe: it answers"),
-        Some(false) => output::print_line("  probe: it does not answer at its port"),
-        None => {}
+    if service.healthy == Some(true) {
+        output::print_line("  probe: it answers");
     }
-    for why in service.waits.iter().chain(&service.trouble) {
-        output::print_hanging("  waits: ", why);
+    for reason in readiness.cells.iter().filter_map(|c| c.reason.as_ref()) {
+        output::print_hanging("  why: ", output::with_local_times(reason));
     }
     let restarts = service.restarts;
     let line = format!("restarts: {restarts}; `abbey service logs {name}` shows its output");
     output::print_hanging("  ", line);
-    exit::OK
+    Ok(exit::OK)
 }

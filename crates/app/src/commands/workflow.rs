@@ -1,6 +1,7 @@
 //! `abbey workflow`: checks, runs, lists, shows and cancels workflows, and reports events to them.
 
 use crate::connect::operator_client;
+use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::parse_key_values;
 use crate::manifest_arg::ManifestArg;
@@ -43,9 +44,9 @@ pub(crate) enum WorkflowCommand {
         /// Wait until the run has ended; the exit code gives the outcome.
         #[arg(long)]
         wait: bool,
-        /// Longest wait, in seconds; then the exit code is 124.
-        #[arg(long, default_value_t = 900, value_name = "SECONDS")]
-        timeout: u64,
+        /// Longest wait; then the exit code is 124.
+        #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+        timeout: Duration,
         /// A second request with the same key returns the first run instead of starting another.
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
@@ -114,7 +115,7 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             let doc = client.workflows().start(&workflow, &body, key).await?;
             match wait {
                 true => {
-                    wait_for_end(&client, json, &doc.run.id, Duration::from_secs(timeout)).await
+                    wait_for_end(&client, json, &doc.run.id, timeout).await
                 }
                 false => {
                     show(json, &doc);
@@ -304,7 +305,7 @@ fn show(json: bool, doc: &WorkflowDoc) {
         );
     }
     if let Some(why) = &run.failure {
-        output::print_line(&format!("  reason: {why}"));
+        output::print_hanging("  reason: ", why);
     }
     let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
     for step in &run.steps {
@@ -334,6 +335,6 @@ fn show(json: bool, doc: &WorkflowDoc) {
         ));
     }
     if let Some(output) = &run.output {
-        output::print_line(&format!("  output: {output}"));
+        output::print_hanging("  output: ", output.to_string());
     }
 }

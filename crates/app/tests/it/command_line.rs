@@ -38,7 +38,7 @@ fn logs_are_those_of_several_and_of_a_time() {
     assert!(
         house
             .expect_refusal(2, "logs a --since soon")
-            .contains("like `60s`")
+            .contains("like `90s`")
     );
 }
 

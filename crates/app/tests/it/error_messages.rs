@@ -26,7 +26,7 @@ fn errors_without_a_house_are_as_recorded() {
         "template show none",
         "skill check absent",
         "run --memory 64 -- true",
-        "run --timeout 1 -- true",
+        "run --timeout soon -- true",
         "run --cpus 9999 -- true",
         "run --out ../up -- true",
         "import zope .",
@@ -63,6 +63,16 @@ fn errors_of_a_running_house_are_as_recorded() {
         "service restart none",
         "report 'sing a song'",
         "reload abbot --rollback",
+        "why TASK-1",
+        "task show nothing",
+        "task list --agent nobody",
+        "agent rm nobody",
+        "agent rename abbot sysadmin",
+        "agent rename nobody other",
+        "schedule add abbot/x --at yesterday --task x",
+        "schedule add abbot/x --at 2020-01-01T00:00:00Z --task x",
+        "schedule add abbot/x --every 1x --task x",
+        "approvals --all",
     ];
     insta::assert_snapshot!(record(&house, &lines));
 }
@@ -88,6 +98,11 @@ fn mistakes_of_a_manifest_are_told_with_what_is_right() {
             &["must be a list", "`[python3, agent.py]`"],
         ),
         (
+            "agents: { a: { schedules: { s: { at: tomorrow, task: x } } } }",
+            &["no instant", "`2026-12-01T10:00:00Z`"],
+        ),
+        ("just text", &["the manifest must be a mapping"]),
+        (
             "agents: { a: { reports_to: b } }",
             &["agents.a.reports_to", "no agent `b`"],
         ),
@@ -112,7 +127,7 @@ fn mistakes_of_a_manifest_are_told_with_what_is_right() {
     house.expect(0, "plan");
     for (line, told) in [
         ("run --memory 64 -- true", "write `64MiB`"),
-        ("run --timeout 1 -- true", "write `1s`"),
+        ("run --timeout soon -- true", "like `90s`"),
     ] {
         assert!(house.expect_refusal(2, line).contains(told), "{line}");
     }

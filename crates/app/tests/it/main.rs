@@ -42,6 +42,7 @@ mod hostd_fuzz;
 mod house_lifecycle;
 mod idle_house;
 mod imports;
+mod interrupted_commands;
 mod json_documents;
 mod kill_recovery;
 mod locales;

@@ -78,6 +78,10 @@ pub(crate) fn agent_router(api: Arc<ApiState>, gateway: Gateway) -> Router {
     };
     let agents = Router::from(agent_routes())
         .method_not_allowed_fallback(web::refuse_method)
+        .layer(axum::middleware::from_fn_with_state(
+            api.core.rt.clone(),
+            web::outlive_caller,
+        ))
         .layer(guard(Permission::Agent));
     let models = Router::from(model_api::routes())
         .method_not_allowed_fallback(web::refuse_method)

@@ -116,6 +116,10 @@ pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
         .fallback(unknown)
         .layer(from_fn_with_state(
             api.core.rt.clone(),
+            web::outlive_caller,
+        ))
+        .layer(from_fn_with_state(
+            api.core.rt.clone(),
             web::require_progress,
         ))
         .with_state(api)

@@ -213,6 +213,23 @@ pub(crate) async fn refuse_method(request: Request) -> Response {
     problem_response(refusal)
 }
 
+/// Middleware that lets a request which changes something end also when its caller goes away: half of a change would be in
+/// force, such as a plan that is stored and was never carried out.
+pub(crate) async fn outlive_caller(
+    State(rt): State<Runtime>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let answered = rt.spawn(next.run(request)).await;
+    answered.unwrap_or_else(|ended| {
+        let text = format!("the request was not answered: {ended}");
+        problem_response(Problem::new(FaultKind::Internal, text))
+    })
+}
+
 /// Middleware that ends the body of a request with an error once it makes no progress. A connection that was upgraded
 /// has none.
 pub(crate) async fn require_progress(

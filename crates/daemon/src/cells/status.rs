@@ -7,6 +7,7 @@ use crate::core::plan::PlanInForce;
 use crate::core::runtime::{Runtime, run_blocking};
 use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self};
+use abbey_plan::Service;
 use abbey_model::{CellName, Observed, Presence, Slug};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -184,6 +185,16 @@ async fn probe_agent(cells: &CellsState, cell: &CellName) -> (bool, bool) {
         Err(e) => Err(e),
     };
     (probe.worker, answers.is_ok_and(|s| s == 200))
+}
+
+/// What to say of a service that runs and does not answer its probe.
+pub(crate) fn describe_silence(service: &Service) -> String {
+    match service.probe() {
+        Some(path) if !path.is_empty() => format!(
+            "it runs and does not answer a GET of `{path}` at its port with status 200; `probe` in its entry names the path, and `probe: none` is for a program that serves no port"
+        ),
+        _ => "it runs and does not answer at its port; `probe: none` is for a program that serves no port".to_owned(),
+    }
 }
 
 /// Why a service is not healthy; `None` if it is up and answers its probe.

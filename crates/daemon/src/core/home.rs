@@ -180,8 +180,13 @@ impl Home {
             "the home `{}` belongs to user {owner}, and this is user {user}; nothing was changed",
             self.root.display()
         );
+        let become_owner = match (user, owner) {
+            (0, _) => format!(", such as with `setpriv --reuid {owner} --clear-groups`"),
+            (_, 0) => ", such as with `sudo`".to_owned(),
+            _ => String::new(),
+        };
         let remedy = format!(
-            "run it as that user, such as with `setpriv --reuid {owner} --clear-groups`, or select another home with `--home`"
+            "run it as that user{become_owner}, or select another home with `--home` or ABBEY_HOME"
         );
         Err(Problem::new(FaultKind::Forbidden, text)
             .remedy(remedy)

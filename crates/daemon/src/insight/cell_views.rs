@@ -1,7 +1,9 @@
 //! Agents and services of the plan as API documents, with their current status.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{agent_presence, cgroup_usage_cached, probe_cached, service_presence};
+use crate::cells::status::{
+    agent_presence, cgroup_usage_cached, describe_silence, probe_cached, service_presence,
+};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
@@ -78,7 +80,9 @@ async fn agent_view(
     }
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
-    let usage = record.map(|r| cgroup_usage_cached(&work.cells, r));
+    // Without a control group nothing is known of it.
+    let counted = record.filter(|r| !r.groups.is_empty());
+    let usage = counted.map(|r| cgroup_usage_cached(&work.cells, r));
     let account = accounts
         .iter()
         .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
@@ -181,7 +185,10 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             restarts: seen.map_or(0, |s| s.history.restarts),
             kind: service.kind.name().to_owned(),
             waits: seen.and_then(|s| s.waits.clone()),
-            trouble: trouble.get(slug).cloned(),
+            trouble: trouble.get(slug).cloned().or_else(|| {
+                let silent = presence == Presence::WorkerOnly && healthy == Some(false);
+                silent.then(|| describe_silence(service))
+            }),
             pending: match service.kind.has_consumers() {
                 false => Vec::new(),
                 true => {

@@ -3,7 +3,9 @@
 //! Every command that waits asks here, so that all of them wait for the same and give the same reasons.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{agent_presence, probe_cached, service_presence};
+use crate::cells::status::{
+    agent_presence, describe_silence, probe_cached, service_presence,
+};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
@@ -323,9 +325,7 @@ fn judge_running(
         }
         Presence::Ready => (State::Reached, None),
         presence => {
-            let why = because(
-                "it runs and does not answer at its port; `probe: none` is for a program that serves no port",
-            );
+            let why = Some(describe_silence(service));
             // Its entry names no port at which it would answer, so nothing says that waiting helps.
             let silent = presence == Presence::WorkerOnly && !service.serves_port();
             match silent && uptime >= SURVIVES {

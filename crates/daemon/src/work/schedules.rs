@@ -9,7 +9,7 @@ use abbey_api::{
     Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
 };
 use abbey_engine::budget::TimeZone;
-use abbey_engine::timetable::{CatchUp, Overlap, ScheduleTiming, parse_cron};
+use abbey_engine::timetable::{CatchUp, Overlap, ScheduleTiming, parse_cron, parse_instant};
 use abbey_model::{FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Schedule, ScheduleAction, ScheduleTrigger};
 use abbey_store::{DelegationRequest, FireSchedule, NewTask, ScheduleRow, ScheduledStart};
@@ -54,10 +54,7 @@ pub(crate) fn parse_timing(
 ) -> std::result::Result<ScheduleTiming, String> {
     match &schedule.trigger {
         ScheduleTrigger::Every(every) => Ok(ScheduleTiming::Every(*every)),
-        ScheduleTrigger::At(text) => {
-            let at = text.parse::<jiff::Timestamp>().map_err(|e| e.to_string())?;
-            Ok(ScheduleTiming::At(Timestamp(at.as_millisecond())))
-        }
+        ScheduleTrigger::At(text) => Ok(ScheduleTiming::At(parse_instant(text)?)),
         ScheduleTrigger::Cron(text) => {
             let zone = schedule.timezone.as_deref().unwrap_or(zone);
             Ok(ScheduleTiming::Cron {

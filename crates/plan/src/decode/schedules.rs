@@ -26,17 +26,21 @@ impl Decoder<'_> {
                     .and_then(shape::parse_duration_ms)
                     .map(Millis)
             };
+            let keys = ["cron", "every", "at"];
+            if keys.iter().filter(|k| entry.value.get(k).is_some()).count() != 1 {
+                blame(
+                    "",
+                    "needs exactly one of `cron`, `every` and `at`".to_owned(),
+                );
+                continue;
+            }
             let written = [
                 text(value, "cron").map(|t| ScheduleTrigger::Cron(t.to_owned())),
                 millis("every").map(ScheduleTrigger::Every),
                 text(value, "at").map(|t| ScheduleTrigger::At(t.to_owned())),
             ];
-            let mut given = written.into_iter().flatten();
-            let (Some(trigger), None) = (given.next(), given.next()) else {
-                blame(
-                    "",
-                    "needs exactly one of `cron`, `every` and `at`".to_owned(),
-                );
+            // A value of another shape has been reported.
+            let Some(trigger) = written.into_iter().flatten().next() else {
                 continue;
             };
             match &trigger {
@@ -54,7 +58,12 @@ impl Decoder<'_> {
                 ScheduleTrigger::Every(every) if every.0 < 1000 => {
                     blame("every", "must be at least 1 second".to_owned());
                 }
-                ScheduleTrigger::At(_) | ScheduleTrigger::Every(_) => {}
+                ScheduleTrigger::At(text) => {
+                    if let Err(why) = abbey_engine::timetable::parse_instant(text) {
+                        blame("at", why);
+                    }
+                }
+                ScheduleTrigger::Every(_) => {}
             }
             let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
             let number = catch_up

@@ -421,10 +421,10 @@ fn check_credentials(work: &WorkState, checks: &mut Checks) {
         "credentials",
         missing.is_empty(),
         CheckSeverity::Fail,
-        match missing.first() {
-            None => format!("{count} credentials can be read"),
-            Some(first) => first.clone(),
+        match missing.is_empty() {
+            true => format!("{count} credentials can be read"),
+            false => missing.join("; "),
         },
-        "create it at the path that the manifest names, readable for the user of the control plane",
+        "do what is said of each, then run `abbey up`",
     );
 }

@@ -63,16 +63,14 @@ pub(super) async fn check_agents_and_services(
                 | Presence::Idle
         );
         let why = service.waits.as_ref().or(service.trouble.as_ref());
-        let deaf = service.presence == Presence::WorkerOnly && service.healthy == Some(false);
-        let deaf = deaf.then_some(": it runs and does not answer at its port");
-        let more = why.map_or_else(|| deaf.unwrap_or_default().to_owned(), |w| format!(": {w}"));
+        let more = why.map_or_else(String::new, |w| format!(": {w}"));
         checks.add(
             &format!("service.{}", service.name),
             good && why.is_none(),
             CheckSeverity::Warn,
             format!("{} is {}{more}", service.name, service.presence),
             &format!(
-                "`abbey service logs {}` shows its output; `probe: none` is for a program that serves no port",
+                "`abbey service logs {0}` shows its output, `abbey why {0}` why it is so",
                 service.name
             ),
         );
