@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -80,16 +81,34 @@ struct Guest {
 
 impl Guest {
     fn start(channel: &mut Channel) -> Result<Guest> {
-        let contained = setup::is_container();
-        if !contained {
+        if !setup::is_container() {
             setup::mount_system_file_systems()?;
             if setup::waits_for_instructions() {
-                wait_for_instructions(channel);
+                wait_for_instructions(channel, Guest::rehearse);
             }
         }
-        let config = setup::read_config()?;
+        Guest::begin(channel, setup::read_config()?)
+    }
+
+    /// Does once what will be done when the instructions come, with others and with nobody at the other end: code is
+    /// in memory and translated, groups and files exist.
+    fn rehearse() -> Result<()> {
+        let _none_yet = setup::read_config();
+        let (ours, _nobody) = UnixStream::pair().map_err(Error::file("make", "a channel"))?;
+        ours.set_nonblocking(true)
+            .map_err(Error::file("make", "a channel"))?;
+        let mut channel = Channel::new(ours.into(), ChannelSide::Guest);
+        let text = GuestConfig::sample().and_then(|c| serde_json::to_vec(&c).ok());
+        if let Some(config) = text.and_then(|t| serde_json::from_slice(&t).ok()) {
+            let _status = Guest::begin(&mut channel, config)?.serve_until_exit(&mut channel);
+        }
+        Ok(())
+    }
+
+    /// Sets up what the instructions say, and starts their program.
+    fn begin(channel: &mut Channel, config: GuestConfig) -> Result<Guest> {
         // A container was made with all of it, which is verified before anything else runs in it.
-        if contained {
+        if config.contained {
             setup::verify_container(&config.cell)?;
         } else {
             setup::set_identity(&config)?;
@@ -141,22 +160,28 @@ impl Guest {
         if self.ready.is_none() {
             send_guest_notice(&mut channel, &GuestNotice::Ready {});
         }
+        match self.serve_until_exit(&mut channel) {
+            Some(status) => self.end_guest(&mut channel, status),
+            // Nobody can be served any more; the shim ends the microVM in any case.
+            None => setup::exit_guest(self.config.contained),
+        }
+    }
+
+    /// Serves the program until it has ended. Returns its wait status; none if the channel was closed before.
+    fn serve_until_exit(&mut self, channel: &mut Channel) -> Option<i32> {
         loop {
             for (offer, ends) in std::mem::take(&mut self.offers) {
                 let header = serde_json::to_vec(&offer).unwrap_or_default();
                 channel.open_stream(&header, ends);
             }
-            self.wait_for_events(&channel);
-            if channel.transfer(&mut self).is_err() {
-                // Nobody can be served any more; the shim ends the microVM in any case.
-                setup::exit_guest(self.config.contained);
-            }
+            self.wait_for_events(channel);
+            channel.transfer(self).ok()?;
             if let Some(off_ms) = self.clock_off_ms.take() {
-                send_guest_notice(&mut channel, &GuestNotice::Clock { off_ms });
+                send_guest_notice(channel, &GuestNotice::Clock { off_ms });
             }
             self.reap_children();
-            self.read_readiness(&mut channel);
-            self.accept_connections(&channel);
+            self.read_readiness(channel);
+            self.accept_connections(channel);
             if let Some((terminal, transcript)) = &mut self.terminal {
                 terminal.transfer(|bytes| {
                     let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
@@ -167,8 +192,8 @@ impl Guest {
                 let _gone_already =
                     rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
             }
-            if let Some(status) = self.status {
-                self.end_guest(&mut channel, status);
+            if self.status.is_some() {
+                return self.status;
             }
         }
     }
