@@ -10,6 +10,7 @@ use super::shim_link::{
 use super::warm_up::wait_for_instructions;
 use super::{request, setup};
 use crate::files::{pack_to_stream, unpack_stream};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::tcp::start_tcp_connection;
 use crate::sys::terminal::Terminal;
@@ -63,6 +64,7 @@ struct Guest {
     children: OwnedFd,
     ready: Option<OwnedFd>,
     listeners: Vec<TcpListener>,
+    accept_pause: AcceptPause,
     /// The program's terminal, and where what it says is written down.
     terminal: Option<(Terminal, OwnedFd)>,
     /// Streams of the program's, which are offered first.
@@ -143,6 +145,7 @@ impl Guest {
             children,
             ready,
             listeners,
+            accept_pause: AcceptPause::default(),
             terminal,
             offers,
             request_processes: Vec::new(),
@@ -199,12 +202,14 @@ impl Guest {
     }
 
     fn wait_for_events(&self, channel: &Channel) {
-        let patience = self.kill_at.map_or(Duration::from_secs(30), |at| {
+        let pause = self.accept_pause.end();
+        let next = [self.kill_at, pause].into_iter().flatten().min();
+        let patience = next.map_or(Duration::from_secs(30), |at| {
             at.saturating_duration_since(Instant::now())
         });
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
         fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
-        if channel.opened_streams() < CONNECTIONS_MAX {
+        if channel.opened_streams() < CONNECTIONS_MAX && pause.is_none() {
             fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
         }
         if let Some((terminal, _)) = &self.terminal {
@@ -248,7 +253,7 @@ impl Guest {
     fn accept_connections(&mut self, channel: &Channel) {
         for (index, listener) in self.listeners.iter().enumerate() {
             while channel.opened_streams() + self.offers.len() < CONNECTIONS_MAX
-                && let Ok((stream, _)) = listener.accept()
+                && let Some((stream, _)) = self.accept_pause.accepted(listener.accept())
             {
                 let _slower_without = stream.set_nodelay(true);
                 if let Ok(ends) = StreamEnds::from_socket(stream.into()) {
