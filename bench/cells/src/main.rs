@@ -1,7 +1,8 @@
 //! Time and memory of cells: one program to its end in every kind of cell and in peers, runs
 //! interleaved; a network by us and by `ip` and `nft`; a thousand idle cells.
 //!
-//! `bench/cells/run [CELLS]` prints the tables. Everything happens in a network of its own.
+//! `bench/cells/run [-- CELLS]` prints the tables, and `bench/cells/run -- machines` that of microVMs alone. Everything
+//! happens in a network of its own.
 
 use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdOperation, ensure_hostd_running};
 use abbey_cells::{CellNetwork, CellProgram, CellSpec, Sandbox};
@@ -493,9 +494,13 @@ fn fleet(house: &House, count: usize) {
 fn main() {
     let mut args = std::env::args().skip(1);
     let abbey = PathBuf::from(args.next().expect("the binary"));
-    let count = args.next().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let what = args.next();
     abbey_launch::unshare_network().expect("root");
     let house = House::start(&abbey);
+    if what.as_deref() == Some("machines") {
+        return machines::machines(&house, &abbey);
+    }
+    let count = what.and_then(|n| n.parse().ok()).unwrap_or(1000);
     programs(&house);
     networks(&house);
     drop(house);

@@ -658,4 +658,7 @@ fn a_clock_keeps_the_pace_of_the_host() {
         (least..most).contains(&passed),
         "{passed} s there, between {least} and {most} s here"
     );
+    // Its kernel doesn't take a pause for a processor that hangs, whose report on the console would hold up what comes next.
+    let stalls = "/sys/module/rcupdate/parameters/rcu_cpu_stall_suppress";
+    assert_eq!(shell(&house, &format!("cat {stalls}")), "1\n");
 }

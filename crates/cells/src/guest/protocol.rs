@@ -52,7 +52,7 @@ pub(crate) struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// Instructions that run `true`, with which a microVM warms up before it gets its own.
+    /// Instructions for a program that runs others and prints, with which a microVM warms up before it gets its own.
     pub(crate) fn sample() -> Option<GuestConfig> {
         let mut entropy = vec![0; 64];
         rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).ok()?;
@@ -62,8 +62,10 @@ impl GuestConfig {
             boot: 0,
             own: false,
             contained: false,
-            argv: vec!["true".to_owned()],
-            env: Vec::new(),
+            argv: ["sh", "-c", "exec \"$@\"", "sh", "sh", "-c", "echo | cat"]
+                .map(str::to_owned)
+                .to_vec(),
+            env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
             cwd: PathBuf::from("/"),
             terminal: false,
             announces: false,

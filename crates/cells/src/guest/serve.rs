@@ -10,6 +10,7 @@ use super::shim_link::{
 use super::warm_up::wait_for_instructions;
 use super::{request, setup};
 use crate::files::{pack_to_stream, unpack_stream};
+use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::tcp::start_tcp_connection;
 use crate::sys::terminal::Terminal;
@@ -20,6 +21,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,7 @@ struct Guest {
     children: OwnedFd,
     ready: Option<OwnedFd>,
     listeners: Vec<TcpListener>,
+    accept_pause: AcceptPause,
     /// The program's terminal, and where what it says is written down.
     terminal: Option<(Terminal, OwnedFd)>,
     /// Streams of the program's, which are offered first.
@@ -80,16 +83,34 @@ struct Guest {
 
 impl Guest {
     fn start(channel: &mut Channel) -> Result<Guest> {
-        let contained = setup::is_container();
-        if !contained {
+        if !setup::is_container() {
             setup::mount_system_file_systems()?;
             if setup::waits_for_instructions() {
-                wait_for_instructions(channel);
+                wait_for_instructions(channel, Guest::rehearse);
             }
         }
-        let config = setup::read_config()?;
+        Guest::begin(channel, setup::read_config()?)
+    }
+
+    /// Does once what will be done when the instructions come, with others and with nobody at the other end: code is
+    /// in memory and translated, groups and files exist.
+    fn rehearse() -> Result<()> {
+        let _none_yet = setup::read_config();
+        let (ours, _nobody) = UnixStream::pair().map_err(Error::file("make", "a channel"))?;
+        ours.set_nonblocking(true)
+            .map_err(Error::file("make", "a channel"))?;
+        let mut channel = Channel::new(ours.into(), ChannelSide::Guest);
+        let text = GuestConfig::sample().and_then(|c| serde_json::to_vec(&c).ok());
+        if let Some(config) = text.and_then(|t| serde_json::from_slice(&t).ok()) {
+            let _status = Guest::begin(&mut channel, config)?.serve_until_exit(&mut channel);
+        }
+        Ok(())
+    }
+
+    /// Sets up what the instructions say, and starts their program.
+    fn begin(channel: &mut Channel, config: GuestConfig) -> Result<Guest> {
         // A container was made with all of it, which is verified before anything else runs in it.
-        if contained {
+        if config.contained {
             setup::verify_container(&config.cell)?;
         } else {
             setup::set_identity(&config)?;
@@ -124,6 +145,7 @@ impl Guest {
             children,
             ready,
             listeners,
+            accept_pause: AcceptPause::default(),
             terminal,
             offers,
             request_processes: Vec::new(),
@@ -141,22 +163,28 @@ impl Guest {
         if self.ready.is_none() {
             send_guest_notice(&mut channel, &GuestNotice::Ready {});
         }
+        match self.serve_until_exit(&mut channel) {
+            Some(status) => self.end_guest(&mut channel, status),
+            // Nobody can be served any more; the shim ends the microVM in any case.
+            None => setup::exit_guest(self.config.contained),
+        }
+    }
+
+    /// Serves the program until it has ended. Returns its wait status; none if the channel was closed before.
+    fn serve_until_exit(&mut self, channel: &mut Channel) -> Option<i32> {
         loop {
             for (offer, ends) in std::mem::take(&mut self.offers) {
                 let header = serde_json::to_vec(&offer).unwrap_or_default();
                 channel.open_stream(&header, ends);
             }
-            self.wait_for_events(&channel);
-            if channel.transfer(&mut self).is_err() {
-                // Nobody can be served any more; the shim ends the microVM in any case.
-                setup::exit_guest(self.config.contained);
-            }
+            self.wait_for_events(channel);
+            channel.transfer(self).ok()?;
             if let Some(off_ms) = self.clock_off_ms.take() {
-                send_guest_notice(&mut channel, &GuestNotice::Clock { off_ms });
+                send_guest_notice(channel, &GuestNotice::Clock { off_ms });
             }
             self.reap_children();
-            self.read_readiness(&mut channel);
-            self.accept_connections(&channel);
+            self.read_readiness(channel);
+            self.accept_connections(channel);
             if let Some((terminal, transcript)) = &mut self.terminal {
                 terminal.transfer(|bytes| {
                     let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
@@ -167,19 +195,21 @@ impl Guest {
                 let _gone_already =
                     rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
             }
-            if let Some(status) = self.status {
-                self.end_guest(&mut channel, status);
+            if self.status.is_some() {
+                return self.status;
             }
         }
     }
 
     fn wait_for_events(&self, channel: &Channel) {
-        let patience = self.kill_at.map_or(Duration::from_secs(30), |at| {
+        let pause = self.accept_pause.end();
+        let next = [self.kill_at, pause].into_iter().flatten().min();
+        let patience = next.map_or(Duration::from_secs(30), |at| {
             at.saturating_duration_since(Instant::now())
         });
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
         fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
-        if channel.opened_streams() < CONNECTIONS_MAX {
+        if channel.opened_streams() < CONNECTIONS_MAX && pause.is_none() {
             fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
         }
         if let Some((terminal, _)) = &self.terminal {
@@ -223,7 +253,7 @@ impl Guest {
     fn accept_connections(&mut self, channel: &Channel) {
         for (index, listener) in self.listeners.iter().enumerate() {
             while channel.opened_streams() + self.offers.len() < CONNECTIONS_MAX
-                && let Ok((stream, _)) = listener.accept()
+                && let Some((stream, _)) = self.accept_pause.accepted(listener.accept())
             {
                 let _slower_without = stream.set_nodelay(true);
                 if let Ok(ends) = StreamEnds::from_socket(stream.into()) {

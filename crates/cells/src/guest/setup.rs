@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Memory that the guest's kernel and first process keep.
 const RESERVE: u64 = 40 << 20;
@@ -88,9 +89,12 @@ pub(super) fn waits_for_instructions() -> bool {
 
 /// Reads the instructions of this boot from the drive or file that holds them.
 pub(super) fn read_config() -> Result<GuestConfig> {
-    let place = match is_container() {
-        true => Some(PathBuf::from(CONTAINER_CONFIG)),
-        false => find_drive("config"),
+    // Which drive it is stays so: to ask each for its serial number is a request to each.
+    static DRIVE: OnceLock<PathBuf> = OnceLock::new();
+    let place = match (is_container(), DRIVE.get()) {
+        (true, _) => Some(PathBuf::from(CONTAINER_CONFIG)),
+        (false, Some(known)) => Some(known.clone()),
+        (false, None) => find_drive("config").map(|found| DRIVE.get_or_init(|| found).clone()),
     };
     let path = place.ok_or_else(|| {
         Error::file("find", "the drive of instructions")(std::io::ErrorKind::NotFound.into())
@@ -100,6 +104,9 @@ pub(super) fn read_config() -> Result<GuestConfig> {
     // The kernel looked for partitions when it found the drive, and what it saw then may have changed.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
         .map_err(step("reread", "the drive of instructions"))?;
+    // Without this the kernel reads ahead into what is there for the size of the drive.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)
+        .map_err(step("read", "the drive of instructions"))?;
     // It is one line; what follows is there for the size of the drive.
     BufReader::new(file)
         .read_until(b'\n', &mut bytes)

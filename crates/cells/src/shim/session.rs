@@ -6,6 +6,7 @@ use crate::guest::channel::{Channel, ChannelSide, StreamEnds};
 use crate::guest::{GuestRequest, ShimNotice};
 use crate::microvm::firecracker::FirecrackerSetup;
 use crate::microvm::{GuestLine, MicroVmTemplate, PreparedGuest, QemuMonitor, SnapshotRole};
+use crate::sys::accept_pause::AcceptPause;
 use crate::{CellSpec, Error, Result, microvm};
 use abbey_model::{ExitKind, VmEnd};
 use rustix::event::{PollFd, PollFlags};
@@ -27,6 +28,7 @@ pub(super) struct GuestSession {
     channel: Option<Channel>,
     /// Where it calls, and the user by whom.
     calls: Option<(UnixListener, Option<u32>)>,
+    calls_pause: AcceptPause,
     /// Where whoever tells the microVM's program what to do says that it failed.
     firecracker_setup: Option<OwnedFd>,
     /// Of a program that can be asked.
@@ -85,6 +87,7 @@ impl GuestSession {
         let mut session = GuestSession {
             channel,
             calls,
+            calls_pause: AcceptPause::default(),
             firecracker_setup: None,
             monitor,
             plan,
@@ -129,9 +132,9 @@ impl GuestSession {
         if let Some(channel) = self.channel.as_ref().filter(|_| !self.closed) {
             channel.add_poll_fds(fds);
         }
-        let calls = self
-            .calls
-            .iter()
+        let calls = self.calls.iter();
+        let calls = calls
+            .filter(|_| self.calls_pause.end().is_none())
             .map(|(at, _)| PollFd::new(at, PollFlags::IN));
         fds.extend(calls);
         fds.extend(
@@ -172,7 +175,9 @@ impl GuestSession {
     /// Takes the call of the guest, once, and only from the program that runs it.
     fn accept_guest_connection(&mut self) {
         let Some((at, uid)) = &self.calls else { return };
-        let Ok((stream, _)) = at.accept() else { return };
+        let Some((stream, _)) = self.calls_pause.accepted(at.accept()) else {
+            return;
+        };
         let caller = rustix::net::sockopt::socket_peercred(&stream).map(|c| c.uid.as_raw());
         let expected = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         if caller != Ok(expected) || stream.set_nonblocking(true).is_err() {
@@ -264,7 +269,8 @@ impl GuestSession {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let monitor = self.monitor.as_ref().and_then(QemuMonitor::next_deadline);
         let clock = self.house.clock.next_deadline();
-        [monitor, clock].into_iter().flatten().min()
+        let pause = self.calls_pause.end();
+        [monitor, clock, pause].into_iter().flatten().min()
     }
 
     /// Compares the clock of a guest that runs with the host's, at once and then from time to time, or stops that.

@@ -187,3 +187,42 @@ fn a_clock_that_was_off_is_compared_again() {
     }
     assert!(asked(&mut guest));
 }
+
+#[test]
+fn a_guest_that_calls_without_descriptors_does_not_wake_poll_until_later() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // Each test is a process of its own.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit_files = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let at = UnixListener::bind(dir.path().join("calls")).unwrap();
+    at.set_nonblocking(true).unwrap();
+    let _guest = UnixStream::connect(dir.path().join("calls")).unwrap();
+    let prepared = PreparedGuest {
+        outer: CellSpec::sample(),
+        fds: Vec::new(),
+        line: GuestLine::Called { at, uid: None },
+        firecracker_setup: None,
+        monitor: None,
+        held: None,
+        aside: SnapshotRole::Nothing,
+    };
+    let spec = CellSpec::sample();
+    let mut session = GuestSession::new(&spec, "/nonexistent".into(), false, prepared, None);
+    let polled = |session: &GuestSession| {
+        let mut fds = Vec::new();
+        session.add_poll_fds(&mut fds);
+        fds.len()
+    };
+    assert_eq!(polled(&session), 1);
+    limit_files(Some(3));
+    session.process_messages();
+    let again = session.next_deadline().expect("a pause");
+    assert_eq!(polled(&session), 0, "the caller would wake poll at once");
+    limit_files(maximum);
+    while Instant::now() < again {
+        std::thread::yield_now();
+    }
+    session.process_messages();
+    assert!(session.channel.is_some() && session.calls.is_none());
+}
