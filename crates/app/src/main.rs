@@ -12,6 +12,7 @@ mod control_plane;
 mod examples;
 mod exit;
 mod fleet_output;
+mod follow;
 mod help;
 mod key_values;
 mod local_terminal;

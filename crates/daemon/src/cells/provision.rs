@@ -11,20 +11,22 @@ use crate::core::home::list_slug_dirs;
 use crate::core::hostd;
 use crate::core::plan::PlanInForce;
 use crate::core::runtime;
+use crate::core::saved_templates::require_saved_template;
 use crate::net::firewall;
 use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{CellName, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug};
+use abbey_model::{CellName, FaultKind, FirstFiles, Id, Millis, Observed, Principal, SagaId, Slug};
 use abbey_plan::{House, Registry};
 use abbey_store::{RenamedAgent, SagaRow};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Steps that create an agent.
-const CREATE: [&str; 3] = ["home", "files", "credential"];
+/// Steps that create an agent. What lies at its place first goes out of the way, then it gets the files that its plan brings.
+const CREATE: [&str; 5] = ["clear", "fill", "home", "files", "credential"];
 /// Steps that remove an agent. Files first: where they can't be moved, the agent keeps its credentials, in case the next
 /// plan has it again.
 const REMOVE: [&str; 4] = ["stop", "archive", "revoke", "forget"];
@@ -49,6 +51,10 @@ pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
     let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
+    let _until_done = cells
+        .core
+        .plan
+        .begin_activity("preparing agents and services");
     let outcome = provision_all(cells, &current).await;
     cells.mark_provisioned(current.generation);
     outcome
@@ -100,7 +106,9 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     let hostd = Arc::clone(&cells.core.hostd);
     let allocated = hostd::call_blocking(move || hostd.owners()).await?;
     let settled = |owner: &CellName| !half_renamed.contains(owner);
+    let report = |text: String| cells.core.plan.report_activity(text);
     for (owner, has) in allocated.iter().filter(|(owner, _)| settled(owner)) {
+        report(format!("checking what {owner} still needs"));
         failures.note(owner, release_for(cells, current, owner, has).await);
     }
     // A removal or creation of either name would tear apart what belongs to one agent.
@@ -109,6 +117,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     }
     // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
+        report(format!("preparing service `{service}`"));
         let owner = CellName::Service(service.clone());
         failures.note(&owner.clone(), prepare_home(cells, current, owner).await);
     }
@@ -116,10 +125,12 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
         if !settled(&CellName::Agent(slug.clone())) {
             continue;
         }
+        report(format!("preparing agent `{slug}`"));
         failures.note(slug, provision_agent(cells, current, slug).await);
     }
     let owners: Vec<CellName> = allocated.into_keys().collect();
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
+    report("applying the firewall rules".to_owned());
     firewall::apply_planned_firewall(&cells.net).await?;
     reload_credentials(cells).await?;
     failures.into_result()
@@ -285,6 +296,8 @@ async fn run_saga(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow)
         let event = match state {
             State::Doing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                let activity = format!("preparing agent `{slug}` ({}, {step})", saga.kind);
+                cells.core.plan.report_activity(activity);
                 crash::point(&format!("{}.{step}.begin", saga.kind));
                 match perform_step(cells, current, &saga.kind, step, &slug).await {
                     Ok(()) => {
@@ -337,11 +350,16 @@ async fn perform_step(
     slug: &Slug,
 ) -> Result<()> {
     match (kind, step) {
+        ("agent.create", "clear") => clear_place(cells, slug).await,
+        ("agent.create", "fill") => fill_home(cells, slug).await,
         ("agent.create", "home") => {
             prepare_home(cells, current, CellName::Agent(slug.clone())).await
         }
         ("agent.create", "files") => write_house_files(cells, current, slug).await,
-        ("agent.create", "credential") => rotate_agent_credentials(cells, slug, Millis(0)).await,
+        ("agent.create", "credential") => {
+            rotate_agent_credentials(cells, slug, Millis(0)).await?;
+            Ok(cells.core.store.finish_first_files(slug.clone()).await?)
+        }
         ("agent.remove", "stop") => {
             stop_and_sweep(cells, &CellName::Agent(slug.clone())).await
         }
@@ -383,14 +401,64 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
                 .await?;
             reload_credentials(cells).await
         }
-        // Archiving the home also undoes the files step.
+        // Archiving the home also undoes the steps between. Restored files go back to where the next attempt finds them.
         ("agent.create", "home") => {
-            archive_files(cells, slug).await?;
             let owner = CellName::Agent(slug.clone());
+            match pending_first_files(cells, slug).await? {
+                Some(FirstFiles::Archive(stamp)) => {
+                    let archive = HostdOperation::Archive {
+                        owner: owner.clone(),
+                        stamp,
+                    };
+                    hostd::run_operation(&cells.core.hostd, archive).await?;
+                }
+                Some(FirstFiles::Template(_)) | None => archive_files(cells, slug).await?,
+            }
             hostd::run_operation(&cells.core.hostd, HostdOperation::Release { owner }).await
         }
         // A removal is never undone: it is begun again at the next provisioning.
         _ => Ok(()),
+    }
+}
+
+async fn pending_first_files(cells: &CellsState, slug: &Slug) -> Result<Option<FirstFiles>> {
+    let pending = cells.core.store.pending_first_files().await?;
+    let mine = pending.into_iter().find(|(agent, _)| agent == slug);
+    Ok(mine.map(|(_, source)| source))
+}
+
+/// Archives files at the place of a new agent. Nobody's, they would become its memory. An agent with an allocation had them
+/// before, as after a restore of the house.
+async fn clear_place(cells: &CellsState, slug: &Slug) -> Result<()> {
+    let helper = Arc::clone(&cells.core.hostd);
+    let owners = hostd::call_blocking(move || helper.owners()).await?;
+    match owners.contains_key(&CellName::Agent(slug.clone())) {
+        true => Ok(()),
+        false => archive_files(cells, slug).await,
+    }
+}
+
+/// Puts the first files of a new agent in place, if its plan brings any. Whole or not at all: files that are there were put
+/// there by an attempt that was cut off.
+async fn fill_home(cells: &CellsState, slug: &Slug) -> Result<()> {
+    let Some(source) = pending_first_files(cells, slug).await? else {
+        return Ok(());
+    };
+    if cells.core.home.agent_dir(slug.as_str()).exists() {
+        return Ok(());
+    }
+    let owner = CellName::Agent(slug.clone());
+    match source {
+        FirstFiles::Template(name) => {
+            let file = require_saved_template(&cells.core.home, &name)?;
+            let helper = Arc::clone(&cells.core.hostd);
+            let fill = HostdOperation::Fill { owner };
+            hostd::call_blocking(move || helper.call(fill, &[file.as_fd()]).map(drop)).await
+        }
+        FirstFiles::Archive(stamp) => {
+            let restore = HostdOperation::Restore { owner, stamp };
+            hostd::run_operation(&cells.core.hostd, restore).await
+        }
     }
 }
 
@@ -549,6 +617,7 @@ agents:
             environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

@@ -385,6 +385,7 @@ mod tests {
             environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
         }
     }
 
