@@ -1,6 +1,7 @@
 //! The table in the kernel: checked, applied in one transaction, read back, and put back as it was
 //! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
 
+use super::foreign;
 use super::nftables::SUBSYSTEM;
 use super::rules;
 use crate::allocation::Allocations;
@@ -189,38 +190,10 @@ pub(crate) fn blocking_chain(tag: HouseTag, allocations: &Allocations) -> Option
     if !wanted(allocations) {
         return None;
     }
-    find_blocking_chain(
-        &run(&["list", "ruleset"], "").ok()?,
-        &tag.interface_prefix(),
-    )
-}
-
-/// Searches a listing of all tables for a chain at the forward hook whose policy is to drop, in a table without a rule
-/// that accepts interfaces with this prefix.
-fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
-    let (mut table, mut chain, mut found) = ("", "", None);
-    let mut blocking: Option<(String, bool)> = None;
-    for line in ruleset.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix("table ") {
-            // The table before is over.
-            found = found.or(blocking.take().filter(|b| !b.1).map(|b| b.0));
-            table = rest.trim_end_matches(['{', ' ']);
-        } else if let Some(rest) = line.strip_prefix("chain ") {
-            chain = rest.trim_end_matches(['{', ' ']);
-        } else if line.contains("hook forward") && line.contains("policy drop") {
-            let text = format!(
-                "the chain `{chain}` of table `{table}` (policy drop; the interfaces of this house begin with `{prefix}`)"
-            );
-            blocking = blocking.or(Some((text, false)));
-        }
-        if line.contains(prefix)
-            && line.contains("accept")
-            && let Some((_, accepts)) = &mut blocking
-        {
-            *accepts = true;
-        }
-    }
-    found.or(blocking.filter(|b| !b.1).map(|b| b.0))
+    let prefix = tag.interface_prefix();
+    let rules = run(&["list", "ruleset"], "").unwrap_or_default();
+    let found = foreign::find_blocking_chain(&rules, &prefix);
+    found.or_else(|| foreign::find_blocking_legacy_chain(&foreign::legacy_rules()?, &prefix))
 }
 
 /// This boot of the host and the network of this process.
@@ -370,42 +343,4 @@ pub(crate) fn remove_firewall(dir: &Path, tag: HouseTag) -> Result<()> {
     }
     run(&["-f", "-"], &text).map_err(failed("remove"))?;
     std::fs::remove_file(path(dir)).map_err(Error::file("remove", path(dir)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DOCKER: &str = r#"table inet abbey_00001 {
-	chain through {
-		type filter hook forward priority filter; policy accept;
-		iifname "ab00001*" accept
-	}
-}
-table ip filter {
-	chain DOCKER-USER {
-	}
-	chain FORWARD {
-		type filter hook forward priority filter; policy drop;
-		counter packets 0 bytes 0 jump DOCKER-USER
-	}
-}
-table ip nat {
-	chain POSTROUTING {
-		type nat hook postrouting priority srcnat; policy accept;
-	}
-}
-"#;
-
-    #[test]
-    fn a_forward_policy_of_another_program_is_found_until_it_accepts_the_house() {
-        let found = find_blocking_chain(DOCKER, "ab00001").unwrap();
-        assert!(found.contains("`FORWARD` of table `ip filter`"), "{found}");
-        let accepted = DOCKER.replace(
-            "jump DOCKER-USER",
-            "jump DOCKER-USER\n\t\tiifname \"ab00001*\" counter accept",
-        );
-        assert_eq!(find_blocking_chain(&accepted, "ab00001"), None);
-        assert_eq!(find_blocking_chain("", "ab00001"), None);
-    }
 }
