@@ -101,8 +101,7 @@ for d in /sys/fs/cgroup /sys/fs/cgroup/user.slice; do echo "+memory +cpu +pids" 
 chown 1001:1001 $group $group/cgroup.{procs,threads,subtree_control}
 echo $$ >$group/cgroup.procs
 "#;
-    let up =
-        format!("{USER}{delegate} as_user abbey plan && as_user {UP}");
+    let up = format!("{USER}{delegate} as_user abbey plan && as_user {UP}");
     shown(host.expect(0, &up));
     let limits = "for g in /sys/fs/cgroup/user.slice/delegated.service/abbey-*/agent-*/; do echo $(basename $g) $(cat $g/memory.max $g/cpu.max $g/pids.max); done";
     let limits = shown(host.expect(0, limits));
@@ -164,7 +163,10 @@ fn a_house_recovers_from_a_power_cut() {
         ],
     );
     // It is no failure of a cell.
-    let exits = host.expect(0, "abbey activity --json | grep -c '\"failures\": *[1-9]'; true");
+    let exits = host.expect(
+        0,
+        "abbey activity --json | grep -c '\"failures\": *[1-9]'; true",
+    );
     assert_eq!(exits.trim(), "0", "{log}");
     host.expect(0, "abbey down");
     let left = "find /sys/fs/cgroup -name '*abbey*'; nft list ruleset; pgrep abbey; true";

@@ -401,19 +401,10 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
                 .await?;
             reload_credentials(cells).await
         }
-        // Archiving the home also undoes the steps between. Restored files go back to where the next attempt finds them.
+        // Archiving the home also undoes the steps around.
         ("agent.create", "home") => {
             let owner = CellName::Agent(slug.clone());
-            match pending_first_files(cells, slug).await? {
-                Some(FirstFiles::Archive(stamp)) => {
-                    let archive = HostdOperation::Archive {
-                        owner: owner.clone(),
-                        stamp,
-                    };
-                    hostd::run_operation(&cells.core.hostd, archive).await?;
-                }
-                Some(FirstFiles::Template(_)) | None => archive_files(cells, slug).await?,
-            }
+            put_away(cells, slug).await?;
             hostd::run_operation(&cells.core.hostd, HostdOperation::Release { owner }).await
         }
         // A removal is never undone: it is begun again at the next provisioning.
@@ -434,8 +425,21 @@ async fn clear_place(cells: &CellsState, slug: &Slug) -> Result<()> {
     let owners = hostd::call_blocking(move || helper.owners()).await?;
     match owners.contains_key(&CellName::Agent(slug.clone())) {
         true => Ok(()),
-        false => archive_files(cells, slug).await,
+        false => put_away(cells, slug).await,
     }
+}
+
+/// Archives the files of an agent whose creation begins anew. Restored files go back to where the next attempt finds them.
+async fn put_away(cells: &CellsState, slug: &Slug) -> Result<()> {
+    let Some(FirstFiles::Archive(stamp)) = pending_first_files(cells, slug).await? else {
+        return archive_files(cells, slug).await;
+    };
+    let kept = hostd::archived_files(&cells.core.hostd, slug).await?;
+    if kept.contains(&stamp) {
+        return archive_files(cells, slug).await;
+    }
+    let owner = CellName::Agent(slug.clone());
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Archive { owner, stamp }).await
 }
 
 /// Puts the first files of a new agent in place, if its plan brings any. Whole or not at all: files that are there were put
