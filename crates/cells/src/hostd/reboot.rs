@@ -46,12 +46,14 @@ fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
     let started = record::read_json::<CellRecord>(&record);
     let ended = record::read_json::<ExitRecord>(&exit);
-    // Without either there was no cell.
     let known = match (&started, &ended) {
         (_, Err(_)) => false,
-        (Ok(started), Ok(ended)) => {
-            let latest = started.as_ref().map(|s| s.generation);
-            latest.is_none() || latest == ended.as_ref().map(|e| e.generation)
+        // There was no cell, or it is one of this boot.
+        (Ok(None), Ok(_)) => true,
+        (Ok(Some(started)), Ok(_)) if started.shim.boot_id == boot_id() => true,
+        (Ok(Some(started)), Ok(ended)) => {
+            let ended = ended.as_ref().map(|e| e.generation);
+            ended == Some(started.generation)
         }
         (Err(_), Ok(ended)) => ended.is_some(),
     };
@@ -110,6 +112,23 @@ mod tests {
         assert_eq!(exit("agent-a").exit, ExitKind::HostRestarted);
         assert_eq!(exit("agent-c"), ended);
         assert!(!cells.join("agent-c/shim.json").exists());
+        // A whole record of another boot, and one of this boot, whose cell may run.
+        let started = |boot: &str| {
+            format!(
+                "{{ \"generation\": 4, \"digest\": \"d\", \"shim\": {{ \"pid\": 1, \"start_ticks\": 1, \"boot_id\": \"{boot}\" }}, \"child\": null, \"started_at\": 1, \"groups\": [], \"in_force\": null }}"
+            )
+        };
+        fs::remove_file(own.join(BOOT)).unwrap();
+        cell(cells, "agent-d", &started("another"));
+        cell(cells, "agent-e", &started(boot_id()));
+        record_ends_of_previous_boot(own, cells).unwrap();
+        let gone = exit("agent-d");
+        assert_eq!(
+            (gone.exit, gone.generation),
+            (ExitKind::HostRestarted, Generation(4))
+        );
+        assert!(cells.join("agent-d/shim.json").exists());
+        assert!(!cells.join("agent-e/exit.json").exists());
         // In the same boot of the host nothing is explained away.
         cell(cells, "agent-b", "{\"gen");
         record_ends_of_previous_boot(own, cells).unwrap();

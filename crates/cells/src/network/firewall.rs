@@ -1,7 +1,6 @@
 //! The table in the kernel: checked, applied in one transaction, read back, and put back as it was
 //! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
 
-use super::foreign;
 use super::nftables::SUBSYSTEM;
 use super::rules;
 use crate::allocation::Allocations;
@@ -44,13 +43,14 @@ struct VerifiedFirewall {
 
 /// Path of the `nft` program, if it is installed.
 pub(crate) fn nft_path() -> Option<PathBuf> {
-    let places = [
-        "/usr/sbin/nft",
-        "/sbin/nft",
-        "/usr/bin/nft",
-        "/usr/local/sbin/nft",
-    ];
-    places.into_iter().map(PathBuf::from).find(|p| p.is_file())
+    system_program("nft")
+}
+
+/// A program for administrators, wherever a host has those: hostd has no search path.
+pub(super) fn system_program(name: &str) -> Option<PathBuf> {
+    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"];
+    let mut paths = places.into_iter().map(|place| Path::new(place).join(name));
+    paths.find(|path| path.is_file())
 }
 
 /// Runs `nft` with text on its input, in the network of this thread.
@@ -156,7 +156,7 @@ fn forwards() -> bool {
 }
 
 /// Whether anybody goes out directly, so that the host has to forward.
-fn wanted(allocations: &Allocations) -> bool {
+pub(super) fn wanted(allocations: &Allocations) -> bool {
     let mut allocations = allocations.owners.values().filter(|c| c.subnet.is_some());
     allocations.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
 }
@@ -182,18 +182,6 @@ fn enable_forwarding() -> Result<()> {
         .and_then(|()| std::fs::write(&file, "0"))
         .map_err(Error::file("write", &file))?;
     std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))
-}
-
-/// Chain of another program that drops forwarded packets by default and accepts none of the house's, if direct egress
-/// needs forwarding: as text for people.
-pub(crate) fn blocking_chain(tag: HouseTag, allocations: &Allocations) -> Option<String> {
-    if !wanted(allocations) {
-        return None;
-    }
-    let prefix = tag.interface_prefix();
-    let rules = run(&["list", "ruleset"], "").unwrap_or_default();
-    let found = foreign::find_blocking_chain(&rules, &prefix);
-    found.or_else(|| foreign::find_blocking_legacy_chain(&foreign::legacy_rules()?, &prefix))
 }
 
 /// This boot of the host and the network of this process.

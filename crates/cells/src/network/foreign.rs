@@ -1,14 +1,29 @@
 //! Firewalls of other programs that drop what cells send: tables of nftables, and the older tables of `iptables-legacy`,
 //! which nftables does not list.
 
+use super::firewall::{run, system_program, wanted};
+use crate::HouseTag;
+use crate::allocation::Allocations;
 use std::process::Command;
 
 /// The tables of `iptables-legacy` that are loaded in the network of this process.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
+/// Chain of another program that drops forwarded packets by default and accepts none of the house's, if direct egress
+/// needs forwarding: as text for people.
+pub(crate) fn blocking_chain(tag: HouseTag, allocations: &Allocations) -> Option<String> {
+    if !wanted(allocations) {
+        return None;
+    }
+    let prefix = tag.interface_prefix();
+    let rules = run(&["list", "ruleset"], "").unwrap_or_default();
+    let found = find_blocking_chain(&rules, &prefix);
+    found.or_else(|| find_blocking_legacy_chain(&legacy_rules()?, &prefix))
+}
+
 /// Searches a listing of all tables for a chain at the forward hook whose policy is to drop, in a table without a rule
 /// that accepts interfaces with this prefix.
-pub(super) fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
+fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
     let (mut table, mut chain, mut found) = ("", "", None);
     let mut blocking: Option<(String, bool)> = None;
     for line in ruleset.lines().map(str::trim) {
@@ -36,12 +51,12 @@ pub(super) fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String>
 
 /// Rules of the table `filter` of `iptables-legacy`, as `-S` prints them; none where that table is not loaded, which a look at
 /// it would do, or cannot be read.
-pub(super) fn legacy_rules() -> Option<String> {
+fn legacy_rules() -> Option<String> {
     let loaded = std::fs::read_to_string(LEGACY_TABLES).ok()?;
     if !loaded.lines().any(|table| table == "filter") {
         return None;
     }
-    let listed = Command::new("iptables-legacy")
+    let listed = Command::new(system_program("iptables-legacy")?)
         .args(["-w", "5", "-S"])
         .env("LC_ALL", "C")
         .output();
@@ -50,7 +65,7 @@ pub(super) fn legacy_rules() -> Option<String> {
 }
 
 /// As [`find_blocking_chain`], in the rules of [`legacy_rules`].
-pub(super) fn find_blocking_legacy_chain(rules: &str, prefix: &str) -> Option<String> {
+fn find_blocking_legacy_chain(rules: &str, prefix: &str) -> Option<String> {
     let drops = rules.lines().any(|line| line == "-P FORWARD DROP");
     let accepts = |line: &str| line.contains(prefix) && line.ends_with("-j ACCEPT");
     (drops && !rules.lines().any(accepts)).then(|| {

@@ -6,7 +6,7 @@
 mod addresses;
 pub(crate) mod bridge;
 pub(crate) mod firewall;
-mod foreign;
+pub(crate) mod foreign;
 pub mod freebsd;
 mod link;
 mod nftables;
