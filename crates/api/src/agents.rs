@@ -156,15 +156,6 @@ documents! {
         /// Files that are not included, with the reason.
         left_out: Vec<String>,
     }
-    /// Files that were restored.
-    RestoredDoc {
-        /// Always 1.
-        version: u32,
-        /// Slug of the agent.
-        agent: String,
-        /// Stamp of the restored files; none when an earlier attempt had restored them already.
-        stamp: Option<String>,
-    }
     /// Files and data that a removed agent left behind.
     LeftoversDoc {
         /// Always 1.
@@ -226,12 +217,6 @@ requests! {
         /// The files.
         files: Vec<BundleFile>,
     }
-    /// Which files of a removed agent to restore.
-    RestoreBody {
-        /// Stamp of the files, as `leftovers` lists it in `removed`; the newest when not given.
-        #[serde(default)]
-        stamp: Option<String>,
-    }
 }
 
 queries! {
@@ -262,8 +247,6 @@ operations! {
         POST "/api/v1/agents/{agent}/bundle" import_bundle(agent) [body BundleBody] -> json(BundleDoc);
         /// Drains an agent: it is offered no more tasks until it is started.
         POST "/api/v1/agents/{agent}/drain" drain(agent) -> json(AgentView);
-        /// Restores the files of a removed agent, before a plan that has it again.
-        POST "/api/v1/agents/{agent}/restore" restore(agent) [body RestoreBody] -> json(RestoredDoc);
         /// Files and data that a removed agent left behind.
         GET "/api/v1/agents/{agent}/leftovers" leftovers(agent) -> json(LeftoversDoc);
         /// Every value of an agent's configuration with its origin.

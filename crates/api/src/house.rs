@@ -77,6 +77,9 @@ documents! {
         address: String,
         /// Digest of the state without credentials, where it was asked for.
         state_hash: Option<String>,
+        /// What the control plane is doing for a plan that is being applied, or to stop; each new text is progress.
+        #[serde(default)]
+        activity: Option<String>,
     }
     /// How far agents and services are from what is desired of them.
     ReadinessDoc {
@@ -285,6 +288,10 @@ requests! {
         /// Agents that the manifest has under another name, as old and new name; they keep everything else.
         #[serde(default)]
         renamed: BTreeMap<String, String>,
+        /// New agents whose first files come from elsewhere: `template:NAME` for those of a saved template,
+        /// `archive:STAMP` for those that an agent of this name had when it was removed.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        first_files: BTreeMap<String, String>,
     }
     /// Request for a backup.
     BackupBody {

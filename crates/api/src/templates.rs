@@ -23,15 +23,6 @@ documents! {
         /// Name of the template.
         name: String,
     }
-    /// A new agent was given the files of a template.
-    FilledDoc {
-        /// Always 1.
-        version: u32,
-        /// Slug of the agent.
-        agent: String,
-        /// Name of the template.
-        template: String,
-    }
 }
 
 requests! {
@@ -43,11 +34,6 @@ requests! {
         #[serde(default)]
         replace: bool,
     }
-    /// Template whose files a new agent gets.
-    FillBody {
-        /// Name of the template.
-        template: String,
-    }
 }
 
 operations! {
@@ -57,7 +43,5 @@ operations! {
         POST "/api/v1/templates/{template}" save(template) [body SaveTemplateBody] -> json(SavedTemplateDoc);
         /// Removes a template; agents made from it stay.
         POST "/api/v1/templates/{template}/remove" remove(template) -> json(RemovedTemplateDoc);
-        /// Gives an agent that no plan has yet the home and workspace of a template.
-        POST "/api/v1/agents/{agent}/fill" fill(agent) [body FillBody] -> json(FilledDoc);
     }
 }

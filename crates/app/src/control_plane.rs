@@ -2,6 +2,7 @@
 
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
+use crate::follow::{activity_of, follow};
 use crate::output::Progress;
 use abbey_api::client::Client;
 use abbey_api::*;
@@ -206,24 +207,33 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
     }
 }
 
-/// Shuts the house down and waits until its control plane has exited. Fails with exit code 124 after 60 seconds.
+/// Shuts the house down and waits until its control plane has exited. Fails with exit code 124 once nothing has stopped for
+/// 60 seconds.
 pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), Failure> {
     let house = client.house().show(&HouseQuery::default()).await?;
     client.house().down().await?;
     let mut progress = Progress::new();
-    let until = Instant::now() + DOWN_WITHIN;
     let pid = i32::try_from(house.pid).unwrap_or(0);
-    // A zombie counts as ended.
-    let running = || abbey_cells::identify(pid).is_some();
-    while (is_control_plane_up(home).await || running()) && Instant::now() < until {
-        progress.show("stopping agents and services");
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
+    let ended = async {
+        // A zombie counts as ended.
+        while is_control_plane_up(home).await || abbey_cells::identify(pid).is_some() {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        Ok(())
+    };
+    progress.show("stopping agents and services");
+    let activity = async || activity_of(client).await;
+    let waited = follow(ended, activity, DOWN_WITHIN, &mut progress).await;
     progress.end();
-    if is_control_plane_up(home).await {
-        return Err(Failure::plain("the house is still stopping")
-            .hint("`abbey ps` shows what is still running; run `abbey down` again to wait for it")
-            .with_code(exit::TIMEOUT));
+    match waited {
+        Ok(_ended) => Ok(()),
+        Err(stalled) => Err(Failure::plain(format!(
+            "the house is still stopping: {stalled}"
+        ))
+        .hint(format!(
+            "run `abbey down` again to wait for it; its log is {}, and if it never ends, `kill -9 {pid}` ends the control plane alone, and `abbey down` recovers and stops what it left",
+            home.serve_log_file().display()
+        ))
+        .with_code(exit::TIMEOUT)),
     }
-    Ok(())
 }

@@ -13,6 +13,7 @@ mod durations;
 mod examples;
 mod exit;
 mod fleet_output;
+mod follow;
 mod help;
 mod key_values;
 mod local_terminal;

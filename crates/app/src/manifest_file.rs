@@ -4,23 +4,21 @@
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
+use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg;
 use crate::manifest_edit::{PendingEdit, require_no_interrupted_edit};
-use crate::output;
+use crate::output::{self, Progress};
 use crate::plan_output::{print_plan, refusal};
+use crate::readiness::PROGRESS_WITHIN;
 use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
-use abbey_api::{FillBody, ManifestBody, PlanDoc, SecretText};
+use abbey_api::{ManifestBody, PlanDoc, SecretText};
 use abbey_cells::hostd::{NamedFiles, allow_named_files};
 use abbey_daemon::manifest::{CheckpointSink, Mistake};
 use abbey_daemon::{Home, manifest};
-use abbey_model::{SecretRef, Slug};
+use abbey_model::{FirstFiles, SecretRef, Slug};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Longest time for a new agent to get the files of a template.
-const FILL_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
 ///
@@ -82,6 +80,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         consent: Vec::new(),
         environment,
         renamed: BTreeMap::new(),
+        first_files: BTreeMap::new(),
     })
 }
 
@@ -145,8 +144,7 @@ pub(crate) fn edit_manifest(
 pub(crate) struct ManifestEdit {
     text: String,
     renamed: BTreeMap<String, String>,
-    /// A new agent, and the saved template whose files it gets.
-    filled: Option<(Slug, Slug)>,
+    first_files: BTreeMap<String, String>,
 }
 
 impl From<String> for ManifestEdit {
@@ -154,16 +152,16 @@ impl From<String> for ManifestEdit {
         ManifestEdit {
             text,
             renamed: BTreeMap::new(),
-            filled: None,
+            first_files: BTreeMap::new(),
         }
     }
 }
 
 impl ManifestEdit {
-    /// An edit that adds `agent`, which gets the files of a saved template before the plan creates it.
-    pub(crate) fn filling(text: String, agent: &Slug, template: &Slug) -> ManifestEdit {
+    /// An edit that adds `agent`, whose first files come from elsewhere.
+    pub(crate) fn filling(text: String, agent: &Slug, files: &FirstFiles) -> ManifestEdit {
         ManifestEdit {
-            filled: Some((agent.clone(), template.clone())),
+            first_files: BTreeMap::from([(agent.to_string(), files.to_string())]),
             ..ManifestEdit::from(text)
         }
     }
@@ -191,30 +189,38 @@ pub(crate) async fn apply_edit(
     let edited = edited.into();
     abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
     let client = operator_client(home)?;
+    let patient = client.clone().timeout(UNLIMITED);
+    let activity = async || activity_of(&client).await;
+    let mut progress = Progress::new();
     require_no_interrupted_edit(&client, file).await?;
     let current = client.house().manifest().await?;
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
+    body.first_files = edited.first_files;
     body.reason = reason;
     allow_root_files(home, &body, false)?;
-    let planned = client.house().plan(&body).await?;
+    let house = patient.house();
+    let planned = follow(house.plan(&body), &activity, PROGRESS_WITHIN, &mut progress).await;
+    progress.end();
+    let planned = planned??;
     if let Some(refusal) = refusal(&planned) {
         return Err(refusal);
     }
     body.consent = consent.obtain(&planned)?;
-    if let Some((agent, template)) = edited.filled {
-        let body = FillBody {
-            template: template.to_string(),
-        };
-        let client = operator_client(home)?.timeout(FILL_WITHIN);
-        client.templates().fill(agent.as_str(), &body).await?;
-    }
     let edit = PendingEdit::stage(file, &body.manifest)?;
     let seen = Some(IfMatch(current.generation));
-    let doc = match client.house().apply(&body, seen).await {
+    let applying = house.apply(&body, seen);
+    let applied = follow(applying, &activity, PROGRESS_WITHIN, &mut progress).await;
+    progress.end();
+    let doc = match applied? {
         Ok(doc) => doc,
         Err(refused @ Error::Refused(_)) => {
-            edit.discard();
+            // Also a plan that is in force can fail in part.
+            match client.house().manifest().await {
+                Ok(now) if now.manifest == body.manifest => edit.finish()?,
+                Ok(_) => edit.discard(),
+                Err(_) => {}
+            }
             return Err(refused.into());
         }
         // Whether the house accepted it is found out by the next command.

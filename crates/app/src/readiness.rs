@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 /// Longest part of a wait that is one request, which also is how long a line of progress can be old.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
+/// Longest time without progress in a command that waits for nothing else.
+pub(crate) const PROGRESS_WITHIN: Duration = Duration::from_secs(90);
+
 /// Whether a command waits for what it asked for, and how long.
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Return at once instead of waiting until what was asked for is done.
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Longest wait; what is not done by then goes on.
+    /// Longest wait, and longest time without progress while a manifest is applied; what is not done by then goes on.
     #[arg(
         long,
         value_name = "TIME",
@@ -47,6 +50,11 @@ impl WaitArgs {
     /// Longest wait; none if the command is not to wait.
     pub(crate) fn patience(&self) -> Option<Duration> {
         (!self.no_wait).then_some(self.timeout)
+    }
+
+    /// Longest time without progress in what comes before the wait.
+    pub(crate) fn progress_within(&self) -> Duration {
+        self.patience().unwrap_or(PROGRESS_WITHIN)
     }
 
     /// Waits for this if the command is to wait, and prints what is not as desired and why. Exit code 7 if anything

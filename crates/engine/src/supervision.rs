@@ -197,6 +197,9 @@ fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     if record.exit.was_requested() {
         history.failures = 0;
         history.retry_at = None;
+    } else if record.exit == ExitKind::HostRestarted {
+        // It says nothing about the cell.
+        history.retry_at = None;
     } else {
         history.failures = history.failures.saturating_add(1);
         history.retry_at = Some(now + backoff(history.failures));
@@ -300,6 +303,28 @@ mod tests {
         assert_eq!(h.failures, 0);
         let (_, action) = decide(&UP(), &Observed::Nothing, &after_request(&history), now);
         assert!(matches!(action, Action::Start(_)), "{action:?}");
+    }
+
+    #[test]
+    fn a_restart_of_the_host_is_no_failure_of_the_cell() {
+        let history = History {
+            generation: Generation(3),
+            ..History::default()
+        };
+        let gone = Observed::Exited(ExitRecord {
+            generation: Generation(3),
+            exit: ExitKind::HostRestarted,
+            ended_at: Timestamp(5),
+            spent: None,
+        });
+        let (history, action) = decide(&UP(), &gone, &history, Timestamp(9));
+        assert_eq!((history.failures, action), (0, Action::Sweep));
+        let (history, action) = decide(&UP(), &Observed::Nothing, &history, Timestamp(9));
+        assert_eq!(action, Action::Start(Generation(4)), "without a pause");
+        assert_eq!(
+            presence(&UP(), &Observed::Nothing, &history, false),
+            Presence::Starting
+        );
     }
 
     #[test]

@@ -239,6 +239,8 @@ pub enum ExitKind {
     },
     /// The shim disappeared, so the reason of the end is unknown.
     Lost,
+    /// The host went down, and the cell with it.
+    HostRestarted,
     /// The process was requested to stop, and did.
     Stopped,
     /// The process ignored the request to stop and was killed.
@@ -310,6 +312,7 @@ impl fmt::Display for ExitKind {
             ExitKind::NotReady => f.write_str("did not announce readiness in time"),
             ExitKind::SpawnFailed { error } => write!(f, "could not be started: {error}"),
             ExitKind::Lost => f.write_str("its shim disappeared"),
+            ExitKind::HostRestarted => f.write_str("the host was restarted"),
             ExitKind::Stopped => f.write_str("stopped on request"),
             ExitKind::Killed => f.write_str("killed after ignoring the request to stop"),
             ExitKind::Machine { end } => end.fmt(f),

@@ -12,6 +12,7 @@ mod conversation;
 mod evidence;
 mod fault;
 mod filter_aliases;
+mod first_files;
 mod id;
 mod manifest;
 mod network;
@@ -40,6 +41,7 @@ pub use checkpoint::{Checkpoint, CheckpointLine};
 pub use conversation::{ChannelAddress, Conversation, Session};
 pub use evidence::Evidence;
 pub use fault::FaultKind;
+pub use first_files::FirstFiles;
 pub use id::{
     ConversationId, ConversationKind, Id, IdError, IdKind, ReservationId, ReservationKind, RunId,
     RunKind, SagaId, SagaKind, SessionId, SessionKind, TaskId, TaskKind, TaskRef,

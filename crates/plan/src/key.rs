@@ -108,6 +108,17 @@ impl Effect {
     }
 }
 
+/// Whose a value is, for agents that are made like another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// That of every agent made like it.
+    Shared,
+    /// That of the agent and its clones: its place among the agents of this house, and what it may spend there.
+    Houses,
+    /// That of the one agent: who it is to others, its addresses, and when it works by itself.
+    Agents,
+}
+
 /// Definition of one manifest key.
 #[derive(Debug)]
 pub(crate) struct Key {
@@ -132,6 +143,8 @@ pub(crate) struct Key {
     /// Whether a value lets the agent do or use more than it could without the key; the list holds the values that do
     /// not.
     pub(crate) authority: Option<&'static [&'static str]>,
+    /// Whether a value is one agent's alone, so that an agent made like it does not get it.
+    pub(crate) own: Own,
     /// Text that stands for an absent value in output for people.
     pub(crate) unset: &'static str,
     /// Documentation.
@@ -152,6 +165,7 @@ impl Key {
             inherited: false,
             whole: false,
             authority: None,
+            own: Own::Shared,
             unset: "none",
             doc: "",
         }
@@ -197,6 +211,18 @@ impl Key {
     /// itself. `harmless` lists the values that give none.
     pub(crate) const fn authority(mut self, harmless: &'static [&'static str]) -> Key {
         self.authority = Some(harmless);
+        self
+    }
+
+    /// Marks a key whose value no agent that is made like another one gets.
+    pub(crate) const fn own(mut self) -> Key {
+        self.own = Own::Agents;
+        self
+    }
+
+    /// Marks a key whose value a clone gets, beside its original in the same house, and an agent from a template does not.
+    pub(crate) const fn of_this_house(mut self) -> Key {
+        self.own = Own::Houses;
         self
     }
 

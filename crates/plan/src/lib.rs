@@ -16,6 +16,7 @@ mod hook;
 mod house;
 mod key;
 mod keys;
+mod likeness;
 mod node;
 mod origin;
 mod plan;
@@ -45,6 +46,7 @@ pub use key::Effect;
 pub use keys::{
     Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Service, Wake,
 };
+pub use likeness::{Likeness, remove_own_keys};
 pub use node::Mistake;
 pub use origin::Origin;
 pub use plan::{Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, Severity};

@@ -11,8 +11,8 @@ use crate::{
 use abbey_engine::task::Event;
 use abbey_engine::{approval, budget, saga};
 use abbey_model::{
-    CellName, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug, TaskId, TaskRef,
-    Timestamp,
+    CellName, FirstFiles, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug,
+    TaskId, TaskRef, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -166,6 +166,10 @@ operations! {
     read pending_renames() -> Vec<RenamedAgent> = |rows, _| renames::list_pending(rows);
     /// Records that the host has followed a renaming.
     write finish_rename(seq: u64) -> () = |tx| renames::finish(tx, seq);
+    /// New agents that have not got their first files yet, with the source of those.
+    read pending_first_files() -> Vec<(Slug, FirstFiles)> = |rows, _| first_files::list(rows);
+    /// Records that an agent has its first files.
+    write finish_first_files(agent: Slug) -> () = |tx| first_files::finish(tx, &agent);
     /// Stores the desired state of a cell, its supervision, or both.
     write set_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
     /// Removes a cell.

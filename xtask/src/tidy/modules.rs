@@ -76,6 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "reference",
             "schema",
             "authority",
+            "likeness",
             "planner",
             "check",
             "storage",

@@ -15,6 +15,7 @@ use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
+use abbey_model::FirstFiles;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -141,7 +142,8 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
                 .with_code(exit::CONFLICT));
             }
             write_charter(&file, &edited, &name, &saved.charter)?;
-            ManifestEdit::filling(edited, &name, &saved.name)
+            let files = FirstFiles::Template(saved.name.clone());
+            ManifestEdit::filling(edited, &name, &files)
         }
         None => edited.into(),
     };

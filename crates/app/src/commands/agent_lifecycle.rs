@@ -11,15 +11,11 @@ use crate::manifest_file::{
 };
 use crate::output::{Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};
-use abbey_api::RestoreBody;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
-use abbey_model::{Presence, Slug};
+use abbey_model::{FirstFiles, Presence, Slug};
 use clap::Args;
 use std::time::{Duration, Instant};
-
-/// Keys of the manifest that a clone does not inherit.
-const KEYS_NOT_CLONED: [&str; 4] = ["schedules", "wake", "name", "subnet"];
 
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {
@@ -97,11 +93,12 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
         // A share of the budget belongs to one agent; two of the same share may exceed the whole.
         let shares = manifest::has_value_at(&text, &new, &["budget", "share"]);
         without_budget = shares;
-        let budget = shares.then_some("budget");
-        for key in KEYS_NOT_CLONED.into_iter().chain(budget) {
-            text = manifest::remove_key(&text, &new, key).map_err(|m| manifest_failure(&m))?;
+        text = manifest::remove_own_keys(&text, &new, manifest::Likeness::Clone)
+            .map_err(|m| manifest_failure(&m))?;
+        match shares {
+            true => manifest::remove_key(&text, &new, "budget").map_err(|m| manifest_failure(&m)),
+            false => Ok(text),
         }
-        Ok(text)
     })?;
     let show = print_applied_plan(json);
     let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
@@ -249,21 +246,26 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     })?;
     write_charter(&file, &edited, &name, &entry.charter)?;
     abbey_daemon::check_manifest(&edited)?;
-    let body = RestoreBody {
-        stamp: args.at.clone(),
-    };
-    let restored = client.agents().restore(name.as_str(), &body).await?;
+    let newest = client
+        .agents()
+        .leftovers(name.as_str())
+        .await?
+        .removed
+        .pop();
+    let stamp = args.at.clone().or(newest).ok_or_else(|| {
+        Failure::plain(format!("no files of agent `{name}` are kept"))
+            .hint(format!("`abbey agent new {name}` makes a new agent"))
+            .with_code(exit::NOT_FOUND)
+    })?;
+    let edit = ManifestEdit::filling(edited, &name, &FirstFiles::Archive(stamp.clone()));
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
-    if code == exit::OK {
-        let of = restored
-            .stamp
-            .map_or_else(String::new, |s| format!(" of {s}"));
-        print_message(&format!("agent `{name}` is restored with its files{of}"));
-    }
+    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
     if code != exit::OK {
         return Ok(code);
     }
+    print_message(&format!(
+        "agent `{name}` is restored with its files of {stamp}"
+    ));
     args.wait
         .wait(&client, WaitFor::Agents(vec![name.to_string()]))
         .await

@@ -7,6 +7,7 @@ use crate::control_plane::{
     ensure_current_control_plane_up, is_house_down, runs_another_build, shut_down_house,
 };
 use crate::exit::{self, Failure, Outcome};
+use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
@@ -19,6 +20,7 @@ use abbey_api::{
 };
 use abbey_daemon::Home;
 use clap::Args;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -53,12 +55,14 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     allow_root_files(home, &body, false)?;
     progress.show("applying the manifest");
-    let doc = match apply(&client, body, args.yes, &mut progress).await {
+    let within = args.wait.progress_within();
+    let before = generation_in_force(&client).await;
+    let doc = match apply(&client, body, args.yes, within, &mut progress).await {
         Ok(doc) => doc,
+        Err(failure) if failure.code() == exit::TIMEOUT => return Err(failure),
         Err(failure) => {
-            progress.end();
-            let empty = client.house().show(&HouseQuery::default()).await?;
-            if started && (was_down || empty.house.is_none()) {
+            let refused = generation_in_force(&client).await == before;
+            if started && refused && (was_down || before.is_none()) {
                 // It was started for this manifest only; leave the host as it was.
                 shut_down_house(home, &client).await?;
             }
@@ -95,19 +99,33 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     Ok(code)
 }
 
-/// Applies a manifest, once its plan takes nothing away to which nobody agrees.
+/// Generation of the plan in force; none if nothing was ever applied.
+async fn generation_in_force(client: &Client) -> Option<u64> {
+    let manifest = client.house().manifest().await;
+    manifest.ok().map(|m| m.generation)
+}
+
+/// Applies a manifest, once its plan takes nothing away to which nobody agrees. Waits for as long as the control plane gets
+/// on with it, each time at most `within`.
 async fn apply(
     client: &Client,
     mut body: ManifestBody,
     yes: bool,
+    within: Duration,
     progress: &mut Progress,
 ) -> Result<PlanDoc, Failure> {
-    let planned = client.house().plan(&body).await?;
+    let patient = client.clone().timeout(UNLIMITED);
+    let house = patient.house();
+    let activity = async || activity_of(client).await;
+    let planned = follow(house.plan(&body), &activity, within, progress).await;
     progress.end();
+    let planned = planned??;
     // What cannot be carried out is refused for that, and not asked about.
     let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
     if !planned.notes.iter().any(is_fatal) {
         body.consent = Consent::from_flag(yes).obtain(&planned)?;
     }
-    Ok(client.house().apply(&body, None).await?)
+    let applied = follow(house.apply(&body, None), &activity, within, progress).await;
+    progress.end();
+    Ok(applied??)
 }

@@ -114,26 +114,15 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
             .expect_refusal(3, "agent restore stranger")
             .contains("no earlier manifest declared one")
     );
-    // Whoever was cut off when the files were back, and the manifest was not, goes on.
-    let brought = std::process::Command::new("curl")
-        .args(["-fsS", "-d", "{}", "-H", "content-type: application/json"])
-        .args([
-            "-H",
-            &format!("authorization: Bearer {}", house.operator_token()),
-        ])
-        .arg("--unix-socket")
-        .arg(house.home().join("run/operator.sock"))
-        .arg("http://x/api/v1/agents/iris/restore")
-        .output()
-        .unwrap();
-    assert!(brought.status.success(), "{brought:?}");
     // Its charter went from beside the manifest as well; the house knows it.
     std::fs::remove_file(house.path("charters/iris.md")).unwrap();
+    let kept = house.expect_refusal(3, "agent restore iris --at 2026-11-26T00-00-00-000Z");
     assert!(
-        house
-            .expect_refusal(4, "agent restore iris --at 2026-11-26T00-00-00-000Z")
-            .contains("are back already")
+        kept.contains("no files of agent `iris` have the time stamp 2026-11-26T00-00-00-000Z")
+            && kept.contains("those of 20"),
+        "{kept}"
     );
+    assert!(!house.home().join("agents/iris").exists());
     house.expect(0, "agent restore iris");
     house.wait_until_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
@@ -161,25 +150,65 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
-/// Restored files change their owner directory by directory; a crash between two steps loses none.
+/// A crash at any place of a restore ends with all the files in one place: with the agent if its plan was committed, and
+/// otherwise where they were kept. Restored files change their owner directory by directory.
 #[test]
 fn restore_survives_a_crash_with_all_files() {
-    let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "hostd.adopted");
-    people(&house);
-    house.write_agent_file("iris", "memory/old.md", "kept\n");
-    house.expect(0, "agent rm iris");
-    arm_crash_point(&armed);
-    let _may_be_cut_off = house.run("agent restore iris");
-    until("the place was passed", || !armed.exists());
-    house.crash_at = None;
-    until("it is here again", || {
-        house.run("up").status.success() && manifest(&house).contains("iris:")
-    });
-    house.wait_until_up("iris");
-    assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
-    house.write_agent_file("iris", "notes.txt", "and still hers to write\n");
-    house.write_agent_file("iris", "memory/old.md", "and this\n");
-    assert_eq!(house.json(0, "activity verify")["ok"], true);
+    for place in [
+        "plan.commit",
+        "plan.committed",
+        "agent.create.fill.begin",
+        "hostd.restore",
+        "hostd.restored",
+        "agent.create.fill.end",
+        "hostd.adopted",
+        "agent.create.credential.end",
+    ] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        people(&house);
+        house.write_agent_file("iris", "memory/old.md", "kept\n");
+        house.expect(0, "agent rm iris");
+        arm_crash_point(&armed);
+        let _may_be_cut_off = house.run("agent restore iris");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        let archives = || {
+            let entries = std::fs::read_dir(house.home().join("removed")).unwrap();
+            entries.flatten().count()
+        };
+        let committed = place != "plan.commit";
+        assert_eq!(manifest(&house).contains("iris:"), committed, "{place}");
+        if !committed {
+            assert!(!house.home().join("agents/iris").exists(), "{place}");
+            assert_eq!(archives(), 1, "{place}");
+            house.expect(0, "agent restore iris");
+        }
+        house.wait_until_up("iris");
+        assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n", "{place}");
+        house.write_agent_file("iris", "notes.txt", "and still hers to write\n");
+        house.write_agent_file("iris", "memory/old.md", "and this\n");
+        assert_eq!(archives(), 0, "{place}");
+        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
+    }
+}
+
+/// Files at the place of a new agent that were put there for nobody: it does not inherit them, and they are not lost.
+#[test]
+fn a_new_agent_inherits_no_files_that_lie_at_its_place() {
+    let house = stand();
+    let place = house.home().join("agents/ghost/workspace");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("MEMORY.md"), "The key is under the mat.\n").unwrap();
+    house.expect(0, "agent new ghost --template sysadmin");
+    house.wait_until_up("ghost");
+    assert_eq!(read(&house, "ghost", "MEMORY.md"), "");
+    let removed = std::fs::read_dir(house.home().join("removed")).unwrap();
+    let kept = removed
+        .flatten()
+        .map(|e| e.path().join("workspace/MEMORY.md"));
+    let kept: Vec<String> = kept.flat_map(std::fs::read_to_string).collect();
+    assert_eq!(kept, ["The key is under the mat.\n"]);
 }
 
 #[test]

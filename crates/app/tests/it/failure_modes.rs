@@ -392,3 +392,34 @@ fn a_plan_is_refused_where_no_sandbox_can_be_built() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     house.expect(0, "down");
 }
+
+/// A host that is slow, or a cell that does not want to stop: the command says what it waits for and ends at its time limit,
+/// and what it asked for is carried out without it.
+#[test]
+fn a_plan_that_takes_long_is_carried_out_without_the_command() {
+    let house = house();
+    let free = || {
+        let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        bound.local_addr().unwrap().port()
+    };
+    let (port, other) = (free(), free());
+    let stubborn = |port: u16| {
+        format!(
+            "{TWO}services:\n  s: {{ cell: process, command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"], port: {port}, probe: none }}\n"
+        )
+    };
+    house.manifest(&stubborn(port));
+    house.expect(0, "up");
+    house.manifest(&stubborn(other));
+    let told = house.expect_refusal(124, "up --yes --timeout 1s");
+    assert!(
+        told.contains("no progress for 1 s since it began checking what service-s still needs"),
+        "{told}"
+    );
+    assert!(told.contains("goes on in the background"), "{told}");
+    until("the new plan is carried out", || {
+        let services = house.json(0, "service list");
+        services["services"][0]["port"] == other && services["services"][0]["presence"] == "ready"
+    });
+    assert!(house.expect(0, "plan").contains("nothing to change"));
+}

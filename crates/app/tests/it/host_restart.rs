@@ -116,4 +116,11 @@ fn a_house_comes_back_after_its_host_restarted_and_spares_other_processes() {
         .collect();
     assert_eq!(starts.len(), 2, "{starts:?}");
     assert!(starts[0].contains("000000000001") && starts[1].contains("000000000002"));
+    // The host ended the cells; none of them failed.
+    let exits = house.audit_entries("cell.exit");
+    assert_eq!(exits.len(), 2, "{exits:?}");
+    for exit in &exits {
+        assert_eq!(exit["detail"]["exit"], "the host was restarted", "{exit}");
+        assert_eq!(exit["detail"]["failures"], 0, "{exit}");
+    }
 }

@@ -33,6 +33,7 @@ mod escalations;
 mod exec;
 mod failure_modes;
 mod firecracker;
+mod foreign_firewalls;
 mod full_disk;
 mod git_and_file_services;
 mod hooks;

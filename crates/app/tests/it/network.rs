@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-const OUTSIDE: &str = "198.51.100.7";
+pub(crate) const OUTSIDE: &str = "198.51.100.7";
 const OTHER: &str = "198.51.100.8";
 const PRIVATE: &str = "192.168.77.7";
 const METADATA: &str = "169.254.169.254";
@@ -43,7 +43,7 @@ fn inside(house: &House, agent: &str, what: &[&str]) -> String {
 }
 
 /// Connects from the cell of an agent: `ok`, or the name of the error.
-fn reach(house: &House, agent: &str, to: &str) -> String {
+pub(crate) fn reach(house: &House, agent: &str, to: &str) -> String {
     let (host, port) = to.rsplit_once(':').unwrap();
     inside(house, agent, &["reach", host, port])
 }
@@ -72,14 +72,14 @@ agents:
 
 const BRIDGE: &str = "network: { layout: bridge }\n";
 
-const HOSTS: &str = "127.0.0.1 localhost
+pub(crate) const HOSTS: &str = "127.0.0.1 localhost
 198.51.100.7 api.example.org http.example.org ssh.example.org
 198.51.100.8 other.example.org
 192.168.77.7 inner.example.org
 169.254.169.254 metadata.example.org
 ";
 
-fn stand(manifest: &str) -> (Outside, House, Value) {
+pub(crate) fn stand(manifest: &str) -> (Outside, House, Value) {
     let outside = beside();
     let mut house = house();
     house.hosts = Some(HOSTS.to_owned());
@@ -98,7 +98,7 @@ fn addresses(fleet: &Value, agent: &str) -> (String, String) {
     (cell, gateway)
 }
 
-fn nft(args: &[&str]) -> String {
+pub(crate) fn nft(args: &[&str]) -> String {
     let output = Command::new("/usr/sbin/nft").args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -703,78 +703,4 @@ fn hostd_pid(house: &House) -> i32 {
         .unwrap();
     let pid = text.split("process ").nth(1).unwrap().split(' ').next();
     pid.unwrap().parse().unwrap()
-}
-
-/// Only packets of the house's interfaces are judged; another program's policy that drops them is reported; the last
-/// house that leaves disables the forwarding that the first enabled.
-#[test]
-fn forwarding_is_shared_with_other_programs_and_houses() {
-    let forwarding = || {
-        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
-        text.trim().to_owned()
-    };
-    own_network();
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-    let manifest = "house: first\nagents: { b: { egress: full } }\n";
-    let (_outside, first, _) = stand(manifest);
-    assert_eq!(forwarding(), "1");
-    let rules = nft(&["list", "ruleset"]);
-    let chain = rules
-        .split_once("chain through")
-        .unwrap()
-        .1
-        .split_once('}')
-        .unwrap()
-        .0;
-    let judged = chain.lines().filter(|l| l.contains("drop"));
-    assert!(judged.clone().count() > 0);
-    assert!(judged.clone().all(|l| !l.contains("!= \"ab")), "{chain}");
-    let mut second = house();
-    second.hosts = Some(HOSTS.to_owned());
-    second.manifest(manifest);
-    second.expect(0, "up");
-    let out = format!("{OUTSIDE}:80");
-    assert_eq!(reach(&second, "b", &out), "ok");
-    // As Docker does when it starts.
-    nft(&["add", "table", "ip", "filter"]);
-    nft(&[
-        "add",
-        "chain",
-        "ip",
-        "filter",
-        "FORWARD",
-        "{ type filter hook forward priority 0; policy drop; }",
-    ]);
-    let check = |house: &House, code: i32| {
-        let doc = house.json(code, "doctor");
-        let checks = doc["checks"].as_array().unwrap();
-        checks
-            .iter()
-            .find(|c| c["id"] == "forwarding")
-            .unwrap()
-            .clone()
-    };
-    let found = check(&first, 7);
-    let text = found["text"].as_str().unwrap();
-    assert!(text.contains("`FORWARD` of table `ip filter`"), "{text}");
-    let prefix = text
-        .split("begin with `")
-        .nth(1)
-        .unwrap()
-        .split('`')
-        .next()
-        .unwrap();
-    let ours = format!("\"{prefix}*\"");
-    nft(&[
-        "add", "rule", "ip", "filter", "FORWARD", "iifname", &ours, "accept",
-    ]);
-    nft(&[
-        "add", "rule", "ip", "filter", "FORWARD", "oifname", &ours, "accept",
-    ]);
-    assert_eq!(check(&first, 0)["state"], "ok");
-    assert_eq!(reach(&first, "b", &out), "ok");
-    first.expect(0, "down");
-    assert_eq!(forwarding(), "1", "the other house needs it");
-    second.expect(0, "down");
-    assert_eq!(forwarding(), "0");
 }

@@ -2,7 +2,8 @@
 
 use crate::house;
 use abbey_testkit::args;
-use abbey_testkit::house::House;
+use abbey_testkit::crash::arm_crash_point;
+use abbey_testkit::house::{House, until};
 use serde_json::Value;
 
 const SANDBOX: &str = "house: templates
@@ -109,6 +110,17 @@ fn an_agent_is_saved_as_a_template_and_others_are_made_from_it() {
     assert_eq!(templates(&house).len(), 1);
     assert_eq!(house.audit_entries("template.save").len(), 2);
 
+    // A manifest names built-in templates: it means the same in another house.
+    let manifest = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let named = format!("{manifest}  rosa: {{ template: tooled }}\n");
+    std::fs::write(house.path("abbey.yaml"), named).unwrap();
+    let text = house.expect_refusal(2, "plan");
+    assert!(
+        text.contains("`abbey agent new rosa --template tooled`"),
+        "{text}"
+    );
+    std::fs::write(house.path("abbey.yaml"), manifest).unwrap();
+
     // A plan that is refused gives nobody files.
     house.expect_refusal(4, "agent new rosa --template tooled --model nowhere/x");
     assert!(!house.home().join("agents/rosa").exists());
@@ -151,6 +163,45 @@ fn an_agent_is_saved_as_a_template_and_others_are_made_from_it() {
     house.expect(0, "down");
     house.expect(0, "up");
     check_equipped(&house, "rosa");
+}
+
+/// A crash while an agent is made from a template: it has all of the files once its plan is committed, and before that
+/// nobody has them, also not the next agent of that name.
+#[test]
+fn a_crash_while_an_agent_is_filled_leaves_all_of_it_or_nothing() {
+    for place in [
+        "plan.commit",
+        "plan.committed",
+        "agent.create.clear.end",
+        "hostd.filled",
+        "agent.create.fill.end",
+        "agent.create.home.end",
+        "agent.create.credential.end",
+    ] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        std::fs::write(house.path("iris.md"), CHARTER).unwrap();
+        house.manifest(SANDBOX);
+        house.expect(0, "up");
+        equip(&house);
+        house.expect(0, "template save iris tooled");
+        arm_crash_point(&armed);
+        let _may_be_cut_off = house.run("agent new rosa --template tooled");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        if place == "plan.commit" {
+            assert!(!house.home().join("agents/rosa").exists());
+            house.expect(0, "agent new rosa --template sysadmin");
+            let found = sh(&house, "rosa", "test -e ~/bin/tool || echo nothing");
+            assert_eq!(found, "nothing\n");
+        } else {
+            house.wait_until_up("rosa");
+            check_equipped(&house, "rosa");
+        }
+        let removed = std::fs::read_dir(house.home().join("removed"));
+        assert_eq!(removed.into_iter().flatten().count(), 0, "{place}");
+        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
+    }
 }
 
 /// With drives, files are on file systems of their own.

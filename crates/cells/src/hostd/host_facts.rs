@@ -35,7 +35,7 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
-        forward_blocked_by: network::firewall::blocking_chain(allocations.house_tag(), allocations),
+        forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
         memory: host::read_meminfo("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
         images: microvm::image::image_names(&config.images_dir()),

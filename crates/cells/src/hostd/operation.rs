@@ -80,13 +80,10 @@ pub enum HostdOperation {
         /// Time stamp of the archive.
         stamp: String,
     },
-    /// Gives an agent that is still to be created the home and workspace in the passed tar archive. Files of that name that
-    /// belong to no agent are moved to `removed/`.
+    /// Gives an agent that is still to be created, and has no files, the home and workspace in the passed tar archive.
     Fill {
         /// Owner of the files.
         owner: CellName,
-        /// Time stamp that ends the name of files that are moved.
-        stamp: String,
     },
     /// Creates a ZFS snapshot of the data set that holds the house.
     Snapshot {
@@ -208,7 +205,7 @@ impl HostdOperation {
             HostdOperation::Rename { owner, .. } => ("rename", owner.to_string()),
             HostdOperation::Archives {} => ("archives", String::new()),
             HostdOperation::Restore { owner, .. } => ("restore", owner.to_string()),
-            HostdOperation::Fill { owner, .. } => ("fill", owner.to_string()),
+            HostdOperation::Fill { owner } => ("fill", owner.to_string()),
             HostdOperation::Snapshot { .. } => ("snapshot", String::new()),
             HostdOperation::Stage { owner } => ("stage", owner.to_string()),
             HostdOperation::Collect { owner, .. } => ("collect", owner.to_string()),

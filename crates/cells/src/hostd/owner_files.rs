@@ -120,14 +120,13 @@ pub(super) fn restore_owner_files(
 }
 
 /// Gives an agent without an allocation the home and workspace in a tar archive, whole or not at all. They belong to the
-/// control plane's user until the agent gets one. Files that have the agent's name now are archived.
+/// control plane's user until the agent gets one.
 ///
 /// # Errors
-/// If an entry leads out, or the files cannot be written; then nothing of the archive is left.
+/// If the agent has files now, an entry leads out, or the files cannot be written; then nothing of the archive is left.
 pub(super) fn fill_owner_files(
     config: &HostdConfig,
     owner: &CellName,
-    stamp: &str,
     archive: OwnedFd,
 ) -> Result<()> {
     let (parent, name) = config.open_parent(owner)?;
@@ -156,7 +155,6 @@ pub(super) fn fill_owner_files(
         return Err(error);
     }
     crash::point("hostd.filled");
-    archive_owner_files(config, owner, stamp)?;
     removed
         .rename(&scratch, &parent, name)
         .map_err(failed("fill"))

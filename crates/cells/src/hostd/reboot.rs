@@ -1,8 +1,8 @@
 //! What a host that went down leaves of cells.
 //!
 //! Records of cells are for one boot of the host, so nobody waits until they are on the disk: what writes and
-//! reads them goes down with it. One that was cut short that way is replaced here by the one thing that is
-//! known: that the cell is gone. A record that is damaged while the host stays up remains an error (hazard 1).
+//! reads them goes down with it. What is known of a cell without a record of its end is that it is gone, and that this
+//! was no failure of its own. A record that is damaged while the host stays up remains an error (hazard 1).
 
 use crate::record;
 use crate::record::write_json;
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 /// Names, among hostd's own files, the boot of the host under which cells were last started.
 const BOOT: &str = "boot.json";
 
-/// Replaces damaged records that a crash of the host left with exit records of kind `Lost`. Does this once for each
-/// boot of the host, before any cell is started.
-pub(crate) fn mark_cells_of_previous_boot_lost(own: &Path, cells: &Path) -> Result<()> {
+/// Gives each cell that the host took down with it an exit record of kind `HostRestarted`, and removes records that were
+/// cut short. Does this once for each boot of the host, before any cell is started.
+pub(crate) fn record_ends_of_previous_boot(own: &Path, cells: &Path) -> Result<()> {
     let known: Option<String> = record::read_json(&own.join(BOOT)).unwrap_or_default();
     if known.as_deref() == Some(boot_id()) {
         return Ok(());
@@ -44,20 +44,32 @@ fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
 /// What is known goes in before what is damaged goes out, so a crash in between settles it again.
 fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
-    let cut_short = record::read_json::<CellRecord>(&record).is_err();
-    let known = record::read_json::<ExitRecord>(&exit);
-    if known.is_err() || cut_short && matches!(known, Ok(None)) {
-        let lost = ExitRecord {
-            generation: Generation(0),
-            exit: ExitKind::Lost,
+    let started = record::read_json::<CellRecord>(&record);
+    let ended = record::read_json::<ExitRecord>(&exit);
+    let known = match (&started, &ended) {
+        (_, Err(_)) => false,
+        // There was no cell, or it is one of this boot.
+        (Ok(None), Ok(_)) => true,
+        (Ok(Some(started)), Ok(_)) if started.shim.boot_id == boot_id() => true,
+        (Ok(Some(started)), Ok(ended)) => {
+            let ended = ended.as_ref().map(|e| e.generation);
+            ended == Some(started.generation)
+        }
+        (Err(_), Ok(ended)) => ended.is_some(),
+    };
+    if !known {
+        let generation = started.as_ref().ok().and_then(Option::as_ref);
+        let gone = ExitRecord {
+            generation: generation.map_or(Generation(0), |s| s.generation),
+            exit: ExitKind::HostRestarted,
             ended_at: record::now(),
             spent: None,
         };
-        write_json(&exit, &lost)?;
+        write_json(&exit, &gone)?;
     }
-    match cut_short {
-        true => fs::remove_file(&record).map_err(Error::file("remove", record)),
-        false => Ok(()),
+    match started {
+        Err(_) => fs::remove_file(&record).map_err(Error::file("remove", record)),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -72,13 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_went_down_with_the_host_says_lost_and_only_then() {
+    fn a_cell_that_went_down_with_the_host_says_so_and_only_then() {
         let home = tempfile::tempdir().unwrap();
         let (own, cells) = (home.path(), &home.path().join("cells"));
         cell(cells, "agent-a", "");
-        mark_cells_of_previous_boot_lost(own, cells).unwrap();
+        record_ends_of_previous_boot(own, cells).unwrap();
         let exit: Option<ExitRecord> = record::read_json(&cells.join("agent-a/exit.json")).unwrap();
-        assert_eq!(exit.unwrap().exit, ExitKind::Lost);
+        assert_eq!(exit.unwrap().exit, ExitKind::HostRestarted);
         assert!(!cells.join("agent-a/shim.json").exists());
         // Also when only its end was cut short; and an end that is known stays.
         fs::remove_file(own.join(BOOT)).unwrap();
@@ -91,18 +103,35 @@ mod tests {
             spent: None,
         };
         write_json(&cells.join("agent-c/exit.json"), &ended).unwrap();
-        mark_cells_of_previous_boot_lost(own, cells).unwrap();
+        record_ends_of_previous_boot(own, cells).unwrap();
         let exit = |cell: &str| -> ExitRecord {
             record::read_json(&cells.join(cell).join("exit.json"))
                 .unwrap()
                 .unwrap()
         };
-        assert_eq!(exit("agent-a").exit, ExitKind::Lost);
+        assert_eq!(exit("agent-a").exit, ExitKind::HostRestarted);
         assert_eq!(exit("agent-c"), ended);
         assert!(!cells.join("agent-c/shim.json").exists());
+        // A whole record of another boot, and one of this boot, whose cell may run.
+        let started = |boot: &str| {
+            format!(
+                "{{ \"generation\": 4, \"digest\": \"d\", \"shim\": {{ \"pid\": 1, \"start_ticks\": 1, \"boot_id\": \"{boot}\" }}, \"child\": null, \"started_at\": 1, \"groups\": [], \"in_force\": null }}"
+            )
+        };
+        fs::remove_file(own.join(BOOT)).unwrap();
+        cell(cells, "agent-d", &started("another"));
+        cell(cells, "agent-e", &started(boot_id()));
+        record_ends_of_previous_boot(own, cells).unwrap();
+        let gone = exit("agent-d");
+        assert_eq!(
+            (gone.exit, gone.generation),
+            (ExitKind::HostRestarted, Generation(4))
+        );
+        assert!(cells.join("agent-d/shim.json").exists());
+        assert!(!cells.join("agent-e/exit.json").exists());
         // In the same boot of the host nothing is explained away.
         cell(cells, "agent-b", "{\"gen");
-        mark_cells_of_previous_boot_lost(own, cells).unwrap();
+        record_ends_of_previous_boot(own, cells).unwrap();
         assert!(cells.join("agent-b/shim.json").exists());
         assert!(!cells.join("agent-b/exit.json").exists());
     }

@@ -39,10 +39,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     protect(config, &path)?;
-    super::reboot::mark_cells_of_previous_boot_lost(
-        &config.hostd_dir(),
-        &config.cell_records_dir(),
-    )?;
+    super::reboot::record_ends_of_previous_boot(&config.hostd_dir(), &config.cell_records_dir())?;
     let children =
         abbey_launch::child_exit_fd().map_err(Error::file("watch", "the end of children"))?;
     let mut guard = match config.privileged {
@@ -381,16 +378,16 @@ pub(super) fn perform_operation(
             }
             Ok(HostdReply::Done)
         }
-        HostdOperation::Fill { owner, stamp } => {
+        HostdOperation::Fill { owner } => {
             let known = held()?.allocations.owners.contains_key(&owner);
-            if known || !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
+            if known || !matches!(owner, CellName::Agent(_)) {
                 return refused("only an agent that is still to be created can be filled");
             }
             match fds.into_iter().next() {
                 None => refused("the request passed no file descriptor of an archive"),
                 Some(_) if dry => Ok(HostdReply::Done),
                 Some(fd) => {
-                    owner_files::fill_owner_files(config, &owner, &stamp, fd)?;
+                    owner_files::fill_owner_files(config, &owner, fd)?;
                     Ok(HostdReply::Done)
                 }
             }

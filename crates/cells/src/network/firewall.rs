@@ -43,13 +43,14 @@ struct VerifiedFirewall {
 
 /// Path of the `nft` program, if it is installed.
 pub(crate) fn nft_path() -> Option<PathBuf> {
-    let places = [
-        "/usr/sbin/nft",
-        "/sbin/nft",
-        "/usr/bin/nft",
-        "/usr/local/sbin/nft",
-    ];
-    places.into_iter().map(PathBuf::from).find(|p| p.is_file())
+    system_program("nft")
+}
+
+/// A program for administrators, wherever a host has those: hostd has no search path.
+pub(super) fn system_program(name: &str) -> Option<PathBuf> {
+    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"];
+    let mut paths = places.into_iter().map(|place| Path::new(place).join(name));
+    paths.find(|path| path.is_file())
 }
 
 /// Runs `nft` with text on its input, in the network of this thread.
@@ -155,7 +156,7 @@ fn forwards() -> bool {
 }
 
 /// Whether anybody goes out directly, so that the host has to forward.
-fn wanted(allocations: &Allocations) -> bool {
+pub(super) fn wanted(allocations: &Allocations) -> bool {
     let mut allocations = allocations.owners.values().filter(|c| c.subnet.is_some());
     allocations.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
 }
@@ -181,46 +182,6 @@ fn enable_forwarding() -> Result<()> {
         .and_then(|()| std::fs::write(&file, "0"))
         .map_err(Error::file("write", &file))?;
     std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))
-}
-
-/// Chain of another program that drops forwarded packets by default and accepts none of the house's, if direct egress
-/// needs forwarding: as text for people.
-pub(crate) fn blocking_chain(tag: HouseTag, allocations: &Allocations) -> Option<String> {
-    if !wanted(allocations) {
-        return None;
-    }
-    find_blocking_chain(
-        &run(&["list", "ruleset"], "").ok()?,
-        &tag.interface_prefix(),
-    )
-}
-
-/// Searches a listing of all tables for a chain at the forward hook whose policy is to drop, in a table without a rule
-/// that accepts interfaces with this prefix.
-fn find_blocking_chain(ruleset: &str, prefix: &str) -> Option<String> {
-    let (mut table, mut chain, mut found) = ("", "", None);
-    let mut blocking: Option<(String, bool)> = None;
-    for line in ruleset.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix("table ") {
-            // The table before is over.
-            found = found.or(blocking.take().filter(|b| !b.1).map(|b| b.0));
-            table = rest.trim_end_matches(['{', ' ']);
-        } else if let Some(rest) = line.strip_prefix("chain ") {
-            chain = rest.trim_end_matches(['{', ' ']);
-        } else if line.contains("hook forward") && line.contains("policy drop") {
-            let text = format!(
-                "the chain `{chain}` of table `{table}` (policy drop; the interfaces of this house begin with `{prefix}`)"
-            );
-            blocking = blocking.or(Some((text, false)));
-        }
-        if line.contains(prefix)
-            && line.contains("accept")
-            && let Some((_, accepts)) = &mut blocking
-        {
-            *accepts = true;
-        }
-    }
-    found.or(blocking.filter(|b| !b.1).map(|b| b.0))
 }
 
 /// This boot of the host and the network of this process.
@@ -370,42 +331,4 @@ pub(crate) fn remove_firewall(dir: &Path, tag: HouseTag) -> Result<()> {
     }
     run(&["-f", "-"], &text).map_err(failed("remove"))?;
     std::fs::remove_file(path(dir)).map_err(Error::file("remove", path(dir)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DOCKER: &str = r#"table inet abbey_00001 {
-	chain through {
-		type filter hook forward priority filter; policy accept;
-		iifname "ab00001*" accept
-	}
-}
-table ip filter {
-	chain DOCKER-USER {
-	}
-	chain FORWARD {
-		type filter hook forward priority filter; policy drop;
-		counter packets 0 bytes 0 jump DOCKER-USER
-	}
-}
-table ip nat {
-	chain POSTROUTING {
-		type nat hook postrouting priority srcnat; policy accept;
-	}
-}
-"#;
-
-    #[test]
-    fn a_forward_policy_of_another_program_is_found_until_it_accepts_the_house() {
-        let found = find_blocking_chain(DOCKER, "ab00001").unwrap();
-        assert!(found.contains("`FORWARD` of table `ip filter`"), "{found}");
-        let accepted = DOCKER.replace(
-            "jump DOCKER-USER",
-            "jump DOCKER-USER\n\t\tiifname \"ab00001*\" counter accept",
-        );
-        assert_eq!(find_blocking_chain(&accepted, "ab00001"), None);
-        assert_eq!(find_blocking_chain("", "ab00001"), None);
-    }
 }

@@ -6,6 +6,7 @@
 mod addresses;
 pub(crate) mod bridge;
 pub(crate) mod firewall;
+pub(crate) mod foreign;
 pub mod freebsd;
 mod link;
 mod nftables;

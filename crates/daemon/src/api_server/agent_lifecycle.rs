@@ -1,4 +1,4 @@
-//! Operator routes that show, export, import, drain and restore agents (S1-24, S2-24).
+//! Operator routes that show, export, import and drain agents (S1-24, S2-24).
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
@@ -6,10 +6,10 @@ use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, Json};
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
-use crate::core::runtime;
+use crate::core::{hostd, runtime};
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
-use abbey_cells::hostd::{FileEntry, FileName, HostdOperation, HostdReply, NoteName};
+use abbey_cells::hostd::{FileEntry, FileName, HostdOperation, NoteName};
 use abbey_model::{CellName, FaultKind, IDENTITY_FILES, Principal, Redactor, Slug, Timestamp};
 use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
@@ -29,13 +29,12 @@ const BUNDLE_MAX: usize = 2 << 20;
 /// Most of them that are brought at once; together they fit a request.
 const AT_ONCE: usize = 8;
 
-/// Operator routes that show, export, import, drain and restore agents.
+/// Operator routes that show, export, import and drain agents.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(entry))
         .routes(routes!(bundle, bring))
         .routes(routes!(drain))
-        .routes(routes!(restore))
         .routes(routes!(leftovers))
 }
 
@@ -217,11 +216,7 @@ async fn bring(
     for some in entries.chunks(AT_ONCE) {
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
-        crate::core::hostd::run_operation(
-            &api.core.hostd,
-            HostdOperation::Prepare { owner, files },
-        )
-        .await?;
+        hostd::run_operation(&api.core.hostd, HostdOperation::Prepare { owner, files }).await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = NewAuditEntry {
@@ -259,95 +254,6 @@ async fn drain(
     })?))
 }
 
-/// Stamps of an agent's files that lie aside, oldest first.
-async fn removed(api: &ApiState, slug: &Slug) -> Result<Vec<String>> {
-    let hostd = Arc::clone(&api.core.hostd);
-    let asked =
-        crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::Archives {}, &[]))
-            .await?;
-    let HostdReply::Archives { archives } = asked else {
-        return Err(Problem::new(FaultKind::Internal, "hostd, the privileged helper, sent an unexpected reply; see the log of the control plane").into());
-    };
-    let mine = archives.into_iter().filter(|(agent, _)| agent == slug);
-    Ok(mine.map(|(_, stamp)| stamp).collect())
-}
-
-/// Brings the files of an agent back that went; the plan that has it again gives it all else.
-#[utoipa::path(
-    post, path = "/api/v1/agents/{agent}/restore", operation_id = "agents_restore", tag = "agents",
-    summary = "Restores the files of a removed agent, before a plan that has it again",
-    responses((status = 200, body = RestoredDoc)),
-)]
-async fn restore(
-    State(api): Shared,
-    Caller(by): Caller,
-    Path(name): Path<String>,
-    Json(body): Json<RestoreBody>,
-) -> Result<Doc<RestoredDoc>> {
-    let slug = parse_slug(&name)?;
-    // No plan comes in between.
-    let _no_plan = api.core.plan.lock_changes().await;
-    let lives = api
-        .core
-        .plan
-        .current()
-        .is_some_and(|c| c.house.agents.contains_key(&slug));
-    if lives {
-        let text = format!("agent `{slug}` exists; only a removed agent can be restored");
-        return Err(Problem::new(FaultKind::Conflict, text).into());
-    }
-    // An earlier try brought them, and no plan has the agent yet.
-    if api.core.home.agent_dir(slug.as_str()).is_dir() {
-        if let Some(stamp) = &body.stamp {
-            let text =
-                format!("files of `{slug}` are back already; those of {stamp} have no place");
-            let remedy = format!("`abbey agent restore {slug}` goes on with those");
-            return Err(Problem::new(FaultKind::Conflict, text)
-                .remedy(remedy)
-                .into());
-        }
-        return Ok(Doc(RestoredDoc {
-            version: VERSION,
-            agent: slug.to_string(),
-            stamp: None,
-        }));
-    }
-    let stamps = removed(&api, &slug).await?;
-    let wanted = match &body.stamp {
-        Some(stamp) => stamps.iter().find(|s| *s == stamp),
-        None => stamps.last(),
-    };
-    let Some(stamp) = wanted.cloned() else {
-        let have = match stamps.is_empty() {
-            true => "no removed files of this agent are kept".to_owned(),
-            false => format!(
-                "removed files exist with the time stamps {}",
-                stamps.join(", ")
-            ),
-        };
-        let text = format!("no files of agent `{slug}` can be restored: {have}");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
-    };
-    let owner = CellName::Agent(slug.clone());
-    let asked = HostdOperation::Restore {
-        owner,
-        stamp: stamp.clone(),
-    };
-    crate::core::hostd::run_operation(&api.core.hostd, asked).await?;
-    let note = NewAuditEntry {
-        actor: by,
-        action: "agent.restore".to_owned(),
-        entity: format!("agent-{slug}"),
-        detail: json!({ "stamp": stamp }),
-    };
-    api.core.store.append_audit_entry(note).await?;
-    Ok(Doc(RestoredDoc {
-        version: VERSION,
-        agent: slug.to_string(),
-        stamp: Some(stamp),
-    }))
-}
-
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/leftovers", operation_id = "agents_leftovers", tag = "agents",
     summary = "What a removed agent left behind",
@@ -371,7 +277,7 @@ async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<L
         );
     }
     let hostd = Arc::clone(&api.core.hostd);
-    let owners = crate::core::hostd::call_blocking(move || hostd.owners()).await?;
+    let owners = hostd::call_blocking(move || hostd.owners()).await?;
     if owners.contains_key(&cell) {
         left.push("hostd, the privileged helper, still reserves a user id for it".to_owned());
     }
@@ -400,7 +306,7 @@ async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<L
     Ok(Doc(LeftoversDoc {
         version: VERSION,
         agent: slug.to_string(),
-        removed: removed(&api, &slug).await?,
+        removed: hostd::archived_files(&api.core.hostd, &slug).await?,
         place: api.core.home.root().join("removed").display().to_string(),
         kept: kept(&api, &slug).await,
         tasks: open.map(|t| format!("TASK-{}", t.number)).collect(),

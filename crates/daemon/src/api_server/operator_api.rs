@@ -13,7 +13,7 @@ use crate::api_server::{
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
-use crate::core::{audit_checkpoints, checkpoint_sinks, signing_key};
+use crate::core::{audit_checkpoints, checkpoint_sinks, runtime, signing_key};
 use crate::insight::skill_views::find_skills;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
@@ -152,7 +152,23 @@ async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Resul
         pid: std::process::id(),
         address: api.net.operator_address.bound_text(),
         state_hash,
+        activity: activity_of(&api).await,
     }))
+}
+
+/// What the control plane is doing that a command may wait for.
+async fn activity_of(api: &Arc<ApiState>) -> Option<String> {
+    if !api.core.shutdown.is_requested() {
+        return api.core.plan.activity();
+    }
+    let backend = Arc::clone(&api.cells.backend);
+    let cells = runtime::run_blocking(move || backend.list()).await;
+    let cells = cells.ok()?.unwrap_or_default();
+    let names: Vec<String> = cells.iter().map(ToString::to_string).collect();
+    Some(match names.is_empty() {
+        true => "ending the control plane".to_owned(),
+        false => format!("stopping {}", names.join(", ")),
+    })
 }
 
 #[utoipa::path(

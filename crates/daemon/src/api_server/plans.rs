@@ -19,6 +19,10 @@ pub(crate) async fn apply_manifest(
     who: Principal,
 ) -> Result<PlanDoc> {
     let _one_at_a_time = api.core.plan.lock_changes().await;
+    let _until_applied = api
+        .core
+        .plan
+        .begin_activity("checking the manifest against this host");
     let applied = commit_manifest(&api.work, body, seen, who).await?;
     let listening = api.operator_listener.listen_as_planned(&api.net).await;
     // An address that cannot be had holds up no agent.

@@ -1,20 +1,17 @@
-//! Operator routes that save agents as templates, remove those, and fill new agents from them.
+//! Operator routes that save agents as templates and remove those.
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, Path};
 use crate::cells::exec;
 use crate::core::error::{Error, Result};
+use crate::core::runtime;
 use crate::core::saved_templates::{self, NewTemplate, SavedTemplate};
-use crate::core::{hostd, runtime};
 use crate::work::lookup::{find_agent_slug, parse_slug};
-use abbey_api::{
-    FillBody, FilledDoc, Problem, RemovedTemplateDoc, SaveTemplateBody, SavedTemplateDoc, Time,
-    VERSION,
-};
+use abbey_api::{Problem, RemovedTemplateDoc, SaveTemplateBody, SavedTemplateDoc, Time, VERSION};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
-use abbey_model::{CellKind, CellName, FaultKind, Slug};
-use abbey_plan::{Mistake, edit, templates};
+use abbey_model::{CellKind, FaultKind, Slug};
+use abbey_plan::{Likeness, Mistake, edit, remove_own_keys, templates};
 use abbey_store::NewAuditEntry;
 use axum::extract::State;
 use serde_json::json;
@@ -26,27 +23,11 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Keys of a manifest entry that belong to one agent: who it is to others, when it works, what it may spend.
-const KEYS_NOT_SAVED: [&str; 11] = [
-    "name",
-    "reports_to",
-    "delegates_to",
-    "asks",
-    "grants",
-    "relations",
-    "files",
-    "schedules",
-    "wake",
-    "budget",
-    "subnet",
-];
-
 /// Operator routes of saved templates.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(save))
         .routes(routes!(remove))
-        .routes(routes!(fill))
 }
 
 #[utoipa::path(
@@ -157,27 +138,12 @@ fn entry_to_save(
 ) -> std::result::Result<Vec<String>, Vec<Mistake>> {
     let lines = edit::agent_entry(manifest, slug)?;
     let mut text = edit::add_entry("version: 1\n", slug, &lines)?;
-    for key in KEYS_NOT_SAVED {
-        text = edit::remove_key(&text, slug, key)?;
-    }
+    text = remove_own_keys(&text, slug, Likeness::Template)?;
     text = edit::set_key(&text, slug, "cell", &agent.cell.to_string())?;
     if agent.cell == CellKind::Microvm {
         text = edit::set_key(&text, slug, "image", &agent.image)?;
     }
     edit::agent_entry(&text, slug)
-}
-
-fn not_found(name: &Slug, error: Error) -> Error {
-    match &error {
-        Error::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            let text = format!("there is no saved template `{name}`");
-            let problem = Problem::new(FaultKind::NotFound, text);
-            problem
-                .remedy("`abbey template list` lists all templates")
-                .into()
-        }
-        _ => error,
-    }
 }
 
 #[utoipa::path(
@@ -191,8 +157,7 @@ async fn remove(
     Path(name): Path<String>,
 ) -> Result<Doc<RemovedTemplateDoc>> {
     let name = parse_slug(&name)?;
-    saved_templates::remove_saved_template(&api.core.home, &name)
-        .map_err(|e| not_found(&name, e))?;
+    saved_templates::remove_saved_template(&api.core.home, &name)?;
     let note = NewAuditEntry {
         actor: by,
         action: "template.remove".to_owned(),
@@ -203,50 +168,5 @@ async fn remove(
     Ok(Doc(RemovedTemplateDoc {
         version: VERSION,
         name: name.to_string(),
-    }))
-}
-
-/// Gives an agent its first files; the plan that then has it gives it all else.
-#[utoipa::path(
-    post, path = "/api/v1/agents/{agent}/fill", operation_id = "templates_fill", tag = "templates",
-    summary = "Gives an agent that no plan has yet the home and workspace of a saved template",
-    responses((status = 200, body = FilledDoc)),
-)]
-async fn fill(
-    State(api): Shared,
-    Caller(by): Caller,
-    Path(agent): Path<String>,
-    Json(body): Json<FillBody>,
-) -> Result<Doc<FilledDoc>> {
-    let (slug, name) = (parse_slug(&agent)?, parse_slug(&body.template)?);
-    // No plan comes in between.
-    let _no_plan = api.core.plan.lock_changes().await;
-    let current = api.core.plan.current();
-    if current.is_some_and(|c| c.house.agents.contains_key(&slug)) {
-        let text = format!("agent `{slug}` exists; only a new agent gets the files of a template");
-        return Err(Problem::new(FaultKind::Conflict, text).into());
-    }
-    let (_, file) = saved_templates::open_saved_template(&api.core.home, &name)
-        .map_err(|e| not_found(&name, e))?;
-    let stamp = Time(api.core.store.now())
-        .to_string()
-        .replace([':', '.'], "-");
-    let operation = HostdOperation::Fill {
-        owner: CellName::Agent(slug.clone()),
-        stamp,
-    };
-    let helper = Arc::clone(&api.core.hostd);
-    hostd::call_blocking(move || helper.call(operation, &[file.as_fd()])).await?;
-    let note = NewAuditEntry {
-        actor: by,
-        action: "agent.fill".to_owned(),
-        entity: format!("agent-{slug}"),
-        detail: json!({ "template": name }),
-    };
-    api.core.store.append_audit_entry(note).await?;
-    Ok(Doc(FilledDoc {
-        version: VERSION,
-        agent: slug.to_string(),
-        template: name.to_string(),
     }))
 }

@@ -123,6 +123,7 @@ fn body(manifest: &str, renamed: Option<(&str, &str)>) -> ManifestBody {
             .into_iter()
             .map(|(o, n)| (o.to_owned(), n.to_owned()))
             .collect(),
+        first_files: BTreeMap::new(),
     }
 }
 

@@ -372,6 +372,7 @@ impl CommandRun {
                 ExitKind::NotReady
                 | ExitKind::SpawnFailed { .. }
                 | ExitKind::Lost
+                | ExitKind::HostRestarted
                 | ExitKind::Machine { .. },
                 _,
             ) => 125,

@@ -10,6 +10,7 @@ pub(crate) mod command_table;
 pub(crate) mod commands;
 pub(crate) mod desired;
 pub(crate) mod exec;
+pub(crate) mod first_files;
 pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod observations;

@@ -4,6 +4,7 @@
 use crate::cells::agent_credentials::{
     agent_token_file, reload_credentials, rotate_agent_credentials,
 };
+use crate::cells::first_files::{archive_files, clear_place, fill_home, put_away};
 use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
@@ -23,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Steps that create an agent.
-const CREATE: [&str; 3] = ["home", "files", "credential"];
+/// Steps that create an agent. What lies at its place first goes out of the way, then it gets the files that its plan brings.
+const CREATE: [&str; 5] = ["clear", "fill", "home", "files", "credential"];
 /// Steps that remove an agent. Files first: where they can't be moved, the agent keeps its credentials, in case the next
 /// plan has it again.
 const REMOVE: [&str; 4] = ["stop", "archive", "revoke", "forget"];
@@ -49,6 +50,10 @@ pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
     let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
+    let _until_done = cells
+        .core
+        .plan
+        .begin_activity("preparing agents and services");
     let outcome = provision_all(cells, &current).await;
     cells.mark_provisioned(current.generation);
     outcome
@@ -100,7 +105,9 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     let hostd = Arc::clone(&cells.core.hostd);
     let allocated = hostd::call_blocking(move || hostd.owners()).await?;
     let settled = |owner: &CellName| !half_renamed.contains(owner);
+    let report = |text: String| cells.core.plan.report_activity(text);
     for (owner, has) in allocated.iter().filter(|(owner, _)| settled(owner)) {
+        report(format!("checking what {owner} still needs"));
         failures.note(owner, release_for(cells, current, owner, has).await);
     }
     // A removal or creation of either name would tear apart what belongs to one agent.
@@ -109,6 +116,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     }
     // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
+        report(format!("preparing service `{service}`"));
         let owner = CellName::Service(service.clone());
         failures.note(&owner.clone(), prepare_home(cells, current, owner).await);
     }
@@ -116,10 +124,12 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
         if !settled(&CellName::Agent(slug.clone())) {
             continue;
         }
+        report(format!("preparing agent `{slug}`"));
         failures.note(slug, provision_agent(cells, current, slug).await);
     }
     let owners: Vec<CellName> = allocated.into_keys().collect();
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
+    report("applying the firewall rules".to_owned());
     firewall::apply_planned_firewall(&cells.net).await?;
     reload_credentials(cells).await?;
     failures.into_result()
@@ -285,6 +295,8 @@ async fn run_saga(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow)
         let event = match state {
             State::Doing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                let activity = format!("preparing agent `{slug}` ({}, {step})", saga.kind);
+                cells.core.plan.report_activity(activity);
                 crash::point(&format!("{}.{step}.begin", saga.kind));
                 match perform_step(cells, current, &saga.kind, step, &slug).await {
                     Ok(()) => {
@@ -337,11 +349,16 @@ async fn perform_step(
     slug: &Slug,
 ) -> Result<()> {
     match (kind, step) {
+        ("agent.create", "clear") => clear_place(cells, slug).await,
+        ("agent.create", "fill") => fill_home(cells, slug).await,
         ("agent.create", "home") => {
             prepare_home(cells, current, CellName::Agent(slug.clone())).await
         }
         ("agent.create", "files") => write_house_files(cells, current, slug).await,
-        ("agent.create", "credential") => rotate_agent_credentials(cells, slug, Millis(0)).await,
+        ("agent.create", "credential") => {
+            rotate_agent_credentials(cells, slug, Millis(0)).await?;
+            Ok(cells.core.store.finish_first_files(slug.clone()).await?)
+        }
         ("agent.remove", "stop") => {
             stop_and_sweep(cells, &CellName::Agent(slug.clone())).await
         }
@@ -383,10 +400,10 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
                 .await?;
             reload_credentials(cells).await
         }
-        // Archiving the home also undoes the files step.
+        // Archiving the home also undoes the steps around.
         ("agent.create", "home") => {
-            archive_files(cells, slug).await?;
             let owner = CellName::Agent(slug.clone());
+            put_away(cells, slug).await?;
             hostd::run_operation(&cells.core.hostd, HostdOperation::Release { owner }).await
         }
         // A removal is never undone: it is begun again at the next provisioning.
@@ -510,15 +527,6 @@ async fn blocking<T: Send + 'static>(
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 
-/// Moves the files of an agent into the archive of removed agents; nothing is deleted.
-async fn archive_files(cells: &CellsState, slug: &Slug) -> Result<()> {
-    let stamp = abbey_api::Time(cells.core.store.now())
-        .to_string()
-        .replace([':', '.'], "-");
-    let owner = CellName::Agent(slug.clone());
-    hostd::run_operation(&cells.core.hostd, HostdOperation::Archive { owner, stamp }).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -549,6 +557,7 @@ agents:
             environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

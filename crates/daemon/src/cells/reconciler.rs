@@ -450,8 +450,10 @@ async fn write_history(
                 "generation": exit.map(|e| e.generation),
                 "failures": new.failures,
                 "requested": exit.is_some_and(|e| e.exit.was_requested()),
-                // Nobody saw when a shim disappeared.
-                "ended_at": exit.filter(|e| e.exit != ExitKind::Lost).map(|e| e.ended_at),
+                // Nobody saw when a shim disappeared, or the host went down.
+                "ended_at": exit
+                    .filter(|e| !matches!(e.exit, ExitKind::Lost | ExitKind::HostRestarted))
+                    .map(|e| e.ended_at),
             }),
         )
     } else if new.generation != old.generation {

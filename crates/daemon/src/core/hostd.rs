@@ -6,7 +6,7 @@ use crate::core::home::Home;
 use crate::core::runtime;
 use abbey_api::Problem;
 use abbey_cells::hostd;
-use abbey_model::FaultKind;
+use abbey_model::{FaultKind, Slug};
 use std::path::{Path, PathBuf};
 
 /// Runs a blocking call of hostd or of a cell backend on a thread of its own, and awaits its
@@ -25,6 +25,22 @@ pub(crate) async fn run_operation(
 ) -> Result<()> {
     let helper = std::sync::Arc::clone(helper);
     call_blocking(move || helper.call(operation, &[]).map(drop)).await
+}
+
+/// Stamps of the files of a removed agent that are kept, oldest first.
+pub(crate) async fn archived_files(
+    helper: &std::sync::Arc<dyn hostd::HostdApi>,
+    agent: &Slug,
+) -> Result<Vec<String>> {
+    let helper = std::sync::Arc::clone(helper);
+    let listed =
+        call_blocking(move || helper.call(hostd::HostdOperation::Archives {}, &[])).await?;
+    let hostd::HostdReply::Archives { archives } = listed else {
+        let text = "hostd, the privileged helper, sent an unexpected reply; see the log of the control plane";
+        return Err(Problem::new(FaultKind::Internal, text).into());
+    };
+    let mine = archives.into_iter().filter(|(owner, _)| owner == agent);
+    Ok(mine.map(|(_, stamp)| stamp).collect())
 }
 
 /// Creates the directories of the home and makes sure that hostd answers, starting `binary` as

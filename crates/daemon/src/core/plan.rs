@@ -147,6 +147,16 @@ pub(crate) struct PlanState {
     current: RwLock<Option<Arc<PlanInForce>>>,
     generations: watch::Sender<u64>,
     changes: Mutex<()>,
+    activity: RwLock<Option<String>>,
+}
+
+/// Forgets what is being done for a plan once that has ended, however it ended.
+pub(crate) struct ActivityEnds<'a>(&'a PlanState);
+
+impl Drop for ActivityEnds<'_> {
+    fn drop(&mut self) {
+        *self.0.activity.write() = None;
+    }
 }
 
 impl PlanState {
@@ -156,6 +166,7 @@ impl PlanState {
             current: RwLock::new(current.map(Arc::new)),
             generations: watch::Sender::new(0),
             changes: Mutex::new(()),
+            activity: RwLock::new(None),
         }
     }
 
@@ -199,6 +210,22 @@ impl PlanState {
     /// Takes the lock on plan changes if it is free; `None` while another task holds it.
     pub(crate) fn try_lock_changes(&self) -> Option<MutexGuard<'_, ()>> {
         self.changes.try_lock().ok()
+    }
+
+    /// What is being done for a plan that is being applied; none if nothing is.
+    pub(crate) fn activity(&self) -> Option<String> {
+        self.activity.read().clone()
+    }
+
+    /// Says what is being done for a plan from now on, for whoever waits for it.
+    pub(crate) fn report_activity(&self, text: impl Into<String>) {
+        *self.activity.write() = Some(text.into());
+    }
+
+    /// As [`PlanState::report_activity`], until what is returned is dropped.
+    pub(crate) fn begin_activity(&self, text: &str) -> ActivityEnds<'_> {
+        self.report_activity(text);
+        ActivityEnds(self)
     }
 
     /// Language of an agent's reports and notices; the house's own for `None`.

@@ -6,8 +6,8 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
-use abbey_api::Time;
-use abbey_model::{IDENTITY_FILES, Slug};
+use abbey_api::{Problem, Time};
+use abbey_model::{FaultKind, IDENTITY_FILES, Slug};
 use abbey_support::beneath::DirHandle;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -249,10 +249,35 @@ impl NewTemplate {
     }
 }
 
-/// Removes a template. `NotFound` in the error if there is none of this name.
+/// Removes a template.
+///
+/// # Errors
+/// A problem that says so if there is none of this name.
 pub(crate) fn remove_saved_template(home: &Home, name: &Slug) -> Result<()> {
     let path = home.templates_dir().join(format!("{name}.tar"));
-    std::fs::remove_file(&path).map_err(Error::file("remove", path))
+    let removed = std::fs::remove_file(&path).map_err(Error::file("remove", path));
+    removed.map_err(|e| no_such_template(name, e))
+}
+
+/// Opens a template's file, at the start.
+///
+/// # Errors
+/// A problem that says so if there is none of this name, or why it cannot be read.
+pub(crate) fn require_saved_template(home: &Home, name: &Slug) -> Result<File> {
+    let opened = open_saved_template(home, name).map_err(|e| no_such_template(name, e))?;
+    Ok(opened.1)
+}
+
+fn no_such_template(name: &Slug, error: Error) -> Error {
+    match &error {
+        Error::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            let text = format!("there is no saved template `{name}`");
+            let problem = Problem::new(FaultKind::NotFound, text);
+            let remedy = "`abbey template list` lists all templates";
+            problem.remedy(remedy).into()
+        }
+        _ => error,
+    }
 }
 
 /// Whether an entry of an agent's files becomes part of a template.

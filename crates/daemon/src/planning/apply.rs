@@ -2,7 +2,9 @@
 
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
+use crate::core::hostd;
 use crate::core::plan::{PlanInForce, stored_allocation};
+use crate::core::saved_templates::require_saved_template;
 use crate::planning::{file_access, render};
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
@@ -11,8 +13,8 @@ use abbey_api::{
     Problem, VERSION,
 };
 use abbey_model::{
-    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, SecretRef, Slug,
-    Window,
+    CellName, DesiredState, FaultKind, FirstFiles, Generation, Metric, Principal, Scope, SecretRef,
+    Slug, Window,
 };
 use abbey_plan::{
     Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
@@ -31,6 +33,7 @@ struct Planned {
     plan: Plan,
     charters: BTreeMap<Slug, String>,
     renamed: Vec<(Slug, Slug)>,
+    first_files: Vec<(Slug, FirstFiles)>,
     based_on: Generation,
     newest_uid: u32,
 }
@@ -201,6 +204,7 @@ async fn commit_plan(
         budgets: budget_limits(&planned.house),
         timezone: planned.house.budget.timezone.clone(),
         renamed: planned.renamed.clone(),
+        first_files: planned.first_files.clone(),
     };
     abbey_cells::crash::point("plan.commit");
     work.core.store.commit_generation(commit).await?;
@@ -260,8 +264,8 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let parsed = parse_manifest(&body.manifest)?;
     let charters = load_charters(&parsed, body)?;
     let current = work.core.plan.current();
-    let hostd = Arc::clone(&work.core.hostd);
-    let mut host = crate::core::hostd::call_blocking(move || hostd.observe_host()).await?;
+    let helper = Arc::clone(&work.core.hostd);
+    let mut host = hostd::call_blocking(move || helper.observe_host()).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),
@@ -302,6 +306,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .rename_agent(old, new, manifest)
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
+    let first_files = check_first_files(work, &body.first_files, &parsed).await?;
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     // What is left out of the manifest in force changes nothing by being corrected, yet its text is to be replaced.
     if plan.is_empty() && current.is_some_and(|c| !c.left_out.is_empty()) {
@@ -322,6 +327,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         plan,
         charters,
         renamed,
+        first_files,
         based_on: generation,
         newest_uid,
     })
@@ -351,6 +357,54 @@ fn parse_renamed(
         names.push((old, new));
     }
     Ok(names)
+}
+
+/// New agents of a request with the source of their first files.
+///
+/// # Errors
+/// If an agent is not a new one of the manifest, or there are no such files.
+async fn check_first_files(
+    work: &WorkState,
+    requested: &BTreeMap<String, String>,
+    parsed: &abbey_plan::House,
+) -> Result<Vec<(Slug, FirstFiles)>> {
+    let invalid =
+        |e: &dyn std::fmt::Display| Problem::new(FaultKind::Invalid, format!("`first_files`: {e}"));
+    let mut checked = Vec::new();
+    for (agent, source) in requested {
+        let agent: Slug = agent
+            .parse()
+            .map_err(|e| invalid(&e as &abbey_model::SlugError))?;
+        let source: FirstFiles = source.parse().map_err(|e: String| invalid(&e))?;
+        let current = work.core.plan.current();
+        let exists = current.is_some_and(|c| c.house.agents.contains_key(&agent));
+        if exists || !parsed.agents.contains_key(&agent) {
+            let text = format!(
+                "only a new agent of the manifest gets first files, and `{agent}` is not one; nothing was changed"
+            );
+            return Err(Problem::new(FaultKind::Conflict, text).into());
+        }
+        match &source {
+            FirstFiles::Template(name) => {
+                require_saved_template(&work.core.home, name)?;
+            }
+            FirstFiles::Archive(stamp) => {
+                let kept = hostd::archived_files(&work.core.hostd, &agent).await?;
+                if !kept.contains(stamp) {
+                    let kept = match kept.is_empty() {
+                        true => "none are kept".to_owned(),
+                        false => format!("those of {} are kept", kept.join(", ")),
+                    };
+                    let text = format!(
+                        "no files of agent `{agent}` have the time stamp {stamp}: {kept}; nothing was changed"
+                    );
+                    return Err(Problem::new(FaultKind::NotFound, text).into());
+                }
+            }
+        }
+        checked.push((agent, source));
+    }
+    Ok(checked)
 }
 
 /// Why the plan in force cannot be renamed.

@@ -382,6 +382,7 @@ mod tests {
             environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
         }
     }
 

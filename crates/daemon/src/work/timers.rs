@@ -235,6 +235,7 @@ agents:
             environment: BTreeMap::new(),
             consent: Vec::new(),
             renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
         };
         plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await

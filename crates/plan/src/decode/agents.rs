@@ -107,7 +107,7 @@ impl Decoder<'_> {
             let known = suggest_similar(name, templates::ALL.iter().map(|t| t.name));
             self.report_mistake(
                 entry.value.get("template"),
-                format!("no built-in template `{name}`{known}; `abbey template list` shows all, and `abbey agent new --template` uses a saved one"),
+                format!("no built-in template `{name}`{known}; `abbey template list` shows all. A manifest means the same in every house, so it cannot name a saved one: remove this entry, and `abbey agent new {slug} --template {name}` writes out a saved one's"),
             );
         }
         let origin = match stock {

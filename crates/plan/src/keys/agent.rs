@@ -39,7 +39,7 @@ keys! {
     /// A named identity. Values are effective: the agent's own, from `defaults`, from its template, or built in.
     pub struct Agent {
         /// Display name; never used in paths, commands or SQL. The slug when not given.
-        pub display_name: String = Key::new("name", Shape::Text, Live),
+        pub display_name: String = Key::new("name", Shape::Text, Live).own(),
         /// What it is for; from its template when not given.
         pub role: String = Key::new("role", Shape::Text, Live),
         /// Stock template; see `abbey template list`. It sets role, charter, skills and tools.
@@ -47,19 +47,19 @@ keys! {
         /// File with its charter, relative to the manifest; the template's when not given.
         pub charter: Charter = Key::new("charter", Shape::Path, Live),
         /// The agent above it.
-        pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Agent, Live),
+        pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Agent, Live).of_this_house(),
         /// Agents that it may delegate to: `all`, `none`, or a list; `-NAME` excludes one from `all`.
-        pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).authority(&["none"]).default("none"),
+        pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).authority(&["none"]).default("none").of_this_house(),
         /// Agents that it may ask questions: `all`, `none`, or a list. The costs of the answer are charged to the agent
         /// that asks.
-        pub asks: Authority = Key::new("asks", Shape::Delegates, Live).authority(&["none"]).default("none"),
+        pub asks: Authority = Key::new("asks", Shape::Delegates, Live).authority(&["none"]).default("none").of_this_house(),
         /// Limits of the subtasks that it delegates, by agent.
-        pub grants: Grants = Key::new("grants", Shape::ByAgent(&Shape::Object(GRANT)), Live).authority(&[]),
+        pub grants: Grants = Key::new("grants", Shape::ByAgent(&Shape::Object(GRANT)), Live).authority(&[]).of_this_house(),
         /// It works by files: a task lies in `work/`, and is done when its result lies in `completed/`.
-        pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live).authority(&[]) => file_command,
+        pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live).authority(&[]).of_this_house() => file_command,
         /// Relations to other agents, for its prompt; they give no right by themselves.
         pub relations: BTreeMap<&'static str, Vec<Slug>> =
-            Key::new("relations", Shape::Section(RELATION_KINDS), Live),
+            Key::new("relations", Shape::Section(RELATION_KINDS), Live).of_this_house(),
         /// Services that it uses: in `postgres` it has a database, in `git` a place for repositories. The cell
         /// restarts when this changes which addresses it reaches.
         pub uses: BTreeSet<Slug> = Key::new("uses", NAMES, Live).authority(&[]),
@@ -72,12 +72,12 @@ keys! {
         /// Skills assigned to it, in place of its template's; `NAME@VERSION` pins a version.
         pub skills: Vec<String> = Key::new("skills", Shape::List(&Shape::Text), Live),
         /// Its daily budget; the share of the house's budget is already worked out.
-        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(&[]),
+        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(&[]).of_this_house(),
         /// Repeating wake.
-        pub wake: Option<Wake> = Key::new("wake", Shape::Object(Wake::KEYS), Live).authority(&[]),
+        pub wake: Option<Wake> = Key::new("wake", Shape::Object(Wake::KEYS), Live).authority(&[]).own(),
         /// Tasks that start by themselves, by name.
         pub schedules: BTreeMap<Slug, Schedule> =
-            Key::new("schedules", Shape::Map(&Shape::Object(SCHEDULE)), Live).authority(&[]) => later,
+            Key::new("schedules", Shape::Map(&Shape::Object(SCHEDULE)), Live).authority(&[]).own() => later,
         /// Its languages.
         pub locale: Locale = Key::new("locale", Shape::Section(Locale::KEYS), Live).inherited(),
         /// Resource limits of its cell.
@@ -112,7 +112,7 @@ keys! {
         /// Subnet of its cell, like `10.77.7.0/24`: one of `network.pool` in the size of `network.prefix`. Without one it
         /// gets a free one and keeps it.
         pub subnet: Option<Subnet> =
-            Key::new("subnet", Shape::Network, Restart).authority(&[]).only_in(IN_SANDBOX, NoEffect),
+            Key::new("subnet", Shape::Network, Restart).authority(&[]).own().only_in(IN_SANDBOX, NoEffect),
         /// What it may reach outside: `none`, `full`, or a list like `[api.example.org:443]`.
         pub egress: Egress = Key::new("egress", Shape::Egress, Live).authority(&["none"]).default("none").inherited(),
     }

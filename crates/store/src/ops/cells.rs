@@ -6,7 +6,7 @@ use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{CellChange, CellRow, Result};
 use abbey_engine::supervision::History;
-use abbey_model::{CellName, DesiredState};
+use abbey_model::{CellName, DesiredState, Generation};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -68,6 +68,16 @@ pub(crate) fn remove(tx: &mut Tx<'_>, cell: &CellName) -> Result<()> {
     }
     tx.publish(Topic::Cells);
     Ok(())
+}
+
+/// Reads the number of the newest boot of a cell; 0 if it never had one.
+pub(crate) fn newest_boot(rows: &dyn Rows, cell: &CellName) -> Result<Generation> {
+    let history = rows.first(
+        "SELECT history FROM cells WHERE name = ?1",
+        params![cell.to_string()],
+        |c| c.json::<History>(),
+    )?;
+    Ok(history.map_or(Generation(0), |h| h.generation))
 }
 
 /// Reads every cell with its desired state and supervision history.

@@ -1,6 +1,6 @@
 //! Generations: the plans that were made current, with the allocations of the newest.
 
-use super::{audit_log, ledger, renames};
+use super::{audit_log, first_files, ledger, renames};
 use crate::allocation::Allocation;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
@@ -15,8 +15,8 @@ pub(crate) fn format(rows: &dyn Rows) -> Result<i64> {
     rows.aggregate("SELECT user_version FROM pragma_user_version", params![])
 }
 
-/// Stores a plan as the current generation, with its allocations, renamed agents and budget limits. Returns its
-/// number.
+/// Stores a plan as the current generation, with its allocations, renamed agents, sources of first files and budget limits.
+/// Returns its number.
 ///
 /// # Errors
 /// [`Error::Stale`] when the current generation is not the one that the plan was made against.
@@ -54,6 +54,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<u64> {
     for (old, new) in &commit.renamed {
         renames::rename(tx, old, new, &commit.actor)?;
     }
+    first_files::commit(tx, commit)?;
     ledger::set_limits(tx, &commit.budgets, &commit.timezone)?;
     let detail = json!({ "generation": commit.generation, "steps": commit.steps });
     audit_log::append(tx, &commit.actor, "plan.commit", "house", detail)?;

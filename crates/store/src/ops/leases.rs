@@ -12,8 +12,8 @@ use crate::{
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
 use abbey_model::{
-    BudgetAmounts, Generation, Millis, Principal, ResultSource, RunId, RunState, Slug, TaskRef,
-    Verified,
+    BudgetAmounts, CellName, Generation, Millis, Principal, ResultSource, RunId, RunState, Slug,
+    TaskRef, Verified,
 };
 use serde_json::{Value, json};
 
@@ -38,9 +38,12 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
     }
     let who = Principal::Agent(claim.agent.clone());
     let run: RunId = tx.new_id()?;
+    // What the caller observed may be older than the boot in which the agent claims.
+    let cell = CellName::Agent(claim.agent.clone());
+    let generation = super::cells::newest_boot(tx.rows, &cell)?.max(claim.generation);
     let event = Event::Claim {
         run,
-        generation: claim.generation,
+        generation,
         ttl: claim.ttl,
         wall: claim.wall,
     };
@@ -66,13 +69,13 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
     tx.execute(
         "INSERT INTO runs (id, task, agent, generation, state, configured_model, effective_model, charter_hash, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
-            run.to_string(), row.id.to_string(), claim.agent.as_str(), claim.generation.0, state.name(),
+            run.to_string(), row.id.to_string(), claim.agent.as_str(), generation.0, state.name(),
             &claim.configured_model, &claim.effective_model, &claim.charter_hash, tx.now,
         ],
     )?;
     row.assignee = Some(claim.agent);
     store(tx, &mut row, step.task)?;
-    let detail = json!({ "run": run, "token": row.token, "generation": claim.generation });
+    let detail = json!({ "run": run, "token": row.token, "generation": generation });
     audit_log::append(tx, &who, "task.claim", &task_name(&row), detail)?;
     let lease = LeaseView {
         token: row.token,

@@ -12,6 +12,7 @@ pub(crate) mod delegation;
 pub(crate) mod documents;
 pub(crate) mod draining;
 pub(crate) mod escalations;
+pub(crate) mod first_files;
 pub(crate) mod generations;
 pub(crate) mod hostd_journal;
 pub(crate) mod leases;

@@ -15,7 +15,7 @@ use abbey_model::{CellName, Principal, Recipient, Scope, Slug};
 use serde_json::json;
 
 /// Columns that hold the slug of an agent and nothing else, as table and column.
-const SLUG_COLUMNS: [(&str, &str); 8] = [
+const SLUG_COLUMNS: [(&str, &str); 9] = [
     ("tasks", "holder"),
     ("tasks", "assignee"),
     ("runs", "agent"),
@@ -24,6 +24,7 @@ const SLUG_COLUMNS: [(&str, &str); 8] = [
     ("wakes", "agent"),
     ("escalations", "receiver"),
     ("sagas", "subject"),
+    ("first_files", "agent"),
 ];
 /// Columns that hold a [`Principal`] or, spelt the same, a [`Recipient`].
 const PRINCIPAL_COLUMNS: [(&str, &str); 6] = [

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/9_draining.sql"),
     include_str!("schema/10_named_tokens.sql"),
     include_str!("schema/11_renamed_agents.sql"),
+    include_str!("schema/12_first_files.sql"),
 ];
 /// Newest format of the state file that this version reads and writes.
 pub const FORMAT: i64 = MIGRATIONS.len() as i64;

@@ -2,7 +2,7 @@
 
 use super::BudgetLimit;
 use abbey_engine::supervision::History;
-use abbey_model::{CredentialGrant, DesiredState, Principal, SagaId, Slug, Timestamp};
+use abbey_model::{CredentialGrant, DesiredState, FirstFiles, Principal, SagaId, Slug, Timestamp};
 use allocation::Allocation;
 use serde_json::Value;
 
@@ -53,6 +53,8 @@ pub struct NewGeneration {
     pub timezone: String,
     /// Agents that get another name, as old and new name.
     pub renamed: Vec<(Slug, Slug)>,
+    /// New agents whose first files come from elsewhere.
+    pub first_files: Vec<(Slug, FirstFiles)>,
 }
 
 /// A renaming of an agent that the host has not followed yet.

@@ -375,7 +375,7 @@ fn check_features(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks)
             || "no other firewall table drops what cells send".to_owned(),
             |by| format!("{by} drops what cells send to other hosts, so no direct `egress` works"),
         ),
-        "accept the interfaces of the house in that chain; for Docker: `iptables -I DOCKER-USER -i IFACE+ -j ACCEPT` and `iptables -I DOCKER-USER -o IFACE+ -j ACCEPT`, with the prefix that the text names",
+        "accept the interfaces of the house in that chain; for Docker: `iptables -I DOCKER-USER -i IFACE+ -j ACCEPT` and `iptables -I DOCKER-USER -o IFACE+ -j ACCEPT`, with the prefix that the text names; for rules of `iptables-legacy`, `iptables-legacy -I FORWARD` in their place",
     );
 }
 

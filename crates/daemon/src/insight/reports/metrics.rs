@@ -36,6 +36,8 @@ enum Change {
     Planned(Option<Millis>),
     /// The house was started.
     HouseStarted,
+    /// Time that the clock jumped over begins, or ends: nothing ran in it.
+    Skipped(bool),
 }
 
 /// Changes of a cell in order. What nobody saw ends when the house was observed last, and an end that was recorded counts
@@ -52,6 +54,13 @@ fn changes_of(cell: &str, entries: &[AuditEntry]) -> Vec<(Timestamp, Change)> {
                 let until = entry.detail["observed_until"].as_i64().map(Timestamp);
                 unobserved = until.map(|until| (until, at));
                 changes.push((at, Change::HouseStarted));
+            }
+            "clock.jump" => {
+                let jump = Millis(entry.detail["ms"].as_i64().unwrap_or(0));
+                changes.extend([
+                    (at - jump, Change::Skipped(true)),
+                    (at, Change::Skipped(false)),
+                ]);
             }
             _ if entry.entity != cell => {}
             "cell.start" => {
@@ -111,10 +120,14 @@ fn uptime_percent(
     let never = Timestamp(i64::MAX);
     let mut planned_until = Timestamp(i64::MIN);
     let (mut at, mut was_up, mut was_wanted) = (begun, 0i64, 0i64);
+    let mut skipped = false;
     changes.push((now, Change::Up(up_now)));
     for (when, change) in changes {
         let counted_from = at.max(planned_until.min(when));
-        let span = when.since(counted_from).0.max(0);
+        let span = match skipped {
+            true => 0,
+            false => when.since(counted_from).0.max(0),
+        };
         was_wanted += if wanted { span } else { 0 };
         was_up += if wanted && up { span } else { 0 };
         at = at.max(when);
@@ -125,6 +138,7 @@ fn uptime_percent(
             Change::Planned(within) => {
                 planned_until = planned_until.max(within.map_or(never, |within| when + within));
             }
+            Change::Skipped(begins) => skipped = begins,
             Change::HouseStarted => planned_until = planned_until.min(when + START_WITHIN),
         }
     }
@@ -315,6 +329,27 @@ mod tests {
         assert_eq!(
             uptime_percent("a", (true, true), &day, since, now),
             Some(90.0)
+        );
+    }
+
+    #[test]
+    fn time_that_the_clock_jumped_over_counts_on_neither_side() {
+        let (since, now) = (Timestamp(0), Timestamp(100_000));
+        // Down for a tenth of the twenty seconds that passed; eighty were skipped.
+        let mut jump = entry(95_000, "clock.jump", "house");
+        jump.entity = "house".to_owned();
+        jump.detail = serde_json::json!({ "ms": 80_000 });
+        let fell = entry(97_000, "cell.exit", "house");
+        let back = entry(99_000, "cell.start", "house");
+        let log = [jump, fell, back];
+        let percent = uptime_percent("a", (true, true), &log, since, now);
+        assert_eq!(percent, Some(90.0));
+        // Over more than the whole window.
+        let mut long = log.clone();
+        long[0].detail = serde_json::json!({ "ms": i64::from(u32::MAX) * 1000 });
+        assert_eq!(
+            uptime_percent("a", (true, true), &long, since, now),
+            Some(60.0)
         );
     }
 

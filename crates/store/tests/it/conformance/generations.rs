@@ -11,6 +11,7 @@ cases! {
     a_commit_replaces_allocations_and_sets_budgets checks commit_generation current_generation budgets;
     a_refused_commit_changes_nothing checks commit_generation current_generation;
     the_last_manifest_with_an_agent_is_found checks last_manifest_with_agent;
+    first_files_are_pending_until_the_agent_has_them_or_goes checks commit_generation pending_first_files finish_first_files;
     a_renamed_agent_keeps_its_work_and_its_spend checks commit_generation pending_renames finish_rename;
 }
 
@@ -34,6 +35,7 @@ fn commit(generation: u64, based_on: u64) -> NewGeneration {
         budgets: limits(10),
         timezone: "UTC".into(),
         renamed: Vec::new(),
+        first_files: Vec::new(),
     }
 }
 
@@ -120,6 +122,38 @@ fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
             .done(),
         None
     );
+}
+
+fn first_files_are_pending_until_the_agent_has_them_or_goes(bench: &mut Bench) {
+    let (a, b) = (slug("agent-a"), slug("agent-b"));
+    let saved = FirstFiles::Template(slug("tooled"));
+    let removed = FirstFiles::Archive("2026-11-26T00-00-00-000Z".into());
+    let first = NewGeneration {
+        first_files: vec![(a.clone(), saved), (b.clone(), removed.clone())],
+        charters: json!({ "agent-a": "", "agent-b": "" }),
+        ..commit(1, 0)
+    };
+    // A plan that is refused asks for nobody's files.
+    let late = NewGeneration {
+        based_on: 7,
+        ..first.clone()
+    };
+    assert!(bench.store().commit_generation(late).wait().is_err());
+    assert!(bench.store().pending_first_files().done().is_empty());
+    let head = bench.store().audit_head();
+    bench.store().commit_generation(first).done();
+    let logged = bench.logged_after(head);
+    assert_eq!(logged, ["agent.fill", "agent.restore", "plan.commit"]);
+    bench.store().finish_first_files(a.clone()).done();
+    let pending = bench.store().pending_first_files().done();
+    assert_eq!(pending, [(b, removed)]);
+    // An agent of the same name that comes later is another one.
+    let without = NewGeneration {
+        charters: json!({ "agent-a": "" }),
+        ..commit(2, 1)
+    };
+    bench.store().commit_generation(without).done();
+    assert!(bench.store().pending_first_files().done().is_empty());
 }
 
 fn a_renamed_agent_keeps_its_work_and_its_spend(bench: &mut Bench) {
