@@ -53,14 +53,16 @@ impl IsolatedChild {
 }
 
 /// Starts the program of `spec` in new namespaces with the restrictions of `isolation`. `born` is called with the
-/// pid of the cell's first process, to connect its network; `content` sees the layers in force and may refuse to
-/// run the program.
+/// pid of the cell's first process, to connect its network while that builds its root; `content` sees the layers in force and
+/// may refuse to run the program. `network` is a network namespace with only loopback that becomes the cell's; without it the
+/// cell gets a new one.
 ///
 /// # Errors
 /// [`IsolationError`] with the step that failed; no process is left.
 pub fn spawn_isolated(
     spec: &LaunchSpec,
     isolation: &Isolation,
+    network: Option<OwnedFd>,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
     content: &mut dyn FnMut(&IsolationInForce) -> io::Result<()>,
 ) -> Result<IsolatedChild> {
@@ -71,11 +73,11 @@ pub fn spawn_isolated(
         None,
     )
     .map_err(|e| IsolationError::new("make", "a socket pair", e))?;
-    let mut flags = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET;
+    let mut flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if network.is_none() {
+        flags |= libc::CLONE_NEWNET;
+    }
     if isolation.rootless {
         flags |= libc::CLONE_NEWUSER;
     }
@@ -84,7 +86,7 @@ pub fn spawn_isolated(
         .map_err(|e| IsolationError::new("make", "namespaces", e))?;
     let Some(pidfd) = pidfd else {
         drop(ours);
-        isolated_child::run_cell_init(spec, isolation, &outside, theirs);
+        isolated_child::run_cell_init(spec, isolation, network, &outside, theirs);
     };
     drop(theirs);
     let child = Child { pid, pidfd };
@@ -131,7 +133,11 @@ fn attend(
                 resume_child()?;
             }
             b'N' => {
-                born(child.pid).map_err(|e| IsolationError::new("connect the network", "", e))?;
+                born(child.pid).map_err(|e| {
+                    // A child that failed meanwhile has no network any more.
+                    let own = || IsolationError::new("connect the network", "", e);
+                    reported_error(channel).unwrap_or_else(own)
+                })?;
                 resume_child()?;
             }
             b'L' => resume_child()?,
@@ -178,6 +184,14 @@ fn told(body: &[u8]) -> IsolationError {
     let (what, on, number) = (next(), next(), next());
     let source = io::Error::from_raw_os_error(number.parse().unwrap_or(0));
     IsolationError { what, on, source }
+}
+
+/// Error that the child has reported, if it has.
+fn reported_error(channel: &OwnedFd) -> Option<IsolationError> {
+    let mut buffer = [0u8; 2048];
+    let (got, _) = rustix::net::recv(channel, &mut buffer[..], RecvFlags::DONTWAIT).ok()?;
+    let body = buffer[..got].strip_prefix(b"E")?;
+    Some(told(body))
 }
 
 fn receive(channel: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {

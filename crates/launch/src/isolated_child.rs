@@ -15,6 +15,7 @@ use rustix::mount::{
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -25,10 +26,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 pub(crate) fn run_cell_init(
     spec: &LaunchSpec,
     isolation: &Isolation,
+    network: Option<OwnedFd>,
     outside: &Namespaces,
     channel: OwnedFd,
 ) -> ! {
-    let status = match build(spec, isolation, outside, &channel) {
+    let status = match build(spec, isolation, network, outside, &channel) {
         Ok(program) => crate::init::reap_until_exit(program, &channel),
         Err(error) => {
             let number = error.source.raw_os_error().unwrap_or(0);
@@ -47,6 +49,7 @@ pub(crate) fn run_cell_init(
 fn build(
     spec: &LaunchSpec,
     isolation: &Isolation,
+    network: Option<OwnedFd>,
     outside: &Namespaces,
     channel: &OwnedFd,
 ) -> Result<i32> {
@@ -60,14 +63,25 @@ fn build(
     } else {
         drop_supplementary_groups()?;
     }
-    crate::loopback_up().map_err(|e| IsolationError::new("bring up", "lo", e))?;
-    ask(channel, b'N')?;
-    let listeners = listen(isolation)?;
-    hand_over(channel, &listeners)?;
-    drop(listeners);
+    match network {
+        Some(network) => {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(network.as_fd(), kind)
+                .map_err(|e| IsolationError::new("enter", "its network", e))?;
+        }
+        None => {
+            crate::loopback_up().map_err(|e| IsolationError::new("bring up", "lo", e))?;
+        }
+    }
+    // The shim connects the network while the root is built.
+    tell(channel, b'N', &[]);
     build_root(isolation)?;
     rustix::system::sethostname(isolation.hostname.as_bytes())
         .map_err(|e| IsolationError::new("set", "the host name", e))?;
+    answered(channel)?;
+    let listeners = listen(isolation)?;
+    hand_over(channel, &listeners)?;
+    drop(listeners);
     if !isolation.rootless {
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
         ask(channel, b'U')?;
@@ -197,6 +211,10 @@ fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<(
     }
 }
 
+/// Where the root of a cell is mounted while it is built, in its own mount namespace: a directory that every host has, and
+/// below which nothing is that a cell gets.
+const STAGING: &CStr = c"/proc";
+
 fn build_root(isolation: &Isolation) -> Result<()> {
     let quiet = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", quiet)
@@ -206,12 +224,11 @@ fn build_root(isolation: &Isolation) -> Result<()> {
     } else {
         isolation.outer_uid
     };
-    let staging = isolation.staging.as_c_str();
-    let named = |e: rustix::io::Errno| IsolationError::new("mount", staging.to_string_lossy(), e);
+    let named = |e: rustix::io::Errno| IsolationError::new("mount", "its root", e);
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount(c"abbey", staging, c"tmpfs", flags, c"mode=755,size=1m").map_err(named)?;
+    mount(c"abbey", STAGING, c"tmpfs", flags, c"mode=755,size=1m").map_err(named)?;
     let root = rustix::fs::open(
-        staging,
+        STAGING,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )

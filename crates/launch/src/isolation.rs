@@ -71,9 +71,6 @@ pub struct Isolation {
     pub outer_uid: u32,
     /// Name of the host as seen inside.
     pub hostname: String,
-    /// An empty directory of the caller's, on which the new root is built; nothing is seen there
-    /// from outside.
-    pub staging: CString,
     /// How the root is built.
     pub mounts: Vec<Mount>,
     /// Ports of the cell's own network on which the caller wants to listen.

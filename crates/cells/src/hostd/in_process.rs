@@ -57,7 +57,7 @@ pub fn run_in_process(
         operation,
         dry_run: false,
     };
-    match perform_operation(config, request, fds, &one, &line)? {
+    match perform_operation(config, request, fds, &one, &line, None)? {
         HostdReply::Refused { why } => no(format!("refused: {why}")),
         reply => Ok(reply),
     }

@@ -27,6 +27,7 @@ mod pack;
 mod reboot;
 mod rename;
 mod server;
+mod spare_networks;
 mod stage;
 mod startup;
 mod sweep;

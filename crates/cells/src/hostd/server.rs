@@ -3,14 +3,16 @@
 use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
+use super::spare_networks::SpareNetworks;
 use super::{
     HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
     network_guard, owner_files, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
-use crate::network::wall::CellRules;
 use crate::program_stream::ProgramInvocation;
+use crate::shim::ShimParts;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::{descriptors, lock, programs};
 use crate::{Error, Result, allocation, crash, files, record, shim};
 use abbey_model::{CellName, CheckpointLine, Millis};
@@ -46,6 +48,10 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         true => Some(NetworkGuard::open().map_err(Error::file("watch", "the networks"))?),
         false => None,
     };
+    let mut spare = match config.privileged {
+        true => Some(SpareNetworks::open().map_err(Error::file("make", "a socket pair"))?),
+        false => None,
+    };
     if programs::is_installed(crate::microvm::QEMU) {
         // Here and not in the process of each start, which would measure again.
         abbey_launch::tsc_khz();
@@ -57,12 +63,17 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
             PollFd::new(&children, PollFlags::IN),
         ];
         fds.extend(guard.iter().flat_map(NetworkGuard::poll_fds));
-        let patience = guard.as_ref().and_then(NetworkGuard::next_deadline);
+        let patience = [
+            guard.as_ref().and_then(NetworkGuard::next_deadline),
+            spare.as_ref().and_then(SpareNetworks::next_deadline),
+        ];
+        let patience = patience.into_iter().flatten().min();
         let patience = patience.and_then(|time| Timespec::try_from(time).ok());
-        match poll(&mut fds, patience.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let quiet = match poll(&mut fds, patience.as_ref()) {
+            Ok(0) => true,
+            Ok(_) | Err(rustix::io::Errno::INTR) => false,
             Err(e) => return Err(Error::file("wait on", &path)(e.into())),
-        }
+        };
         let (called, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         let changed = fds[2..].iter().any(|fd| !fd.revents().is_empty());
         if ended {
@@ -98,6 +109,9 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
                 }
             }
         }
+        if let Some(spare) = spare.as_mut().filter(|_| quiet) {
+            spare.make_if_due();
+        }
         if !called {
             continue;
         }
@@ -106,12 +120,15 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
             std::thread::sleep(ACCEPT_AGAIN);
             continue;
         };
+        if let Some(spare) = &mut spare {
+            spare.note_call();
+        }
         match abbey_launch::fork() {
             Ok(None) => {
                 // A copy that lives on as a shim must not hold the helper's place.
                 drop((held, listener, children, guard));
                 abbey_launch::unblock_signals();
-                let status = i32::from(attend(config, &stream).is_err());
+                let status = i32::from(attend(config, &stream, spare).is_err());
                 abbey_launch::exit_immediately(status);
             }
             // The caller sees its connection close and tries again.
@@ -144,7 +161,11 @@ fn protect(config: &HostdConfig, path: &Path) -> Result<()> {
 }
 
 /// One call, in a process of its own.
-fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
+fn attend(
+    config: &HostdConfig,
+    stream: &UnixStream,
+    spare: Option<SpareNetworks>,
+) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
     let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get());
     let mut line = JournalLine {
@@ -171,7 +192,11 @@ fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
                 op.clone_into(&mut line.op);
                 line.subject = subject;
                 line.dry_run = request.dry_run;
-                perform(config, request, fds, stream, &line)
+                perform_operation(config, request, fds, stream, &line, spare).unwrap_or_else(
+                    |error| HostdReply::Failed {
+                        why: crate::error::error_chain(&error),
+                    },
+                )
             }
         }
     };
@@ -221,21 +246,6 @@ fn answer(mut stream: &UnixStream, reply: &HostdReply) -> io::Result<()> {
     stream.write_all(&bytes)
 }
 
-fn perform(
-    config: &HostdConfig,
-    request: HostdRequest,
-    fds: Vec<OwnedFd>,
-    stream: &UnixStream,
-    line: &JournalLine,
-) -> HostdReply {
-    match perform_operation(config, request, fds, stream, line) {
-        Ok(reply) => reply,
-        Err(error) => HostdReply::Failed {
-            why: crate::error::error_chain(&error),
-        },
-    }
-}
-
 fn still_running(owner: &CellName) -> String {
     format!("{owner} still has a running cell; stop it first")
 }
@@ -245,15 +255,18 @@ fn refused(why: impl Into<String>) -> Result<HostdReply> {
 }
 
 /// Checks and performs one operation, or only checks it for a dry run. `stream` is the caller's connection, `line`
-/// the journal line that a started shim completes.
+/// the journal line that a started shim completes, `spare` the networks of which a start takes one.
 pub(super) fn perform_operation(
     config: &HostdConfig,
     request: HostdRequest,
     fds: Vec<OwnedFd>,
     stream: &UnixStream,
     line: &JournalLine,
+    spare: Option<SpareNetworks>,
 ) -> Result<HostdReply> {
     let dry = request.dry_run;
+    // Whoever serves a long call keeps none of them.
+    let spare = spare.filter(|_| matches!(request.operation, HostdOperation::Start { .. }));
     let held = || allocation::lock_allocations(&config.hostd_dir());
     match request.operation {
         HostdOperation::Hello {} => {
@@ -542,7 +555,14 @@ pub(super) fn perform_operation(
                 }
                 None => None,
             };
-            start(config, generation, (spec, rules), streams, stream, line)
+            let spare = spare.filter(|_| spec.sandbox.is_some());
+            let network = spare.and_then(SpareNetworks::take);
+            let parts = ShimParts {
+                rules,
+                streams,
+                network,
+            };
+            start(config, generation, spec, parts, stream, line)
         }
         HostdOperation::Begin { spec } => {
             let spec = match admission::validate_spec(config, &held()?.allocations, *spec) {
@@ -609,6 +629,9 @@ pub(super) fn perform_operation(
         HostdOperation::End {} => {
             if !dry {
                 let empty = fs::remove_dir(config.cell_records_dir()).is_ok();
+                if empty {
+                    ControlGroups::remove_house(&config.group);
+                }
                 let parted = match empty && config.privileged {
                     true => {
                         let _nobody_repairs_it = lock_firewall(&config.hostd_dir())?;
@@ -745,8 +768,8 @@ fn claimed(
 fn start(
     config: &HostdConfig,
     generation: abbey_model::Generation,
-    (spec, rules): (crate::CellSpec, Option<CellRules>),
-    streams: Option<[OwnedFd; 3]>,
+    spec: crate::CellSpec,
+    parts: ShimParts,
     stream: &UnixStream,
     line: &JournalLine,
 ) -> Result<HostdReply> {
@@ -767,6 +790,6 @@ fn start(
         let _caller_gone = answer(&caller, &reply);
         let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
     };
-    let ended = shim::run_shim(generation, spec, rules.as_ref(), streams, report);
+    let ended = shim::run_shim(generation, spec, parts, report);
     abbey_launch::exit_immediately(i32::from(ended.is_err()))
 }

@@ -80,7 +80,6 @@ pub(crate) fn render_isolation(
             .uid
             .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
         hostname: spec.cell.slug().to_string(),
-        staging: c_string(spec.staging_dir().as_os_str().as_encoded_bytes())?,
         mounts: root_mounts(
             spec,
             sandbox,

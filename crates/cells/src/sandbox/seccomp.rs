@@ -11,7 +11,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A system call of this architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -460,10 +460,71 @@ pub(super) fn permissions(profile: Profile) -> Vec<Permission> {
 /// When a filter does not compile, which a test excludes for each profile.
 pub(crate) fn seccomp_filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
     let compile = || -> std::result::Result<Vec<Vec<BpfInstruction>>, seccompiler::Error> {
-        let programs = [allow_list(profile)?, absent()?];
-        Ok(programs.into_iter().map(instructions).collect())
+        let (plain, conditional): (Vec<_>, Vec<_>) = permissions(profile)
+            .into_iter()
+            .partition(|permission| permission.alternatives.is_empty());
+        let numbers = plain.iter().map(|p| p.call.number);
+        let mut list = instructions(allow_list(conditional)?);
+        // Its jumps are relative, and none leads over this place.
+        list.splice(AFTER_NUMBER..AFTER_NUMBER, allow_by_search(numbers));
+        Ok(vec![list, instructions(absent()?)])
     };
     compile().map_err(|e| Error::Limits(format!("a filter of system calls does not compile: {e}")))
+}
+
+/// Instructions of a filter by `seccompiler` before its rules: three that check the architecture, and one that loads the
+/// number of the call.
+const AFTER_NUMBER: usize = 4;
+
+/// Instructions that allow the calls with these numbers, and go on behind them with all others.
+///
+/// The kernel walks through a filter for every number when it is installed, and compiles it: a search by halves is a third
+/// of the length of a comparison for each call, and each walk through it is a few steps.
+fn allow_by_search(numbers: impl Iterator<Item = i64>) -> Vec<BpfInstruction> {
+    let numbers: BTreeSet<u32> = numbers.filter_map(|n| n.try_into().ok()).collect();
+    // Where numbers that are allowed begin and where they end, alternately.
+    let bounds: Vec<u32> = numbers
+        .iter()
+        .flat_map(|n| [*n, n + 1])
+        .filter(|at| {
+            numbers.contains(at) != at.checked_sub(1).is_some_and(|n| numbers.contains(&n))
+        })
+        .collect::<BTreeSet<u32>>()
+        .into_iter()
+        .collect();
+    let mut all = Vec::new();
+    search(&bounds, false, &mut all);
+    // What is not allowed leaves for the end, which is known only now.
+    let end = all.len();
+    for (at, (code, _, _, distance)) in all.iter_mut().enumerate() {
+        if *code == JUMP {
+            *distance = u32::try_from(end - at - 1).unwrap_or(u32::MAX);
+        }
+    }
+    all
+}
+
+/// Source: `linux/bpf_common.h`.
+const RETURN: u16 = 0x06;
+const JUMP: u16 = 0x05;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+
+/// Appends the search among bounds; below the first of them, calls are allowed or not.
+fn search(bounds: &[u32], allowed_below: bool, all: &mut Vec<BpfInstruction>) {
+    if bounds.is_empty() {
+        all.push(match allowed_below {
+            true => (RETURN, 0, 0, SeccompAction::Allow.into()),
+            false => (JUMP, 0, 0, 0),
+        });
+        return;
+    }
+    let middle = bounds.len() / 2;
+    let branch = all.len();
+    all.push((JUMP_IF_AT_LEAST, 0, 0, bounds[middle]));
+    search(&bounds[..middle], allowed_below, all);
+    all[branch].1 = u8::try_from(all.len() - branch - 1).unwrap_or(u8::MAX);
+    let allowed_from_middle = allowed_below != middle.is_multiple_of(2);
+    search(&bounds[middle + 1..], allowed_from_middle, all);
 }
 
 fn instructions(program: BpfProgram) -> Vec<BpfInstruction> {
@@ -497,9 +558,9 @@ fn absent() -> Compiled {
     )
 }
 
-fn allow_list(profile: Profile) -> Compiled {
+fn allow_list(permissions: Vec<Permission>) -> Compiled {
     let mut rules = BTreeMap::new();
-    for Permission { call, alternatives } in permissions(profile) {
+    for Permission { call, alternatives } in permissions {
         let alternatives: std::result::Result<Vec<SeccompRule>, _> = alternatives
             .iter()
             .map(|conditions| SeccompRule::new(comparisons(conditions)?))
@@ -556,6 +617,61 @@ mod tests {
             for program in seccomp_filters(profile).unwrap() {
                 assert!(!program.is_empty() && program.len() <= 4096, "{profile:?}");
             }
+        }
+    }
+
+    /// What a filter answers to a call with this number and no arguments.
+    fn answer(program: &[BpfInstruction], number: u32) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let (code, if_true, if_false, k) = program[at];
+            at += 1;
+            let mut branch =
+                |holds: bool| at += usize::from(if holds { if_true } else { if_false });
+            match (code, k) {
+                (0x20, 0) => loaded = number,
+                (0x20, 4) => loaded = seccomp_architecture(program),
+                (0x20, _) => loaded = 0,
+                (0x54, mask) => loaded &= mask,
+                (JUMP, distance) => at += distance as usize,
+                (0x15, value) => branch(loaded == value),
+                (JUMP_IF_AT_LEAST, value) => branch(loaded >= value),
+                (0x25, value) => branch(loaded > value),
+                (RETURN, answer) => return answer,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The architecture that a filter accepts, which its second instruction compares with.
+    fn seccomp_architecture(program: &[BpfInstruction]) -> u32 {
+        program[1].3
+    }
+
+    #[test]
+    fn the_search_allows_the_calls_without_a_condition_and_no_other() {
+        let allow: u32 = SeccompAction::Allow.into();
+        let refuse: u32 = SeccompAction::Errno(libc::EPERM.cast_unsigned()).into();
+        for &profile in Profile::ALL {
+            let filter = &seccomp_filters(profile).unwrap()[0];
+            let all = permissions(profile);
+            let numbers: BTreeSet<i64> = all.iter().map(|p| p.call.number).collect();
+            assert_eq!(numbers.len(), all.len(), "no call has two permissions");
+            let permitted = |number: u32| {
+                all.iter()
+                    .find(|p| u32::try_from(p.call.number) == Ok(number))
+            };
+            // Also those of the x32 interface, which have a bit more.
+            for number in (0..1024).flat_map(|n| [n, n | 0x4000_0000, u32::MAX - n]) {
+                let answer = answer(filter, number);
+                match permitted(number) {
+                    Some(p) if p.alternatives.is_empty() => assert_eq!(answer, allow, "{p:?}"),
+                    // With all arguments 0 either may hold.
+                    Some(_) => assert!([allow, refuse].contains(&answer), "{number}"),
+                    None => assert_eq!(answer, refuse, "{number}"),
+                }
+            }
+            assert!(filter.len() < 600, "{profile:?}: {}", filter.len());
         }
     }
 

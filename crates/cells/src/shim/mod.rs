@@ -38,22 +38,30 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+/// What a cell is started with beside its specification.
+pub(crate) struct ShimParts {
+    /// Rules that are loaded inside the network of the cell, if it has one, before the program starts.
+    pub(crate) rules: Option<CellRules>,
+    /// Standard streams of the program; none are those of the log.
+    pub(crate) streams: Option<[OwnedFd; 3]>,
+    /// Network namespace with only loopback that becomes the cell's; without it the start makes one.
+    pub(crate) network: Option<OwnedFd>,
+}
+
 /// Runs the shim of a cell in this process until the cell has ended. `report` is called once with whether the
-/// program started; with `streams` the program uses these instead of the log. `rules` are loaded inside the network of
-/// the cell, if it has one, before the program starts.
+/// program started.
 ///
 /// # Errors
 /// Why the program did not start; this was also reported.
 pub(crate) fn run_shim(
     generation: Generation,
     spec: CellSpec,
-    rules: Option<&CellRules>,
-    streams: Option<[OwnedFd; 3]>,
+    parts: ShimParts,
     report: impl FnOnce(std::result::Result<(), &str>),
 ) -> Result<()> {
     // A session of its own, so that nothing aimed at the control plane's terminal reaches it.
     let _already_leader = rustix::process::setsid();
-    match Shim::launch(generation, spec, rules, streams) {
+    match Shim::launch(generation, spec, parts) {
         Ok(mut shim) => {
             report(Ok(()));
             crash::point("shim.reported");

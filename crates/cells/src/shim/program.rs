@@ -1,6 +1,6 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
-use crate::network::wall::CellRules;
+use super::ShimParts;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -34,13 +34,12 @@ pub(super) struct LaunchedProgram {
 /// from number 4 on.
 pub(super) fn launch_program(
     spec: &CellSpec,
-    rules: Option<&CellRules>,
+    parts: ShimParts,
     groups: Option<&ControlGroups>,
     limited: bool,
-    streams: Option<[OwnedFd; 3]>,
     beside: Vec<OwnedFd>,
 ) -> Result<LaunchedProgram> {
-    let (mut launch, pipes, terminal) = prepare(spec, groups, streams)?;
+    let (mut launch, pipes, terminal) = prepare(spec, groups, parts.streams)?;
     launch.fds.extend(beside);
     let mut layers = BTreeSet::new();
     if limited {
@@ -68,7 +67,7 @@ pub(super) fn launch_program(
         if let Some(network) = spec.network {
             network::connect_cell(network, &slots, pid)?;
         }
-        if let Some(rules) = rules {
+        if let Some(rules) = &parts.rules {
             network::wall::load_cell_rules(pid, rules, true)?;
             network::repair::remember_cell_rules(&spec.run_dir, rules);
         }
@@ -85,7 +84,8 @@ pub(super) fn launch_program(
             text
         })
     };
-    let isolated = abbey_launch::spawn_isolated(&launch, &isolation, &mut born, &mut content);
+    let isolated =
+        abbey_launch::spawn_isolated(&launch, &isolation, parts.network, &mut born, &mut content);
     let isolated = match (isolated, refusal) {
         (Ok(isolated), _) => isolated,
         (Err(_), Some(refusal)) => return Err(refusal),

@@ -5,8 +5,7 @@ use super::heartbeat::Heartbeat;
 use super::log::{AROUND, CONSOLE, CellLog};
 use super::phase::CellPhase;
 use super::session::GuestSession;
-use super::{Shim, program};
-use crate::network::wall::CellRules;
+use super::{Shim, ShimParts, program};
 use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
 use crate::sys::accept_pause::AcceptPause;
@@ -30,8 +29,6 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))
             .map_err(Error::file("protect", dir))?;
     }
-    let staging = spec.staging_dir();
-    fs::create_dir_all(&staging).map_err(Error::file("make", staging))?;
     let path = spec.run_dir.join("lock");
     crate::sys::lock::try_lock_file(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
 }
@@ -42,10 +39,9 @@ impl Shim {
     pub(super) fn launch(
         generation: Generation,
         spec: CellSpec,
-        rules: Option<&CellRules>,
-        streams: Option<[OwnedFd; 3]>,
+        parts: ShimParts,
     ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
-        match Self::try_launch(generation, &spec, rules, streams) {
+        match Self::try_launch(generation, &spec, parts) {
             Ok(build) => Ok(build(spec)),
             Err(error) => Err((spec, generation, error)),
         }
@@ -54,8 +50,7 @@ impl Shim {
     fn try_launch(
         generation: Generation,
         spec: &CellSpec,
-        rules: Option<&CellRules>,
-        streams: Option<[OwnedFd; 3]>,
+        parts: ShimParts,
     ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
         let lost = || Error::Shim {
@@ -137,11 +132,11 @@ impl Shim {
         let limited = record.in_force.is_some();
         // The program in a microVM speaks through its guest.
         let (streams, inner) = match prepared {
-            Some(_) => (None, streams),
-            None => (streams, None),
+            Some(_) => (None, parts.streams),
+            None => (parts.streams, None),
         };
-        let launched =
-            program::launch_program(outer, rules, groups.as_ref(), limited, streams, beside)?;
+        let parts = ShimParts { streams, ..parts };
+        let launched = program::launch_program(outer, parts, groups.as_ref(), limited, beside)?;
         crash::point("shim.running");
         record.child = process::identify(launched.child.pid);
         record.layers.clone_from(&launched.layers);

@@ -196,10 +196,3 @@ impl CellSpec {
         }
     }
 }
-
-impl CellSpec {
-    /// Directory at which the cell's root file system is mounted while it is built.
-    pub(crate) fn staging_dir(&self) -> PathBuf {
-        self.run_dir.join("root")
-    }
-}

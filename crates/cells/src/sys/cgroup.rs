@@ -163,6 +163,11 @@ fn number(path: &Path) -> Option<u64> {
 
 /// The groups directly below one. A group has dozens of files, so none of them is asked what it is.
 fn below(dir: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    // Each directory below one is a link to it (`..`), beside its name and its own `.`.
+    if fs::metadata(dir).map_or(true, |m| m.nlink() == 2) {
+        return Vec::new();
+    }
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
     dirs.map(|e| e.path()).collect()
@@ -461,7 +466,7 @@ impl ControlGroups {
         }
     }
 
-    /// Removes the groups, which must have no processes, and the house's parent group if it is empty.
+    /// Removes the groups, which must have no processes. The house's parent group stays for the next cell.
     ///
     /// # Errors
     /// When a group stays in use.
@@ -484,11 +489,17 @@ impl ControlGroups {
                     Err(e) => return Err(Error::file("remove", dir)(e)),
                 }
             }
-            if let Some(house) = dir.parent() {
-                let _other_cells = fs::remove_dir(house);
-            }
         }
         Ok(())
+    }
+
+    /// Removes the parent group of a house in every hierarchy, if it has no cell.
+    pub(crate) fn remove_house(house: &str) {
+        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        let roots = mounted.map(|e| e.path()).chain([base_v2(Path::new(ROOT))]);
+        for root in roots {
+            let _none_or_in_use = fs::remove_dir(root.join(house));
+        }
     }
 
     /// Whether the kernel's out-of-memory killer killed a process of the groups.

@@ -25,6 +25,20 @@ pub(crate) fn send_with_descriptors(
     stream.write_all(&bytes[sent..])
 }
 
+/// Reads one byte from a Unix stream socket, and returns the file descriptor that came with it.
+pub(crate) fn receive_byte(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let mut io = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(stream, &mut io, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut messages = ancillary.drain();
+    Ok(messages.find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
+        _ => None,
+    }))
+}
+
 /// How many times over the limit a line is still read to its end.
 const PATIENCE: u64 = 4;
 /// How many descriptors are kept of all that come along.
