@@ -16,6 +16,7 @@ mod hook;
 mod house;
 mod key;
 mod keys;
+mod named_ports;
 mod node;
 mod origin;
 mod plan;

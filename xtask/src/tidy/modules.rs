@@ -77,6 +77,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "schema",
             "authority",
             "planner",
+            "named_ports",
             "check",
             "storage",
             "plan",
