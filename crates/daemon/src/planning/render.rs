@@ -36,6 +36,7 @@ pub(super) fn render_for_host(house: &House, registry: &Registry, kind: &str) ->
     let allocations = Allocations {
         uid_first: 0,
         tag: None,
+        home: None,
         version: 0,
         owners,
     };
