@@ -76,9 +76,6 @@ pub struct Allocations {
     /// Tag of the house, which is part of the names of its interfaces and firewall table.
     #[serde(default)]
     pub tag: Option<HouseTag>,
-    /// Directory of the house that these users and names belong to.
-    #[serde(default)]
-    pub home: Option<PathBuf>,
     /// Number that grows with every change.
     #[serde(default)]
     pub version: u64,
@@ -190,27 +187,6 @@ impl Allocations {
         Ok(checked)
     }
 
-    /// Allocations that came with a backup, for the house in `home`: those of another home get users and names of their
-    /// own, since that home may be on this host as well.
-    ///
-    /// # Errors
-    /// If there is no randomness.
-    pub fn for_home(mut self, home: &Path) -> Result<Allocations> {
-        if self.home.as_deref() == Some(home) {
-            return Ok(self);
-        }
-        let first = UIDS_FIRST + chance()? % PLACES * UIDS;
-        for allocation in self.owners.values_mut() {
-            allocation.uid = allocation.uid.map(|uid| first + (uid - self.uid_first));
-        }
-        Ok(Allocations {
-            uid_first: first,
-            tag: Some(HouseTag::from_bits(chance()?)),
-            home: Some(home.to_owned()),
-            ..self
-        })
-    }
-
     /// Whether an owner may have a subnet as far as the house is concerned: private, and nobody else's.
     fn subnet_in_house(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
         let net = (subnet.base(), subnet.prefix());
@@ -264,7 +240,6 @@ pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Allocations {
             uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
             tag: None,
-            home: None,
             version: 0,
             owners: BTreeMap::new(),
         },
@@ -275,15 +250,8 @@ pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
         allocations,
         _lock: lock,
     };
-    let home = dir.parent().unwrap_or(dir);
-    if held.allocations.tag.is_none() || held.allocations.home.as_deref() != Some(home) {
-        let tag = held
-            .allocations
-            .tag
-            .unwrap_or(HouseTag::from_bits(chance()?));
-        held.allocations.tag = Some(tag);
-        // A home that was moved takes them along.
-        held.allocations.home = Some(home.to_owned());
+    if held.allocations.tag.is_none() {
+        held.allocations.tag = Some(HouseTag::from_bits(chance()?));
         held.save()?;
     }
     // A home of a release that had no such record.
@@ -363,20 +331,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_backup_keeps_its_users_in_its_own_home_alone() {
-        let json = format!(
-            r#"{{"uid_first":{UIDS_FIRST},"tag":null,"home":"/h","owners":{{"agent-a":{{"uid":{}}}}}}}"#,
-            UIDS_FIRST + 7
-        );
-        let backup = Allocations::parse_foreign(json.as_bytes()).unwrap();
-        assert_eq!(backup.clone().for_home(Path::new("/h")).unwrap(), backup);
-        let beside = backup.for_home(Path::new("/other")).unwrap();
-        let uid = beside.owners[&owner("a")].uid;
-        assert_eq!(uid, Some(beside.uid_first + 7));
-        assert!(beside.tag.is_some());
-    }
-
     fn owner(name: &str) -> CellName {
         CellName::Agent(name.parse().unwrap())
     }
@@ -386,7 +340,6 @@ mod tests {
         let mut allocations = Allocations {
             uid_first: UIDS_FIRST,
             tag: None,
-            home: None,
             version: 0,
             owners: BTreeMap::new(),
         };

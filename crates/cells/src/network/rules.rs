@@ -238,7 +238,6 @@ pub(super) mod tests {
         Allocations {
             uid_first: 1,
             tag: None,
-            home: None,
             version: 0,
             owners: BTreeMap::from(owners),
         }

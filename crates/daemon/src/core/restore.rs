@@ -60,9 +60,8 @@ struct Staged {
 }
 
 /// Reads a whole archive into the empty directory `dir`, and checks everything about it. Files of agents, services and
-/// the manifest are written only if there is a home that they are `kept_in`, owned as the allocations for it say.
-fn stage(from: &Path, dir: &Path, kept_in: Option<&Path>) -> Result<Staged> {
-    let keep = kept_in.is_some();
+/// the manifest are written only if `keep`, owned as the allocations say.
+fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
     let damaged = |why: String| Error::Damaged {
         path: from.to_owned(),
         why,
@@ -173,10 +172,6 @@ fn stage(from: &Path, dir: &Path, kept_in: Option<&Path>) -> Result<Staged> {
         .ok_or_else(|| damaged(format!("it contains no `{ALLOCATIONS}`")))?;
     let allocations = Allocations::parse_foreign(&allocations.1)
         .map_err(|why| damaged(format!("its entry `{ALLOCATIONS}` is refused: {why}")))?;
-    let allocations = match kept_in {
-        Some(home) => allocations.for_home(home)?,
-        None => allocations,
-    };
     let lines = found
         .files
         .get(CHECKPOINTS)
@@ -359,7 +354,7 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         .prefix("abbey-verify-")
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
-    let staged = stage(from, scratch.path(), None)?;
+    let staged = stage(from, scratch.path(), false)?;
     let log = match staged.log.why {
         None => format!(
             "{} entries, {} signed checkpoints",
@@ -416,7 +411,7 @@ pub fn restore_backup(
         .tempdir_in(home.root())
         .map_err(Error::file("make a directory in", home.root()))?;
     let dir = scratch.path();
-    let staged = stage(from, dir, Some(home.root()))?;
+    let staged = stage(from, dir, true)?;
     let contents = staged.contents.as_ref();
     let mut notes = Vec::new();
     let wrapped = contents.and_then(|c| c.signing_key.as_ref());

@@ -36,7 +36,6 @@ pub(super) fn render_for_host(house: &House, registry: &Registry, kind: &str) ->
     let allocations = Allocations {
         uid_first: 0,
         tag: None,
-        home: None,
         version: 0,
         owners,
     };
