@@ -7,7 +7,7 @@ use abbey_model::Secret;
 use abbey_support::beneath::DirHandle;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
@@ -31,7 +31,23 @@ pub(crate) fn resolve_home(given: Option<&Path>) -> Home {
         .or_else(|| variable().map(PathBuf::from));
     let path = given.unwrap_or_else(usual_home);
     // Absolute, since cells are started from other working directories.
-    Home::new(std::path::absolute(&path).unwrap_or(path))
+    let path = std::path::absolute(&path).unwrap_or(path);
+    Home::new(without_parent_steps(&path))
+}
+
+/// A path without `..`, each of which leads where the directory before it is, not where a link to it is.
+fn without_parent_steps(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for step in path.components() {
+        match step {
+            Component::ParentDir => {
+                plain = plain.canonicalize().unwrap_or(plain);
+                plain.pop();
+            }
+            step => plain.push(step),
+        }
+    }
+    plain
 }
 
 /// Longest wait for the health check of a control plane.

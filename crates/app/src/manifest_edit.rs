@@ -38,7 +38,10 @@ impl<'a> PendingEdit<'a> {
     /// # Errors
     /// Exit code 1 if that is not possible; the text stays beside the file, and the next command tries again.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        let written = publish(self.file, self.text, mode_of(self.file), Sync::Content);
+        // Through a symbolic link, not in its place.
+        let target = self.file.canonicalize();
+        let target = target.as_deref().unwrap_or(self.file);
+        let written = publish(target, self.text, mode_of(self.file), Sync::Content);
         written.map_err(|e| {
             cannot_write(self.file, &e).hint(format!(
                 "the house has accepted the change; the text that is in force is in `{}`",

@@ -75,6 +75,9 @@ pub struct HostFacts {
     pub subnets: Vec<(Ipv4Addr, u8, String)>,
     /// Listening TCP ports, with the holder where it is known.
     pub ports: BTreeMap<u16, String>,
+    /// Those of them on loopback or on every address whose program is not a cell of this house.
+    #[serde(default)]
+    pub foreign_ports: BTreeSet<u16>,
     /// First uid for cells, where they can have their own.
     pub uid_first: Option<u32>,
     /// Uids that are bound to an owner (`agent:NAME`, `service:NAME`), because files belong to them: also those of
@@ -131,15 +134,26 @@ pub enum AllocationConflict {
         holder: String,
     },
     /// The whole range is in use.
-    #[error("no {kind} is free in {range}: {used} are in use", kind = kind.name())]
+    #[error("no {kind} is free in {range}: the house uses {used} of it{}", others_use(.others), kind = kind.name())]
     Exhausted {
         /// Kind of resource.
         kind: ResourceKind,
         /// Range that was searched.
         range: String,
-        /// Number of allocations in it.
+        /// Number of allocations of the house in it.
         used: usize,
+        /// What else uses a part of it.
+        others: BTreeSet<String>,
     },
+}
+
+/// The end of the message of an exhausted range: what others use a part of it.
+fn others_use(others: &BTreeSet<String>) -> String {
+    match (others.first(), others.len()) {
+        (None, _) => String::new(),
+        (Some(one), 1) => format!(", and {one} a part"),
+        (Some(one), n) => format!(", and {one} and {} others a part", n - 1),
+    }
 }
 
 /// Every allocation of the house.
@@ -182,6 +196,12 @@ impl Registry {
             let value = format!("{service}:{port}");
             self.insert(ResourceKind::InsidePort, value, &owner, INSIDE_PORT);
         }
+    }
+
+    /// Ports at which cells reach external services.
+    pub(crate) fn inside_ports(&self) -> impl Iterator<Item = u16> {
+        let rows = self.rows.iter().filter(|r| r.purpose == INSIDE_PORT);
+        rows.filter_map(Allocation::port)
     }
 
     /// Allocates a port in a service's own network, where no other service is in the way.
@@ -231,41 +251,28 @@ impl Registry {
         });
     }
 
-    /// Allocates exactly this TCP port to an owner, unless another owner or a program among `in_use` has it.
-    ///
-    /// # Errors
-    /// [`AllocationConflict::Held`] with the present owner or the host's program.
-    pub fn allocate_port(
-        &mut self,
-        port: u16,
-        owner: &str,
-        purpose: &str,
-        in_use: &BTreeMap<u16, String>,
-    ) -> Result<(), AllocationConflict> {
+    /// Allocates exactly this TCP port to an owner, and takes it from whoever got it from the network's range.
+    pub fn allocate_named_port(&mut self, port: u16, owner: &str, purpose: &str) {
         let value = port.to_string();
-        if self
-            .find_allocation(owner, purpose)
-            .is_some_and(|r| r.value == value)
-        {
-            return Ok(());
-        }
-        let holder = self
-            .holder(ResourceKind::Port, &value)
-            .or_else(|| in_use.get(&port).map(String::as_str));
-        if let Some(holder) = holder {
-            return Err(AllocationConflict::Held {
-                kind: ResourceKind::Port,
-                value,
-                holder: holder.to_owned(),
-            });
+        let taken: Vec<(String, String)> = self
+            .rows
+            .iter()
+            .filter(|r| r.kind == ResourceKind::Port && r.value == value)
+            .filter(|r| (r.owner.as_str(), r.purpose.as_str()) != (owner, purpose))
+            .map(|r| (r.owner.clone(), base_purpose(&r.purpose).to_owned()))
+            .collect();
+        // A runtime's ports follow each other, so it gives up all of them.
+        for (other, base) in taken {
+            self.rows
+                .retain(|r| !(r.owner == other && base_purpose(&r.purpose) == base));
         }
         self.release_purpose(owner, purpose);
         self.insert(ResourceKind::Port, value, owner, purpose);
-        Ok(())
     }
 
-    /// Allocates the first TCP port of the network's range for which the port and every offset of it are free.
-    /// A port that the owner has and that is inside the range is kept.
+    /// Allocates the first TCP port of the network's range for which the port and every offset of it are free and not
+    /// among the `named` ones. What the owner has is kept if it is inside the range and not named, and, where it is a
+    /// port of the host (`on_host`), no other program has it.
     ///
     /// # Errors
     /// [`AllocationConflict::Exhausted`].
@@ -273,35 +280,40 @@ impl Registry {
         &mut self,
         network: &Network,
         offsets: &[u16],
-        owner: &str,
-        purpose: &str,
+        (owner, purpose): (&str, &str),
+        named: &BTreeSet<u16>,
+        on_host: bool,
         host: &HostFacts,
     ) -> Result<u16, AllocationConflict> {
         let (first, last) = network.ports;
+        let every = |base: u16, fits: &dyn Fn(u16) -> bool| {
+            let mut ports = offsets.iter().map(|o| base.checked_add(*o));
+            ports.all(|port| port.is_some_and(fits))
+        };
+        let usable = |port: u16| {
+            let free = !on_host || !host.ports.contains_key(&port);
+            (first..=last).contains(&port) && !named.contains(&port) && free
+        };
         let held = self
             .find_allocation(owner, purpose)
             .filter(|r| r.kind == ResourceKind::Port)
             .and_then(|r| r.value.parse().ok());
-        // One that is outside a range that was changed is exchanged.
-        if let Some(port) = held.filter(|port| (first..=last).contains(port)) {
+        if let Some(port) = held.filter(|port| every(*port, &usable)) {
             return Ok(port);
         }
         self.rows.retain(|r| {
-            let own = r.purpose.split('+').next() == Some(purpose);
+            let own = base_purpose(&r.purpose) == purpose;
             let port = matches!(r.kind, ResourceKind::Port | ResourceKind::InsidePort);
             !(r.owner == owner && port && own)
         });
         let free = |port: u16| {
             port <= last
+                && !named.contains(&port)
                 && !host.ports.contains_key(&port)
                 && self.holder(ResourceKind::Port, &port.to_string()).is_none()
         };
         let base = (first..=last)
-            .find(|base| {
-                offsets
-                    .iter()
-                    .all(|o| base.checked_add(*o).is_some_and(free))
-            })
+            .find(|base| every(*base, &free))
             .ok_or_else(|| AllocationConflict::Exhausted {
                 kind: ResourceKind::Port,
                 range: format!("{first}-{last}"),
@@ -309,7 +321,13 @@ impl Registry {
                     .rows
                     .iter()
                     .filter(|r| r.kind == ResourceKind::Port)
+                    .filter(|r| r.port().is_some_and(|p| (first..=last).contains(&p)))
                     .count(),
+                others: host
+                    .ports
+                    .range(first..=last)
+                    .map(|(_, h)| h.clone())
+                    .collect(),
             })?;
         for offset in offsets {
             let purpose = if *offset == 0 {
@@ -410,7 +428,15 @@ impl Registry {
                 .rows
                 .iter()
                 .filter(|r| r.kind == ResourceKind::Subnet)
+                .filter_map(|r| r.value.parse::<Subnet>().ok())
+                .filter(|s| overlap((s.base(), s.prefix()), pool))
                 .count(),
+            others: host
+                .subnets
+                .iter()
+                .filter(|(a, p, _)| overlap((*a, *p), pool))
+                .map(|(_, _, holder)| holder.clone())
+                .collect(),
         })
     }
 
@@ -462,10 +488,16 @@ impl Registry {
                 kind: ResourceKind::Uid,
                 range: format!("{first}-{last}"),
                 used: used.len(),
+                others: BTreeSet::new(),
             })?;
         self.insert(ResourceKind::Uid, uid.to_string(), owner, "uid");
         Ok(uid)
     }
+}
+
+/// Purpose of the first port of several that follow each other: `door` of `door+1`.
+fn base_purpose(purpose: &str) -> &str {
+    purpose.split_once('+').map_or(purpose, |(base, _)| base)
 }
 
 impl fmt::Display for Allocation {
@@ -497,50 +529,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_port_conflict_names_the_holder() {
-        let mut registry = Registry::default();
-        let host = HostFacts {
-            ports: [(9000, "pid 12 (nginx)".to_owned())].into(),
-            ..HostFacts::default()
-        };
+    fn any_port(registry: &mut Registry, owner: &str, on_host: bool, host: &HostFacts) -> u16 {
+        let named = BTreeSet::from([18805]);
         registry
-            .allocate_port(8000, "service:a", "port", &host.ports)
-            .unwrap();
-        let error = registry
-            .allocate_port(8000, "service:b", "port", &host.ports)
-            .unwrap_err();
-        assert_eq!(error.to_string(), "port 8000 is in use by service:a");
-        let error = registry
-            .allocate_port(9000, "service:b", "port", &host.ports)
-            .unwrap_err();
-        assert_eq!(error.to_string(), "port 9000 is in use by pid 12 (nginx)");
+            .allocate_any_port(&network(), &[0, 3], (owner, "door"), &named, on_host, host)
+            .unwrap()
     }
 
     #[test]
-    fn a_footprint_is_reserved_whole() {
+    fn a_footprint_is_reserved_whole_around_named_and_used_ports() {
         let mut registry = Registry::default();
         let host = HostFacts {
             ports: [(18803, "pid 1".to_owned())].into(),
             ..HostFacts::default()
         };
-        assert_eq!(
-            registry
-                .allocate_any_port(&network(), &[0, 3], "agent:a", "door", &host)
-                .unwrap(),
-            18801
-        );
-        assert_eq!(
-            registry
-                .allocate_any_port(&network(), &[0, 3], "agent:b", "door", &host)
-                .unwrap(),
-            18802
-        );
-        assert!(
-            registry
-                .allocate_port(18804, "agent:c", "door", &host.ports)
-                .is_err()
-        );
+        assert_eq!(any_port(&mut registry, "agent:a", false, &host), 18801);
+        assert_eq!(any_port(&mut registry, "agent:b", false, &host), 18806);
+        // A named port takes all that its holder has, and the holder gets others.
+        registry.allocate_named_port(18804, "service:s", "port");
+        assert_eq!(any_port(&mut registry, "agent:a", false, &host), 18800);
+    }
+
+    #[test]
+    fn a_kept_port_moves_if_another_program_of_the_host_has_it() {
+        let mut registry = Registry::default();
+        let idle = HostFacts::default();
+        assert_eq!(any_port(&mut registry, "agent:a", true, &idle), 18800);
+        let used = HostFacts {
+            ports: [(18800, "pid 12 (nginx)".to_owned())].into(),
+            ..HostFacts::default()
+        };
+        // In a network of its own nobody is in the way.
+        assert_eq!(any_port(&mut registry, "agent:a", false, &used), 18800);
+        assert_eq!(any_port(&mut registry, "agent:a", true, &used), 18801);
     }
 
     #[test]
@@ -564,6 +585,11 @@ mod tests {
             registry.allocate_subnet(&network(), "d", &host),
             Err(AllocationConflict::Exhausted { used: 3, .. })
         ));
+        let full = registry.allocate_subnet(&network(), "d", &host);
+        assert_eq!(
+            full.unwrap_err().to_string(),
+            "no subnet is free in 10.77.0.0/22: the house uses 3 of it, and eth0 a part"
+        );
         // A network that the host got since then is avoided, too.
         registry.release_owner("c");
         let later = HostFacts {
@@ -585,7 +611,7 @@ mod tests {
             for (who, what) in ops {
                 let owner = format!("agent:a{who}");
                 match what {
-                    0 => { let _ = registry.allocate_any_port(&network(), &[0, 3], &owner, "door", &host); }
+                    0 => { let _ = registry.allocate_any_port(&network(), &[0, 3], (&owner, "door"), &BTreeSet::new(), true, &host); }
                     1 => {
                         let _ = registry.allocate_subnet(&network(), &owner, &host);
                         let uid = registry.allocate_uid(&owner, 700_000, 0, &bound).unwrap();

@@ -12,6 +12,10 @@ use std::collections::BTreeSet;
 
 /// Least memory of a microVM: its kernel and first process use 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
+/// Least memory of any other cell: with less, what starts its program is killed.
+const CELL_MEMORY_MIN: Bytes = Bytes(8 << 20);
+/// Words that keys and commands take for something else than an agent.
+const KEYWORDS: [&str; 3] = ["all", "none", "operator"];
 /// Least bytes a second of a disk.
 const IO_MIN: Bytes = Bytes(1 << 20);
 /// Ports that Linux gives a bridge. Source: `BR_MAX_PORTS` of its net/bridge, which counts one that is none.
@@ -67,6 +71,15 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     }
     for agent in house.agents.values() {
         let subject = format!("agent:{}", agent.slug);
+        let current = inventory.current.as_ref();
+        let is_new = current.is_none_or(|c| !c.house.agents.contains_key(&agent.slug));
+        if is_new && KEYWORDS.contains(&agent.slug.as_str()) {
+            let text = format!(
+                "`{}` means something else where agents are named; give it another name",
+                agent.slug
+            );
+            note(Severity::Fatal, &subject, text);
+        }
         if !agent.cell.isolates() {
             let user = if inventory.host.uid_first.is_some() {
                 "a user of its own, but"
@@ -93,7 +106,6 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         {
             note(Severity::Fatal, &subject, text);
         }
-        let current = inventory.current.as_ref();
         let old = current.and_then(|c| c.house.agents.get(&agent.slug));
         if let Some(why) = old.and_then(|old| storage::refuse_change(old, agent)) {
             note(Severity::Fatal, &subject, why);
@@ -339,6 +351,13 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     let mut sum = Bytes(0);
     for (subject, limit, cell) in cells {
         sum.0 = sum.0.saturating_add(limit.0);
+        if limit < CELL_MEMORY_MIN {
+            let text = format!(
+                "`limits.memory` is {limit}, and a cell needs {CELL_MEMORY_MIN} to start; raise it"
+            );
+            notes.push((Severity::Fatal, subject, text));
+            continue;
+        }
         if limit <= most {
             continue;
         }
@@ -354,7 +373,7 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     }
     if sum > most {
         let text = format!(
-            "all cells together may use {sum}, but this host has {all}; cells that do not fit wait until memory is free"
+            "all cells together may use {sum}, but this host has {all}; one whose program used more before than is free waits until it is free"
         );
         notes.push((Severity::Warning, "agents".to_owned(), text));
     }

@@ -72,7 +72,32 @@ pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
         .enumerate()
         .filter(|(i, _)| *i < start || *i >= end)
         .map(|(_, l)| l);
-    Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
+    let mut kept = kept.collect::<Vec<_>>().join("\n") + "\n";
+    // A service may name its data, which nothing else would take out.
+    while let Some(cut) = cut_data_name(&kept, slug)? {
+        kept = cut;
+    }
+    Ok(kept)
+}
+
+/// Takes the name of an agent's data out of the first service that has one; `None` if none has.
+fn cut_data_name(text: &str, slug: &Slug) -> Result<Option<String>, Vec<Mistake>> {
+    let root = node::parse_yaml(text)?;
+    let services = root.get("services").map_or(&[][..], Node::entries);
+    for service in services {
+        let mut keys = service.value.entries().iter();
+        let Some(names) = keys.find(|e| e.key == "names") else {
+            continue;
+        };
+        match names.value.entries() {
+            [only] if only.key == slug.as_str() => return cut(text, service, "names").map(Some),
+            all if all.iter().any(|e| e.key == slug.as_str()) => {
+                return cut(text, names, slug.as_str()).map(Some);
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Whether an agent's entry in a manifest text has a value at this path of keys.

@@ -17,6 +17,7 @@ mod house;
 mod key;
 mod keys;
 mod likeness;
+mod named_ports;
 mod node;
 mod origin;
 mod plan;

@@ -123,6 +123,8 @@ pub struct Inventory {
     pub newest_uid: u32,
     /// Resources that the host has and uses.
     pub host: HostFacts,
+    /// Whether the operator API listens at another address than the manifest's.
+    pub listens_elsewhere: bool,
     /// Text of every charter, by agent.
     pub charters: BTreeMap<Slug, String>,
     /// Agents that get another name, with the name before.

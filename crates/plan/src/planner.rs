@@ -7,6 +7,7 @@ use crate::check::check;
 use crate::house::House;
 use crate::key::Effect;
 use crate::keys::{Agent, Service};
+use crate::named_ports::{NamedPorts, allocate_named_ports, shares_host_network};
 use crate::plan::{Action, AppliedPlan, Inventory, Note, Plan, PlanStep, Severity};
 use crate::reach;
 use crate::service_kind::ServiceKind;
@@ -14,7 +15,7 @@ use crate::settings::KeyChange;
 use abbey_model::{CellKind, Slug, Subnet, overlap};
 use abbey_support::digest::sha256_hex;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 /// Computes the plan that turns what exists (`inventory`) into the desired house: steps in order, findings, and new
@@ -24,6 +25,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         registry: inventory.registry.clone(),
         steps: Vec::new(),
         notes: Vec::new(),
+        named: NamedPorts::default(),
     };
     let mut applied = AppliedPlan::default();
     work.house(house, inventory, &mut applied);
@@ -59,6 +61,8 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         work.explain(enabled(house.disabled.contains(slug), false));
         work.registry.release_owner(&format!("service:{slug}"));
     }
+    work.release_subnets(house, inventory);
+    work.named = allocate_named_ports(house, inventory, &mut work.registry);
     work.named_subnets(house, inventory);
     for service in house.services.values() {
         work.service(service, house, inventory, &mut applied);
@@ -90,6 +94,7 @@ struct Planner {
     registry: Registry,
     steps: Vec<PlanStep>,
     notes: Vec<Note>,
+    named: NamedPorts,
 }
 
 impl Planner {
@@ -184,10 +189,7 @@ impl Planner {
         inventory: &Inventory,
         owner: &str,
     ) -> Option<Option<Subnet>> {
-        // A microVM or container has streams to the house through its guest, and no network interface.
-        let guest = matches!(cell, CellKind::Microvm | CellKind::Container);
-        let networked = cell.isolates() && !guest;
-        if !networked || inventory.host.no_network.is_some() {
+        if !has_network(cell, inventory) {
             self.registry.release_purpose(owner, "subnet");
             return Some(None);
         }
@@ -195,6 +197,19 @@ impl Planner {
             .registry
             .allocate_subnet(&house.network, owner, &inventory.host);
         given.map(Some).map_err(|c| self.fatal(owner, &c)).ok()
+    }
+
+    /// Releases the subnets of those whose cells have no network any more, before anybody gets one.
+    fn release_subnets(&mut self, house: &House, inventory: &Inventory) {
+        let agents = house.agents.values();
+        let agents = agents.map(|a| (format!("agent:{}", a.slug), a.cell));
+        let services = house.services.values();
+        let services = services.map(|s| (format!("service:{}", s.slug), s.cell));
+        for (owner, cell) in agents.chain(services) {
+            if !has_network(cell, inventory) {
+                self.registry.release_purpose(&owner, "subnet");
+            }
+        }
     }
 
     /// Gives the subnets that the manifest names to their agents, before anybody else gets one.
@@ -263,22 +278,17 @@ impl Planner {
             return self.external_service(service, at, inventory);
         }
         let owner = format!("service:{}", service.slug);
-        // A program of the host is in the way only of what shares its network.
-        let own_network = service.cell.isolates() && inventory.host.no_network.is_none();
+        if let Some(conflict) = self.named.conflicts.get(&owner).cloned() {
+            return self.fatal(&owner, &conflict);
+        }
         let port = match service.port {
-            Some(port) if own_network => {
-                self.registry.allocate_own_port(&service.slug, port);
-                Ok(port)
-            }
-            Some(port) => self
-                .registry
-                .allocate_port(port, &owner, "port", &inventory.host.ports)
-                .map(|()| port),
+            Some(port) => Ok(port),
             None => self.registry.allocate_any_port(
                 &house.network,
                 &[0],
-                &owner,
-                "port",
+                (&owner, "port"),
+                &self.named.all,
+                shares_host_network(service, &inventory.host),
                 &inventory.host,
             ),
         };
@@ -286,16 +296,6 @@ impl Planner {
             Ok(port) => port,
             Err(conflict) => return self.fatal(&owner, &conflict),
         };
-        match service.expose {
-            None => self.registry.release_purpose(&owner, "expose"),
-            Some(port) => {
-                let in_use = &inventory.host.ports;
-                let given = self.registry.allocate_port(port, &owner, "expose", in_use);
-                if let Err(conflict) = given {
-                    return self.fatal(&owner, &conflict);
-                }
-            }
-        }
         self.uid(&owner, inventory);
         let Some(_) = self.subnet(service.cell, house, inventory, &owner) else {
             return;
@@ -341,9 +341,6 @@ impl Planner {
     fn external_service(&mut self, service: &Service, at: SocketAddrV4, inventory: &Inventory) {
         let name = service.slug.as_str();
         let current = inventory.current.as_ref();
-        let before = current.and_then(|f| f.house.services.get(&service.slug)?.at);
-        let first = before.unwrap_or(at).port();
-        self.registry.keep_inside_port(&service.slug, first);
         let Some(old) = current.and_then(|f| f.house.services.get(&service.slug)) else {
             let detail = format!("external service at {at}");
             return self.add_step(Action::Create, "service", name, detail);
@@ -352,6 +349,24 @@ impl Planner {
         if !changes.is_empty() {
             self.add_step(Action::Update, "service", name, summary(&changes));
             self.explain(changes);
+        }
+    }
+
+    /// Refuses services that an agent would reach at one address in its cell.
+    fn refuse_shared_addresses(&mut self, owner: &str, reaches: &[reach::ReachableService]) {
+        let mut seen = BTreeMap::new();
+        for reach in reaches {
+            if let Some(other) = seen.insert(reach.address, &reach.service) {
+                let text = format!(
+                    "it would reach its services `{other}` and `{}` both at {} in its cell; give one of them another `port` or a `slot`",
+                    reach.service, reach.address
+                );
+                self.notes.push(Note {
+                    severity: Severity::Fatal,
+                    subject: owner.to_owned(),
+                    text,
+                });
+            }
         }
     }
 
@@ -372,8 +387,9 @@ impl Planner {
         let door = self.registry.allocate_any_port(
             &house.network,
             agent.runtime.ports(),
-            &owner,
-            "door",
+            (&owner, "door"),
+            &self.named.all,
+            !agent.cell.isolates(),
             &inventory.host,
         );
         let subnet = self.subnet(agent.cell, house, inventory, &owner);
@@ -383,6 +399,9 @@ impl Planner {
             return;
         };
         let reaches = reach::reachable_services(house, &self.registry, agent, subnet);
+        if agent.cell.isolates() {
+            self.refuse_shared_addresses(&owner, &reaches);
+        }
         let name = agent.slug.as_str();
         let boot = agent_boot(agent, house, &self.registry);
         let charter = inventory.charters.get(&agent.slug);
@@ -457,6 +476,13 @@ impl Planner {
         applied.models.insert(agent.slug.clone(), models);
         applied.agents.insert(agent.slug.clone(), digests);
     }
+}
+
+/// Whether a cell of this kind has a network of its own on this host. A microVM or container has none: it has streams to
+/// the house through its guest.
+fn has_network(cell: CellKind, inventory: &Inventory) -> bool {
+    let guest = matches!(cell, CellKind::Microvm | CellKind::Container);
+    cell.isolates() && !guest && inventory.host.no_network.is_none()
 }
 
 /// The step for an agent's network; one that does not apply gives the reason (S1-02).

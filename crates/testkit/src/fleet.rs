@@ -32,6 +32,8 @@ pub struct ServicePart {
     pub enabled: bool,
     /// Its port, if the manifest names one.
     pub port: Option<u16>,
+    /// Port of the host at which it is exposed, if it is.
+    pub expose: Option<u16>,
     /// Whether it has a slot.
     pub slot: bool,
 }
@@ -55,7 +57,7 @@ fn pick<T: Copy>(from: &[T], n: u8) -> Option<T> {
 }
 
 impl Fleet {
-    /// Two agents and no services; ports that services name are above `first_port`.
+    /// Two agents and no services; services name few ports from `first_port` on, so that they collide.
     pub fn new(first_port: u16) -> Fleet {
         let ada = AgentPart {
             sandbox: true,
@@ -85,6 +87,9 @@ impl Fleet {
             );
             if let Some(port) = s.port {
                 let _infallible = write!(text, ", port: {port}");
+            }
+            if let Some(port) = s.expose {
+                let _infallible = write!(text, ", expose: {port}");
             }
             if s.slot {
                 let n = SERVICES.iter().position(|n| n == name).unwrap_or(0);
@@ -120,7 +125,7 @@ impl Fleet {
         let free_agents: Vec<_> = AGENTS.into_iter().filter(|n| !agents.contains(n)).collect();
         let (agent, other) = (pick(&agents, first), pick(&agents, second));
         let service = pick(&services, first).and_then(|n| self.services.get_mut(n));
-        match (what % 13, service) {
+        match (what % 14, service) {
             (0, _) => {
                 if let Some(new) = pick(&free_agents, first) {
                     let part = AgentPart {
@@ -150,8 +155,12 @@ impl Fleet {
             (6, Some(s)) => s.enabled = !s.enabled,
             (7, Some(s)) => s.sandbox = !s.sandbox,
             (8, Some(s)) => {
-                self.port += 1;
-                s.port = (second.is_multiple_of(2)).then_some(self.port);
+                let port = self.port + u16::from(second / 2 % 4);
+                s.port = (second.is_multiple_of(2)).then_some(port);
+            }
+            (13, Some(s)) => {
+                let port = self.port + u16::from(second / 2 % 4);
+                s.expose = (second.is_multiple_of(2)).then_some(port);
             }
             (9, Some(s)) => s.slot = !s.slot,
             (10, Some(_)) => drop(pick(&services, second).map(|n| self.services.remove(n))),
@@ -190,6 +199,7 @@ impl Fleet {
                 sandbox: second.is_multiple_of(2),
                 enabled: true,
                 port: None,
+                expose: None,
                 slot: second.is_multiple_of(3),
             };
             self.services.insert(new, part);

@@ -78,6 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authority",
             "likeness",
             "planner",
+            "named_ports",
             "check",
             "storage",
             "plan",

@@ -49,6 +49,7 @@ mod kill_recovery;
 mod locales;
 mod long_run_under_kills;
 mod microvms;
+mod named_ports;
 mod neighbours;
 mod network;
 mod plan_changes;

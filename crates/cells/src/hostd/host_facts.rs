@@ -1,12 +1,13 @@
 //! What the host uses already, read and never changed.
 
 use super::HostdConfig;
-use crate::allocation::Allocations;
+use crate::allocation::{Allocations, UIDS};
+use crate::record::{self, CellRecord};
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::host;
+use crate::sys::{host, listeners, process};
 use crate::{container, microvm, network, sandbox};
 use abbey_plan::HostFacts;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
@@ -20,11 +21,13 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
     let others = host::ipv4_routes()
         .into_iter()
         .filter(|r| !r.2.starts_with(&own));
+    let (ports, foreign_ports) = listening(config, allocations.uid_first);
     HostFacts {
         subnets: others
             .map(|(a, p, name)| (a, p, format!("route by {name}")))
             .collect(),
-        ports: listening(),
+        ports,
+        foreign_ports,
         uid_first,
         bound_uids: bound.collect(),
         no_limits: ControlGroups::why_unusable(group),
@@ -43,54 +46,56 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
     }
 }
 
-/// Listening TCP ports with the name of the holder where we may see it.
-fn listening() -> BTreeMap<u16, String> {
-    let mut inodes: BTreeMap<String, u16> = BTreeMap::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in fs::read_to_string(table)
-            .unwrap_or_default()
-            .lines()
-            .skip(1)
-        {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            // State 0A is LISTEN; the inode is field 10.
-            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
-                && let Some(port) = local
-                    .rsplit_once(':')
-                    .and_then(|(_, p)| u16::from_str_radix(p, 16).ok())
-            {
-                inodes.insert(format!("socket:[{inode}]"), port);
-            }
-        }
-    }
-    let mut ports: BTreeMap<u16, String> = inodes
-        .values()
-        .map(|p| (*p, "another program".to_owned()))
-        .collect();
+/// Listening TCP ports, with the name of the holder where we may see it, and those of them in the way of a cell that
+/// are not of this house.
+fn listening(config: &HostdConfig, first: u32) -> (BTreeMap<u16, String>, BTreeSet<u16>) {
+    let shims = running_shims(config);
+    let sockets = listeners::tcp_listeners().unwrap_or_default();
+    let mut holders: BTreeMap<u64, i32> = BTreeMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in processes.filter(|p| {
-        p.file_name()
-            .to_string_lossy()
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-    }) {
-        for fd in fs::read_dir(process.path().join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let Ok(target) = fs::read_link(fd.path()) else {
-                continue;
-            };
-            if let Some(port) = inodes.get(target.to_string_lossy().as_ref()) {
-                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                let pid = process.file_name();
-                ports.insert(
-                    *port,
-                    format!("pid {} ({})", pid.to_string_lossy(), name.trim()),
-                );
+    for pid in processes.filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok()) {
+        let inodes = listeners::socket_inodes(pid).unwrap_or_default();
+        holders.extend(inodes.into_iter().map(|inode| (inode, pid)));
+    }
+    let mut ports = BTreeMap::new();
+    let mut foreign = BTreeSet::new();
+    for socket in sockets {
+        let holder = holders.get(&socket.inode).copied();
+        let own = match holder {
+            Some(pid) => ancestry(pid).any(|p| shims.contains(&p)),
+            // Whose process is not seen is told by its user: of this house's cells, or of the house while one runs.
+            None if config.privileged => (first..first + UIDS).contains(&socket.uid),
+            None => socket.uid == config.serve_uid && !shims.is_empty(),
+        };
+        if !own && socket.accepts_loopback() {
+            foreign.insert(socket.port);
+        }
+        let name = match holder {
+            Some(pid) => {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                format!("pid {pid} ({})", name.trim())
             }
+            None => "another program".to_owned(),
+        };
+        if !own || !ports.contains_key(&socket.port) {
+            ports.insert(socket.port, name);
         }
     }
-    ports
+    (ports, foreign)
+}
+
+/// Processes of the shims of this house that run.
+fn running_shims(config: &HostdConfig) -> BTreeSet<i32> {
+    let cells = fs::read_dir(config.cell_records_dir()).into_iter();
+    let records = cells.flatten().flatten().filter_map(|cell| {
+        let file = cell.path().join("shim.json");
+        record::read_json::<CellRecord>(&file).ok().flatten()
+    });
+    let alive = records.filter(|r| process::is_alive(&r.shim));
+    alive.map(|r| r.shim.pid).collect()
+}
+
+/// A process, its parent, and so on up to the first process of the host.
+fn ancestry(pid: i32) -> impl Iterator<Item = i32> {
+    std::iter::successors(Some(pid), |pid| process::parent(*pid))
 }

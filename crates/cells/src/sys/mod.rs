@@ -5,6 +5,7 @@ pub(crate) mod accounts;
 pub(crate) mod cgroup;
 pub(crate) mod descriptors;
 pub(crate) mod host;
+pub(crate) mod listeners;
 pub(crate) mod lock;
 pub(crate) mod process;
 pub(crate) mod programs;

@@ -17,6 +17,14 @@ pub fn boot_id() -> &'static str {
     })
 }
 
+/// Parent of a process; none for the first one of the host, and when it is gone.
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Field 4 of the line, the second after the name.
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+    parent.parse().ok().filter(|pid| *pid != 0)
+}
+
 /// Start time of a process in clock ticks since boot; none when it is gone or a zombie.
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

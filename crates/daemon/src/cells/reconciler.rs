@@ -13,6 +13,7 @@ use crate::core::runtime;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, DesiredState, ExitKind, Generation, Observed, Principal};
+use abbey_plan::ResourceKind;
 use abbey_store::{CellChange, NewAuditEntry, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,6 +247,9 @@ async fn reconcile_cell(
         if matches!(action, Action::Start(_)) && !is_plan_provisioned(cells) {
             return Ok(WAITING);
         }
+        if matches!(action, Action::Start(_)) && waits_for_ports(cells, cell) {
+            return Ok(MOVING);
+        }
         if matches!(action, Action::Start(_))
             && let Some(why) = start_blocker(cells, cell, &seen.history).await?
         {
@@ -315,6 +319,32 @@ async fn reconcile_cell(
 fn is_plan_provisioned(cells: &CellsState) -> bool {
     let current = cells.core.plan.current();
     current.is_none_or(|plan| cells.is_provisioned(plan.generation))
+}
+
+/// Whether a cell that listens on the host waits, since another one that is about to stop may have its port still.
+fn waits_for_ports(cells: &CellsState, cell: &CellName) -> bool {
+    let Some(current) = cells.core.plan.current() else {
+        return false;
+    };
+    let owner = cell.owner();
+    let mut rows = current.registry.rows();
+    if !rows.any(|r| r.owner == owner && r.kind == ResourceKind::Port) {
+        return false;
+    }
+    let desired = desired_cells(cells);
+    let seen = cells.observations.snapshot();
+    seen.into_iter()
+        .filter(|(other, _)| other != cell)
+        .any(|(other, seen)| {
+            let Observed::Running { spec: is, .. } = seen.observed else {
+                return false;
+            };
+            match desired.get(&other) {
+                Some(Desired::Up { spec }) => *spec != is,
+                Some(Desired::Paused { .. }) => false,
+                Some(Desired::Down) | None => !matches!(other, CellName::Run(_)),
+            }
+        })
 }
 
 /// Why a cell cannot be started yet; the first occurrence is logged to the audit log.

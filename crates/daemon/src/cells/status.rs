@@ -112,7 +112,8 @@ pub(crate) async fn service_presence(
     let running = is_serving(seen);
     let answers = match (running, at, path) {
         (true, Some(at), Some(path)) => {
-            Some(probe_cached(cells, at, path, seen.history.generation.0).await)
+            let answers = probe_cached(cells, at, path, seen.history.generation.0).await;
+            Some(answers && owns_listener(seen, at))
         }
         _ => None,
     };
@@ -121,6 +122,14 @@ pub(crate) async fn service_presence(
         supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
         answers,
     )
+}
+
+/// Whether the cell of a service has what listens at its address: on the host's own network it may be anybody.
+fn owns_listener(seen: &Seen, at: SocketAddrV4) -> bool {
+    let Some(record) = seen.record.as_ref().filter(|_| at.ip().is_loopback()) else {
+        return true;
+    };
+    record.sandbox.is_some() || abbey_cells::descendants_listen(record.shim.pid, at)
 }
 
 /// Presence of an agent from its observation and, if it runs, from two probes: the heartbeat of its worker, and a
@@ -222,7 +231,8 @@ pub(crate) async fn service_problem(
         return Some(format!("service `{service}` is not running"));
     }
     let (at, path) = at.zip(declared.probe())?;
-    match is_answering(&cells.core.rt, at, path).await {
+    let own = seen.is_none_or(|seen| declared.at.is_some() || owns_listener(seen, at));
+    match own && is_answering(&cells.core.rt, at, path).await {
         true => None,
         false => Some(format!(
             "service `{service}` does not answer its probe; `abbey service logs {service}` shows its output"

@@ -18,7 +18,7 @@ use abbey_model::{
 };
 use abbey_plan::{
     Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
-    Plan, Registry, ServiceKind, Severity, templates,
+    Plan, Registry, ResourceKind, ServiceKind, Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, NewGeneration};
 use std::collections::BTreeMap;
@@ -280,11 +280,22 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             0,
         ),
     };
-    // Ports of the plan in force are used by this house itself.
-    for row in registry.rows() {
-        if let Ok(port) = row.value.parse::<u16>() {
+    // A port of the plan in force is no obstacle where the house itself has it: its cells release what they are to
+    // release before another one starts, and a listener that moves is closed first.
+    let own = registry.rows().filter(|r| r.kind == ResourceKind::Port);
+    for port in own.filter_map(abbey_plan::Allocation::port) {
+        if !host.foreign_ports.contains(&port) {
             host.ports.remove(&port);
         }
+    }
+    let operator_address = &work.cells.net.operator_address;
+    let listens_elsewhere = operator_address.fixed().is_some();
+    let moves = current.as_ref().map(|c| c.house.listen.address) != Some(parsed.listen.address);
+    if let Some(bound) = operator_address
+        .bound_address()
+        .filter(|_| moves && !listens_elsewhere)
+    {
+        host.ports.remove(&bound.port());
     }
     let mut inventory = Inventory {
         generation,
@@ -296,6 +307,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         registry,
         newest_uid,
         host,
+        listens_elsewhere,
         charters: charters.clone(),
         renamed: BTreeMap::new(),
     };
@@ -471,6 +483,8 @@ fn check_against_host(
     if moved
         && listen.port() != 0
         && let Err(e) = std::net::TcpListener::bind(listen)
+        // What holds it may be what the plan takes it from.
+        && (e.kind() != std::io::ErrorKind::AddrInUse || host.ports.contains_key(&listen.port()))
     {
         let holder = host.ports.get(&listen.port()).cloned();
         let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is in use by {h}"));

@@ -6,6 +6,7 @@
 )]
 
 mod keys;
+mod refusals;
 
 use abbey_plan::{Action, CurrentHouse, HostFacts, House, Inventory, Plan, Severity, parse, plan};
 

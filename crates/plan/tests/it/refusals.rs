@@ -1,0 +1,83 @@
+//! What a plan refuses although the manifest is well formed, and what an edit takes out with an agent.
+
+use crate::{after, inventory};
+use abbey_plan::{Inventory, Plan, Severity, edit, parse, plan};
+
+fn planned(text: &str, inventory: &Inventory) -> Plan {
+    plan(&parse(text).unwrap(), inventory)
+}
+
+fn fatal(plan: &Plan) -> Vec<String> {
+    let notes = plan.notes.iter();
+    let fatal = notes.filter(|n| n.severity == Severity::Fatal);
+    fatal
+        .map(|n| format!("{}: {}", n.subject, n.text))
+        .collect()
+}
+
+const WEB: &str = "command: [web]";
+
+#[test]
+fn a_named_port_is_given_before_the_range_and_taken_from_it() {
+    let auto = format!(
+        "version: 1\nhouse: h\nnetwork: {{ ports: 19800-19810 }}\nservices: {{ web: {{ {WEB} }} }}\nagents: {{ a: {{}} }}\n"
+    );
+    let named = auto.replace(WEB, &format!("{WEB}, expose: 19800"));
+    let first = planned(&auto, &inventory());
+    for inventory in [inventory(), after(&parse(&auto).unwrap(), &first)] {
+        let plan = planned(&named, &inventory);
+        assert_eq!(fatal(&plan), [""; 0]);
+        let row = plan.registry.find_allocation("service:web", "expose");
+        assert_eq!(row.unwrap().value, "19800");
+        let ports = plan.registry.rows().filter(|r| r.value == "19800");
+        assert_eq!(ports.count(), 1);
+    }
+}
+
+#[test]
+fn a_small_range_is_enough_once_what_is_released_is_released() {
+    let of = |web: &str, api: &str| {
+        format!(
+            "version: 1\nhouse: h\nnetwork: {{ ports: 19800-19801, pool: 10.77.0.0/24 }}\nservices:\n  api: {{ {WEB}, cell: {api} }}\n  web: {{ {WEB}, cell: {web} }}\nagents: {{}}\n"
+        )
+    };
+    let before = of("sandbox", "process");
+    let plan = planned(&before, &inventory());
+    let inventory = after(&parse(&before).unwrap(), &plan);
+    assert_eq!(
+        fatal(&planned(&of("process", "sandbox"), &inventory)),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_cell_needs_memory_to_start_and_an_agent_a_name_that_is_no_keyword() {
+    let mut host = inventory();
+    host.host.memory = Some("24GiB".parse().unwrap());
+    let text = "version: 1\nhouse: h\nagents: { a: { limits: { memory: 1KiB } }, all: {}, none: {}, operator: {} }\n";
+    let plan = planned(text, &host);
+    let told = fatal(&plan).join("\n");
+    assert!(told.contains("a cell needs 8 MiB to start"), "{told}");
+    for name in ["all", "none", "operator"] {
+        assert!(
+            told.contains(&format!("agent:{name}: `{name}` means")),
+            "{told}"
+        );
+    }
+    // A house that has one keeps it.
+    let again = planned(text, &after(&parse(text).unwrap(), &plan));
+    assert!(!fatal(&again).join("\n").contains("means something else"));
+}
+
+#[test]
+fn an_agent_that_is_removed_takes_the_names_of_its_data_along() {
+    let y = "y".parse().unwrap();
+    for names in ["{ y: x }", "{ z: q, y: x }"] {
+        let text = format!(
+            "version: 1\nhouse: h\nservices: {{ g: {{ kind: git, names: {names} }} }}\nagents:\n  y: {{ uses: [g] }}\n  z: {{ uses: [g] }}\n"
+        );
+        let edited = edit::remove_agent(&text, &y).unwrap();
+        assert!(parse(&edited).is_ok(), "{edited}");
+        assert!(!edited.contains("y: x"), "{edited}");
+    }
+}
