@@ -46,8 +46,18 @@ mod tests {
 
     #[test]
     fn a_number_alone_counts_seconds() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("10m", 600), ("0", 0), ("2h", 7200)] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("90", 90),
+            ("90s", 90),
+            ("10m", 600),
+            ("0", 0),
+            ("2h", 7200),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
         for text in ["", "s", "-5", "1x", "ten", "99999999999999999999", "400d"] {
             assert!(parse_duration(text).is_err(), "{text}");

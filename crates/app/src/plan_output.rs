@@ -61,8 +61,10 @@ pub(crate) fn refusal(doc: &PlanDoc) -> Option<Failure> {
     let details: Vec<String> = fatal
         .map(|n| format!("{}: {}", n.subject, n.text))
         .collect();
-    let failure = Failure::plain("the plan cannot be carried out, for the reasons listed; nothing was changed")
-        .with_code(exit::CONFLICT);
+    let failure = Failure::plain(
+        "the plan cannot be carried out, for the reasons listed; nothing was changed",
+    )
+    .with_code(exit::CONFLICT);
     (!details.is_empty()).then(|| failure.with_details(details))
 }
 

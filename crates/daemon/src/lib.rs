@@ -35,8 +35,8 @@ pub use insight::reports::render_as_text as report_text;
 pub mod manifest {
     pub use crate::insight::workflow_views::parse_declared_workflows as workflows;
     pub use crate::planning::file_access::refused_sink_files;
-    pub use abbey_plan::authority::{WithheldKey, authority_keys, withhold_authority};
     pub use abbey_engine::timetable::parse_instant;
+    pub use abbey_plan::authority::{WithheldKey, authority_keys, withhold_authority};
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
     };

@@ -9,7 +9,8 @@ use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
+    print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};

@@ -7,7 +7,8 @@ use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
+    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
+    print_applied_plan,
 };
 use crate::output::{Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};

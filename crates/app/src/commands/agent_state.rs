@@ -77,7 +77,9 @@ pub(crate) async fn cmd_set_agent_state(
         if find_service(&client, &name, code).await?.is_some() {
             failure = failure.hint(match verb {
                 "restart" => format!("`{name}` is a service: `abbey service restart {name}`"),
-                _ => format!("`{name}` is a service, which runs for as long as the manifest has it"),
+                _ => {
+                    format!("`{name}` is a service, which runs for as long as the manifest has it")
+                }
             });
         }
         failure.print(json);

@@ -70,12 +70,8 @@ fn with_unit(text: &str) -> String {
 /// The request that the arguments describe.
 fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
-        manifest::parse_bytes(text).ok_or_else(|| {
-            Failure::usage(format!(
-                "invalid size `{text}`: {}",
-                with_unit(text)
-            ))
-        })
+        manifest::parse_bytes(text)
+            .ok_or_else(|| Failure::usage(format!("invalid size `{text}`: {}", with_unit(text))))
     };
     for name in &args.take {
         let plain = |c: Component<'_>| matches!(c, Component::Normal(_));

@@ -6,7 +6,9 @@ use crate::durations;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::parse_key_values;
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_file::{self, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug};
+use crate::manifest_file::{
+    self, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
+};
 use crate::output::{self, print_table, text_or_dash};
 use abbey_api::client::Client;
 use abbey_api::{ScheduleDoc, ScheduleView, SchedulesQuery};

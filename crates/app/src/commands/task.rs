@@ -136,7 +136,9 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             limit,
         } => {
             let when_empty = match state.is_some() || agent.is_some() {
-                true => "no task is like that; `abbey task list` lists those of every state and agent",
+                true => {
+                    "no task is like that; `abbey task list` lists those of every state and agent"
+                }
                 false => "no tasks; `abbey task add TEXT` adds one",
             };
             let query = TaskQuery {
@@ -306,13 +308,7 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         print_task(json, &doc);
         return Ok(exit::OK);
     }
-    wait_for_end(
-        client,
-        json,
-        &doc.task.id,
-        args.timeout,
-    )
-    .await
+    wait_for_end(client, json, &doc.task.id, args.timeout).await
 }
 
 /// Prints a task with all its subtasks.

@@ -50,7 +50,10 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
     let client = operator_client(home)?;
     match command {
         TokenCommand::New(args) => {
-            let expires_in_s = args.expires.map(|d| d.as_millis().div_ceil(1000)).and_then(|s| u64::try_from(s).ok());
+            let expires_in_s = args
+                .expires
+                .map(|d| d.as_millis().div_ceil(1000))
+                .and_then(|s| u64::try_from(s).ok());
             let body = NewTokenBody {
                 name: args.name,
                 scopes: args.scope,

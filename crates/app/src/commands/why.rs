@@ -13,10 +13,10 @@ use abbey_model::TaskRef;
 /// service.
 pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
     if name.parse::<TaskRef>().is_ok() {
-        return Err(
-            Failure::usage(format!("`{name}` is a task, and this explains agents and services"))
-                .hint(format!("`abbey task why {name}` explains it")),
-        );
+        return Err(Failure::usage(format!(
+            "`{name}` is a task, and this explains agents and services"
+        ))
+        .hint(format!("`abbey task why {name}` explains it")));
     }
     let client = operator_client(home)?;
     let doc = match client.agents().why(name).await {

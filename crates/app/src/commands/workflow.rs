@@ -114,9 +114,7 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             let key = idempotency_key.map(IdempotencyKey);
             let doc = client.workflows().start(&workflow, &body, key).await?;
             match wait {
-                true => {
-                    wait_for_end(&client, json, &doc.run.id, timeout).await
-                }
+                true => wait_for_end(&client, json, &doc.run.id, timeout).await,
                 false => {
                     show(json, &doc);
                     Ok(exit::OK)

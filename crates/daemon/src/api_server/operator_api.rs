@@ -114,10 +114,7 @@ pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
         .merge(guarded)
         .merge(compatibility)
         .fallback(unknown)
-        .layer(from_fn_with_state(
-            api.core.rt.clone(),
-            web::outlive_caller,
-        ))
+        .layer(from_fn_with_state(api.core.rt.clone(), web::outlive_caller))
         .layer(from_fn_with_state(
             api.core.rt.clone(),
             web::require_progress,

@@ -3,9 +3,7 @@
 //! Every command that waits asks here, so that all of them wait for the same and give the same reasons.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{
-    agent_presence, describe_silence, probe_cached, service_presence,
-};
+use crate::cells::status::{agent_presence, describe_silence, probe_cached, service_presence};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;

@@ -23,14 +23,12 @@ pub(crate) fn parse_slug(text: &str) -> Result<Slug> {
 /// # Errors
 /// `NotFound` if it is neither.
 pub(crate) fn parse_task_ref(text: &str) -> Result<TaskRef> {
-    Ok(text
-        .parse()
-        .map_err(|_: abbey_model::IdError| {
-            let beginning: String = text.chars().take(64).collect();
-            let text = format!("`{beginning}` is no task");
-            Problem::new(FaultKind::NotFound, text)
-                .remedy("write its number, like `TASK-12`; `abbey task list` lists them")
-        })?)
+    Ok(text.parse().map_err(|_: abbey_model::IdError| {
+        let beginning: String = text.chars().take(64).collect();
+        let text = format!("`{beginning}` is no task");
+        Problem::new(FaultKind::NotFound, text)
+            .remedy("write its number, like `TASK-12`; `abbey task list` lists them")
+    })?)
 }
 
 /// Parses the name of an agent of the plan.
