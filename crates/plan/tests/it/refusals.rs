@@ -53,7 +53,7 @@ fn a_small_range_is_enough_once_what_is_released_is_released() {
 #[test]
 fn a_cell_needs_memory_to_start_and_an_agent_a_name_that_is_no_keyword() {
     let mut host = inventory();
-    host.host.memory = Some("24GiB".parse().unwrap());
+    host.host.memory = Some(abbey_model::Bytes(24 << 30));
     let text = "version: 1\nhouse: h\nagents: { a: { limits: { memory: 1KiB } }, all: {}, none: {}, operator: {} }\n";
     let plan = planned(text, &host);
     let told = fatal(&plan).join("\n");
