@@ -352,9 +352,8 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     for (subject, limit, cell) in cells {
         sum.0 = sum.0.saturating_add(limit.0);
         if limit < CELL_MEMORY_MIN {
-            let text = format!(
-                "`limits.memory` is {limit}, and a cell needs {CELL_MEMORY_MIN} to start; raise it"
-            );
+            let text =
+                format!("`limits.memory` is {limit}, and a cell needs 8MiB to start; raise it");
             notes.push((Severity::Fatal, subject, text));
             continue;
         }
