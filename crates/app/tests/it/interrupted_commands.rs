@@ -1,6 +1,6 @@
 //! Commands that are interrupted, or refused: the house is as it was, or as they left it to be.
 
-use crate::{TWO, house, up};
+use crate::{TWO, up};
 use std::process::Stdio;
 use std::time::Duration;
 
