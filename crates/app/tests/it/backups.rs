@@ -611,7 +611,7 @@ fn a_charter_is_in_the_directory_of_the_manifest() {
         ("inside.md", false),
     ] {
         let text = format!(
-            "house: charters\nagents:\n  a: {{ template: sysadmin, charter: {charter} }}\n"
+            "version: 1\nhouse: charters\nagents:\n  a: {{ template: sysadmin, charter: {charter} }}\n"
         );
         fs::write(&file, text).unwrap();
         let command = args!("plan -f {}", file.display().to_string());
