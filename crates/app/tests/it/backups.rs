@@ -416,6 +416,7 @@ fn forged(
     contents["sha256"] = abbey_support::digest::sha256_hex(to.get_ref()).into();
     let text = contents.to_string();
     let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
     header.set_size(text.len() as u64);
     to.append_data(&mut header, "backup.json", text.as_bytes())
         .unwrap();

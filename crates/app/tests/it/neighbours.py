@@ -112,8 +112,10 @@ def unfinished(count):
 def bodies(count):
     """Requests to the agent API whose bodies never end, held open."""
     url = urllib.parse.urlsplit(os.environ["ABBEY_URL"])
-    head = b"POST /api/v1/self/activity HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
-    held, answers = [], 0
+    with open(os.environ["ABBEY_TOKEN_FILE"]) as file:
+        token = file.read().strip().encode()
+    head = b"POST /api/v1/self/activity HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + token + b"\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
+    held = []
 
     def hold():
         try:

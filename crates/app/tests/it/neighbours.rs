@@ -241,7 +241,7 @@ fn bodies_that_never_end_do_not_delay_the_operator() {
     for path in [
         "/api/v1/agents",
         "/api/v1/agents/b",
-        "/readiness",
+        "/api/v1/readiness",
         "/metrics",
     ] {
         // What a loaded machine adds is not in the best of several.
