@@ -37,10 +37,10 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
 }
 
 /// Body of a request to plan or apply the manifest `text`. Charter files are read from paths relative to the
-/// directory of `file`.
+/// directory of `file`, in which they must be.
 ///
 /// # Errors
-/// Exit code 2 if a charter file cannot be read.
+/// Exit code 2 if a charter file cannot be read, or is elsewhere.
 pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody, Failure> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = path
@@ -58,7 +58,7 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         }
         for agent in house.agents.values() {
             if let manifest::Charter::File(name) = &agent.charter {
-                let text = std::fs::read_to_string(base.join(name)).map_err(|e| {
+                let text = read_beside(&base, name).map_err(|e| {
                     Failure::plain(format!(
                         "{}:{}: cannot read the charter `{name}` of agent `{}`: {e}",
                         file.display(),
@@ -82,6 +82,19 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         renamed: BTreeMap::new(),
         first_files: BTreeMap::new(),
     })
+}
+
+/// Reads a file that a manifest names and whose text reaches a cell. It is in the manifest's directory: the manifest may
+/// be anybody's, and who applies it may read more than its author.
+fn read_beside(base: &Path, name: &str) -> std::io::Result<String> {
+    let path = base.join(name).canonicalize()?;
+    if !path.starts_with(base.canonicalize()?) {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::PermissionDenied,
+            "it is not in the directory of the manifest; copy it there and write its relative path",
+        ));
+    }
+    std::fs::read_to_string(path)
 }
 
 /// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets and

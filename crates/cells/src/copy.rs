@@ -3,6 +3,8 @@
 //! Either side may be hostile to the other, and an agent may change its files meanwhile. Nothing below the named path is
 //! reached through a link: each directory and file is opened in its directory's handle, without following links.
 
+use crate::files::guarded::check_free_space;
+use crate::files::tree::{HOLES_MAX, take_holes};
 use abbey_support::beneath::DirHandle;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::ffi::OsStr;
@@ -26,7 +28,8 @@ pub struct Copied {
 }
 
 /// Writes the file or directory `source` to `to` as a tar stream with one entry at its top. Links below a directory are
-/// sent as links; what is no file, directory or link is left out, and `left_out` gets a sentence about it.
+/// sent as links; what is no file, directory or link is left out, as are files that are mostly holes, and `left_out` gets a
+/// sentence about it.
 ///
 /// # Errors
 /// If something cannot be read, or `to` not be written.
@@ -48,6 +51,7 @@ pub fn send_files(
         archive: tar::Builder::new(to),
         copied: Copied::default(),
         left_out,
+        holes_left: HOLES_MAX,
     };
     let file = File::from(opened);
     let found = file.metadata()?;
@@ -71,6 +75,8 @@ struct Sender<'a, W: Write> {
     archive: tar::Builder<W>,
     copied: Copied,
     left_out: &'a mut dyn FnMut(String),
+    /// Bytes of holes that may still be sent.
+    holes_left: u64,
 }
 
 impl<W: Write> Sender<'_, W> {
@@ -122,6 +128,10 @@ impl<W: Write> Sender<'_, W> {
         if !found.is_file() {
             let text = format!("`{}` changed while it was read", path.display());
             return Err(io::Error::other(text));
+        }
+        if let Err(why) = take_holes(&found, &mut self.holes_left) {
+            (self.left_out)(format!("`{}` was left out: {why}", path.display()));
+            return Ok(());
         }
         let mut header = tar_header(tar::EntryType::Regular, found.mode(), found.len());
         // The header has its length: a file that grows is cut there, and one that shrinks ends in zeros.
@@ -258,13 +268,16 @@ fn replace_file(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(0o600))?;
     let mut file = File::from(file);
-    let written = io::copy(content, &mut file).and_then(|n| match n == size {
-        true => Ok(rustix::fs::fchmod(
-            &file,
-            Mode::from_raw_mode(mode & 0o777),
-        )?),
-        false => Err(io::ErrorKind::UnexpectedEof.into()),
-    });
+    // A cell may send without end, or say that it will.
+    let written = check_free_space(&file, size)
+        .and_then(|()| io::copy(content, &mut file))
+        .and_then(|n| match n == size {
+            true => Ok(rustix::fs::fchmod(
+                &file,
+                Mode::from_raw_mode(mode & 0o777),
+            )?),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        });
     match written {
         Ok(()) => publish(dir, &temporary, name),
         Err(e) => {

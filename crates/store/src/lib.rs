@@ -32,7 +32,7 @@ pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};
 pub use reply::Reply;
 pub use rows::{Row, Rows, Scalar, WriteRows};
-pub use sqlite::{FORMAT, Sqlite, SqliteOptions};
+pub use sqlite::{FORMAT, Sqlite, SqliteOptions, import_state_file};
 pub use storage::{OPERATIONS, Storage};
 pub use topic::{Subscription, Topic, Topics};
 pub use types::*;

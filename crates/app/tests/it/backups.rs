@@ -375,6 +375,260 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     }
 }
 
+/// The entries of an archive with `change` applied to each (none drops it), then `more`, and a description that fits.
+fn forged(
+    archive: &str,
+    change: impl Fn(&Path, Vec<u8>) -> Option<Vec<u8>>,
+    more: &[(&str, &[u8])],
+) -> Vec<u8> {
+    let mut from = tar::Archive::new(fs::File::open(archive).unwrap());
+    let mut to = tar::Builder::new(Vec::new());
+    let mut contents = serde_json::Value::Null;
+    for entry in from.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut header = entry.header().clone();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        if path == Path::new("backup.json") {
+            contents = serde_json::from_slice(&bytes).unwrap();
+            continue;
+        }
+        let Some(bytes) = change(&path, bytes) else {
+            continue;
+        };
+        header.set_size(bytes.len() as u64);
+        if header.entry_type().is_symlink() {
+            let target = entry.link_name().unwrap().unwrap().into_owned();
+            to.append_link(&mut header, &path, target).unwrap();
+        } else {
+            to.append_data(&mut header, &path, bytes.as_slice())
+                .unwrap();
+        }
+    }
+    for (path, bytes) in more {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(bytes.len() as u64);
+        to.append_data(&mut header, path, *bytes).unwrap();
+    }
+    contents["bytes"] = to.get_ref().len().into();
+    contents["sha256"] = abbey_support::digest::sha256_hex(to.get_ref()).into();
+    let text = contents.to_string();
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(text.len() as u64);
+    to.append_data(&mut header, "backup.json", text.as_bytes())
+        .unwrap();
+    to.into_inner().unwrap()
+}
+
+/// A database with this SQL applied by its author.
+fn tampered(house: &House, bytes: &[u8], sql: &str) -> Vec<u8> {
+    let path = house.path("tampered.db");
+    fs::write(&path, bytes).unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(sql).unwrap();
+    drop(db);
+    fs::read(&path).unwrap()
+}
+
+/// The author of an archive gets no credential into the house that restores it, and no schema of their own.
+#[test]
+fn an_archive_brings_no_authority_of_its_author() {
+    let source = up(TWO);
+    let archive = source.path("b.tar").display().to_string();
+    source.expect(0, args!("backup {}", archive.clone()));
+    source.expect(0, "down");
+    let secret = "a".repeat(64);
+    let hash = abbey_support::digest::sha256_hex(secret.as_bytes());
+    let row = |principal: &str, name: &str| {
+        format!(
+            "INSERT OR REPLACE INTO tokens (hash, principal, scope, created_at, name) VALUES ('{hash}', '{principal}', 'operator', 1, {name});"
+        )
+    };
+    let database = |sql: &str| {
+        let change = |path: &Path, bytes: Vec<u8>| match path == Path::new("abbey.db") {
+            true => Some(tampered(&source, &bytes, sql)),
+            false => Some(bytes),
+        };
+        forged(&archive, change, &[])
+    };
+    for (what, sql, says) in [
+        (
+            "triggers",
+            format!(
+                "CREATE TRIGGER zz AFTER DELETE ON tokens BEGIN {} END; CREATE TRIGGER zy AFTER INSERT ON tokens BEGIN {} END;",
+                row("operator", "NULL"),
+                row("operator", "NULL")
+            ),
+            "trigger",
+        ),
+        (
+            "a view",
+            "ALTER TABLE wakes RENAME TO w; CREATE VIEW wakes AS SELECT * FROM w;".to_owned(),
+            "Abbey does not create",
+        ),
+    ] {
+        let target = house();
+        let file = target.path("forged.tar").display().to_string();
+        fs::write(&file, database(&sql)).unwrap();
+        for command in ["backup verify", "restore"] {
+            let told = target.expect_refusal(1, format!("{command} {file}").as_str());
+            assert!(
+                told.contains("refused") && told.contains(says),
+                "{what}: {told}"
+            );
+        }
+        assert!(!target.home().join("abbey.db").exists(), "{what}");
+    }
+    for sql in [row("operator", "NULL"), row("operator", "'foo'")] {
+        let target = house();
+        let file = target.path("forged.tar").display().to_string();
+        fs::write(&file, database(&sql)).unwrap();
+        target.expect(0, args!("restore {}", file));
+        let manifest = target.home().join("manifest/abbey.yaml");
+        target.expect(0, args!("up -f {}", manifest.display().to_string()));
+        let asked = target.operator_api("GET", "/api/v1/agents");
+        assert_eq!(asked.token(&secret).send().0, 401);
+        assert_eq!(
+            target.json(0, "token list")["tokens"],
+            serde_json::json!([])
+        );
+        target.expect(0, "down");
+    }
+}
+
+/// Whoever can write the file of a house cannot plant a trigger that the house would run.
+#[test]
+fn a_house_does_not_start_with_a_foreign_schema() {
+    let house = up(TWO);
+    house.expect(0, "down");
+    let path = house.home().join("abbey.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("CREATE TRIGGER zz AFTER INSERT ON tasks BEGIN DELETE FROM tokens; END;")
+        .unwrap();
+    drop(db);
+    let told = house.expect_refusal(1, "up");
+    assert!(told.contains("trigger `zz`"), "{told}");
+}
+
+/// What `restore` refuses, `backup verify` refuses too: both decide by the same function.
+#[test]
+fn verify_and_restore_refuse_the_same_archives() {
+    let source = up(TWO);
+    let archive = source.path("b.tar").display().to_string();
+    source.expect(0, args!("backup {}", archive.clone()));
+    source.expect(0, "down");
+    let long = format!("agents/sysadmin/workspace/{}", "n".repeat(300));
+    let deep = format!("agents/sysadmin/workspace/{}", "d/".repeat(2500));
+    for (path, says) in [
+        (long.as_str(), "too long"),
+        (deep.trim_end_matches('/'), "too long"),
+        ("agents/sysadmin/token", "credentials"),
+        ("agents/ghost/workspace/x", "no such agent"),
+        ("services/forge/x", "no such service"),
+        ("abbey.db", "twice"),
+        ("hostd/claims.json", "twice"),
+    ] {
+        let target = house();
+        let file = target.path("forged.tar").display().to_string();
+        fs::write(&file, forged(&archive, |_, b| Some(b), &[(path, b"x")])).unwrap();
+        for command in ["backup verify", "restore"] {
+            let told = target.expect_refusal(1, format!("{command} {file}").as_str());
+            assert!(told.contains(says), "{command} {path}: {told}");
+            assert!(told.len() < 1000, "{}", told.len());
+        }
+    }
+    let told = source.expect_refusal(
+        1,
+        args!(
+            "backup verify {}",
+            source.path("abbey.yaml").display().to_string()
+        ),
+    );
+    assert!(
+        told.contains("no archive that `abbey backup` wrote"),
+        "{told}"
+    );
+}
+
+/// A file that is larger than all disks, and costs its agent nothing, costs nobody else anything either.
+#[test]
+fn files_that_are_mostly_holes_cost_nothing() {
+    let house = house();
+    house.manifest("house: holes\nagents:\n  small: { template: sysadmin }\n");
+    house.expect(0, "up");
+    let script =
+        "cd ~/../workspace && truncate -s 1T vast && truncate -s 1M little && echo x > kept";
+    house.expect(0, args!("exec small -- sh -c {}", script));
+    let archive = house.path("b.tar");
+    let output = house.run(args!("backup {}", archive.display().to_string()));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("workspace/vast: a file of 1048576 MiB"),
+        "{told}"
+    );
+    assert!(fs::metadata(&archive).unwrap().len() < 64 << 20);
+    house.expect(0, "template save small saved");
+    let out = house.path("out");
+    let output = house.run(args!("cp small:../workspace {}", out.display().to_string()));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && told.contains("vast` was left out"),
+        "{told}"
+    );
+    assert!(!out.join("vast").exists() && out.join("little").exists());
+    house.expect(0, "down");
+    let (again, _) = restored(&archive.display().to_string(), "");
+    let workspace = again.home().join("agents/small/workspace");
+    assert_eq!(fs::read_to_string(workspace.join("kept")).unwrap(), "x\n");
+    assert_eq!(
+        fs::metadata(workspace.join("little")).unwrap().len(),
+        1 << 20
+    );
+}
+
+/// A manifest from anybody reads no file of the operator into a cell.
+#[test]
+fn a_charter_is_in_the_directory_of_the_manifest() {
+    let house = house();
+    let outside = house.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "s3cret").unwrap();
+    let dir = house.path("manifest");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("inside.md"), "# Soul").unwrap();
+    std::os::unix::fs::symlink("../outside/secret", dir.join("link.md")).unwrap();
+    std::os::unix::fs::symlink("inside.md", dir.join("alias.md")).unwrap();
+    let file = dir.join("abbey.yaml");
+    let absolute = outside.join("secret").display().to_string();
+    for (charter, refused) in [
+        (absolute.as_str(), true),
+        ("../outside/secret", true),
+        ("link.md", true),
+        ("alias.md", false),
+        ("inside.md", false),
+    ] {
+        let text = format!(
+            "version: 1\nhouse: charters\nagents:\n  a: {{ template: sysadmin, charter: {charter} }}\n"
+        );
+        fs::write(&file, text).unwrap();
+        let command = args!("plan -f {}", file.display().to_string());
+        match refused {
+            true => {
+                let told = house.expect_refusal(2, command);
+                assert!(
+                    told.contains("not in the directory of the manifest"),
+                    "{told}"
+                );
+            }
+            false => drop(house.expect(0, command)),
+        }
+    }
+}
+
 /// The file systems of a sandbox with `drives` are in a backup as the files on them, and are filled again at the first
 /// boot after a restore.
 #[test]

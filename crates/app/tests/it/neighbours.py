@@ -109,6 +109,33 @@ def unfinished(count):
     return {}
 
 
+def bodies(count):
+    """Requests to the agent API whose bodies never end, held open."""
+    url = urllib.parse.urlsplit(os.environ["ABBEY_URL"])
+    with open(os.environ["ABBEY_TOKEN_FILE"]) as file:
+        token = file.read().strip().encode()
+    head = b"POST /api/v1/self/activity HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + token + b"\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
+    held = []
+
+    def hold():
+        try:
+            s = socket.create_connection((url.hostname, url.port), 1)
+            s.sendall(head)
+            held.append(s)
+            return True
+        except OSError:
+            return False
+
+    while len(held) < count and hold():
+        pass
+    print(json.dumps({"held": len(held)}), flush=True)
+    first = held[0]
+    first.settimeout(30)
+    print(json.dumps({"status": first.recv(12).decode()}), flush=True)
+    over(None)
+    return {}
+
+
 def files(count):
     """Open files, as many as the cell may have in each of many processes."""
     children, opened = [], 0

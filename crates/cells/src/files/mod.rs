@@ -1,6 +1,7 @@
 //! An agent's files by name, and archives of them.
 
 pub(crate) mod archive;
+pub(crate) mod guarded;
 mod names;
 pub(crate) mod store;
 pub(crate) mod tree;

@@ -90,12 +90,9 @@ fn follow(ask: &GuestRequest, stream: &UnixStream) -> Result<()> {
     let mut archive = tar::Builder::new(File::from(OwnedFd::from(to)));
     for name in ["home", "workspace"] {
         let dir = open_owner_dir(&agent.join(name))?;
-        let mut packer = TreePacker {
-            archive: &mut archive,
-            // hostd says once what a running microVM does not send.
-            left_out: &mut LeftOut::default(),
-            skip: |_| false,
-        };
+        // hostd says once what a running microVM does not send.
+        let mut left_out = LeftOut::default();
+        let mut packer = TreePacker::new(&mut archive, &mut left_out, |_| false);
         packer
             .add(&dir, Path::new(name))
             .map_err(Error::file("pack", agent.join(name)))?;

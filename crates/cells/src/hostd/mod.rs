@@ -33,7 +33,7 @@ mod startup;
 mod sweep;
 mod zfs;
 
-pub use crate::files::tree::is_link_within;
+pub use crate::files::tree::{PACKED_PATH_MAX, is_left_out_of_agent, is_link_within};
 pub use crate::{allocation::Allocation, allocation::Allocations, allocation::Disks};
 pub use crate::{files::FileEntry, files::FileName, files::NoteName};
 pub use api::HostdApi;

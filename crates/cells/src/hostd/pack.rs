@@ -3,6 +3,7 @@
 use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
 use crate::files::archive::UNLOADED;
+use crate::files::guarded::GuardedFile;
 use crate::files::store::ensure_dir;
 use crate::files::tree::{
     LeftOut, TreePacker, is_left_out_beside_drives, is_left_out_of_agent, is_link_within,
@@ -11,8 +12,8 @@ use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
 
@@ -39,12 +40,14 @@ impl PackScope<'_> {
 }
 
 /// Writes a tar archive of the files of agents and services, and of the allocations, to `to`. The archive is left
-/// unfinished: the caller writes its end. Returns what could not be carried, one line for each path.
+/// unfinished: the caller writes its end. Ends with an error once `caller`, the connection of who asked, is closed or
+/// the disk is nearly full. Returns what could not be carried, one line for each path.
 pub(super) fn pack_owners(
     config: &HostdConfig,
     allocations: &Allocations,
     scope: PackScope<'_>,
     to: OwnedFd,
+    caller: &UnixStream,
 ) -> Result<Vec<String>> {
     let owners = || {
         allocations
@@ -58,7 +61,8 @@ pub(super) fn pack_owners(
         }
     }
     let home = config.open_home()?;
-    let mut archive = tar::Builder::new(File::from(to));
+    let to = GuardedFile::new(File::from(to), caller.as_fd());
+    let mut archive = tar::Builder::new(to.map_err(Error::file("write", "an archive"))?);
     let mut left_out = LeftOut::default();
     for (owner, allocation) in owners() {
         let files = config.owner_dir(owner);
@@ -80,12 +84,7 @@ pub(super) fn pack_owners(
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && scope.one.is_none() => continue,
             Err(e) => return Err(Error::file("open", &files)(e)),
         };
-        let mut packer = TreePacker {
-            archive: &mut archive,
-            left_out: &mut left_out,
-            skip,
-        };
-        packer
+        TreePacker::new(&mut archive, &mut left_out, skip)
             .add(&dir, &name)
             .map_err(Error::file("pack", &files))?;
         if files.join("drives").exists() {
@@ -95,12 +94,7 @@ pub(super) fn pack_owners(
     if scope.one.is_none() {
         let skills = Path::new("skills");
         if let Ok(dir) = home.open_dir(skills) {
-            let mut packer = TreePacker {
-                archive: &mut archive,
-                left_out: &mut left_out,
-                skip: |_| false,
-            };
-            packer
+            TreePacker::new(&mut archive, &mut left_out, |_| false)
                 .add(&dir, skills)
                 .map_err(Error::file("pack", skills))?;
         }
@@ -120,14 +114,14 @@ fn microvm(
     config: &HostdConfig,
     owner: &CellName,
     uid: Option<u32>,
-    archive: &mut tar::Builder<File>,
+    archive: &mut tar::Builder<impl Write>,
     left_out: &mut LeftOut,
 ) -> Result<()> {
     let name = Path::new("agents").join(owner.slug().as_str());
     if guest::is_running_microvm(&config.cell_records_dir(), owner)? {
         left_out.add(
             &name,
-            "links that lead out, sockets and pipes on the drives of a microVM that runs",
+            "links that lead out, sockets, pipes and files that are mostly holes on the drives of a microVM that runs",
         );
         let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
@@ -141,11 +135,7 @@ fn microvm(
     // What a crash left.
     handle.remove_tree(UNLOADED).map_err(failed("remove"))?;
     let dir = ensure_dir(&handle, UNLOADED, 0o711, (0, 0))?;
-    let mut packer = TreePacker {
-        archive,
-        left_out,
-        skip: is_left_out_of_agent,
-    };
+    let mut packer = TreePacker::new(archive, left_out, is_left_out_of_agent);
     let packed = drives::extract_drive_files(owner, &files, &staging, uid)
         .and_then(|()| packer.add(&dir, &name).map_err(failed("pack")));
     let _swept_with_the_house = handle.remove_tree(UNLOADED);
@@ -157,7 +147,7 @@ fn copy(
     stream: UnixStream,
     name: &Path,
     uid: Option<u32>,
-    archive: &mut tar::Builder<File>,
+    archive: &mut tar::Builder<impl Write>,
 ) -> std::io::Result<()> {
     let mut from = tar::Archive::new(stream.take(GUEST_MAX));
     for entry in from.entries()? {

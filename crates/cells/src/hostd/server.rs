@@ -489,7 +489,7 @@ pub(super) fn perform_operation(
                     one: owner.as_ref(),
                     services,
                 };
-                let left_out = pack::pack_owners(config, &allocations, scope, fd)?;
+                let left_out = pack::pack_owners(config, &allocations, scope, fd, stream)?;
                 Ok(HostdReply::Packed { left_out })
             }
         },

@@ -6,9 +6,10 @@ use crate::sys::programs::SYSTEM_PATH;
 use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName, Drives};
 use abbey_support::file;
+use rustix::process::Resource;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -212,7 +213,24 @@ pub(crate) fn extract_drive_files(
         dump.arg("-R")
             .arg(format!("rdump / {}", place.display()))
             .arg(&drive);
-        let said = dump.output().map_err(Error::file("read", &drive))?;
+        let failed = |e| Error::file("read", &drive)(e);
+        // A file with holes can be larger than its drive; taken out of it, it would have none.
+        let size = fs::metadata(&drive).map_err(failed)?.len();
+        let dump = dump.spawn().map_err(failed)?;
+        let limit = rustix::process::Rlimit {
+            current: Some(size),
+            maximum: Some(size),
+        };
+        let pid = rustix::process::Pid::from_child(&dump);
+        let _ended_already = rustix::process::prlimit(Some(pid), Resource::Fsize, limit);
+        let said = dump.wait_with_output().map_err(failed)?;
+        if said.status.signal().is_some() {
+            return Err(Error::Drive {
+                drive,
+                why: "a file on it is larger than the drive itself; remove it, or make it smaller"
+                    .to_owned(),
+            });
+        }
         // Its status tells nothing. An ordinary user cannot give files away, and need not.
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         let complaint = said

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Largest body of an ordinary request, bytes.
 pub(crate) const BODY_MAX: usize = 2 << 20;
 /// Time in which [`BODY_PROGRESS`] more of a body has to arrive, or its end.
-const BODY_PROGRESS_WITHIN: Duration = Duration::from_secs(30);
+const BODY_PROGRESS_WITHIN: Duration = Duration::from_secs(10);
 /// Least of a longer body that arrives in [`BODY_PROGRESS_WITHIN`], bytes: who sends less keeps a place from others.
 const BODY_PROGRESS: usize = 16 << 10;
 /// Most of a body over its limit that is read and discarded, bytes.
@@ -316,7 +316,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Respons
         let frame = frame.map_err(|why| {
             if is_late(&why) {
                 return refuse_late_body(
-                    "the rest of the request body did not arrive within 30 seconds",
+                    "the rest of the request body did not arrive within 10 seconds",
                 );
             }
             let text = format!("the request body cannot be read: {why}");

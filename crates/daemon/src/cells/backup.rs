@@ -49,6 +49,8 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         .tempdir_in(parent)
         .map_err(Error::file("make a directory in", parent))?;
     audit_checkpoints::publish_checkpoints(&cells.core).await?;
+    // Also when whoever asked is gone, and this ends in the middle.
+    let _resumed = body.with_services.then(|| HeldPaused(Arc::clone(cells)));
     let running = match body.with_services {
         true => Some(pause_services(cells).await),
         false => None,
@@ -115,6 +117,16 @@ async fn pause_services(cells: &Arc<CellsState>) -> (BTreeSet<CellName>, Result<
     cells.hold_paused(running.clone());
     let paused = set_paused(cells, &running, true).await;
     (running, paused)
+}
+
+/// Services that are held paused for a backup until this is dropped; the reconciler resumes them.
+struct HeldPaused(Arc<CellsState>);
+
+impl Drop for HeldPaused {
+    fn drop(&mut self) {
+        self.0.hold_paused(BTreeSet::new());
+        self.0.request_reconcile();
+    }
 }
 
 async fn resume_services(cells: &Arc<CellsState>, running: BTreeSet<CellName>) {

@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// Result of the last reconciler pass for one cell.
 #[derive(Debug, Clone)]
@@ -29,12 +30,29 @@ pub(crate) struct Seen {
     pub(crate) held_up_since: Option<Instant>,
 }
 
+/// Answers of the two probes of an agent: whether its worker sends heartbeats, and whether its own port answers.
+pub(super) type AgentAnswers = (bool, bool);
+
+/// Last answers of an agent's probes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AgentReading {
+    pub(super) at: Instant,
+    /// Generation of the cell that answered.
+    pub(super) generation: u64,
+    pub(super) answers: AgentAnswers,
+}
+
+/// Probes of an agent that go on: the generation of the cell, and where the answers arrive.
+pub(super) type AgentProbe = (u64, watch::Receiver<Option<AgentAnswers>>);
+
 /// Cached answers of probes and readings of control groups, each with its instant, so that many
 /// viewers cost no more than one.
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
-    /// Agents whose two probes were positive, with the boot.
-    pub(super) agents: BTreeMap<CellName, (Instant, u64)>,
+    /// Last answer of the two probes of each agent.
+    pub(super) agents: BTreeMap<CellName, AgentReading>,
+    /// Agents that are being probed.
+    pub(super) probing: BTreeMap<CellName, AgentProbe>,
     pub(super) probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
     pub(super) usages: BTreeMap<i32, (Instant, abbey_cells::CgroupUsage)>,
 }

@@ -1,7 +1,7 @@
 //! Current status of cells from the newest observation, probes and resource readings; the latter
 //! two are cached briefly so that many viewers cost no more than one.
 
-use crate::cells::observations::Seen;
+use crate::cells::observations::{AgentAnswers, AgentReading, Seen};
 use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
 use crate::core::runtime::{Runtime, run_blocking};
@@ -13,6 +13,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 
 /// How long a probe's answer and a resource reading are reused.
 pub(crate) const FRESH: Duration = Duration::from_millis(500);
@@ -135,7 +136,7 @@ fn owns_listener(seen: &Seen, at: SocketAddrV4) -> bool {
 /// Presence of an agent from its observation and, if it runs, from two probes: the heartbeat of its worker, and a
 /// request through its own port.
 pub(crate) async fn agent_presence(
-    cells: &CellsState,
+    cells: &Arc<CellsState>,
     cell: &CellName,
     seen: Option<&Seen>,
 ) -> Presence {
@@ -155,30 +156,71 @@ pub(crate) async fn agent_presence(
     supervision::presence(&seen.desired, &observed, &seen.history, ingress)
 }
 
+/// Longest wait of a request for probes whose last answers are known; they go on without it. So no agent that keeps its
+/// own port busy delays who asks for the state of all.
+const REQUEST_WAITS: Duration = Duration::from_millis(100);
+
 /// Whether the worker of an agent sends heartbeats, and whether its own port answers; two positive answers are reused
-/// for [`FRESH`] for the same `generation` of the cell.
-async fn probe_agent_cached(cells: &CellsState, cell: &CellName, generation: u64) -> (bool, bool) {
-    let now = cells.core.rt.now();
-    let known = {
-        let readings = cells.observations.readings.lock();
-        readings.agents.get(cell).copied()
+/// for [`FRESH`] for the same `generation` of the cell. If the probes take long, their last answers count.
+async fn probe_agent_cached(
+    cells: &Arc<CellsState>,
+    cell: &CellName,
+    generation: u64,
+) -> AgentAnswers {
+    let rt = &cells.core.rt;
+    let (known, mut probe) = {
+        let mut readings = cells.observations.readings.lock();
+        let known = readings.agents.get(cell).copied();
+        let known = known.filter(|k| k.generation == generation);
+        if let Some(known) = known
+            && known.answers == (true, true)
+            && rt.now().duration_since(known.at) < FRESH
+        {
+            return known.answers;
+        }
+        let probing = readings.probing.get(cell);
+        let probe = match probing.filter(|(g, p)| *g == generation && p.has_changed().is_ok()) {
+            Some((_, probe)) => probe.clone(),
+            None => {
+                let (answer, probe) = watch::channel(None);
+                let probing = (generation, probe.clone());
+                readings.probing.insert(cell.clone(), probing);
+                let (cells, cell) = (Arc::clone(cells), cell.clone());
+                drop(rt.spawn_untracked(async move {
+                    let answers = probe_agent(&cells, &cell).await;
+                    let at = cells.core.rt.now();
+                    let reading = AgentReading {
+                        at,
+                        generation,
+                        answers,
+                    };
+                    cells
+                        .observations
+                        .readings
+                        .lock()
+                        .agents
+                        .insert(cell, reading);
+                    let _nobody_waits = answer.send(Some(answers));
+                }));
+                probe
+            }
+        };
+        (known, probe)
     };
-    if let Some((at, known)) = known
-        && known == generation
-        && now.duration_since(at) < FRESH
-    {
-        return (true, true);
+    let answered = async {
+        let answers = probe.wait_for(Option::is_some).await;
+        answers.ok().and_then(|a| *a).unwrap_or_default()
+    };
+    match known {
+        None => answered.await,
+        Some(known) => rt
+            .timeout(REQUEST_WAITS, answered)
+            .await
+            .unwrap_or(known.answers),
     }
-    let answer = probe_agent(cells, cell).await;
-    let mut readings = cells.observations.readings.lock();
-    match answer {
-        (true, true) => drop(readings.agents.insert(cell.clone(), (now, generation))),
-        _ => drop(readings.agents.remove(cell)),
-    }
-    answer
 }
 
-async fn probe_agent(cells: &CellsState, cell: &CellName) -> (bool, bool) {
+async fn probe_agent(cells: &CellsState, cell: &CellName) -> AgentAnswers {
     let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
     let Ok(Ok(probe)) = run_blocking(move || backend.probe(&name)).await else {
         return (false, false);

@@ -5,6 +5,7 @@
 
 use crate::core::error::{Error, Result};
 use abbey_api::{Problem, Time};
+use abbey_cells::hostd::is_left_out_of_agent;
 use abbey_model::{FaultKind, Secret, Slug};
 use abbey_support::digest::{hex, unhex};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -64,8 +65,19 @@ pub(crate) enum Place {
     Parent,
 }
 
-/// Where an entry belongs; none if no backup has such an entry, or its path could lead elsewhere.
-pub(crate) fn place_of(path: &Path) -> Option<Place> {
+/// Where an entry belongs, or why no backup has such an entry: its path could lead elsewhere, or it is something that a
+/// backup leaves out.
+pub(crate) fn place_of(path: &Path) -> std::result::Result<Place, &'static str> {
+    let place = place_by_name(path).ok_or("no backup has a file of that name")?;
+    match &place {
+        Place::Agent(_, below) if is_left_out_of_agent(below) => {
+            Err("no backup has credentials or disk images of an agent")
+        }
+        _ => Ok(place),
+    }
+}
+
+fn place_by_name(path: &Path) -> Option<Place> {
     let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
     let named = [DATABASE, ALLOCATIONS, CHECKPOINTS, CONTENTS];
     if let Some(name) = named.into_iter().find(|n| path == Path::new(n)) {
@@ -179,7 +191,7 @@ mod tests {
 
     #[test]
     fn entries_have_one_place_or_none() {
-        let place = |path: &str| place_of(Path::new(path));
+        let place = |path: &str| place_of(Path::new(path)).ok();
         let a: Slug = "a".parse().unwrap();
         assert_eq!(place("abbey.db"), Some(Place::Named(DATABASE)));
         assert_eq!(
@@ -204,6 +216,9 @@ mod tests {
             "templates/x.tar/y",
             "hostd/x",
             "operator.token",
+            "agents/a/token",
+            "agents/a/home/services/db",
+            "agents/a/drives/workspace.ext4",
             "",
         ] {
             assert_eq!(place(bad), None, "{bad}");

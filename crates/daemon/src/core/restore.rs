@@ -14,7 +14,8 @@ use abbey_cells::hostd::{
 };
 use abbey_model::{CellName, CheckpointLine, FaultKind, Secret, Slug};
 use abbey_store::{
-    AuditVerification, KnownCheckpoints, Sqlite, SqliteOptions, Storage, SystemClock, public_key,
+    AuditVerification, KnownCheckpoints, Sqlite, SqliteOptions, Storage, SystemClock,
+    import_state_file, public_key,
 };
 use abbey_support::{digest, file};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Longest name of a file, bytes (Linux and FreeBSD).
+const NAME_MAX: usize = 255;
+/// Longest path of an entry, bytes: that of the directory into which it is restored comes before it.
+const PATH_MAX: usize = abbey_cells::hostd::PACKED_PATH_MAX + 300;
 /// Longest file of the archive itself that is read into memory, bytes.
 const NAMED_MAX: u64 = 64 << 20;
 
@@ -59,41 +64,50 @@ struct Staged {
     entries: u64,
 }
 
-/// Reads a whole archive into the empty directory `dir`, and checks everything about it. Files of agents, services and
-/// the manifest are written only if `keep`, owned as the allocations say.
+/// Reads a whole archive into the empty directory `dir`, and checks everything about it, whether `keep` is set or not.
+/// Files of agents, services and the manifest are written only if `keep`, owned as the allocations say.
 fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
     let damaged = |why: String| Error::Damaged {
         path: from.to_owned(),
         why,
     };
     let refused = |path: &Path, why: &str| {
-        damaged(format!("its entry `{}` is refused: {why}", path.display()))
+        let name = shorten(&path.display().to_string());
+        damaged(format!("its entry `{name}` is refused: {why}"))
     };
     let mut found = Named::default();
-    let mut tree = Tree::new(dir);
+    let mut tree = Tree::new(dir, keep);
     let mut entries = 0;
+    let foreign = dir.join("foreign.db");
     let mut archive = tar::Archive::new(File::open(from).map_err(Error::file("open", from))?);
     for entry in archive.entries().map_err(|e| damaged(e.to_string()))? {
-        let mut entry = entry.map_err(|e| damaged(e.to_string()))?;
+        let mut entry = entry.map_err(|e| match entries {
+            0 => damaged(format!("it is no archive that `abbey backup` wrote ({e})")),
+            _ => damaged(e.to_string()),
+        })?;
         entries += 1;
         let start = entry.raw_header_position();
         let path = entry
             .path()
             .map_err(|e| damaged(e.to_string()))?
             .into_owned();
-        let place =
-            place_of(&path).ok_or_else(|| refused(&path, "no backup has a file of that name"))?;
+        let place = place_of(&path).map_err(|why| refused(&path, why))?;
         let kind = entry.header().entry_type();
         let mode = entry.header().mode().map_err(|e| damaged(e.to_string()))?;
         match (place, kind) {
-            (Place::Named(DATABASE), tar::EntryType::Regular) => {
-                let to = dir.join(DATABASE);
-                let written =
-                    File::create(&to).and_then(|mut file| io::copy(&mut entry, &mut file));
-                written.map_err(Error::file("write", &to))?;
-                found.database = true;
-            }
-            (Place::Named(name), tar::EntryType::Regular) if entry.size() <= NAMED_MAX => {
+            (Place::Named(name), tar::EntryType::Regular) => {
+                if !found.names.insert(name) {
+                    return Err(refused(&path, "the archive has it twice"));
+                }
+                if name == DATABASE {
+                    let written =
+                        File::create(&foreign).and_then(|mut file| io::copy(&mut entry, &mut file));
+                    written.map_err(Error::file("write", &foreign))?;
+                    continue;
+                }
+                if entry.size() > NAMED_MAX {
+                    return Err(refused(&path, "it is larger than 64 MiB"));
+                }
                 let mut bytes = Vec::new();
                 entry
                     .read_to_end(&mut bytes)
@@ -102,11 +116,11 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
             }
             (Place::Parent, tar::EntryType::Directory) => {}
             (Place::Template(name), tar::EntryType::Regular) => {
-                found.templates.insert(name);
-                if keep {
-                    tree.add(&path, &mut entry, 0o600)
-                        .map_err(|e| refused(&path, &e.to_string()))?;
+                if !found.templates.insert(name) {
+                    return Err(refused(&path, "the archive has it twice"));
                 }
+                tree.add(&path, &mut entry, 0o600)
+                    .map_err(|e| refused(&path, &e.to_string()))?;
             }
             (Place::Named(_) | Place::Parent | Place::Template(_), _) => {
                 return Err(refused(&path, "it must be a plain file"));
@@ -132,19 +146,20 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
                 if let Some(why) = why {
                     return Err(refused(&path, why));
                 }
-                match &place {
-                    Place::Agent(slug, _) => drop(found.agents.insert(slug.clone())),
-                    Place::Service(slug, _) => drop(found.services.insert(slug.clone())),
+                let written_by_house = is_written_by_house(&place, mode);
+                match place {
+                    Place::Agent(slug, _) => drop(found.owners.insert(CellName::Agent(slug))),
+                    Place::Service(slug, _) => drop(found.owners.insert(CellName::Service(slug))),
                     _ => {}
                 }
-                if keep && !is_written_by_house(&place, mode) {
+                if !written_by_house {
                     tree.add(&path, &mut entry, mode)
                         .map_err(|e| refused(&path, &e.to_string()))?;
                 }
             }
         }
     }
-    if !found.database {
+    if !found.names.contains(DATABASE) {
         return Err(damaged(
             "it contains no `abbey.db`; use an archive that `abbey backup` wrote".to_owned(),
         ));
@@ -166,18 +181,42 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
             Some(contents)
         }
     };
-    let allocations = found
+    let stated = found
         .files
         .get(ALLOCATIONS)
         .ok_or_else(|| damaged(format!("it contains no `{ALLOCATIONS}`")))?;
-    let allocations = Allocations::parse_foreign(&allocations.1)
+    let allocations = Allocations::parse_foreign(&stated.1)
         .map_err(|why| damaged(format!("its entry `{ALLOCATIONS}` is refused: {why}")))?;
     let lines = found
         .files
         .get(CHECKPOINTS)
         .map_or(&[][..], |(_, bytes)| bytes);
     let checkpoints = parse_checkpoint_lines(lines, Path::new(CHECKPOINTS))?;
-    let store = open_store(&dir.join(DATABASE), [0; 32])?;
+    for owner in &found.owners {
+        let (kind, dir) = match owner {
+            CellName::Agent(_) => ("agent", "agents"),
+            _ => ("service", "services"),
+        };
+        let path = Path::new(dir).join(owner.slug().as_str());
+        if !allocations.owners.contains_key(owner) {
+            return Err(refused(&path, &format!("its house has no such {kind}")));
+        }
+        let no_services = contents.as_ref().is_some_and(|c| c.services.is_empty());
+        if kind == "service" && no_services {
+            let why = "its description states that it holds no data of services";
+            return Err(refused(&path, why));
+        }
+    }
+    // The database may have been made by anybody, so only its rows come over.
+    let database = dir.join(DATABASE);
+    import_state_file(&foreign, &database).map_err(|error| match error {
+        abbey_store::Error::Corrupt { why, .. } => {
+            damaged(format!("its entry `{DATABASE}` is refused: {why}"))
+        }
+        error => error.into(),
+    })?;
+    fs::remove_file(&foreign).map_err(Error::file("remove", &foreign))?;
+    let store = open_store(&database, [0; 32])?;
     let state_hash = store.state_hash().wait()?;
     if contents
         .as_ref()
@@ -193,18 +232,20 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
     };
     let log = store.verify_audit_log(known).wait()?;
     drop(store);
-    if keep {
-        tree.finish(&allocations)
-            .map_err(Error::file("write the files below", dir))?;
-    }
+    tree.finish(&allocations)
+        .map_err(Error::file("write the files below", dir))?;
+    let owned = |kind: fn(&CellName) -> bool| {
+        let owners = found.owners.iter().filter(|o| kind(o));
+        owners.map(|o| o.slug().clone()).collect()
+    };
     Ok(Staged {
         contents,
         allocations,
         checkpoints,
         state_hash,
         log,
-        agents: found.agents,
-        services: found.services,
+        agents: owned(|owner| matches!(owner, CellName::Agent(_))),
+        services: owned(|owner| matches!(owner, CellName::Service(_))),
         templates: found.templates,
         entries,
     })
@@ -212,11 +253,12 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
 
 #[derive(Default)]
 struct Named {
-    database: bool,
-    /// Position in the archive and content.
+    /// Files of the archive itself.
+    names: BTreeSet<&'static str>,
+    /// Position in the archive and content of those but the database.
     files: BTreeMap<&'static str, (u64, Vec<u8>)>,
-    agents: BTreeSet<Slug>,
-    services: BTreeSet<Slug>,
+    /// Agents and services with files.
+    owners: BTreeSet<CellName>,
     templates: BTreeSet<Slug>,
 }
 
@@ -244,6 +286,8 @@ fn is_written_by_house(place: &Place, mode: u32) -> bool {
 /// Files that are being written into a directory that nobody else can enter. Links come last, so none is followed.
 struct Tree<'a> {
     dir: &'a Path,
+    /// Whether anything is written; if not, entries are only checked.
+    keep: bool,
     links: BTreeMap<PathBuf, PathBuf>,
     /// Modes of directories, which are set last: one may not be writable.
     dirs: BTreeMap<PathBuf, u32>,
@@ -251,22 +295,32 @@ struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn new(dir: &'a Path) -> Self {
+    fn new(dir: &'a Path, keep: bool) -> Self {
         Tree {
             dir,
+            keep,
             links: BTreeMap::new(),
             dirs: BTreeMap::new(),
             files: BTreeSet::new(),
         }
     }
 
+    /// Adds an entry. Whether it is refused depends on the entries before it alone, not on what is written. A file may
+    /// come twice: what is on the drives of an agent comes after what lies beside them.
     fn add(&mut self, path: &Path, entry: &mut tar::Entry<'_, File>, mode: u32) -> io::Result<()> {
-        if path.ancestors().any(|p| self.links.contains_key(p)) {
-            return Err(io::Error::other("it is below a link"));
+        if path.as_os_str().len() > PATH_MAX || path.iter().any(|name| name.len() > NAME_MAX) {
+            return Err(io::Error::other("the name is too long for a file system"));
         }
-        let to = self.dir.join(path);
-        let parent = path.parent().unwrap_or(Path::new(""));
-        for dir in parent.ancestors().filter(|d| !d.as_os_str().is_empty()) {
+        let above = path.ancestors().skip(1);
+        for at in above.clone() {
+            if self.links.contains_key(at) {
+                return Err(io::Error::other("it is below a link"));
+            }
+            if self.files.contains(at) {
+                return Err(io::Error::other("it is below a file"));
+            }
+        }
+        for dir in above.filter(|d| !d.as_os_str().is_empty()) {
             // The control plane reads what the operator puts beside the manifest.
             let mode = if dir == Path::new("manifest") {
                 0o755
@@ -275,36 +329,35 @@ impl<'a> Tree<'a> {
             };
             self.dirs.entry(dir.to_owned()).or_insert(mode);
         }
-        fs::create_dir_all(self.dir.join(parent))?;
-        match entry.header().entry_type() {
+        let to = self.dir.join(path);
+        let kind = entry.header().entry_type();
+        let (is_file, is_dir) = (self.files.contains(path), self.dirs.contains_key(path));
+        let is_link = self.links.contains_key(path);
+        let replaces = match kind {
+            tar::EntryType::Directory => is_file || is_link,
+            tar::EntryType::Symlink => is_file || is_dir,
+            _ => is_dir || is_link,
+        };
+        if replaces {
+            return Err(io::Error::other("it replaces an entry of another kind"));
+        }
+        match kind {
             tar::EntryType::Directory => {
-                fs::create_dir_all(&to)?;
                 self.dirs.insert(path.to_owned(), mode & 0o777);
+                if self.keep {
+                    fs::create_dir_all(&to)?;
+                }
             }
             tar::EntryType::Symlink => {
                 let target = entry.link_name()?.unwrap_or_default().into_owned();
-                if fs::symlink_metadata(&to).is_ok() {
-                    return Err(io::Error::other("it replaces a file by a link"));
-                }
                 self.links.insert(path.to_owned(), target);
             }
             _ => {
-                let options = &mut fs::OpenOptions::new();
-                let options = options.write(true).create(true).truncate(true).mode(0o600);
-                let mut file = options.open(&to)?;
-                io::copy(entry, &mut file)?;
-                file.set_permissions(Permissions::from_mode(mode & 0o777))?;
-                let modified = entry.header().mtime()?.try_into().unwrap_or(0);
-                let time = rustix::fs::Timespec {
-                    tv_sec: modified,
-                    tv_nsec: 0,
-                };
-                let times = rustix::fs::Timestamps {
-                    last_access: time,
-                    last_modification: time,
-                };
-                rustix::fs::futimens(&file, &times)?;
                 self.files.insert(path.to_owned());
+                let modified = entry.header().mtime()?.try_into().unwrap_or(0);
+                if self.keep {
+                    write_file(&to, entry, mode & 0o777, modified)?;
+                }
             }
         }
         Ok(())
@@ -312,12 +365,15 @@ impl<'a> Tree<'a> {
 
     /// Makes the links, and gives everything its owner and mode.
     fn finish(self, allocations: &Allocations) -> io::Result<()> {
+        if !self.keep {
+            return Ok(());
+        }
         for (path, target) in &self.links {
             symlink(target, self.dir.join(path))?;
         }
         let root = rustix::process::geteuid().is_root();
         let owner_of = |path: &Path| {
-            let cell = match place_of(path)? {
+            let cell = match place_of(path).ok()? {
                 Place::Agent(slug, below) if !below.as_os_str().is_empty() => CellName::Agent(slug),
                 Place::Service(slug, _) => CellName::Service(slug),
                 _ => return None,
@@ -343,6 +399,42 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
+}
+
+/// Writes a file with what an entry of the archive holds, mode and time of change in seconds.
+fn write_file(to: &Path, from: &mut impl Read, mode: u32, modified: i64) -> io::Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let options = &mut fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(to)?;
+    io::copy(from, &mut file)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    let time = rustix::fs::Timespec {
+        tv_sec: modified,
+        tv_nsec: 0,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(rustix::fs::futimens(&file, &times)?)
+}
+
+/// Most characters of a path in a message.
+const SHOWN_MAX: usize = 120;
+
+/// Beginning and end of a long text.
+fn shorten(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= SHOWN_MAX {
+        return text.to_owned();
+    }
+    let half = SHOWN_MAX / 2;
+    let first: String = text.chars().take(half).collect();
+    let last: String = text.chars().skip(count - half).collect();
+    format!("{first}…{last}")
 }
 
 /// Checks a backup archive as a restore would, and changes nothing but a scratch directory beside it.

@@ -44,7 +44,7 @@ keys! {
         pub role: String = Key::new("role", Shape::Text, Live),
         /// Stock template; see `abbey template list`. It sets role, charter, skills and tools.
         pub template: Option<String> = Key::new("template", Shape::Name, NoEffect),
-        /// File with its charter, relative to the manifest; the template's when not given.
+        /// File with its charter, in the directory of the manifest; the template's when not given.
         pub charter: Charter = Key::new("charter", Shape::Path, Live),
         /// The agent above it.
         pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Agent, Live).of_this_house(),

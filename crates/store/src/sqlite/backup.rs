@@ -1,6 +1,7 @@
 //! Copies of the whole state, and its digest.
 
 use super::connection::database_error;
+use super::schema::{AUTHORITY, tables};
 use crate::chain::canonical;
 use crate::{Error, Result};
 use abbey_support::digest::hex;
@@ -16,7 +17,7 @@ use std::time::Duration;
 const PAGES: i32 = 512;
 
 /// Copies the state file to the path `to` while the store is in use. The copy appears under its name only when it is
-/// complete. Named tokens are left out: a restored copy would bring back those that were revoked since.
+/// complete. Credentials are left out: a restored copy would bring back those that were revoked since.
 pub(super) fn copy_to(db: &Connection, to: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let file = |what: &'static str| {
@@ -42,7 +43,11 @@ fn copy_pages(db: &Connection, target: &mut Connection) -> rusqlite::Result<()> 
         Duration::from_millis(1),
         None,
     )?;
-    target.execute("DELETE FROM tokens WHERE name IS NOT NULL", [])?;
+    // Not even in pages that are free.
+    target.pragma_update(None, "secure_delete", "ON")?;
+    for table in AUTHORITY {
+        target.execute(&format!("DELETE FROM {table}"), [])?;
+    }
     // One file, complete in itself.
     target.pragma_update(None, "journal_mode", "DELETE")
 }
@@ -51,17 +56,11 @@ fn copy_pages(db: &Connection, target: &mut Connection) -> rusqlite::Result<()> 
 /// states.
 pub(super) fn state_hash(db: &Connection) -> Result<String> {
     let mut hash = Sha256::new();
-    for table in tables(db).map_err(database_error)? {
-        hash_table(db, &table, &mut hash)?;
+    let all = tables(db).map_err(database_error)?;
+    for table in all.iter().filter(|t| !AUTHORITY.contains(&t.as_str())) {
+        hash_table(db, table, &mut hash)?;
     }
     Ok(hex(hash.finalize()))
-}
-
-fn tables(db: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut names = db.prepare(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'tokens' ORDER BY name",
-    )?;
-    names.query_map([], |r| r.get(0))?.collect()
 }
 
 fn hash_table(db: &Connection, table: &str, hash: &mut Sha256) -> Result<()> {

@@ -2,11 +2,15 @@
 
 mod backup;
 mod connection;
+mod import;
 mod open;
 mod readers;
+mod schema;
 mod writer;
 
-pub use open::{FORMAT, SqliteOptions};
+pub use import::import_state_file;
+pub use open::SqliteOptions;
+pub use schema::FORMAT;
 
 use crate::driver::Driver;
 use crate::rows::Rows;

@@ -1,6 +1,9 @@
 //! Opening the state file: sound, of a known format, with the right promises about durability.
 
 use super::connection::database_error;
+use super::schema::{
+    FORMAT, distrust_schema, find_damage, foreign_schema, migrate, read_format, tables,
+};
 use crate::chain::{GENESIS, public_key};
 use crate::{Clock, Entropy, Error, Result};
 use abbey_model::{Redactor, Timestamp};
@@ -8,30 +11,11 @@ use rusqlite::{Connection, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// `user_version` of each migration, in order; a new format is one more entry.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema/1_initial.sql"),
-    include_str!("schema/2_task_links.sql"),
-    include_str!("schema/3_schedules.sql"),
-    include_str!("schema/4_approvals.sql"),
-    include_str!("schema/5_approval_numbers.sql"),
-    include_str!("schema/6_workflows.sql"),
-    include_str!("schema/7_documents.sql"),
-    include_str!("schema/8_escalations.sql"),
-    include_str!("schema/9_draining.sql"),
-    include_str!("schema/10_named_tokens.sql"),
-    include_str!("schema/11_renamed_agents.sql"),
-    include_str!("schema/12_first_files.sql"),
-];
-/// Newest format of the state file that this version reads and writes.
-pub const FORMAT: i64 = MIGRATIONS.len() as i64;
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;
 /// Largest file that is checked page by page at each start; a larger one would keep a restart
 /// waiting, and a damaged page of it is found when it is read.
 const CHECK_MAX: u64 = 8 << 20;
-/// Marks the file as ours: the letters ABBY.
-const APPLICATION_ID: i32 = 0x4142_4259;
 
 /// Options for opening a store.
 pub struct SqliteOptions {
@@ -77,12 +61,7 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
         Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
         _ => corrupt(e.to_string()),
     })?;
-    let format: i64 = connection
-        .pragma_query_value(None, "user_version", |r| r.get(0))
-        .map_err(|e| corrupt(e.to_string()))?;
-    let id: i32 = connection
-        .pragma_query_value(None, "application_id", |r| r.get(0))
-        .map_err(|e| corrupt(e.to_string()))?;
+    let (format, id) = read_format(&connection).map_err(|e| corrupt(e.to_string()))?;
     if format > FORMAT {
         return Err(Error::Newer {
             path: path.clone(),
@@ -90,20 +69,24 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
             known: FORMAT,
         });
     }
-    let foreign = id != 0 || has_tables(&connection).map_err(database_error)?;
+    let foreign = id != 0 || !tables(&connection).map_err(database_error)?.is_empty();
     if existed && format == 0 && foreign {
         return Err(corrupt("it is a database, but not of a house".to_owned()));
     }
-    let size = path.metadata().map_or(0, |m| m.len());
-    if existed && format > 0 && size <= CHECK_MAX {
-        let check: String = connection
-            .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
-            .map_err(|e| corrupt(e.to_string()))?;
-        if check != "ok" {
-            return Err(corrupt(check));
+    if existed && format > 0 {
+        let unreadable = |e: rusqlite::Error| corrupt(e.to_string());
+        // Whoever can write the file could have put a trigger there that grants what nobody granted.
+        if let Some(why) = foreign_schema(&connection, format).map_err(unreadable)? {
+            return Err(corrupt(why));
+        }
+        let size = path.metadata().map_or(0, |m| m.len());
+        if size <= CHECK_MAX
+            && let Some(why) = find_damage(&connection, "quick_check").map_err(unreadable)?
+        {
+            return Err(corrupt(why));
         }
     }
-    migrate(&connection, format).map_err(|e| match e.sqlite_error_code() {
+    migrate(&connection, format, FORMAT).map_err(|e| match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
         _ => database_error(e),
     })?;
@@ -143,6 +126,7 @@ fn read_newest(
 /// Settings that every connection of ours has.
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    distrust_schema(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -150,24 +134,6 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
-    Ok(())
-}
-
-fn has_tables(connection: &Connection) -> rusqlite::Result<bool> {
-    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0));
-    tables.map(|tables: i64| tables > 0)
-}
-
-fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
-    for (n, sql) in MIGRATIONS
-        .iter()
-        .enumerate()
-        .skip(usize::try_from(from).unwrap_or(0))
-    {
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {sql} PRAGMA user_version = {}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;", n + 1
-        ))?;
-    }
     Ok(())
 }
 
@@ -185,6 +151,7 @@ fn restrict(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::MIGRATIONS;
     use super::*;
 
     /// An upgraded house gives no number twice.
@@ -196,7 +163,7 @@ mod tests {
                 db.execute_batch(sql).unwrap();
             }
             db.execute_batch(with).unwrap();
-            migrate(&db, 4).unwrap();
+            migrate(&db, 4, FORMAT).unwrap();
             let mut found = db
                 .prepare("SELECT value FROM meta WHERE key = 'approvals'")
                 .unwrap();

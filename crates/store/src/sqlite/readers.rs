@@ -65,6 +65,7 @@ fn connect(path: &Path) -> rusqlite::Result<SqliteRows> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    super::schema::distrust_schema(&connection)?;
     Ok(SqliteRows::new(connection))
 }
 
