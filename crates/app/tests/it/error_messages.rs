@@ -80,6 +80,13 @@ fn errors_of_a_running_house_are_as_recorded() {
 /// Mistakes of a manifest that people make on their first day, and what the message must say instead of the name of a type.
 #[test]
 fn mistakes_of_a_manifest_are_told_with_what_is_right() {
+    let text = house();
+    std::fs::write(text.path("abbey.yaml"), "just text").unwrap();
+    let refused = text.expect_refusal(2, "plan");
+    assert!(
+        refused.contains("the manifest must be a mapping"),
+        "{refused}"
+    );
     for (manifest, told) in [
         (
             "agents: { a: { limits: { memory: 64Q } } }",
@@ -101,7 +108,6 @@ fn mistakes_of_a_manifest_are_told_with_what_is_right() {
             "agents: { a: { schedules: { s: { at: tomorrow, task: x } } } }",
             &["no instant", "`2026-12-01T10:00:00Z`"],
         ),
-        ("just text", &["the manifest must be a mapping"]),
         (
             "agents: { a: { reports_to: b } }",
             &["agents.a.reports_to", "no agent `b`"],
