@@ -14,7 +14,7 @@ services:
 agents:
   iris: { template: coder, skills: [git-mirror], uses: [forge, web] }
   otto: { template: coder, uses: [forge, web] }
-  none: { template: worker }
+  outsider: { template: worker }
 ";
 
 fn opened(house: &House) -> usize {
@@ -78,7 +78,7 @@ fn each_agent_pushes_to_and_reads_only_its_own_repositories() {
     );
     assert_eq!((bare.as_str(), wrong.as_str()), ("401", "401"));
     assert!(
-        !sh(&house, "none", "test -e /agent/home/services")
+        !sh(&house, "outsider", "test -e /agent/home/services")
             .status
             .success()
     );

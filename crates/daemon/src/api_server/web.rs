@@ -7,7 +7,7 @@ use abbey_api::Problem;
 use abbey_api::headers::{HeaderField, IdempotencyKey};
 use abbey_model::{FaultKind, Principal};
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
@@ -213,6 +213,10 @@ pub(crate) async fn refuse_method(request: Request) -> Response {
     problem_response(refusal)
 }
 
+/// Requests that end with their caller, since nothing is in force before they are done: what they write is as large as
+/// agents make it, and nobody would take it.
+const ENDS_WITH_CALLER: &[&str] = &["/api/v1/backups", "/api/v1/templates/{template}"];
+
 /// Middleware that lets a request which changes something end also when its caller goes away: half of a change would be in
 /// force, such as a plan that is stored and was never carried out.
 pub(crate) async fn outlive_caller(
@@ -220,7 +224,9 @@ pub(crate) async fn outlive_caller(
     request: Request,
     next: Next,
 ) -> Response {
-    if request.method().is_safe() {
+    let route = request.extensions().get::<MatchedPath>();
+    let ends = route.is_some_and(|route| ENDS_WITH_CALLER.contains(&route.as_str()));
+    if ends || request.method().is_safe() {
         return next.run(request).await;
     }
     let answered = rt.spawn(next.run(request)).await;
@@ -392,6 +398,60 @@ pub(crate) struct Me(pub(crate) abbey_model::Slug);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What comes of a request whose caller goes away while it is being answered.
+    async fn is_carried_out(method: &str, path: &str) -> bool {
+        use axum::Router;
+        use axum::routing::any;
+        use hyper::service::Service;
+        use hyper_util::service::TowerToHyperService;
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let rt = Runtime::system();
+        let (begun, done) = (
+            Arc::new(tokio::sync::Notify::new()),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let handler = {
+            let (begun, done) = (Arc::clone(&begun), Arc::clone(&done));
+            async move || {
+                begun.notify_one();
+                tokio::task::yield_now().await;
+                done.store(true, Ordering::SeqCst);
+            }
+        };
+        let mut router: Router = Router::new();
+        for route in [
+            "/api/v1/generations",
+            ENDS_WITH_CALLER[0],
+            ENDS_WITH_CALLER[1],
+        ] {
+            router = router.route(route, any(handler.clone()));
+        }
+        let router = router.layer(axum::middleware::from_fn_with_state(
+            rt.clone(),
+            outlive_caller,
+        ));
+        let request = Request::builder().method(method).uri(path);
+        let answered = TowerToHyperService::new(router).call(request.body(Body::empty()).unwrap());
+        tokio::select! {
+            biased;
+            () = begun.notified() => {}
+            _ = answered => panic!("answered at once"),
+        }
+        rt.tracker().close();
+        rt.tracker().wait().await;
+        done.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test]
+    async fn a_change_outlives_its_caller_and_a_backup_does_not() {
+        assert!(is_carried_out("POST", "/api/v1/generations").await);
+        assert!(!is_carried_out("GET", "/api/v1/generations").await);
+        assert!(!is_carried_out("POST", "/api/v1/backups").await);
+        assert!(!is_carried_out("POST", "/api/v1/templates/mine").await);
+    }
 
     #[test]
     fn pages_meet_every_item_once() {
