@@ -214,7 +214,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
     });
     assert_eq!(
         house.json(0, "why alpha")["last_exit"],
-        "its virtual machine monitor was killed"
+        "the program that runs it (QEMU or Podman) was killed"
     );
     assert_eq!(
         shell(

@@ -80,7 +80,7 @@ fn a_renamed_agent_keeps_its_files_user_address_database_and_history() {
 fn a_name_that_is_taken_or_nobodys_is_refused() {
     let house = up(MANIFEST);
     let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
-    let taken = house.expect_refusal(3, "agent rename iris otto");
+    let taken = house.expect_refusal(4, "agent rename iris otto");
     assert!(
         taken.contains("agent `otto` already exists in the manifest"),
         "{taken}"
