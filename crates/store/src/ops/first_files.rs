@@ -17,7 +17,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<()> {
     }
     for (agent, source) in &commit.first_files {
         tx.execute(
-            "INSERT OR REPLACE INTO first_files VALUES (?1, ?2)",
+            "INSERT INTO first_files VALUES (?1, ?2) ON CONFLICT (agent) DO UPDATE SET source = excluded.source",
             params![agent.as_str(), source.to_string()],
         )?;
         let action = match source {

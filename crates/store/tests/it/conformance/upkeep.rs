@@ -70,11 +70,9 @@ fn backups_are_the_same_state(bench: &mut Bench) {
         copied.state_hash().done(),
         bench.store().state_hash().done()
     );
-    let hashes = |rows: Vec<TokenRow>| rows.into_iter().map(|r| r.hash).collect::<Vec<_>>();
-    assert_eq!(
-        hashes(copied.tokens().done()),
-        ["own"],
-        "a named token may be revoked before the copy is restored"
+    assert!(
+        copied.tokens().done().is_empty(),
+        "a restored house issues its credentials anew"
     );
     assert_eq!(bench.store().tokens().done().len(), 2);
     assert_eq!(bench.store().format().done(), FORMAT);
