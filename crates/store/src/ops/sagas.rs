@@ -67,12 +67,29 @@ pub(crate) fn log_event(tx: &mut Tx<'_>, id: SagaId, event: saga::Event) -> Resu
         "UPDATE sagas SET state = ?2, open = ?3 WHERE id = ?1",
         params![&saga, serde_json::to_string(&next)?, open],
     )?;
+    if next == saga::State::Done {
+        close_stuck(tx, id, &subject)?;
+    }
     tx.publish(Topic::Sagas);
     if next.is_over() {
         let detail = json!({ "saga": id, "state": next });
         audit_log::append(tx, &Principal::House, "saga.end", &subject, detail)?;
     }
     Ok(next)
+}
+
+/// Closes what is stuck of a subject before a saga that was done: that one did what was left over.
+fn close_stuck(tx: &mut Tx<'_>, done: SagaId, subject: &str) -> Result<()> {
+    for saga in list_open(tx.rows)? {
+        let stuck = matches!(saga.state, saga::State::Stuck(_));
+        if stuck && saga.subject == subject && saga.id != done {
+            tx.execute(
+                "UPDATE sagas SET open = ?2 WHERE id = ?1",
+                params![saga.id.to_string(), false],
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the sagas that have steps left to do or to undo.

@@ -8,16 +8,43 @@ use abbey_model::*;
 cases! {
     sagas_are_replayed_from_their_log checks begin_saga log_saga_event open_sagas;
     a_finished_saga_is_no_longer_open checks log_saga_event open_sagas;
+    a_stuck_saga_ends_with_a_later_one_of_its_subject checks begin_saga log_saga_event open_sagas;
 }
 
 fn begin(bench: &Bench) -> SagaId {
-    let id = Id::v7(1, 1);
+    begin_of(bench, 1, "s")
+}
+
+fn begin_of(bench: &Bench, number: u128, subject: &str) -> SagaId {
+    let id = Id::v7(1, number);
     let steps = vec!["a".into(), "b".into()];
     bench
         .store()
-        .begin_saga(id, "k".into(), "s".into(), steps)
+        .begin_saga(id, "k".into(), subject.into(), steps)
         .done();
     id
+}
+
+fn a_stuck_saga_ends_with_a_later_one_of_its_subject(bench: &mut Bench) {
+    for (number, subject) in [(1, "s"), (2, "other")] {
+        let stuck = begin_of(bench, number, subject);
+        for event in [Event::StepFailed(0), Event::UndoGaveUp(0)] {
+            bench.store().log_saga_event(stuck, event).done();
+        }
+    }
+    let again = begin_of(bench, 3, "s");
+    bench
+        .store()
+        .log_saga_event(again, Event::StepDone(0))
+        .done();
+    assert_eq!(bench.store().open_sagas().done().len(), 3);
+    bench
+        .store()
+        .log_saga_event(again, Event::StepDone(1))
+        .done();
+    let open = bench.store().open_sagas().done();
+    let open: Vec<&str> = open.iter().map(|s| s.subject.as_str()).collect();
+    assert_eq!(open, ["other"]);
 }
 
 fn sagas_are_replayed_from_their_log(bench: &mut Bench) {
