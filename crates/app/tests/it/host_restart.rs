@@ -26,15 +26,21 @@ fn processes_of(house: &House) -> Vec<i32> {
     .collect()
 }
 
-/// Kills every process of the house, as the end of the host does.
+/// Kills every process of the house, as the end of the host does: none of them sees another one end.
 fn kill_everything(house: &House) {
-    until("no process of the house is left", || {
-        let left = processes_of(house);
-        for pid in &left {
+    let signal_all = |signal| {
+        let all = processes_of(house);
+        for pid in &all {
             let pid = rustix::process::Pid::from_raw(*pid).unwrap();
-            let _gone_already = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _gone_already = rustix::process::kill_process(pid, signal);
         }
-        left.is_empty()
+        all
+    };
+    until("every process of the house is suspended", || {
+        signal_all(rustix::process::Signal::STOP) == processes_of(house)
+    });
+    until("no process of the house is left", || {
+        signal_all(rustix::process::Signal::KILL).is_empty()
     });
 }
 

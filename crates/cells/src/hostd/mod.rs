@@ -31,6 +31,7 @@ mod spare_networks;
 mod stage;
 mod startup;
 mod sweep;
+mod users_lock;
 mod zfs;
 
 pub use crate::files::tree::{PACKED_PATH_MAX, is_left_out_of_agent, is_link_within};

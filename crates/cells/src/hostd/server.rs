@@ -4,6 +4,7 @@ use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::spare_networks::SpareNetworks;
+use super::users_lock::take_users;
 use super::{
     HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
     network_guard, owner_files, pack, rename, stage, sweep,
@@ -37,6 +38,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// If the lock is taken or the socket cannot be created.
 pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     let held = take_lock(config)?;
+    let users = take_users(config)?;
     let path = HostdConfig::socket_path(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
@@ -98,7 +100,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
             if guard.is_due() {
                 match abbey_launch::fork() {
                     Ok(None) => {
-                        drop((held, listener, children));
+                        drop((held, users, listener, children));
                         abbey_launch::unblock_signals();
                         network_guard::check_networks(config);
                         abbey_launch::exit_immediately(0);
@@ -126,7 +128,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         match abbey_launch::fork() {
             Ok(None) => {
                 // A copy that lives on as a shim must not hold the helper's place.
-                drop((held, listener, children, guard));
+                drop((held, users, listener, children, guard));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream, spare).is_err());
                 abbey_launch::exit_immediately(status);

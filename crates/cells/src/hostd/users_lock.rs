@@ -1,0 +1,48 @@
+//! One house of a range of users runs on a host at a time: a house that was restored beside its original has the users,
+//! names of interfaces and the firewall table of that one, and each would repair what the other made.
+
+use super::HostdConfig;
+use crate::sys::lock;
+use crate::{Error, Result, allocation};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Directory of the locks, which nobody but root enters.
+const LOCKS: &str = "/run/abbey";
+
+/// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
+///
+/// # Errors
+/// [`Error::Hostd`] with the home of the house that has the range, and what to do.
+pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
+    if !config.privileged {
+        return Ok(None);
+    }
+    let first = allocation::lock_allocations(&config.hostd_dir())?
+        .allocations
+        .uid_first;
+    let dir = Path::new(LOCKS);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::file("create", dir))?;
+    let path = dir.join(format!("users-{first}"));
+    let Some(mut held) = lock::try_lock_file(&path)? else {
+        let home = fs::read_to_string(&path).unwrap_or_default();
+        return Err(Error::Hostd {
+            op: "start",
+            why: format!(
+                "the house in `{home}` runs with the same users and names, since one of both was restored from a backup of the other; take that one down first: `abbey --home {home} down`"
+            ),
+        });
+    };
+    // For the message above alone.
+    let home = config.home.display().to_string();
+    held.set_len(0)
+        .and_then(|()| held.write_all(home.as_bytes()))
+        .map_err(Error::file("write", &path))?;
+    Ok(Some(held))
+}
