@@ -137,6 +137,48 @@ fn hostd_refuses_access_to_other_owners_resources() {
     assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
 }
 
+/// hostd makes networks before they are needed, and more cells start at once than it has.
+#[test]
+fn no_two_sandboxes_share_a_network() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let cells: Vec<(CellName, Option<u32>)> = (1..=6)
+        .map(|n| (agent(&format!("a{n}")), n))
+        .map(|(cell, n)| (cell.clone(), hostd.claim(&cell, n)))
+        .collect();
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    for _ in 0..2 {
+        let mut networks = vec![network("self")];
+        for (cell, uid) in &cells {
+            let mut spec = spec(&hostd, cell.clone(), *uid);
+            spec.program = CellProgram::Path("/bin/sleep".into());
+            spec.argv = vec!["sleep".into(), "600".into()];
+            hostd.client.call(start(spec), &[]).unwrap();
+            let record = hostd.config.cell_records_dir().join(cell.to_string());
+            let record = std::fs::read(record.join("shim.json")).unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+            let pid = record["child"]["pid"].to_string();
+            let devices = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
+            let names: Vec<&str> = devices
+                .lines()
+                .filter_map(|line| Some(line.split_once(':')?.0.trim()))
+                .collect();
+            assert_eq!(names, ["lo"]);
+            networks.push(network(&pid));
+        }
+        let all = networks.len();
+        networks.sort();
+        networks.dedup();
+        assert_eq!(networks.len(), all, "{networks:?}");
+        for (cell, _) in &cells {
+            let cell = cell.clone();
+            hostd
+                .client
+                .call(HostdOperation::Sweep { cell }, &[])
+                .unwrap();
+        }
+    }
+}
+
 /// New rules stay only when the caller confirms in time that it is still connected; otherwise the old ones are restored
 /// (S1-13).
 #[test]

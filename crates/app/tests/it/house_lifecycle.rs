@@ -240,3 +240,32 @@ fn down_leaves_no_process_cgroup_socket_or_lock() {
     house.expect(0, "up");
     house.expect(0, "task add 'show system stats' --wait");
 }
+
+#[test]
+fn a_manifest_that_is_a_link_is_written_where_it_leads() {
+    let house = up(TWO);
+    let real = house.path("real.yaml");
+    let link = house.path("abbey.yaml");
+    std::fs::rename(&link, &real).unwrap();
+    std::os::unix::fs::symlink("real.yaml", &link).unwrap();
+    house.expect(0, "agent new third --template sysadmin");
+    assert!(
+        std::fs::symlink_metadata(&link)
+            .unwrap()
+            .file_type()
+            .is_symlink()
+    );
+    assert!(std::fs::read_to_string(&real).unwrap().contains("third"));
+}
+
+#[test]
+fn a_home_may_be_given_with_dots_in_its_path() {
+    let house = house();
+    house.manifest(&TWO.replace("cell: process", "cell: sandbox"));
+    let name = house.home().file_name().unwrap().to_owned();
+    let dotted = house.home().join("..").join(name);
+    let home = dotted.display();
+    house.expect(0, args!("--home {} up", home));
+    house.expect(0, args!("--home {} exec sysadmin -- true", home));
+    house.expect(0, args!("--home {} down", home));
+}

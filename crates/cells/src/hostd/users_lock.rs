@@ -2,15 +2,13 @@
 //! names of interfaces and the firewall table of that one, and each would repair what the other made.
 
 use super::HostdConfig;
+use crate::sys::host::HOST_FILES;
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-
-/// Directory of the locks, which nobody but root enters.
-const LOCKS: &str = "/run/abbey";
 
 /// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
 ///
@@ -23,7 +21,7 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     let first = allocation::lock_allocations(&config.hostd_dir())?
         .allocations
         .uid_first;
-    let dir = Path::new(LOCKS);
+    let dir = Path::new(HOST_FILES);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -168,7 +168,7 @@ fn forwarding_file() -> PathBuf {
     let number = network
         .to_string_lossy()
         .replace(|c: char| !c.is_ascii_digit(), "");
-    Path::new("/run/abbey").join(format!("forwarding-{number}"))
+    Path::new(crate::sys::host::HOST_FILES).join(format!("forwarding-{number}"))
 }
 
 /// Enables IP forwarding, unless it is.

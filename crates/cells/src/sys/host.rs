@@ -4,6 +4,9 @@ use abbey_model::Bytes;
 use std::fs;
 use std::net::Ipv4Addr;
 
+/// Directory of files about the host and no single house. Only root writes there; its content ends with a boot.
+pub(crate) const HOST_FILES: &str = "/run/abbey";
+
 /// Names of the locales that are installed on the host, from `/usr/lib/locale` and `localedef --list-archive`.
 pub fn installed_locales() -> std::collections::BTreeSet<String> {
     let entries = fs::read_dir("/usr/lib/locale").into_iter().flatten();

@@ -7,7 +7,7 @@ use crate::core::plan::PlanInForce;
 use crate::core::runtime::{Runtime, run_blocking};
 use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self};
-use abbey_model::{CellName, Observed, Presence, Slug};
+use abbey_model::{CellKind, CellName, Observed, Presence, Slug};
 use abbey_plan::Service;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -19,12 +19,13 @@ use tokio::sync::watch;
 pub(crate) const FRESH: Duration = Duration::from_millis(500);
 
 /// Whether the service or agent at an address answers its probe; a positive answer is reused for
-/// [`FRESH`] for the same `generation` of the cell.
+/// [`FRESH`] for the same `generation` of the cell. With `shim`, it counts only if a process below that one listens there.
 pub(crate) async fn probe_cached(
     cells: &CellsState,
     address: SocketAddrV4,
     path: &str,
     generation: u64,
+    shim: Option<i32>,
 ) -> bool {
     let key = (address, generation);
     let known = {
@@ -37,7 +38,7 @@ pub(crate) async fn probe_cached(
     {
         return answer;
     }
-    let answer = is_answering(&cells.core.rt, address, path).await;
+    let answer = is_answering(&cells.core.rt, address, path).await && listens(shim, address).await;
     let mut readings = cells.observations.readings.lock();
     readings
         .probes
@@ -99,22 +100,22 @@ fn is_serving(seen: &Seen) -> bool {
     )
 }
 
-/// Presence of a service that the house runs, from its observation and, if it runs and has an address and path, a
+/// Presence of a service that the house runs, from its observation and, if it runs and has an address and a probe, that
 /// probe; with the probe's answer.
 pub(crate) async fn service_presence(
     cells: &CellsState,
     seen: Option<&Seen>,
     at: Option<SocketAddrV4>,
-    path: Option<&str>,
+    service: &Service,
 ) -> (Presence, Option<bool>) {
     let Some(seen) = seen else {
         return (Presence::Unknown, None);
     };
     let running = is_serving(seen);
-    let answers = match (running, at, path) {
+    let answers = match (running, at, service.probe()) {
         (true, Some(at), Some(path)) => {
-            let answers = probe_cached(cells, at, path, seen.history.generation.0).await;
-            Some(answers && owns_listener(seen, at))
+            let generation = seen.history.generation.0;
+            Some(probe_cached(cells, at, path, generation, shim_on_host(seen, service)).await)
         }
         _ => None,
     };
@@ -125,12 +126,20 @@ pub(crate) async fn service_presence(
     )
 }
 
-/// Whether the cell of a service has what listens at its address: on the host's own network it may be anybody.
-fn owns_listener(seen: &Seen, at: SocketAddrV4) -> bool {
-    let Some(record) = seen.record.as_ref().filter(|_| at.ip().is_loopback()) else {
+/// Shim of a service whose program listens on the host's own network, where anybody may have its port.
+fn shim_on_host(seen: &Seen, service: &Service) -> Option<i32> {
+    let on_host = service.at.is_none() && service.cell == CellKind::Process;
+    let record = seen.record.as_ref().filter(|_| on_host);
+    record.map(|record| record.shim.pid)
+}
+
+/// Whether what listens at an address is a process below the shim; true without one.
+async fn listens(shim: Option<i32>, at: SocketAddrV4) -> bool {
+    let Some(shim) = shim else {
         return true;
     };
-    record.sandbox.is_some() || abbey_cells::descendants_listen(record.shim.pid, at)
+    let found = run_blocking(move || abbey_cells::descendants_listen(shim, at)).await;
+    found.unwrap_or(true)
 }
 
 /// Presence of an agent from its observation and, if it runs, from two probes: the heartbeat of its worker, and a
@@ -273,8 +282,8 @@ pub(crate) async fn service_problem(
         return Some(format!("service `{service}` is not running"));
     }
     let (at, path) = at.zip(declared.probe())?;
-    let own = seen.is_none_or(|seen| declared.at.is_some() || owns_listener(seen, at));
-    match own && is_answering(&cells.core.rt, at, path).await {
+    let shim = seen.and_then(|seen| shim_on_host(seen, declared));
+    match is_answering(&cells.core.rt, at, path).await && listens(shim, at).await {
         true => None,
         false => Some(format!(
             "service `{service}` does not answer its probe; `abbey service logs {service}` shows its output"

@@ -151,7 +151,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             // The house does not run an external service, so only the probe tells its status.
             Some(at) => {
                 let path = service.probe().unwrap_or_default();
-                let answers = probe_cached(&work.cells, at, path, 0).await;
+                let answers = probe_cached(&work.cells, at, path, 0, None).await;
                 let presence = if answers {
                     Presence::Ready
                 } else {
@@ -160,8 +160,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
                 (presence, Some(answers))
             }
             None => {
-                let (presence, healthy) =
-                    service_presence(&work.cells, seen, at, service.probe()).await;
+                let (presence, healthy) = service_presence(&work.cells, seen, at, service).await;
                 (presence, healthy)
             }
         };

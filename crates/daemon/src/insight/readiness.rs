@@ -395,15 +395,13 @@ async fn presence_of(
     };
     if let Some(at) = service.at {
         let path = service.probe().unwrap_or_default();
-        return match probe_cached(&work.cells, at, path, 0).await {
+        return match probe_cached(&work.cells, at, path, 0, None).await {
             true => Presence::Ready,
             false => Presence::Down,
         };
     }
     let at = abbey_plan::host_endpoint(&current.house, &current.registry, slug);
-    service_presence(&work.cells, seen, at, service.probe())
-        .await
-        .0
+    service_presence(&work.cells, seen, at, service).await.0
 }
 
 /// The cells that lists of slugs, separated by commas, name; everything if there is no list.
