@@ -213,6 +213,8 @@ documents! {
         left_out: Vec<String>,
         /// What else is to be known about the restore, for people.
         notes: Vec<String>,
+        /// What the restored manifest uses of this host, for people; the house does not start before somebody agrees.
+        uses_of_host: Vec<String>,
     }
     /// The house is going down.
     DownDoc {

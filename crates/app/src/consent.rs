@@ -1,8 +1,9 @@
-//! Consent to what a plan removes.
+//! Consent to what a plan removes, and to what a restored house uses of its host.
 
 use crate::exit::{self, Failure};
 use crate::output::print_message;
 use abbey_api::PlanDoc;
+use abbey_daemon::Home;
 use std::io::{BufRead, IsTerminal, Write};
 
 /// Who consents to the steps of a plan that remove something.
@@ -40,7 +41,7 @@ impl Consent {
             })
             .map(|(_, text)| *text)
             .collect();
-        if !open.is_empty() && !self.ask(&open) {
+        if !open.is_empty() && !ask(&open, "Apply the manifest?") {
             let text = match open.len() {
                 1 => format!("a removal requires consent: {}", open[0]),
                 n => format!("{n} removals require consent: {}", open.join("; ")),
@@ -51,19 +52,36 @@ impl Consent {
         }
         Ok(steps.into_iter().map(|(subject, _)| subject).collect())
     }
+}
 
-    /// Asks on a terminal; false anywhere else.
-    fn ask(&self, open: &[&str]) -> bool {
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return false;
-        }
-        for text in open {
-            print_message(&format!("- {text}"));
-        }
-        let mut out = std::io::stderr().lock();
-        let _reader_gone = write!(out, "Apply the manifest? [y/N] ").and_then(|()| out.flush());
-        let mut line = String::new();
-        let _none_is_no = std::io::stdin().lock().read_line(&mut line);
-        matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
+/// Consent to what the restored house in this home uses of its host, if nobody gave it yet.
+///
+/// # Errors
+/// Exit code 4 if nobody consents.
+pub(crate) fn obtain_consent_to_restored(home: &Home, yes: bool) -> Result<(), Failure> {
+    let uses = abbey_daemon::uses_without_consent(home)?;
+    let shown: Vec<&str> = uses.iter().map(String::as_str).collect();
+    if !uses.is_empty() && !yes && !ask(&shown, "Allow this to the restored house?") {
+        let text = "this house was restored from an archive, whose manifest uses this of the host";
+        return Err(Failure::plain(text)
+            .with_details(uses)
+            .hint("nothing was changed; read its manifest, then `abbey up --yes` agrees")
+            .with_code(exit::CONFLICT));
     }
+    Ok(abbey_daemon::consent_to_uses(home)?)
+}
+
+/// Shows lines and asks on a terminal; false anywhere else.
+fn ask(open: &[&str], question: &str) -> bool {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return false;
+    }
+    for text in open {
+        print_message(&format!("- {text}"));
+    }
+    let mut out = std::io::stderr().lock();
+    let _reader_gone = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
+    let mut line = String::new();
+    let _none_is_no = std::io::stdin().lock().read_line(&mut line);
+    matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
 }

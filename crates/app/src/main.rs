@@ -88,6 +88,9 @@ fn main() -> ExitCode {
     };
     output::set_colors(cli.color);
     let json = cli.json;
+    if json {
+        output::hide_progress();
+    }
     let passes_signals_on = cli.command.passes_signals_on();
     let outcome = runtime.block_on(async {
         tokio::select! {

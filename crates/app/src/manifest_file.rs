@@ -150,7 +150,12 @@ pub(crate) fn edit_manifest(
     })?;
     // An edit is no place to be told of mistakes that were there before.
     abbey_daemon::check_manifest(&text)?;
-    change(&text)
+    let edited = change(&text)?;
+    // Edits write the line ends of Unix; a file of Windows keeps its own.
+    Ok(match text.contains("\r\n") {
+        true => edited.replace("\r\n", "\n").replace('\n', "\r\n"),
+        false => edited,
+    })
 }
 
 /// Edited text of a manifest.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prints a document as indented JSON on standard output.
 pub(crate) fn print_json(document: &impl Serialize) {
@@ -208,8 +209,17 @@ pub(crate) fn text_or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |t| t.to_string())
 }
 
+/// Whether progress is not shown.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Shows no progress from here on: who asked for JSON may read standard error, too, where failures are documents.
+pub(crate) fn hide_progress() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Progress on one line of a terminal, and plain lines elsewhere.
 pub(crate) struct Progress {
+    shown: bool,
     live: bool,
     last: String,
 }
@@ -221,6 +231,7 @@ impl Progress {
             && std::env::var_os("NO_COLOR").is_none()
             && std::env::var("TERM").is_ok_and(|t| t != "dumb");
         Progress {
+            shown: !QUIET.load(Ordering::Relaxed),
             live,
             last: String::new(),
         }
@@ -228,7 +239,7 @@ impl Progress {
 
     /// Shows a new text on standard error; does nothing if the text is unchanged.
     pub(crate) fn show(&mut self, text: &str) {
-        if text == self.last {
+        if !self.shown || text == self.last {
             return;
         }
         let mut out = std::io::stderr().lock();

@@ -16,6 +16,7 @@ use crate::sys::accounts;
 use crate::sys::programs::{SYSTEM_PATH, is_installed};
 use crate::{CellProgram, CellSpec, Error, Result};
 use abbey_model::{Bytes, CellName, Limits, Profile};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,28 @@ pub(crate) fn why_unusable() -> Option<String> {
         ));
     }
     None
+}
+
+/// Name by which Podman knows the image of a cell: one of this host, which is never fetched.
+fn local_image(image: &str) -> String {
+    format!("localhost/{image}")
+}
+
+/// Those of the images that Podman does not have; none if it cannot be asked.
+pub(crate) fn missing_images(images: BTreeSet<String>) -> BTreeSet<String> {
+    let is_missing = |image: &String| {
+        let asked = Command::new(PROGRAM)
+            .args(["image", "exists", &local_image(image)])
+            .env_clear()
+            .envs(environment())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        // Source: podman-image-exists(1).
+        asked.is_ok_and(|status| status.code() == Some(1))
+    };
+    images.into_iter().filter(is_missing).collect()
 }
 
 /// Whether a user was given other users to map. Source: subuid(5).
@@ -168,7 +191,7 @@ pub(super) fn podman_run_arguments(
         "rw,nosuid,nodev",
     );
     add(&["--workdir", "/", "--entrypoint", "/abbey/lib/ld.so"]);
-    add(&[&format!("localhost/{}", container.image)]);
+    add(&[&local_image(&container.image)]);
     add(&[
         "--library-path",
         "/abbey/lib",

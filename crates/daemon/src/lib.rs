@@ -28,6 +28,7 @@ pub use core::hostd::{
     start_hostd_and_drop_privileges,
 };
 pub use core::restore::{restore_backup, verify_backup};
+pub use core::restored_house::{consent_to_uses, uses_without_consent};
 pub use core::saved_templates::{SavedTemplate, list_saved_templates, open_saved_template};
 pub use insight::reports::render_as_text as report_text;
 

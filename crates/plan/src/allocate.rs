@@ -103,6 +103,9 @@ pub struct HostFacts {
     /// Whether containers can run; the reason when not.
     #[serde(default)]
     pub no_containers: Option<String>,
+    /// Images of containers that were asked about and are not on this host.
+    #[serde(default)]
+    pub missing_container_images: BTreeSet<String>,
     /// Whether agents' files can have a file system of their own; the reason when not.
     #[serde(default)]
     pub no_disks: Option<String>,

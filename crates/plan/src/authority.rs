@@ -1,9 +1,10 @@
 //! Authority that an agent's entry asks for: what an entry from elsewhere doesn't get unless the operator allows it.
 
 use crate::edit::{agent_of, remove_key};
+use crate::key::Key;
 use crate::keys::Agent;
 use crate::node::{self, Kind, Mistake, Node};
-use abbey_model::Slug;
+use abbey_model::{Bytes, Limits, Slug};
 
 /// A key that was taken out of an agent's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,10 @@ pub fn withhold_authority(
     let entry = agent_of(&root, agent)?;
     let mut edited = text.to_owned();
     let mut withheld = Vec::new();
-    for key in Agent::KEYS {
+    // Limits last: the rest of the entry is valid in this house by then.
+    let (limits, others): (Vec<&Key>, Vec<&Key>) =
+        Agent::KEYS.iter().partition(|key| key.name == LIMITS);
+    for key in others.into_iter().chain(limits) {
         let Some(harmless) = key.authority else {
             continue;
         };
@@ -47,7 +51,11 @@ pub fn withhold_authority(
         if allowed.iter().any(|a| a == key.name) || is_harmless(value, harmless) {
             continue;
         }
-        edited = remove_key(&edited, agent, key.name)?;
+        let without = remove_key(&edited, agent, key.name)?;
+        if key.name == LIMITS && are_tighter(&edited, &without, agent) {
+            continue;
+        }
+        edited = without;
         withheld.push(WithheldKey {
             key: key.name,
             value: value.to_json().to_string(),
@@ -56,12 +64,28 @@ pub fn withhold_authority(
     Ok((edited, withheld))
 }
 
-/// Whether a value is empty or one of these words.
+/// Key of the limits of a cell.
+const LIMITS: &str = "limits";
+
+/// Whether an agent's limits in the first manifest are nowhere higher than in the second.
+fn are_tighter(text: &str, other: &str, agent: &Slug) -> bool {
+    let limits = |text| Some(crate::parse(text).ok()?.agents.get(agent)?.limits);
+    let (Some(limits), Some(usual)) = (limits(text), limits(other)) else {
+        return false;
+    };
+    let io = |limits: Limits| limits.io.unwrap_or(Bytes(u64::MAX));
+    limits.memory <= usual.memory
+        && limits.cpu_milli <= usual.cpu_milli
+        && limits.processes <= usual.processes
+        && io(limits) <= io(usual)
+}
+
+/// Whether a value is empty, one of these words, or has keys among them alone.
 fn is_harmless(value: &Node, harmless: &[&str]) -> bool {
     match &value.kind {
         Kind::Scalar { text, .. } => value.is_null() || harmless.contains(&text.as_str()),
         Kind::List(items) => items.is_empty(),
-        Kind::Map(entries) => entries.is_empty(),
+        Kind::Map(entries) => entries.iter().all(|e| harmless.contains(&e.key.as_str())),
     }
 }
 
@@ -105,6 +129,33 @@ agents:
         let (text, withheld) = withhold_authority(FOREIGN, &guest, &["egress".to_owned()]).unwrap();
         assert!(text.contains("    egress: full\n"));
         assert!(withheld.iter().all(|w| w.key != "egress"));
+    }
+
+    #[test]
+    fn what_only_restricts_stays() {
+        let own = FOREIGN.split_once("  guest:").unwrap().0;
+        let guest: Slug = "guest".parse().unwrap();
+        let withheld_of = |keys: &str| {
+            let text = format!("{own}  guest: {{ {keys} }}\n");
+            let (text, withheld) = withhold_authority(&text, &guest, &[]).unwrap();
+            let keys: Vec<&str> = withheld.iter().map(|w| w.key).collect();
+            assert!(crate::parse(&text).is_ok(), "{text}");
+            keys
+        };
+        let less = "limits: { memory: 64MiB, cpus: 0.1 }, budget: { tokens_per_day: 10 }";
+        assert_eq!(withheld_of(less), [""; 0]);
+        assert_eq!(
+            withheld_of("limits: { memory: 64MiB, cpus: 4 }"),
+            ["limits"]
+        );
+        assert_eq!(
+            withheld_of("limits: { io: 20MiB }, egress: full"),
+            ["egress"]
+        );
+        assert_eq!(
+            withheld_of("budget: { share: 90%, tokens_per_day: 10 }"),
+            ["budget"]
+        );
     }
 
     #[test]

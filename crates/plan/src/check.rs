@@ -141,7 +141,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 missing_for_sandbox(inventory),
             ]
             .concat(),
-            CellKind::Container => missing_for_container(inventory),
+            CellKind::Container => missing_for_container(agent, inventory),
             CellKind::Jail => vec![
                 "its jail cannot run: jails need FreeBSD, and this host is none; use `cell: sandbox`"
                     .to_owned(),
@@ -429,11 +429,20 @@ fn missing_landlock(
 }
 
 /// Reasons why an agent's container cannot run on this host.
-fn missing_for_container(inventory: &Inventory) -> Vec<String> {
-    let reason = inventory.host.no_containers.iter();
-    reason
-        .map(|r| format!("its container cannot run: {r}; install it, or use `cell: sandbox`"))
-        .collect()
+fn missing_for_container(agent: &Agent, inventory: &Inventory) -> Vec<String> {
+    let (host, image) = (&inventory.host, &agent.image);
+    if let Some(reason) = &host.no_containers {
+        return vec![format!(
+            "its container cannot run: {reason}; install it, or use `cell: sandbox`"
+        )];
+    }
+    let missing = host.missing_container_images.contains(image);
+    let text = missing.then(|| {
+        format!(
+            "Podman has no image `localhost/{image}` to make its container from; build or tag one (`podman tag IMAGE localhost/{image}`), or name another as `image`"
+        )
+    });
+    text.into_iter().collect()
 }
 
 /// A rule of `egress` that a cell without a network interface cannot use.

@@ -208,7 +208,7 @@ impl Key {
     }
 
     /// Marks a key by which an agent gets authority: reach, isolation, commands, resources, or work that starts by
-    /// itself. `harmless` lists the values that give none.
+    /// itself. `harmless` lists the values, or keys of a section, that give none.
     pub(crate) const fn authority(mut self, harmless: &'static [&'static str]) -> Key {
         self.authority = Some(harmless);
         self

@@ -175,6 +175,12 @@ pub(crate) async fn cmd_restore(home: &Home, json: bool, args: RestoreArgs) -> O
         output::print_message(&format!("note: {note}"));
     }
     print_left_out(&doc.left_out);
+    if !doc.uses_of_host.is_empty() {
+        output::print_message("its manifest uses of this host, once `abbey up` has your consent:");
+    }
+    for line in &doc.uses_of_host {
+        output::print_message(&format!("  - {line}"));
+    }
     if let Some(manifest) = &doc.manifest {
         output::print_message(&format!(
             "the manifest and its charters are restored too; `abbey --home {} up -f {manifest}` starts the house",

@@ -2,7 +2,7 @@
 
 use crate::commands::ps::print_fleet;
 use crate::connect::{is_control_plane_up, operator_client};
-use crate::consent::Consent;
+use crate::consent::{Consent, obtain_consent_to_restored};
 use crate::control_plane::{
     ensure_current_control_plane_up, is_house_down, runs_another_build, shut_down_house,
 };
@@ -13,12 +13,13 @@ use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};
-use abbey_api::client::Client;
+use abbey_api::client::{Client, Error};
 use abbey_api::{
     FleetQuery, HouseQuery, ManifestBody, PlanAction, PlanDoc, PlanNote, PlanSeverity,
     ServicesQuery,
 };
 use abbey_daemon::Home;
+use abbey_model::FaultKind;
 use clap::Args;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
+    obtain_consent_to_restored(home, args.yes)?;
     let mut progress = Progress::new();
     let was_down = is_house_down(home);
     if !is_control_plane_up(home).await {
@@ -117,15 +119,28 @@ async fn apply(
     let patient = client.clone().timeout(UNLIMITED);
     let house = patient.house();
     let activity = async || activity_of(client).await;
-    let planned = follow(house.plan(&body), &activity, within, progress).await;
-    progress.end();
-    let planned = planned??;
-    // What cannot be carried out is refused for that, and not asked about.
-    let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
-    if !planned.notes.iter().any(is_fatal) {
-        body.consent = Consent::from_flag(yes).obtain(&planned)?;
+    loop {
+        let before = generation_in_force(client).await;
+        let planned = follow(house.plan(&body), &activity, within, progress).await;
+        progress.end();
+        let planned = planned??;
+        // What cannot be carried out is refused for that, and not asked about.
+        let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
+        if !planned.notes.iter().any(is_fatal) {
+            body.consent = Consent::from_flag(yes).obtain(&planned)?;
+        }
+        let applied = follow(house.apply(&body, None), &activity, within, progress).await;
+        progress.end();
+        match applied? {
+            // Another command changed the house meanwhile, so that there is more to consent to.
+            Err(refused)
+                if is_conflict(&refused) && generation_in_force(client).await != before => {}
+            applied => return Ok(applied?),
+        }
     }
-    let applied = follow(house.apply(&body, None), &activity, within, progress).await;
-    progress.end();
-    Ok(applied??)
+}
+
+/// Whether a request was refused for the state that the house was in.
+fn is_conflict(error: &Error) -> bool {
+    matches!(error, Error::Refused(problem) if problem.fault() == FaultKind::Conflict)
 }

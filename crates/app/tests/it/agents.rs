@@ -60,6 +60,11 @@ fn each_agent_has_its_own_user_environment_and_files() {
         let output = house.run(args!("exec sysadmin -- sh -c {}", attack));
         assert_ne!(output.status.code(), Some(0), "{attack}");
     }
+    // What the agent installs in its home is found by its name, behind the programs of the system.
+    let install = "mkdir -p ~/bin; printf '#!/bin/sh\\necho own' > ~/bin/tool; cp ~/bin/tool ~/bin/ls; chmod +x ~/bin/*";
+    house.expect(0, args!("exec sysadmin -- sh -c {}", install));
+    assert_eq!(house.expect(0, "exec sysadmin -- tool"), "own\n");
+    assert_ne!(house.expect(0, "exec sysadmin -- ls"), "own\n");
     // A program's status passes through; what is not there is 127.
     assert_eq!(
         house.run("exec sysadmin -- sh -c 'exit 42'").status.code(),

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// A house with this archive restored into it, and the text that was printed for people.
-fn restored(archive: &str, more: &str) -> (House, String) {
+pub(crate) fn restored(archive: &str, more: &str) -> (House, String) {
     let house = house();
     let output = house.run(format!("restore {archive} {more}").as_str());
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -665,30 +665,4 @@ fn files_on_drives_come_back_with_modes_and_links() {
             assert!(size.trim().parse::<u32>().unwrap() < 64, "{sizes}");
         }
     });
-}
-
-/// Both have the same users, interfaces and firewall table, so one of them runs at a time.
-#[test]
-fn a_restored_house_does_not_run_beside_its_original() {
-    let first = up(TWO);
-    if !first.runs_as_root() {
-        return;
-    }
-    let archive = first.path("a.tar").display().to_string();
-    first.expect(0, args!("backup {}", archive));
-    let (second, _) = restored(&archive, "");
-    let manifest = second.home().join("manifest/abbey.yaml");
-    let up = args!("up -f {}", manifest.display().to_string());
-    let told = second.expect_refusal(1, up);
-    let home = first.home().display().to_string();
-    assert!(
-        told.contains("restored from a backup") && told.contains(&home),
-        "{told}"
-    );
-    first.expect(0, "ps");
-    first.expect(0, "down");
-    second.expect(0, args!("up -f {}", manifest.display().to_string()));
-    first.expect_refusal(1, "up");
-    second.expect(0, "down");
-    first.expect(0, "up");
 }

@@ -190,6 +190,13 @@ fn plan_reports_containers_that_this_host_cannot_run() {
     let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("jails need FreeBSD"), "{said}");
+    // The image is one of this host: a plan that is fine has it.
+    house.manifest(&manifest.replace("egress: [\"192.0.2.7:5432\"]", "image: nowhere"));
+    let said = house.expect(4, "plan");
+    assert!(
+        said.contains("Podman has no image `localhost/nowhere`"),
+        "{said}"
+    );
     let user = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
     let said = user.run("up");

@@ -236,6 +236,8 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
     );
     let b = does(&house, "b", "env");
     assert!(!b.contains("SEARCH"), "{b}");
+    let refused = house.expect_refusal(4, "service restart search");
+    assert!(refused.contains("runs elsewhere"), "{refused}");
     let direct = format!("curl -s --noproxy '*' --max-time 2 http://{at}/");
     assert!(!sh(&house, "b", &direct).status.success());
     let list = house.json(0, "service list");

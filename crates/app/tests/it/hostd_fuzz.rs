@@ -121,7 +121,9 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
     let run = || CellName::Run("r".parse().unwrap());
     vec![
         HostdOperation::Hello {},
-        HostdOperation::Observe {},
+        HostdOperation::Observe {
+            container_images: Default::default(),
+        },
         HostdOperation::Allocate {
             owner: owner(),
             allocation: claim,

@@ -259,6 +259,18 @@ fn a_manifest_that_is_a_link_is_written_where_it_leads() {
 }
 
 #[test]
+fn a_manifest_keeps_the_line_ends_of_its_editor() {
+    let house = up(TWO);
+    let file = house.path("abbey.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace('\n', "\r\n")).unwrap();
+    house.expect(0, "agent new third --template sysadmin");
+    house.expect(0, "agent rm third");
+    let edited = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(edited, text.replace('\n', "\r\n"));
+}
+
+#[test]
 fn a_home_may_be_given_with_dots_in_its_path() {
     let house = house();
     house.manifest(&TWO.replace("cell: process", "cell: sandbox"));

@@ -57,6 +57,7 @@ mod presence;
 mod renaming;
 mod reports;
 mod resource_exhaustion;
+mod restored_houses;
 mod run_command;
 mod saved_templates;
 mod schedules;

@@ -387,6 +387,8 @@ fn egress_proxy_allows_only_listed_destinations() {
         denied.iter().any(|e| e["detail"]["code"] == "not_allowed"),
         "{denied:?}"
     );
+    let why = house.expect(0, "why a");
+    assert!(why.contains("refused in the last ten minutes"), "{why}");
     // With everything open, names of private places are closed all the same.
     assert_eq!(
         tunnel(&house, "b", "other.example.org:22", ("text", "x")).0,

@@ -6,7 +6,7 @@ use crate::allocation::Allocation;
 use crate::files::FileName;
 use abbey_model::{CellName, Millis};
 use abbey_plan::HostFacts;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 
 /// Calls of hostd: by a client of a running one, in this process, or by a fake in tests.
@@ -66,7 +66,15 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`HostdApi::call`].
     fn observe_host(&self) -> Result<HostFacts> {
-        match self.call(HostdOperation::Observe {}, &[])? {
+        self.observe_host_and_images(BTreeSet::new())
+    }
+
+    /// As [`HostdApi::observe_host`], and which of these images of containers the host lacks.
+    ///
+    /// # Errors
+    /// As [`HostdApi::call`].
+    fn observe_host_and_images(&self, container_images: BTreeSet<String>) -> Result<HostFacts> {
+        match self.call(HostdOperation::Observe { container_images }, &[])? {
             HostdReply::Host { facts } => Ok(*facts),
             other => Err(other.unexpected_reply_error()),
         }

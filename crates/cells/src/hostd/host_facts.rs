@@ -12,7 +12,11 @@ use std::fs;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
 /// containers are unavailable; and the users that allocations of the house are bound to, if hostd is root.
-pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> HostFacts {
+pub(super) fn observe_host(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    container_images: BTreeSet<String>,
+) -> HostFacts {
     let own = allocations.house_tag().interface_prefix();
     let group = &config.group;
     let uid_first = config.privileged.then_some(allocations.uid_first + 1);
@@ -37,6 +41,7 @@ pub(super) fn observe_host(config: &HostdConfig, allocations: &Allocations) -> H
         no_machines: microvm::why_microvms_unusable(),
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),
+        missing_container_images: container::missing_images(container_images),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
         memory: host::read_meminfo("MemTotal:"),

@@ -7,7 +7,7 @@ use crate::{CellSpec, Error};
 use abbey_model::{CellName, Checkpoint, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Longest request, bytes.
@@ -43,7 +43,12 @@ pub enum HostdOperation {
         files: Vec<FileEntry>,
     },
     /// Returns facts about the host.
-    Observe {},
+    Observe {
+        /// Images from which containers are to be made, without their registry: those that are missing are among the
+        /// facts.
+        #[serde(default)]
+        container_images: BTreeSet<String>,
+    },
     /// Reads a known file of an owner.
     Read {
         /// Owner of the files.
@@ -198,7 +203,7 @@ impl HostdOperation {
             HostdOperation::Allocate { owner, .. } => ("claim", owner.to_string()),
             HostdOperation::Release { owner } => ("release", owner.to_string()),
             HostdOperation::Prepare { owner, .. } => ("prepare", owner.to_string()),
-            HostdOperation::Observe {} => ("observe", String::new()),
+            HostdOperation::Observe { .. } => ("observe", String::new()),
             HostdOperation::Read { owner, .. } => ("read", owner.to_string()),
             HostdOperation::ReadSecret { path } => ("read", path.display().to_string()),
             HostdOperation::Archive { owner, .. } => ("archive", owner.to_string()),

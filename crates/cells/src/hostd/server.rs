@@ -353,9 +353,9 @@ pub(super) fn perform_operation(
             }
             Ok(HostdReply::Done)
         }
-        HostdOperation::Observe {} => {
+        HostdOperation::Observe { container_images } => {
             let allocations = held()?.allocations;
-            let facts = host_facts::observe_host(config, &allocations);
+            let facts = host_facts::observe_host(config, &allocations, container_images);
             Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })

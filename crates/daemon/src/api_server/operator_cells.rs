@@ -312,16 +312,23 @@ async fn restart_service(
     Path(name): Path<String>,
 ) -> Result<Doc<RestartedDoc>> {
     let slug = parse_slug(&name)?;
-    let known = api
-        .core
-        .plan
-        .current()
-        .is_some_and(|c| c.house.services.contains_key(&slug));
-    if !known {
-        let text = format!("there is no service `{name}`");
-        return Err(Problem::new(FaultKind::NotFound, text)
-            .remedy("`abbey service list` lists the services")
-            .into());
+    let current = api.core.plan.current();
+    match current.and_then(|c| Some(c.house.services.get(&slug)?.at)) {
+        None => {
+            let text = format!("there is no service `{name}`");
+            return Err(Problem::new(FaultKind::NotFound, text)
+                .remedy("`abbey service list` lists the services")
+                .into());
+        }
+        Some(Some(at)) => {
+            let text = format!(
+                "service `{name}` runs elsewhere, at {at}, so this house cannot restart it"
+            );
+            return Err(Problem::new(FaultKind::Conflict, text)
+                .remedy("restart it where it runs; `abbey doctor` shows whether it answers")
+                .into());
+        }
+        Some(None) => {}
     }
     let cell = CellName::Service(slug);
     operations::restart_cell(&api.work, cell.clone(), by).await?;

@@ -53,7 +53,7 @@ impl HostdApi for CapableHostd {
         fds: &[BorrowedFd<'_>],
     ) -> abbey_cells::Result<HostdReply> {
         match operation {
-            HostdOperation::Observe {} => Ok(HostdReply::Host {
+            HostdOperation::Observe { .. } => Ok(HostdReply::Host {
                 facts: Box::default(),
             }),
             other => self.0.call(other, fds),

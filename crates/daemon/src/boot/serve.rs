@@ -10,6 +10,7 @@ use crate::cells::provision;
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
+use crate::core::restored_house::require_consent_to_uses;
 use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
@@ -73,6 +74,7 @@ pub async fn serve(options: Options) -> Result<()> {
     open_files_as_allowed()?;
     let home = Home::new(options.home);
     let lock = home.acquire_lock()?;
+    require_consent_to_uses(&home)?;
     crate::cells::backup::sweep_scratch(&home);
     let hostd = Arc::new(HostdClient::new(home.root()));
     let parts = ControlPlaneParts {

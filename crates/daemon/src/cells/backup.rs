@@ -289,6 +289,17 @@ fn describe_left_out(current: Option<&PlanInForce>, body: &BackupBody) -> Vec<St
             names.join(", ")
         ));
     }
+    let services = current.iter().flat_map(|c| c.house.services.values());
+    let programs: Vec<String> = services
+        .filter(|s| s.at.is_none())
+        .filter_map(|s| Some(format!("`{}` of service {}", s.command.first()?, s.slug)))
+        .collect();
+    if !programs.is_empty() {
+        lines.push(format!(
+            "programs of this host, which the other host needs too (those beside the manifest: beside the restored one): {}",
+            programs.join(", ")
+        ));
+    }
     if body.passphrase.is_none() {
         lines.push("the signing key of the audit log (`--passphrase-file` takes it along); a restored house goes on with a new key".to_owned());
     }

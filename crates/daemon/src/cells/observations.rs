@@ -84,6 +84,14 @@ impl Observations {
         self.cells.read().seen.clone()
     }
 
+    /// As [`Observations::snapshot`], with the cells of which it says nothing any more: no complete pass has looked at them
+    /// since something else was desired of them.
+    pub(crate) fn snapshot_with_outdated(&self) -> (BTreeMap<CellName, Seen>, BTreeSet<CellName>) {
+        let cells = self.cells.read();
+        let outdated = cells.changed.union(&cells.in_pass).cloned().collect();
+        (cells.seen.clone(), outdated)
+    }
+
     /// Newest observation of one cell.
     pub(super) fn seen(&self, cell: &CellName) -> Option<Seen> {
         self.cells.read().seen.get(cell).cloned()
@@ -146,12 +154,6 @@ impl Observations {
     /// Records that something else is desired of a cell, so that what was observed of it says nothing any more.
     pub(super) fn expect_change(&self, cell: &CellName) {
         self.cells.write().changed.insert(cell.clone());
-    }
-
-    /// Whether no complete pass has looked at a cell since something else was desired of it.
-    pub(crate) fn is_outdated(&self, cell: &CellName) -> bool {
-        let cells = self.cells.read();
-        cells.changed.contains(cell) || cells.in_pass.contains(cell)
     }
 
     /// Records that an operator asked for a cell, or for every one: the next pass tries it at once if it waits for its

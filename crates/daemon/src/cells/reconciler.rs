@@ -28,6 +28,9 @@ const MOVING: Duration = Duration::from_millis(20);
 /// Pause while a cell waits for memory or another service.
 const WAITING: Duration = Duration::from_secs(2);
 
+/// Pause after a pass that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Runs reconciler passes until the control plane stops.
 pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
     let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
@@ -57,7 +60,11 @@ pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
                 );
                 let now = cells.core.rt.now();
                 cells.observations.record_failed_pass(error.chain(), now);
-                Duration::from_secs(1)
+                // Whatever asks for a pass meanwhile gets the next one: what fails now would fail again.
+                tokio::select! {
+                    () = cells.core.rt.stopped() => return,
+                    () = cells.core.rt.sleep(RETRY) => Duration::ZERO,
+                }
             }
         };
         if shutting_down {

@@ -26,8 +26,8 @@ const PROXY_PORT: u16 = 3128;
 /// Port of DNS inside a cell.
 const NAMES_PORT: u16 = 53;
 
-/// Absolute path of the program of a service's command, searched in the control plane's `PATH` or
-/// relative to the manifest's directory.
+/// Absolute path of the program of a service's command, searched in the control plane's `PATH` and then in the manifest's
+/// directory; a name with a slash is a path from there.
 ///
 /// # Errors
 /// A sentence that says where it was searched.
@@ -37,16 +37,19 @@ pub(crate) fn resolve_program(
 ) -> std::result::Result<PathBuf, String> {
     let name = command.first().map_or("", String::as_str);
     let search = std::env::var("PATH").unwrap_or_default();
-    let found = if name.contains('/') {
-        Some(Path::new(base_dir).join(name)).filter(|p| p.is_file())
-    } else {
-        search
-            .split(':')
-            .filter(|d| d.starts_with('/'))
-            .map(|d| Path::new(d).join(name))
-            .find(|p| p.is_file())
-    };
-    found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
+    let beside = Path::new(base_dir).join(name);
+    if name.contains('/') {
+        return match beside.is_file() {
+            true => Ok(beside),
+            false => Err(format!("there is no program `{}`", beside.display())),
+        };
+    }
+    let installed = search
+        .split(':')
+        .filter(|d| d.starts_with('/'))
+        .map(|d| Path::new(d).join(name));
+    let mut found = installed.chain([beside]).filter(|p| p.is_file());
+    found.next().ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
 }
 
 /// Path of an agent's files inside its cell.

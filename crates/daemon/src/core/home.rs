@@ -82,6 +82,10 @@ impl Home {
     pub fn last_manifest_file(&self) -> PathBuf {
         self.root.join("manifest.path")
     }
+    /// Path of `consent.json`: what a restored house uses of its host, until somebody agrees.
+    pub fn consent_file(&self) -> PathBuf {
+        self.root.join("consent.json")
+    }
     /// Path of the file with the operator's credential, `operator.token`.
     pub fn operator_token_file(&self) -> PathBuf {
         self.root.join("operator.token")

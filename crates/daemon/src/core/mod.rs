@@ -20,6 +20,7 @@ pub(crate) mod manual_clock;
 pub(crate) mod plan;
 pub(crate) mod rate;
 pub(crate) mod restore;
+pub(crate) mod restored_house;
 pub(crate) mod runtime;
 pub(crate) mod saved_templates;
 pub(crate) mod secrets;

@@ -6,7 +6,7 @@ use crate::core::archive::{
 };
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, create_dir_with_mode, publish_file};
-use crate::core::runtime;
+use crate::core::{restored_house, runtime};
 use abbey_api::{BackupCheckDoc, Problem, RestoredHouseDoc, VERSION};
 use abbey_cells::hostd::{
     Allocations, HostdApi, HostdConfig, HostdOperation, InProcessHostd, append_checkpoint_lines,
@@ -533,6 +533,7 @@ pub fn restore_backup(
     store
         .record_restore(previous, staged.state_hash.clone())
         .wait()?;
+    let in_force = store.current_generation().wait()?;
     drop(store);
     end_cells(&config)?;
     let stamp = runtime::host_wall_clock().0;
@@ -588,19 +589,32 @@ pub fn restore_backup(
     publish_file(&home.hostd_dir().join("claims.json"), &allocations, 0o640)?;
     home.give_own_directories(home.hostd_config()?.serve_uid)?;
     append_checkpoint_lines(&home.hostd_dir(), &kept)?;
+    let manifest = home.root().join(archive::MANIFEST);
+    // They are one text, unless somebody wrote the archive by hand.
+    let mut uses = restored_house::uses_in_manifest(
+        &fs::read_to_string(&manifest).unwrap_or_default(),
+        manifest.parent().unwrap_or(home.root()),
+    );
+    if let Some(row) = in_force {
+        uses.extend(restored_house::uses_in_manifest(
+            &row.manifest,
+            Path::new(&row.base_dir),
+        ));
+    }
+    restored_house::ask_for_consent(&home, &uses)?;
     file::publish_finished(
         &dir.join(DATABASE),
         &home.database_file(),
         file::Sync::Entry,
     )
     .map_err(Error::file("publish", home.database_file()))?;
-    let manifest = home.root().join(archive::MANIFEST);
     Ok(RestoredHouseDoc {
         version: VERSION,
         state_hash: staged.state_hash,
         manifest: manifest.exists().then(|| manifest.display().to_string()),
         left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
         notes,
+        uses_of_host: uses.into_iter().collect(),
     })
 }
 

@@ -294,6 +294,13 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
     } else {
         say("unknown", "it has not been observed yet".to_owned());
     }
+    let now = work.core.rt.now();
+    for refusal in work.cells.net.egress.recent_refusals(&cell, 3, now) {
+        say(
+            "egress_denied",
+            format!("a connection was refused in the last ten minutes: {refusal}"),
+        );
+    }
     if !agent.cell.isolates() {
         say(
             "not_isolated",

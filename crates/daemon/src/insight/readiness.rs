@@ -12,7 +12,6 @@ use abbey_api::{Problem, ReadinessDoc, ReadinessState, ReadinessView, VERSION};
 use abbey_engine::supervision::CRASH_LOOP;
 use abbey_model::{CellName, DesiredState, FaultKind, Millis, Observed, Presence, Slug};
 use abbey_plan::ServiceKind;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,10 +164,12 @@ async fn judge_all(work: &Arc<WorkState>, watched: &Watched) -> Result<Vec<Judge
             return Err(Problem::new(FaultKind::NotFound, text).remedy(list).into());
         }
     }
-    let seen = work.cells.observations.snapshot();
-    let judged = cells
-        .into_iter()
-        .map(|cell| judge(work, &current, &seen, cell));
+    // Both at once: probes take a while, and a pass that ends meanwhile does not make an old observation new.
+    let (seen, outdated) = work.cells.observations.snapshot_with_outdated();
+    let judged = cells.into_iter().map(|cell| {
+        let outdated = outdated.contains(&cell);
+        judge(work, &current, seen.get(&cell), outdated, cell)
+    });
     Ok(futures_util::future::join_all(judged).await)
 }
 
@@ -176,10 +177,10 @@ async fn judge_all(work: &Arc<WorkState>, watched: &Watched) -> Result<Vec<Judge
 async fn judge(
     work: &Arc<WorkState>,
     current: &PlanInForce,
-    seen: &BTreeMap<CellName, Seen>,
+    seen: Option<&Seen>,
+    outdated: bool,
     cell: CellName,
 ) -> Judged {
-    let seen = seen.get(&cell);
     let presence = presence_of(work, current, &cell, seen).await;
     let mut judged = Judged {
         presence,
@@ -190,7 +191,7 @@ async fn judge(
     };
     (judged.state, judged.reason) = match seen {
         _ if is_external(current, &judged.cell) => (State::Reached, None),
-        Some(seen) if !work.cells.observations.is_outdated(&judged.cell) => {
+        Some(seen) if !outdated => {
             judged.runs = runs_as_planned(current, &judged.cell, seen);
             match judge_seen(work, current, &judged, seen) {
                 // It is reported, but nobody lacks anything.

@@ -13,8 +13,8 @@ use abbey_api::{
     Problem, VERSION,
 };
 use abbey_model::{
-    CellName, DesiredState, FaultKind, FirstFiles, Generation, Metric, Principal, Scope, SecretRef,
-    Slug, Window,
+    CellKind, CellName, DesiredState, FaultKind, FirstFiles, Generation, Metric, Principal, Scope,
+    SecretRef, Slug, Window,
 };
 use abbey_plan::{
     Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
@@ -265,7 +265,10 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let charters = load_charters(&parsed, body)?;
     let current = work.core.plan.current();
     let helper = Arc::clone(&work.core.hostd);
-    let mut host = hostd::call_blocking(move || helper.observe_host()).await?;
+    let containers = parsed.agents.values();
+    let containers = containers.filter(|a| a.cell == CellKind::Container);
+    let images = containers.map(|a| a.image.clone()).collect();
+    let mut host = hostd::call_blocking(move || helper.observe_host_and_images(images)).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),

@@ -35,6 +35,15 @@ const IN_MICROVM: &[CellKind] = &[CellKind::Microvm];
 const WITH_DRIVES: &[CellKind] = &[CellKind::Microvm, CellKind::Sandbox];
 const WITH_IMAGE: &[CellKind] = &[CellKind::Microvm, CellKind::Container];
 
+/// Keys of a budget that can only restrict. A share is of what others have, too.
+const BUDGET_LIMITS: &[&str] = &[
+    "tokens_per_day",
+    "usd_per_day",
+    "runs_per_day",
+    "minutes_per_day",
+    "egress_per_day",
+];
+
 keys! {
     /// A named identity. Values are effective: the agent's own, from `defaults`, from its template, or built in.
     pub struct Agent {
@@ -72,7 +81,7 @@ keys! {
         /// Skills assigned to it, in place of its template's; `NAME@VERSION` pins a version.
         pub skills: Vec<String> = Key::new("skills", Shape::List(&Shape::Text), Live),
         /// Its daily budget; the share of the house's budget is already worked out.
-        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(&[]).of_this_house(),
+        pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(BUDGET_LIMITS).of_this_house(),
         /// Repeating wake.
         pub wake: Option<Wake> = Key::new("wake", Shape::Object(Wake::KEYS), Live).authority(&[]).own(),
         /// Tasks that start by themselves, by name.

@@ -36,6 +36,10 @@ pub(super) async fn check_isolation(
         let record = record.ok().flatten();
         record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive))
     };
+    let isolates = |slug: &Slug| {
+        let agent = current.house.agents.get(slug);
+        agent.is_some_and(|a| a.cell.isolates())
+    };
     for slug in current.house.agents.keys().filter(up).take(TRIED_MAX) {
         let others = current.house.agents.keys().filter(|o| *o != slug);
         let theirs = others.flat_map(|other| {
@@ -53,6 +57,12 @@ pub(super) async fn check_isolation(
         let mut argv = ["sh", "-c", PROBE, "sh"].map(str::to_owned).to_vec();
         argv.extend(theirs.chain(ours).map(|p| p.display().to_string()));
         let (good, text) = match exec::run_to_end(&work.cells, slug, argv, WITHIN).await {
+            Ok((0, read)) if read.trim().is_empty() && !isolates(slug) => (
+                true,
+                format!(
+                    "agent {slug} can read no other agent's files and none of the house's secrets; its process cell is not isolated from the rest of the host"
+                ),
+            ),
             Ok((0, read)) if read.trim().is_empty() => {
                 (true, format!("agent {slug} can read only its own files"))
             }

@@ -70,11 +70,19 @@ struct LogAllowance {
     more: Option<ConnectionLine>,
 }
 
+/// A refusal that was logged.
+#[derive(Debug)]
+struct Refusal {
+    at: Instant,
+    /// What was refused and why, for people.
+    text: String,
+}
+
 /// Bytes of each cell today, and recently logged refusals.
 #[derive(Debug, Default)]
 pub(crate) struct EgressLedger {
     today: Mutex<BTreeMap<CellName, Day>>,
-    refusals: Mutex<BTreeMap<CellName, BTreeMap<String, Instant>>>,
+    refusals: Mutex<BTreeMap<CellName, BTreeMap<String, Refusal>>>,
     /// By the name of the log.
     allowances: Mutex<BTreeMap<String, LogAllowance>>,
 }
@@ -135,19 +143,44 @@ impl EgressLedger {
         &self,
         cell: &CellName,
         refusal: String,
+        text: String,
         now: Instant,
     ) -> bool {
         let mut all = self.refusals.lock();
         all.retain(|_, known| {
-            known.retain(|_, at| now.duration_since(*at) < LOG_AGAIN_AFTER);
+            known.retain(|_, known| now.duration_since(known.at) < LOG_AGAIN_AFTER);
             !known.is_empty()
         });
         let known = all.entry(cell.clone()).or_default();
         if known.contains_key(&refusal) || known.len() >= REMEMBERED_MAX {
             return false;
         }
-        known.insert(refusal, now);
+        known.insert(refusal, Refusal { at: now, text });
         true
+    }
+
+    /// The newest refusals of a cell that were logged in the last ten minutes, at most `count`, for people.
+    pub(crate) fn recent_refusals(
+        &self,
+        cell: &CellName,
+        count: usize,
+        now: Instant,
+    ) -> Vec<String> {
+        let all = self.refusals.lock();
+        let known = all
+            .get(cell)
+            .into_iter()
+            .flatten()
+            .map(|(_, refusal)| refusal);
+        let mut recent: Vec<&Refusal> = known
+            .filter(|r| now.duration_since(r.at) < LOG_AGAIN_AFTER)
+            .collect();
+        recent.sort_by_key(|r| std::cmp::Reverse(r.at));
+        recent
+            .into_iter()
+            .take(count)
+            .map(|r| r.text.clone())
+            .collect()
     }
 
     /// The line itself if its log may get one at `now`. Otherwise it is added to the sum, and `Err` says whether it is the
@@ -359,10 +392,22 @@ mod tests {
         let now = Instant::now();
         let cell = |name: &str| CellName::Agent(name.parse().unwrap());
         let logged = (0..5000).filter(|n| {
-            ledger.should_log_refusal(&cell("a"), format!("host-{n} 443 not_allowed"), now)
+            ledger.should_log_refusal(
+                &cell("a"),
+                format!("host-{n} 443 not_allowed"),
+                String::new(),
+                now,
+            )
         });
         assert_eq!(logged.count(), REMEMBERED_MAX);
         let refusal = "host 443 not_allowed".to_owned();
-        assert!(ledger.should_log_refusal(&cell("b"), refusal, now));
+        assert!(ledger.should_log_refusal(&cell("b"), refusal, "host:443: no".to_owned(), now));
+        assert_eq!(ledger.recent_refusals(&cell("b"), 3, now), ["host:443: no"]);
+        assert_eq!(ledger.recent_refusals(&cell("a"), 3, now).len(), 3);
+        assert!(
+            ledger
+                .recent_refusals(&cell("b"), 3, now + LOG_AGAIN_AFTER)
+                .is_empty()
+        );
     }
 }

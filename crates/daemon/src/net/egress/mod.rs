@@ -279,7 +279,12 @@ impl ConnectRequest {
         self.log_connection(address, denied.code, None);
         let key = format!("{} {} {}", self.host, self.port, denied.code);
         let now = self.net.core.rt.now();
-        if !self.net.egress.should_log_refusal(&self.cell, key, now) {
+        let text = format!("{}:{}: {}", self.host, self.port, denied.text);
+        if !self
+            .net
+            .egress
+            .should_log_refusal(&self.cell, key, text, now)
+        {
             return;
         }
         let actor = match &self.cell {
