@@ -289,7 +289,7 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
                 mount(c"devpts", path.as_c_str(), c"devpts", flags, options).map_err(Into::into)
             })
         }),
-        Mount::Mask(path) => ("mask", path, mask(path)),
+        Mount::Mask(path, empty) => ("mask", path, mask(path, empty)),
         Mount::ReadOnly(path) => ("seal", path, read_only(path)),
     };
     done.map_err(|e| IsolationError::new(what, path.to_string_lossy(), e))
@@ -361,21 +361,17 @@ fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: MountAttributes) ->
     mount(c"abbey", path, c"tmpfs", flags, data.as_c_str()).map_err(Into::into)
 }
 
-fn mask(path: &CStr) -> io::Result<()> {
+fn mask(path: &CStr, empty: &CStr) -> io::Result<()> {
     let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else {
         return Ok(());
     };
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-        let flags =
-            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-        return mount(
-            c"abbey",
-            path,
-            c"tmpfs",
-            flags,
-            c"mode=555,size=0,nr_inodes=1",
-        )
-        .map_err(Into::into);
+        let sealed = MountAttributes {
+            read_only: true,
+            devices: false,
+            no_exec: true,
+        };
+        return attach(&clone_mount(empty)?, path, sealed);
     }
     let nothing = MountAttributes {
         devices: true,

@@ -95,7 +95,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         }
         if let Some(guard) = &mut guard {
             if changed {
-                guard.note_change();
+                guard.read_notices();
             }
             if guard.is_due() {
                 match abbey_launch::fork() {
