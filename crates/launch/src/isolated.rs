@@ -168,7 +168,8 @@ fn attend(
                     prepare(steps)?;
                 }
             }
-            b'L' => resume_child()?,
+            // The listeners came with it.
+            b'L' => {}
             b'R' => {
                 let bits = body.try_into().map_or(0, u32::from_ne_bytes);
                 in_force = IsolationInForce::from_bits(bits);

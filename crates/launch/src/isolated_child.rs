@@ -78,13 +78,21 @@ fn build(
     build_root(isolation)?;
     rustix::system::sethostname(isolation.hostname.as_bytes())
         .map_err(|e| IsolationError::new("set", "the host name", e))?;
-    answered(channel)?;
-    let listeners = listen(isolation)?;
-    hand_over(channel, &listeners)?;
-    drop(listeners);
+    // Who listens at no address of the network need not wait for it yet.
+    let listens = !isolation.listen.is_empty();
+    if listens {
+        answered(channel)?;
+        hand_over(channel, &listen(isolation)?)?;
+    }
     if !isolation.rootless {
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
-        ask(channel, b'U')?;
+        tell(channel, b'U', &[]);
+    }
+    if !listens {
+        answered(channel)?;
+    }
+    if !isolation.rootless {
+        answered(channel)?;
     }
     crate::spawn::set_resource_limits(&spec.rlimits)
         .map_err(|e| IsolationError::new("set", "a resource limit", e))?;
@@ -187,10 +195,8 @@ fn listen(isolation: &Isolation) -> Result<Vec<std::net::TcpListener>> {
     isolation.listen.iter().map(listen).collect()
 }
 
+/// Gives listeners to the shim, which does not answer.
 fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<()> {
-    if listeners.is_empty() {
-        return Ok(());
-    }
     let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -202,7 +208,7 @@ fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<(
         SendFlags::NOSIGNAL,
     );
     match (fits, sent) {
-        (true, Ok(_)) => answered(channel),
+        (true, Ok(_)) => Ok(()),
         (_, Err(e)) => Err(IsolationError::new("hand over", "listeners", e)),
         (false, _) => {
             let many = io::Error::from(io::ErrorKind::InvalidInput);
