@@ -628,4 +628,72 @@ mod tests {
         );
         assert_eq!(group("0::/\n"), Path::new(ROOT));
     }
+
+    #[test]
+    fn a_file_is_in_the_group_of_its_controller() {
+        let group = |hierarchy: &str| Path::new(ROOT).join(hierarchy).join("abbey-1/agent-a");
+        let hybrid = ["memory", "cpu,cpuacct", "pids", "unified"].map(group);
+        let groups = ControlGroups::from_paths(hybrid.to_vec());
+        for (file, expected) in [
+            ("memory.limit_in_bytes", Some(&hybrid[0])),
+            ("cpu.cfs_quota_us", Some(&hybrid[1])),
+            ("pids.max", Some(&hybrid[2])),
+            ("cgroup.events", Some(&hybrid[3])),
+            ("blkio.throttle.read_bps_device", None),
+        ] {
+            assert_eq!(groups.group_with(file), expected, "{file}");
+        }
+        let only = Path::new(ROOT).join("abbey-1/agent-a");
+        let groups = ControlGroups::from_paths(vec![only.clone()]);
+        for file in ["memory.max", "pids.max", "cgroup.events"] {
+            assert_eq!(groups.group_with(file), Some(&only), "{file}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_back_as_set_and_an_empty_group_is_known_to_be_empty() {
+        let house = format!("abbey-test-{}", std::process::id());
+        if !rustix::process::geteuid().is_root() || ControlGroups::why_unusable(&house).is_some() {
+            return;
+        }
+        let limits = Limits {
+            memory: Bytes(64 << 20),
+            cpu_milli: 500,
+            processes: 20,
+            io: None,
+        };
+        let groups = ControlGroups::create(&house, "agent-a", &limits).unwrap();
+        assert_eq!(groups.read_limits(), Some(limits));
+        assert_ne!(groups.are_empty(), Some(false));
+        let launch = |seconds: &str| abbey_launch::LaunchSpec {
+            program: abbey_launch::Executable::Path(c"/bin/sleep".to_owned(), None),
+            argv: vec![
+                c"sleep".to_owned(),
+                std::ffi::CString::new(seconds).unwrap(),
+            ],
+            env: Vec::new(),
+            cwd: c"/".to_owned(),
+            user: None,
+            groups: groups.open_for_launch().unwrap(),
+            rlimits: Vec::new(),
+            fds: Vec::new(),
+            new_session: true,
+            terminal: false,
+            dies_with_parent: true,
+            new_privileges: false,
+        };
+        let child = abbey_launch::spawn(&launch("60")).unwrap();
+        assert_ne!(groups.are_empty(), Some(true));
+        assert_eq!(groups.processes(), [child.pid]);
+        groups.kill_all(Duration::from_secs(10)).unwrap();
+        rustix::process::waitpid(
+            rustix::process::Pid::from_raw(child.pid),
+            rustix::process::WaitOptions::empty(),
+        )
+        .unwrap();
+        assert_ne!(groups.are_empty(), Some(false));
+        groups.remove().unwrap();
+        assert!(groups.paths().iter().all(|dir| !dir.exists()));
+        ControlGroups::remove_house(&house);
+    }
 }
