@@ -348,6 +348,7 @@ fn compare(house: &House, other: &House, rounds: usize) {
             // Nobody is always the first.
             for turn in 0..3 {
                 let who = (round + turn) % 3;
+                let_the_kernel_finish();
                 times[who].push(match houses.get(who) {
                     Some((house, subnet)) => {
                         let spec = house.spec(&agent(0), uids[who], Some(*subnet), true, argv);
