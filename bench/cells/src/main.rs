@@ -1,8 +1,9 @@
 //! Time and memory of cells: one program to its end in every kind of cell and in peers, runs
 //! interleaved; a network by us and by `ip` and `nft`; a thousand idle cells.
 //!
-//! `bench/cells/run [-- CELLS]` prints the tables, and `bench/cells/run -- machines` that of microVMs alone. Everything
-//! happens in a network of its own.
+//! `bench/cells/run [-- CELLS]` prints the tables, `bench/cells/run -- machines` that of microVMs alone, and
+//! `bench/cells/run -- compare ABBEY [ROUNDS]` that of one start by this binary and by another. Everything happens in a
+//! network of its own.
 
 use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdOperation, ensure_hostd_running};
 use abbey_cells::{CellNetwork, CellProgram, CellSpec, Sandbox};
@@ -16,6 +17,19 @@ use std::time::{Duration, Instant};
 mod machines;
 
 const ROUNDS: usize = 30;
+
+/// Bubblewrap with every namespace, before the program.
+const BUBBLEWRAP: [&str; 9] = [
+    "bwrap",
+    "--unshare-all",
+    "--ro-bind",
+    "/",
+    "/",
+    "--proc",
+    "/proc",
+    "--dev",
+    "/dev",
+];
 
 struct House {
     _dir: tempfile::TempDir,
@@ -267,21 +281,7 @@ fn programs(house: &House) {
     println!("| cell | program | median | p10 | p90 |\n|---|---|---:|---:|---:|");
     for argv in [&["/bin/true"][..], &["/usr/bin/python3", "-c", "pass"][..]] {
         let mut times: BTreeMap<(usize, &str), Vec<Duration>> = BTreeMap::new();
-        let bwrap: Vec<&str> = [
-            "bwrap",
-            "--unshare-all",
-            "--ro-bind",
-            "/",
-            "/",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-        ]
-        .iter()
-        .chain(argv)
-        .copied()
-        .collect();
+        let bwrap: Vec<&str> = BUBBLEWRAP.iter().chain(argv).copied().collect();
         for round in 0..ROUNDS {
             let id = format!("bench-{}-{round}", std::process::id());
             let mut note = |n, name, took| times.entry((n, name)).or_default().push(took);
@@ -321,6 +321,53 @@ fn programs(house: &House) {
     }
     for cell in [walled, plain, netted] {
         house.call(HostdOperation::Sweep { cell });
+    }
+}
+
+/// Median of the ratios of pairs, run by run.
+fn median_ratio(of: &[Duration], to: &[Duration]) -> f64 {
+    let mut ratios: Vec<f64> = of.iter().zip(to).map(|(a, b)| ms(*a) / ms(*b)).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
+/// One start by each of two binaries and by bubblewrap, interleaved.
+fn compare(house: &House, other: &House, rounds: usize) {
+    let houses = [(house, subnet(0)), (other, subnet(1))];
+    let uids = houses.map(|(house, subnet)| house.claim(&agent(0), 1, Some(subnet)));
+    for (house, _) in houses {
+        let applied = house.client.apply_firewall(Millis(5000), &|| true);
+        applied.expect("rules");
+    }
+    println!("| program | this one | the other | bubblewrap | this / other | this / bubblewrap |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for argv in [&["/bin/true"][..], &["/usr/bin/python3", "-c", "pass"][..]] {
+        let bwrap: Vec<&str> = BUBBLEWRAP.iter().chain(argv).copied().collect();
+        let mut times = [Vec::new(), Vec::new(), Vec::new()];
+        for round in 0..rounds {
+            // Nobody is always the first.
+            for turn in 0..3 {
+                let who = (round + turn) % 3;
+                let_the_kernel_finish();
+                times[who].push(match houses.get(who) {
+                    Some((house, subnet)) => {
+                        let spec = house.spec(&agent(0), uids[who], Some(*subnet), true, argv);
+                        house.run_to_end(spec)
+                    }
+                    None => command(&bwrap),
+                });
+            }
+        }
+        let median = |n: usize| percentiles(&mut times[n].clone()).0;
+        println!(
+            "| {} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} |",
+            argv[0],
+            median(0),
+            median(1),
+            median(2),
+            median_ratio(&times[0], &times[1]),
+            median_ratio(&times[0], &times[2])
+        );
     }
 }
 
@@ -499,6 +546,11 @@ fn main() {
     let house = House::start(&abbey);
     if what.as_deref() == Some("machines") {
         return machines::machines(&house, &abbey);
+    }
+    if what.as_deref() == Some("compare") {
+        let other = House::start(&PathBuf::from(args.next().expect("the other binary")));
+        let rounds = args.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
+        return compare(&house, &other, rounds);
     }
     let count = what.and_then(|n| n.parse().ok()).unwrap_or(1000);
     programs(&house);

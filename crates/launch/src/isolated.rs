@@ -52,10 +52,29 @@ impl IsolatedChild {
     }
 }
 
-/// Starts the program of `spec` in new namespaces with the restrictions of `isolation`. `born` is called with the
-/// pid of the cell's first process, to connect its network while that builds its root; `content` sees the layers in force and
-/// may refuse to run the program. `network` is a network namespace with only loopback that becomes the cell's; without it the
-/// cell gets a new one.
+/// What the caller of [`spawn_isolated`] does in between, in this order. An error ends the child.
+pub trait LaunchSteps {
+    /// Connects the network of the cell's first process `pid`, while that builds its root.
+    ///
+    /// # Errors
+    /// Any, which is reported as that of the network.
+    fn connect(&mut self, pid: i32) -> io::Result<()>;
+
+    /// Does what else has to be done before the program runs, while the first process restricts itself.
+    ///
+    /// # Errors
+    /// Any.
+    fn prepare(&mut self) -> io::Result<()>;
+
+    /// Sees the isolation layers that are in force and may refuse to run the program.
+    ///
+    /// # Errors
+    /// That of the refusal.
+    fn accept(&mut self, in_force: &IsolationInForce) -> io::Result<()>;
+}
+
+/// Starts the program of `spec` in new namespaces with the restrictions of `isolation`. `network` is a network namespace with
+/// only loopback that becomes the cell's; without it the cell gets a new one.
 ///
 /// # Errors
 /// [`IsolationError`] with the step that failed; no process is left.
@@ -63,8 +82,7 @@ pub fn spawn_isolated(
     spec: &LaunchSpec,
     isolation: &Isolation,
     network: Option<OwnedFd>,
-    born: &mut dyn FnMut(i32) -> io::Result<()>,
-    content: &mut dyn FnMut(&IsolationInForce) -> io::Result<()>,
+    steps: &mut dyn LaunchSteps,
 ) -> Result<IsolatedChild> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -90,7 +108,7 @@ pub fn spawn_isolated(
     };
     drop(theirs);
     let child = Child { pid, pidfd };
-    match attend(&ours, isolation, &child, born, content) {
+    match attend(&ours, isolation, &child, steps) {
         Ok((listeners, in_force)) => Ok(IsolatedChild {
             child,
             listeners,
@@ -114,8 +132,7 @@ fn attend(
     channel: &OwnedFd,
     isolation: &Isolation,
     child: &Child,
-    born: &mut dyn FnMut(i32) -> io::Result<()>,
-    content: &mut dyn FnMut(&IsolationInForce) -> io::Result<()>,
+    steps: &mut dyn LaunchSteps,
 ) -> Result<(Vec<OwnedFd>, IsolationInForce)> {
     let mut listeners = Vec::new();
     let mut in_force = IsolationInForce::default();
@@ -124,6 +141,11 @@ fn attend(
             .map(drop)
             .map_err(|e| IsolationError::new("speak to", "the cell's first process", e))
     };
+    // Once the first process needs nothing of us for a while.
+    let prepare = |steps: &mut dyn LaunchSteps| {
+        let failed = |e| IsolationError::new("prepare", "the cell", e);
+        steps.prepare().map_err(failed)
+    };
     loop {
         let message = receive(channel, &mut listeners)?;
         let (kind, body) = message.split_first().unwrap_or((&0, &[]));
@@ -131,20 +153,28 @@ fn attend(
             b'U' => {
                 write_maps(isolation, child.pid)?;
                 resume_child()?;
+                if !isolation.rootless {
+                    prepare(steps)?;
+                }
             }
             b'N' => {
-                born(child.pid).map_err(|e| {
+                steps.connect(child.pid).map_err(|e| {
                     // A child that failed meanwhile has no network any more.
                     let own = || IsolationError::new("connect the network", "", e);
                     reported_error(channel).unwrap_or_else(own)
                 })?;
                 resume_child()?;
+                if isolation.rootless {
+                    prepare(steps)?;
+                }
             }
-            b'L' => resume_child()?,
+            // The listeners came with it.
+            b'L' => {}
             b'R' => {
                 let bits = body.try_into().map_or(0, u32::from_ne_bytes);
                 in_force = IsolationInForce::from_bits(bits);
-                content(&in_force)
+                steps
+                    .accept(&in_force)
                     .map_err(|e| IsolationError::new("accept the isolation", "", e))?;
                 resume_child()?;
             }

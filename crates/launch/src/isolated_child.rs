@@ -78,13 +78,21 @@ fn build(
     build_root(isolation)?;
     rustix::system::sethostname(isolation.hostname.as_bytes())
         .map_err(|e| IsolationError::new("set", "the host name", e))?;
-    answered(channel)?;
-    let listeners = listen(isolation)?;
-    hand_over(channel, &listeners)?;
-    drop(listeners);
+    // Who listens at no address of the network need not wait for it yet.
+    let listens = !isolation.listen.is_empty();
+    if listens {
+        answered(channel)?;
+        hand_over(channel, &listen(isolation)?)?;
+    }
     if !isolation.rootless {
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
-        ask(channel, b'U')?;
+        tell(channel, b'U', &[]);
+    }
+    if !listens {
+        answered(channel)?;
+    }
+    if !isolation.rootless {
+        answered(channel)?;
     }
     crate::spawn::set_resource_limits(&spec.rlimits)
         .map_err(|e| IsolationError::new("set", "a resource limit", e))?;
@@ -187,10 +195,8 @@ fn listen(isolation: &Isolation) -> Result<Vec<std::net::TcpListener>> {
     isolation.listen.iter().map(listen).collect()
 }
 
+/// Gives listeners to the shim, which does not answer.
 fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<()> {
-    if listeners.is_empty() {
-        return Ok(());
-    }
     let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -202,7 +208,7 @@ fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<(
         SendFlags::NOSIGNAL,
     );
     match (fits, sent) {
-        (true, Ok(_)) => answered(channel),
+        (true, Ok(_)) => Ok(()),
         (_, Err(e)) => Err(IsolationError::new("hand over", "listeners", e)),
         (false, _) => {
             let many = io::Error::from(io::ErrorKind::InvalidInput);
@@ -234,9 +240,12 @@ fn build_root(isolation: &Isolation) -> Result<()> {
     )
     .map_err(named)?;
     rustix::process::fchdir(&root).map_err(named)?;
+    // What is made has exactly the mode of its step.
+    let umask = rustix::process::umask(Mode::empty());
     for step in &isolation.mounts {
         apply(step, owner)?;
     }
+    rustix::process::umask(umask);
     rustix::process::pivot_root(c".", c".")
         .map_err(|e| IsolationError::new("enter", "its root", e))?;
     unmount(c".", UnmountFlags::DETACH)
@@ -286,7 +295,7 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
                 mount(c"devpts", path.as_c_str(), c"devpts", flags, options).map_err(Into::into)
             })
         }),
-        Mount::Mask(path) => ("mask", path, mask(path)),
+        Mount::Mask(path, empty) => ("mask", path, mask(path, empty)),
         Mount::ReadOnly(path) => ("seal", path, read_only(path)),
     };
     done.map_err(|e| IsolationError::new(what, path.to_string_lossy(), e))
@@ -294,8 +303,7 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
 
 fn make_dir(path: &CStr, mode: u32) -> io::Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
-        Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(Into::into),
-        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
@@ -303,30 +311,41 @@ fn make_dir(path: &CStr, mode: u32) -> io::Result<()> {
 fn make_file(path: &CStr, content: &[u8], mode: u32) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     io::Write::write_all(&mut std::fs::File::from(file), content)
 }
 
 /// Makes what is mounted over, unless it is there.
 fn make_target(path: &CStr, is_dir: bool) -> io::Result<()> {
-    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(()),
-        Err(_) if is_dir => make_dir(path, 0o755),
-        Err(_) => make_file(path, &[], 0o644),
+    match is_dir {
+        true => make_dir(path, 0o755),
+        false => match make_file(path, &[], 0o644) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        },
     }
 }
 
-fn bind(source: &CStr, path: &CStr, attributes: MountAttributes) -> io::Result<()> {
+/// Detached copy of a mount with everything below it.
+fn clone_mount(source: &CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, source, flags)?;
+    open_tree(CWD, source, flags)
+}
+
+fn bind(source: &CStr, path: &CStr, attributes: MountAttributes) -> io::Result<()> {
+    let tree = clone_mount(source)?;
     let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode)
         == rustix::fs::FileType::Directory;
     make_target(path, is_dir)?;
+    attach(&tree, path, attributes)
+}
+
+/// Mounts a detached mount over what is at `path`.
+fn attach(tree: &OwnedFd, path: &CStr, attributes: MountAttributes) -> io::Result<()> {
     set_attributes(tree.as_raw_fd(), c"", attributes, true)?;
     move_mount(
-        &tree,
+        tree,
         c"",
         CWD,
         path,
@@ -348,42 +367,36 @@ fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: MountAttributes) ->
     mount(c"abbey", path, c"tmpfs", flags, data.as_c_str()).map_err(Into::into)
 }
 
-fn mask(path: &CStr) -> io::Result<()> {
+fn mask(path: &CStr, empty: &CStr) -> io::Result<()> {
     let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else {
         return Ok(());
     };
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-        let flags =
-            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-        return mount(
-            c"abbey",
-            path,
-            c"tmpfs",
-            flags,
-            c"mode=555,size=0,nr_inodes=1",
-        )
-        .map_err(Into::into);
+        let sealed = MountAttributes {
+            read_only: true,
+            devices: false,
+            no_exec: true,
+        };
+        return attach(&clone_mount(empty)?, path, sealed);
     }
-    bind(
-        c"/dev/null",
-        path,
-        MountAttributes {
-            devices: true,
-            ..MountAttributes::default()
-        },
-    )
+    let nothing = MountAttributes {
+        devices: true,
+        ..MountAttributes::default()
+    };
+    attach(&clone_mount(c"/dev/null")?, path, nothing)
 }
 
 fn read_only(path: &CStr) -> io::Result<()> {
-    if rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-        return Ok(());
-    }
+    let tree = match clone_mount(path) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        tree => tree?,
+    };
     let sealed = MountAttributes {
         read_only: true,
         devices: true,
         no_exec: false,
     };
-    bind(path, path, sealed)
+    attach(&tree, path, sealed)
 }
 
 /// `mount_setattr(2)`; no set-user-id programs anywhere.
@@ -502,7 +515,7 @@ pub(crate) struct ProcessStatus(String);
 impl ProcessStatus {
     /// Reads the status; one that cannot be read has none of the properties.
     pub(crate) fn read() -> Self {
-        ProcessStatus(std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+        ProcessStatus(crate::read_kernel_file("/proc/self/status").unwrap_or_default())
     }
 
     fn field(&self, name: &str) -> Option<&str> {

@@ -44,8 +44,8 @@ pub enum Mount {
     Proc(CString),
     /// Terminals of the cell.
     Pts(CString),
-    /// Hides what is there: a directory becomes empty, a file reads as nothing.
-    Mask(CString),
+    /// Hides what is there, if anything: a directory becomes the empty one at the second path, a file reads as nothing.
+    Mask(CString, CString),
     /// Can be read but not written from here on.
     ReadOnly(CString),
 }

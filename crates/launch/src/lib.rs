@@ -21,7 +21,7 @@ mod system;
 
 pub use contained::missing_container_isolation;
 pub use enter::{ExistingIsolation, enter_isolation, spawn_in_isolation};
-pub use isolated::{IsolatedChild, spawn_isolated};
+pub use isolated::{IsolatedChild, LaunchSteps, spawn_isolated};
 pub use isolation::{
     BpfInstruction, INNER_UID, Isolation, IsolationError, IsolationInForce, LandlockRules, Mount,
     MountAttributes,
@@ -33,7 +33,7 @@ pub use spawn::{
 };
 pub use system::{
     become_ordinary_user, become_subreaper, child_exit_fd, children_cpu_us, connect_vsock,
-    detach_from_parent, drop_all_capabilities, loopback_up, release_free_memory, seed_randomness,
-    set_not_dumpable, set_process_title, take_inherited_fd, tsc_khz, unblock_signals,
-    unshare_mounts, unshare_network,
+    detach_from_parent, drop_all_capabilities, loopback_up, read_kernel_file, release_free_memory,
+    seed_randomness, set_not_dumpable, set_process_title, take_inherited_fd, tsc_khz,
+    unblock_signals, unshare_mounts, unshare_network,
 };

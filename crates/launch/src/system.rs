@@ -162,15 +162,10 @@ pub fn unshare_network() -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn drop_all_capabilities() -> io::Result<()> {
+    drop_bounding_set()?;
     // SAFETY: plain calls on the calling thread; header and data are local and of the size that
     // version 3 of the interface reads.
     unsafe {
-        let held = |n: i32| libc::prctl(libc::PR_CAPBSET_READ, n, 0, 0, 0);
-        for number in 0..64 {
-            if held(number) == 1 && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
         libc::prctl(
             libc::PR_CAP_AMBIENT,
             libc::PR_CAP_AMBIENT_CLEAR_ALL,
@@ -186,6 +181,51 @@ pub fn drop_all_capabilities() -> io::Result<()> {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Removes every capability that the kernel knows from the bounding set of the calling thread.
+fn drop_bounding_set() -> io::Result<()> {
+    for number in 0..64 {
+        // SAFETY: plain calls on the calling thread.
+        unsafe {
+            if libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) == 0 {
+                continue;
+            }
+            let refused = io::Error::last_os_error();
+            match libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) {
+                // Not in the set, and this process may not change it.
+                0 => {}
+                1 => return Err(refused),
+                // The kernel knows no further ones.
+                _ => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Text of a file of the kernel, as in `/proc` and among control groups. Such a file has no size that could be asked for and
+/// is small, so it is read with few system calls.
+///
+/// # Errors
+/// What the system says; `InvalidData` for bytes that are not UTF-8.
+pub fn read_kernel_file(path: impl AsRef<std::path::Path>) -> io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match io::Read::read(&mut file, &mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Connects to a vsock port of the context id `cid` (vsock(7)).
@@ -245,24 +285,23 @@ pub fn unblock_signals() {
     }
 }
 
+/// Addresses at which the arguments of this process begin and end.
+fn argument_area() -> Option<(usize, usize)> {
+    let stat = read_kernel_file("/proc/self/stat").ok()?;
+    // Fields 48 and 49 of the line; the first after the name is field 3.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(45);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start != 0 && end > start).then_some((start, end))
+}
+
 /// Sets the command line and name that process listings such as `ps` show for this process, cut to the length of
 /// the original.
 pub fn set_process_title(title: &str) {
     let _name_is_for_people =
         rustix::thread::set_name(&CString::new(title.replace(' ', "-")).unwrap_or_default());
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest.split_whitespace().collect())
-        .unwrap_or_default();
-    // Fields 48 and 49 of the line; the state was field 3.
-    let address = |n: usize| fields.get(n).and_then(|f| f.parse::<usize>().ok());
-    let (Some(start), Some(end)) = (address(45), address(46)) else {
+    let Some((start, end)) = argument_area() else {
         return;
     };
-    if start == 0 || end <= start {
-        return;
-    }
     // SAFETY: the kernel says that our arguments lie there, in memory of this process that may be
     // written; nothing of this program keeps references into it, as the standard library copies
     // arguments when asked, which callers have done before.
@@ -280,15 +319,9 @@ pub fn set_process_title(title: &str) {
 /// # Errors
 /// What the system says; the caller must end then.
 pub fn become_ordinary_user(uid: u32) -> io::Result<()> {
+    drop_bounding_set()?;
     // SAFETY: plain calls on a process with one thread; each result is checked.
     unsafe {
-        for number in 0..64 {
-            if libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) == 1
-                && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-        }
         if libc::setgroups(0, std::ptr::null()) != 0
             || libc::setresgid(uid, uid, uid) != 0
             || libc::setresuid(uid, uid, uid) != 0

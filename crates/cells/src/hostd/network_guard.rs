@@ -40,11 +40,14 @@ impl NetworkGuard {
         })
     }
 
-    /// What to wait for.
-    pub(super) fn poll_fds(&self) -> [PollFd<'_>; 2] {
-        self.watch
-            .descriptors()
+    /// What to wait for: the first notice after a comparison. Those that follow are read together when the next one would
+    /// begin, so that hostd does not run for each step of a cell that starts.
+    pub(super) fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        let watched = self.watch.descriptors().into_iter();
+        watched
+            .filter(|_| self.due.is_none())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect()
     }
 
     /// Longest wait, if a comparison is to begin then.
@@ -53,17 +56,24 @@ impl NetworkGuard {
         Some(due.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes notice of a change.
-    pub(super) fn note_change(&mut self) {
-        self.watch.drain();
+    /// Reads the notices that have arrived; any of them postpones the comparison, or makes one due.
+    pub(super) fn read_notices(&mut self) {
+        if !self.watch.drain() {
+            return;
+        }
         let now = Instant::now();
         let latest = *self.latest.get_or_insert(now + LATEST);
         self.due = Some(latest.min(now + QUIET));
     }
 
     /// Whether a comparison is to begin now.
-    pub(super) fn is_due(&self) -> bool {
-        self.next_deadline().is_some_and(|wait| wait.is_zero())
+    pub(super) fn is_due(&mut self) -> bool {
+        let is_due = |guard: &Self| guard.next_deadline().is_some_and(|wait| wait.is_zero());
+        if !is_due(self) {
+            return false;
+        }
+        self.read_notices();
+        is_due(self)
     }
 
     /// Takes notice that a process compares from now on.

@@ -95,7 +95,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         }
         if let Some(guard) = &mut guard {
             if changed {
-                guard.note_change();
+                guard.read_notices();
             }
             if guard.is_due() {
                 match abbey_launch::fork() {
@@ -336,13 +336,14 @@ pub(super) fn perform_operation(
             Ok(HostdReply::Done)
         }
         HostdOperation::Prepare { owner, files } => {
-            let uid = match claimed(config, &held()?.allocations, &owner) {
+            let allocations = held()?.allocations;
+            let uid = match claimed(config, &allocations, &owner) {
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
             if !dry {
                 crash::point("hostd.prepare");
-                mounted(config, &owner)?;
+                mounted(config, &allocations, &owner)?;
                 let (parent, name) = config.open_parent(&owner)?;
                 files::prepare_owner_files(&parent, name, &owner, config.serve_uid, uid, &files)?;
                 let agent = matches!(owner, CellName::Agent(_));
@@ -364,7 +365,8 @@ pub(super) fn perform_operation(
             let text = match guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
                 true => guest::read_guest_file(config, &owner, file)?,
                 false => {
-                    mounted(config, &owner)?;
+                    let allocations = held()?.allocations;
+                    mounted(config, &allocations, &owner)?;
                     files::read_owner_file(&config.open_owner_dir(&owner)?, &file)?
                 }
             };
@@ -521,6 +523,10 @@ pub(super) fn perform_operation(
             firewall(config, dry, confirm_within, stream)
         }
         HostdOperation::Start { generation, spec } => {
+            // Rules are never made from what somebody held a moment ago.
+            let networked = spec.network.is_some();
+            let firewall = networked.then(|| lock_firewall(&config.hostd_dir()));
+            let firewall = firewall.transpose()?;
             let allocations = held()?.allocations;
             let spec = match admission::validate_spec(config, &allocations, *spec) {
                 Ok(spec) => spec,
@@ -529,11 +535,12 @@ pub(super) fn perform_operation(
             if dry {
                 return Ok(HostdReply::Done);
             }
-            if spec.network.is_some() {
-                stand_guard(config)?;
+            if networked {
+                stand_guard(config, &allocations)?;
             }
+            drop(firewall);
             if spec.sandbox.is_some() {
-                mounted(config, &spec.cell)?;
+                mounted(config, &allocations, &spec.cell)?;
                 if let Err(why) = admission::verify_own_binds(config, &spec) {
                     return refused(why);
                 }
@@ -724,24 +731,20 @@ fn firewall(
 }
 
 /// No cell with a network is started behind a firewall that is not there: it is put up again, or
-/// the start fails.
-fn stand_guard(config: &HostdConfig) -> Result<()> {
+/// the start fails. The caller holds the lock of the firewall, and read the allocations under it.
+fn stand_guard(config: &HostdConfig, allocations: &Allocations) -> Result<()> {
     let dir = config.hostd_dir();
-    let _one_at_a_time = lock_firewall(&dir)?;
-    // Read under the lock: rules are never made from what somebody held a moment ago.
-    let allocations = allocation::lock_allocations(&dir)?.allocations;
     let tag = allocations.house_tag();
     crate::network::bridge::update_bridge(tag, &allocations.bridged_subnets())
         .map_err(Error::file("set up", "the bridge"))?;
-    match firewall::is_firewall_current(&dir, tag, &allocations) {
+    match firewall::is_firewall_current(&dir, tag, allocations) {
         true => Ok(()),
-        false => firewall::apply_firewall(&dir, tag, &allocations).map(drop),
+        false => firewall::apply_firewall(&dir, tag, allocations).map(drop),
     }
 }
 
 /// Mounts the file systems that an owner's files are on, for the rest of this process.
-fn mounted(config: &HostdConfig, owner: &CellName) -> Result<()> {
-    let allocations = allocation::lock_allocations(&config.hostd_dir())?.allocations;
+fn mounted(config: &HostdConfig, allocations: &Allocations, owner: &CellName) -> Result<()> {
     match allocations.owners.get(owner).and_then(|c| c.disks) {
         Some(disks) if config.privileged => super::disks::mount_owner_disks(config, owner, disks),
         _ => Ok(()),

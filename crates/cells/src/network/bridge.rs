@@ -21,6 +21,9 @@ use std::io;
 /// With the step that failed.
 pub(crate) fn update_bridge(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
     let name = tag.bridge_name();
+    if subnets.is_empty() && !link::has_interface(&name)? {
+        return Ok(());
+    }
     let mut host = RouteSocket::open()?;
     if subnets.is_empty() {
         if let Ok(index) = host.interface_index(&name) {

@@ -25,7 +25,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Name of the cell's end, as seen inside.
 const INSIDE: &str = "eth0";
@@ -37,7 +37,7 @@ const REMOVE_TRIES: u32 = 5;
 pub(super) struct RouteSocket {
     socket: Socket,
     /// Any socket of that namespace, to ask for the numbers of interfaces.
-    names: std::os::fd::OwnedFd,
+    names: OwnedFd,
     sequence: u32,
 }
 
@@ -47,15 +47,9 @@ impl RouteSocket {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let names = rustix::net::socket_with(
-            rustix::net::AddressFamily::INET,
-            rustix::net::SocketType::DGRAM,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )?;
         Ok(RouteSocket {
             socket,
-            names,
+            names: index_socket()?,
             sequence: 0,
         })
     }
@@ -406,6 +400,23 @@ fn host_steps(index: u32, subnet: Subnet) -> Vec<(&'static str, RouteNetlinkMess
 pub(super) fn disable_ipv6(name: &str) {
     let _no_such_protocol =
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
+
+/// Whether the network of this process has an interface with this name.
+pub(super) fn has_interface(name: &str) -> io::Result<bool> {
+    let socket = index_socket()?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name).is_ok())
+}
+
+/// Any socket of the network of this process, to ask for the numbers of interfaces.
+fn index_socket() -> io::Result<OwnedFd> {
+    rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(Into::into)
 }
 
 /// A conversation about the network of another process.

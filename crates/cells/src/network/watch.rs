@@ -35,14 +35,21 @@ impl NetworkWatch {
         [self.sockets[0].as_fd(), self.sockets[1].as_fd()]
     }
 
-    /// Discards what has arrived: whoever is woken compares everything. Lost notices were notices as well.
-    pub(crate) fn drain(&self) {
+    /// Discards what has arrived, and returns whether that was anything: whoever is woken compares everything. Lost notices
+    /// were notices as well.
+    pub(crate) fn drain(&self) -> bool {
         let mut buffer = [0u8; 8192];
+        let mut arrived = false;
         for socket in &self.sockets {
-            while let Ok(_) | Err(Errno::INTR | Errno::NOBUFS) =
-                rustix::io::read(socket, &mut buffer)
-            {}
+            loop {
+                match rustix::io::read(socket, &mut buffer) {
+                    Ok(_) | Err(Errno::NOBUFS) => arrived = true,
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
         }
+        arrived
     }
 }
 

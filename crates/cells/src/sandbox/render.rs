@@ -39,6 +39,8 @@ const MASKED: [&str; 10] = [
     "scsi",
     "timer_list",
 ];
+/// Directory of the root that stays empty.
+const EMPTY: &str = "sys";
 const SEALED: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "driver"];
 
 /// Kind of a directory of the host's root.
@@ -210,15 +212,18 @@ pub(crate) fn root_mounts(
             memory,
         ),
         Mount::Proc(relative("proc")?),
+        Mount::Dir(relative(EMPTY)?, 0o555),
     ]);
     for name in MASKED {
-        steps.push(Mount::Mask(relative(&format!("proc/{name}"))?));
+        steps.push(Mount::Mask(
+            relative(&format!("proc/{name}"))?,
+            relative(EMPTY)?,
+        ));
     }
     for name in SEALED {
         steps.push(Mount::ReadOnly(relative(&format!("proc/{name}"))?));
     }
     steps.extend([
-        Mount::Dir(relative("sys")?, 0o555),
         Mount::Dir(relative("var")?, 0o755),
         Mount::Link(relative("var/tmp")?, c_string(b"/tmp")?),
         Mount::Tmpfs(

@@ -1,6 +1,7 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
 use super::ShimParts;
+use crate::network::wall::CellRules;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -30,22 +31,21 @@ pub(super) struct LaunchedProgram {
     pub(super) layers: BTreeSet<Layer>,
 }
 
-/// Starts the program of a cell in its control groups and isolation. `beside` are further descriptors that it gets
-/// from number 4 on.
+/// Starts the program of a cell in its control groups and isolation. `prepare` sets what has to be in place before the program
+/// runs, and returns whether limits are in force; an isolated cell builds its walls meanwhile. `beside` are further descriptors
+/// that the program gets from number 4 on.
 pub(super) fn launch_program(
     spec: &CellSpec,
     parts: ShimParts,
     groups: Option<&ControlGroups>,
-    limited: bool,
+    prepare: &mut dyn FnMut() -> Result<bool>,
     beside: Vec<OwnedFd>,
 ) -> Result<LaunchedProgram> {
-    let (mut launch, pipes, terminal) = prepare(spec, groups, parts.streams)?;
+    let (mut launch, pipes, terminal) = describe_launch(spec, groups, parts.streams)?;
     launch.fds.extend(beside);
-    let mut layers = BTreeSet::new();
-    if limited {
-        layers.insert(Layer::Limits);
-    }
+    let limits = |limited: bool| limited.then_some(Layer::Limits);
     let Some(sandbox_spec) = &spec.sandbox else {
+        let layers = limits(prepare()?).into_iter().collect();
         let child = abbey_launch::spawn(&launch).map_err(|e| Error::File {
             what: e.stage,
             path: spec.argv.first().map_or_else(Default::default, Into::into),
@@ -62,31 +62,15 @@ pub(super) fn launch_program(
     };
     let rootless = !rustix::process::geteuid().is_root();
     let isolation = sandbox::render_isolation(spec, sandbox_spec, rootless)?;
-    let slots = slots(spec);
-    let mut born = |pid: i32| {
-        if let Some(network) = spec.network {
-            network::connect_cell(network, &slots, pid)?;
-        }
-        if let Some(rules) = &parts.rules {
-            network::wall::load_cell_rules(pid, rules, true)?;
-            network::repair::remember_cell_rules(&spec.run_dir, rules);
-        }
-        crash::point("shim.connected");
-        Ok(())
+    let mut steps = Steps {
+        spec,
+        rules: parts.rules.as_ref(),
+        prepare: &mut || prepare().map(limits),
+        layers: BTreeSet::new(),
+        refusal: None,
     };
-    let mut refusal = None;
-    let mut content = |in_force: &abbey_launch::IsolationInForce| {
-        layers.extend(sandbox::layers_in_force(in_force));
-        crash::point("shim.isolated");
-        sandbox::require_layers(spec, &layers).map_err(|e| {
-            let text = io::Error::other(e.to_string());
-            refusal = Some(e);
-            text
-        })
-    };
-    let isolated =
-        abbey_launch::spawn_isolated(&launch, &isolation, parts.network, &mut born, &mut content);
-    let isolated = match (isolated, refusal) {
+    let isolated = abbey_launch::spawn_isolated(&launch, &isolation, parts.network, &mut steps);
+    let isolated = match (isolated, steps.refusal) {
         (Ok(isolated), _) => isolated,
         (Err(_), Some(refusal)) => return Err(refusal),
         (Err(error), None) => {
@@ -96,6 +80,11 @@ pub(super) fn launch_program(
             });
         }
     };
+    let layers = steps.layers;
+    // Nobody reads it before the record names the child.
+    if let Some(rules) = &parts.rules {
+        network::repair::remember_cell_rules(&spec.run_dir, rules);
+    }
     Ok(LaunchedProgram {
         child: isolated.child,
         channel: Some(isolated.channel),
@@ -104,6 +93,51 @@ pub(super) fn launch_program(
         terminal,
         layers,
     })
+}
+
+/// What the shim does while the first process of a cell builds its isolation.
+struct Steps<'a> {
+    spec: &'a CellSpec,
+    rules: Option<&'a CellRules>,
+    prepare: &'a mut dyn FnMut() -> Result<Option<Layer>>,
+    /// Isolation layers in force.
+    layers: BTreeSet<Layer>,
+    /// Why the shim does not let the program run.
+    refusal: Option<Error>,
+}
+
+impl Steps<'_> {
+    /// Keeps an error of this crate's, and gives one for the launch.
+    fn refuse(&mut self, error: Error) -> io::Error {
+        let text = error.to_string();
+        self.refusal = Some(error);
+        io::Error::other(text)
+    }
+}
+
+impl abbey_launch::LaunchSteps for Steps<'_> {
+    fn connect(&mut self, pid: i32) -> io::Result<()> {
+        if let Some(network) = self.spec.network {
+            network::connect_cell(network, &slots(self.spec), pid)?;
+        }
+        if let Some(rules) = self.rules {
+            network::wall::load_cell_rules(pid, rules, true)?;
+        }
+        crash::point("shim.connected");
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> io::Result<()> {
+        let limits = (self.prepare)().map_err(|e| self.refuse(e))?;
+        self.layers.extend(limits);
+        Ok(())
+    }
+
+    fn accept(&mut self, in_force: &abbey_launch::IsolationInForce) -> io::Result<()> {
+        self.layers.extend(sandbox::layers_in_force(in_force));
+        crash::point("shim.isolated");
+        sandbox::require_layers(self.spec, &self.layers).map_err(|e| self.refuse(e))
+    }
 }
 
 /// Addresses of the cell's own at which it meets services.
@@ -122,7 +156,7 @@ fn slots(spec: &CellSpec) -> Vec<Ipv4Addr> {
 }
 
 /// The launch and our ends of its pipes: output, errors, readiness.
-fn prepare(
+fn describe_launch(
     spec: &CellSpec,
     groups: Option<&ControlGroups>,
     streams: Option<[OwnedFd; 3]>,

@@ -12,7 +12,7 @@ use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::{CellRecord, CellSpec, Error, Result, container, crash, microvm};
-use abbey_model::{Generation, Layer, Redactor, Secret};
+use abbey_model::{Generation, Layer, Limits, Redactor, Secret};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -77,11 +77,6 @@ impl Shim {
         // The intent is on disk before the first side effect (hazards 6 and 7).
         write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
         crash::point("shim.intent");
-        let control = listen(&spec.run_dir.join("control.sock"))?;
-        let log = CellLog::open(
-            &spec.log_dir,
-            Redactor::new(spec.secrets.iter().map(Secret::new)),
-        )?;
         let mut prepared = match (&spec.microvm, &spec.container) {
             (Some(microvm), _) => Some(microvm::prepare_microvm(spec, microvm, generation.0)?),
             (None, Some(container)) => {
@@ -99,44 +94,35 @@ impl Shim {
         record.boot = prepared.as_ref().map(|p| p.aside.boot_kind().to_owned());
         // Around a microVM is a cell like any other.
         let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
-        let groups = match ControlGroups::create(&spec.group, &spec.cell.to_string(), &outer.limits)
-        {
-            Ok(groups) => Some(groups),
-            Err(_) if spec.waived.contains(&Layer::Limits) => None,
-            Err(Error::Limits(why)) => return Err(Error::Limits(why)),
-            Err(error) => return Err(Error::Limits(crate::error::error_chain(&error))),
-        };
-        let groups = match (groups, outer.limits.io) {
-            (Some(mut groups), Some(io)) => {
-                let bound = groups.limit_io(&spec.group, &spec.cell.to_string(), &spec.run_dir, io);
-                match bound {
-                    Err(error) if !spec.waived.contains(&Layer::Limits) => return Err(error),
-                    _ => Some(groups),
-                }
-            }
-            (groups, _) => groups,
-        };
+        let groups = create_groups(spec, outer)?;
         crash::point("shim.groups");
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
-            record.in_force = groups.read_limits();
-            let io = record.in_force.and_then(|l| l.io);
-            let missing = record.in_force.is_none() || io != outer.limits.io;
-            if missing && !spec.waived.contains(&Layer::Limits) {
-                return Err(Error::Limits(
-                    "the kernel does not report all of them as applied".to_owned(),
-                ));
-            }
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
-        let limited = record.in_force.is_some();
         // The program in a microVM speaks through its guest.
         let (streams, inner) = match prepared {
             Some(_) => (None, parts.streams),
             None => (parts.streams, None),
         };
         let parts = ShimParts { streams, ..parts };
-        let launched = program::launch_program(outer, parts, groups.as_ref(), limited, beside)?;
+        let mut opened = None;
+        let mut prepare = || {
+            record.in_force = match &groups {
+                Some(groups) => apply_limits(spec, outer, groups)?,
+                None => None,
+            };
+            let secrets = Redactor::new(spec.secrets.iter().map(Secret::new));
+            let log = CellLog::open(&spec.log_dir, secrets)?;
+            opened = Some((listen(&spec.run_dir.join("control.sock"))?, log));
+            Ok(record.in_force.is_some())
+        };
+        let launched =
+            program::launch_program(outer, parts, groups.as_ref(), &mut prepare, beside)?;
+        let (control, log) = opened.ok_or_else(|| Error::Shim {
+            cell: spec.cell.clone(),
+            why: "the program was started unprepared".to_owned(),
+        })?;
         crash::point("shim.running");
         record.child = process::identify(launched.child.pid);
         record.layers.clone_from(&launched.layers);
@@ -175,6 +161,55 @@ impl Shim {
             spec,
             _lock: lock,
         })
+    }
+}
+
+/// Creates the control groups of a cell, without limits but that of its disk; none if they can't be created and limits are
+/// waived.
+fn create_groups(spec: &CellSpec, outer: &CellSpec) -> Result<Option<ControlGroups>> {
+    let waived = spec.waived.contains(&Layer::Limits);
+    let (house, cell) = (&spec.group, spec.cell.to_string());
+    let mut groups = match ControlGroups::create_unlimited(house, &cell) {
+        Ok(groups) => groups,
+        Err(_) if waived => return Ok(None),
+        Err(error) => return Err(not_limited(error)),
+    };
+    if let Some(io) = outer.limits.io {
+        match groups.limit_io(house, &cell, &spec.run_dir, io) {
+            Err(error) if !waived => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(Some(groups))
+}
+
+/// Sets the limits of a cell and reads them back from the kernel; none if they are not all in force and were waived.
+fn apply_limits(
+    spec: &CellSpec,
+    outer: &CellSpec,
+    groups: &ControlGroups,
+) -> Result<Option<Limits>> {
+    let waived = spec.waived.contains(&Layer::Limits);
+    match groups.set_limits(&outer.limits) {
+        Ok(()) => {}
+        Err(_) if waived => return Ok(None),
+        Err(error) => return Err(not_limited(error)),
+    }
+    let in_force = groups.read_limits();
+    let missing = in_force.is_none_or(|limits| limits.io != outer.limits.io);
+    if missing && !waived {
+        return Err(Error::Limits(
+            "the kernel does not report all of them as applied".to_owned(),
+        ));
+    }
+    Ok(in_force)
+}
+
+/// A failure of the control groups, as one of the limits.
+fn not_limited(error: Error) -> Error {
+    match error {
+        Error::Limits(why) => Error::Limits(why),
+        error => Error::Limits(crate::error::error_chain(&error)),
     }
 }
 

@@ -80,10 +80,11 @@ impl Shim {
             if pid.as_raw_nonzero().get() != self.child.pid {
                 continue;
             }
-            let ran_out = self
-                .groups
-                .as_ref()
-                .is_some_and(ControlGroups::ran_out_of_memory);
+            let ran_out = |groups: &Option<ControlGroups>| {
+                groups
+                    .as_ref()
+                    .is_some_and(ControlGroups::ran_out_of_memory)
+            };
             let own = (status.exit_status(), status.terminating_signal());
             // When the first process itself was killed, all went with it and it said nothing.
             let told = self
@@ -114,7 +115,7 @@ impl Shim {
                 continue;
             }
             self.apply_event(PhaseEvent::ProgramEnded(match ended {
-                (_, Some(9)) if ran_out => ExitKind::OutOfMemory,
+                (_, Some(9)) if ran_out(&self.groups) => ExitKind::OutOfMemory,
                 (Some(code), _) => ExitKind::Code { code },
                 (None, Some(signal)) => ExitKind::Signal { signal },
                 (None, None) => ExitKind::Lost,
@@ -149,7 +150,11 @@ impl Shim {
                 self.log.append(AROUND, text, now());
             }
         }
-        self.kill_cell();
+        // The kernel reports that nothing is left, also of what was made below.
+        let is_empty = self.groups.as_ref().and_then(ControlGroups::are_empty);
+        if is_empty != Some(true) {
+            self.kill_cell();
+        }
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         self.copy_output_to_log();
         self.log.flush(now());
@@ -161,7 +166,11 @@ impl Shim {
                 .map_or(Bytes(0), ControlGroups::memory_peak),
         };
         if let Some(groups) = &self.groups {
-            let _swept_by_the_house = groups.remove();
+            // A group of version 1 that somebody is in, whom the one of version 2 does not have, can't be removed.
+            if groups.remove().is_err() {
+                self.kill_cell();
+                let _swept_by_the_house = groups.remove();
+            }
         }
         if self.spec.container.is_some() {
             let groups =

@@ -7,6 +7,7 @@
 
 use crate::sys::process;
 use crate::{Error, Result};
+use abbey_launch::read_kernel_file;
 use abbey_model::{Bytes, Limits};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
@@ -27,6 +28,9 @@ const THROTTLES: [&str; 2] = [
     "blkio.throttle.read_bps_device",
     "blkio.throttle.write_bps_device",
 ];
+
+/// Limits on swap, of both versions.
+const SWAP_LIMITS: [&str; 2] = ["memory.swap.max", "memory.memsw.limit_in_bytes"];
 
 /// Number of the whole disk that holds a path; parts of one have no bounds.
 fn disk_of(path: &Path) -> Result<String> {
@@ -79,6 +83,23 @@ enum Layout {
         controllers: Vec<PathBuf>,
         unified: Option<PathBuf>,
     },
+}
+
+impl Layout {
+    /// Directories of the groups of a cell of a house, or of the house itself.
+    fn dirs(self, house: &str, cell: Option<&str>) -> Vec<PathBuf> {
+        let name = |base: PathBuf| match cell {
+            Some(cell) => base.join(house).join(cell),
+            None => base.join(house),
+        };
+        match self {
+            Layout::V2(base) => vec![name(base)],
+            Layout::Hybrid {
+                controllers,
+                unified,
+            } => controllers.into_iter().chain(unified).map(name).collect(),
+        }
+    }
 }
 
 fn layout() -> std::result::Result<Layout, String> {
@@ -153,12 +174,15 @@ fn enable_controllers(base: &Path, controllers: &str) -> Result<()> {
     }
 }
 
+/// Writes a file of a group, which must be there: asked to make one, the kernel would report another error.
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(Error::file("write", path))
+    let opened = fs::OpenOptions::new().write(true).open(path);
+    let mut file = opened.map_err(Error::file("open", path))?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(Error::file("write", path))
 }
 
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
 }
 
 /// The groups directly below one. A group has dozens of files, so none of them is asked what it is.
@@ -228,89 +252,94 @@ impl ControlGroups {
     }
 
     fn dirs(house: &str, cell: Option<&str>) -> std::result::Result<Vec<PathBuf>, String> {
-        let name = |base: PathBuf| match cell {
-            Some(cell) => base.join(house).join(cell),
-            None => base.join(house),
-        };
-        Ok(match layout()? {
-            Layout::V2(base) => vec![name(base)],
-            Layout::Hybrid {
-                controllers,
-                unified,
-            } => controllers.into_iter().chain(unified).map(name).collect(),
-        })
+        Ok(layout()?.dirs(house, cell))
     }
 
     /// Creates the control groups of a cell and sets its memory, CPU and process limits.
     ///
     /// # Errors
-    /// [`Error::Limits`] when the host has no usable groups, [`Error::File`] when one refuses.
+    /// As [`ControlGroups::create_unlimited`] and [`ControlGroups::set_limits`].
     pub fn create(house: &str, cell: &str, limits: &Limits) -> Result<ControlGroups> {
-        let dirs = Self::dirs(house, Some(cell)).map_err(Error::Limits)?;
-        if let Layout::V2(base) = layout().map_err(Error::Limits)? {
+        let groups = Self::create_unlimited(house, cell)?;
+        groups.set_limits(limits)?;
+        Ok(groups)
+    }
+
+    /// Creates the control groups of a cell, which have no limits yet.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] when the host has no usable groups, [`Error::File`] when one refuses.
+    pub fn create_unlimited(house: &str, cell: &str) -> Result<ControlGroups> {
+        let layout = layout().map_err(Error::Limits)?;
+        if let Layout::V2(base) = &layout {
             for dir in [base.clone(), base.join(house)] {
                 fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
                 enable_controllers(&dir, "+memory +cpu +pids")?;
             }
         }
+        let dirs = layout.dirs(house, Some(cell));
         for dir in &dirs {
             fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
         }
-        let groups = ControlGroups { dirs };
+        Ok(ControlGroups { dirs })
+    }
+
+    /// Sets the limits of memory, CPU and processes.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a group refuses.
+    pub fn set_limits(&self, limits: &Limits) -> Result<()> {
         let memory = limits.memory.0.to_string();
         let quota = u64::from(limits.cpu_milli) * PERIOD_US / 1000;
-        if let Some(dir) = groups.with("memory.max") {
-            write(&dir.join("memory.max"), &memory)?;
-            // Without this a cell could push its excess to swap.
-            let _no_swap_accounting = fs::write(dir.join("memory.swap.max"), "0");
-            write(&dir.join("cpu.max"), &format!("{quota} {PERIOD_US}"))?;
-        } else {
-            if let Some(dir) = groups.with("memory.limit_in_bytes") {
-                write(&dir.join("memory.limit_in_bytes"), &memory)?;
-                let _no_swap_accounting =
-                    fs::write(dir.join("memory.memsw.limit_in_bytes"), &memory);
-            }
-            if let Some(dir) = groups.with("cpu.cfs_quota_us") {
-                write(&dir.join("cpu.cfs_period_us"), &PERIOD_US.to_string())?;
-                write(&dir.join("cpu.cfs_quota_us"), &quota.max(1000).to_string())?;
+        let (quota, period) = (quota.max(1000).to_string(), PERIOD_US.to_string());
+        let settings = match self.is_v1() {
+            false => vec![
+                ("memory.max", memory),
+                ("memory.swap.max", "0".to_owned()),
+                ("cpu.max", format!("{quota} {period}")),
+            ],
+            true => vec![
+                ("memory.limit_in_bytes", memory.clone()),
+                ("memory.memsw.limit_in_bytes", memory),
+                ("cpu.cfs_period_us", period),
+                ("cpu.cfs_quota_us", quota),
+            ],
+        };
+        let processes = ("pids.max", limits.processes.to_string());
+        for (file, value) in settings.into_iter().chain([processes]) {
+            let Some(dir) = self.group_with(file) else {
+                continue;
+            };
+            match write(&dir.join(file), &value) {
+                // The kernel may have no accounting of swap. With it, a cell could push its excess there.
+                Err(_) if SWAP_LIMITS.contains(&file) => {}
+                // A controller that is missing is missing in what is read back.
+                Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
             }
         }
-        if let Some(dir) = groups.with("pids.max") {
-            write(&dir.join("pids.max"), &limits.processes.to_string())?;
-        }
-        Ok(groups)
+        Ok(())
     }
 
     /// Limits that the kernel applies to the groups; none if a controller is missing.
     pub fn read_limits(&self) -> Option<Limits> {
-        let memory = self
-            .with("memory.max")
-            .and_then(|d| number(&d.join("memory.max")))
-            .or_else(|| {
-                self.with("memory.limit_in_bytes")
-                    .and_then(|d| number(&d.join("memory.limit_in_bytes")))
-            })?;
-        let (quota, period) = match self.with("cpu.max") {
-            Some(dir) => {
-                let text = fs::read_to_string(dir.join("cpu.max")).ok()?;
-                let (quota, period) = text.trim().split_once(' ')?;
-                (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?)
+        let read = |file: &str| number(&self.read(file)?);
+        let (memory, quota, period) = match self.is_v1() {
+            false => {
+                let cpu = self.read("cpu.max")?;
+                let (quota, period) = cpu.trim().split_once(' ')?;
+                (read("memory.max")?, number(quota)?, number(period)?)
             }
-            None => {
-                let dir = self.with("cpu.cfs_quota_us")?;
-                (
-                    number(&dir.join("cpu.cfs_quota_us"))?,
-                    number(&dir.join("cpu.cfs_period_us"))?,
-                )
-            }
+            true => (
+                read("memory.limit_in_bytes")?,
+                read("cpu.cfs_quota_us")?,
+                read("cpu.cfs_period_us")?,
+            ),
         };
-        let processes = self
-            .with("pids.max")
-            .and_then(|d| number(&d.join("pids.max")))?;
         Some(Limits {
             memory: Bytes(memory),
             cpu_milli: u32::try_from(quota * 1000 / period.max(1)).ok()?,
-            processes: u32::try_from(processes).ok()?,
+            processes: u32::try_from(read("pids.max")?).ok()?,
             io: self.io(),
         })
     }
@@ -349,8 +378,8 @@ impl ControlGroups {
 
     /// The bound on the disk that the kernel applies in both directions.
     fn io(&self) -> Option<Bytes> {
-        if let Some(dir) = self.with("io.max") {
-            let text = fs::read_to_string(dir.join("io.max")).ok()?;
+        if !self.is_v1() {
+            let text = self.read("io.max")?;
             let words: Vec<&str> = text.split_whitespace().collect();
             let bound = |name: &str| {
                 words
@@ -360,9 +389,8 @@ impl ControlGroups {
             let (read, written): (u64, u64) = (bound("rbps=")?, bound("wbps=")?);
             return Some(Bytes(read.max(written)));
         }
-        let dir = self.with(THROTTLES[0])?;
         let bound = |file: &str| {
-            let text = fs::read_to_string(dir.join(file)).ok()?;
+            let text = self.read(file)?;
             text.split_whitespace().nth(1)?.parse::<u64>().ok()
         };
         let (read, written) = (bound(THROTTLES[0])?, bound(THROTTLES[1])?);
@@ -374,9 +402,39 @@ impl ControlGroups {
         &self.dirs
     }
 
-    /// The first directory that has this file.
-    fn with(&self, file: &str) -> Option<&PathBuf> {
-        self.dirs.iter().find(|d| d.join(file).exists())
+    /// Whether the limits are those of version 1, which has a directory for each controller.
+    fn is_v1(&self) -> bool {
+        self.dirs.len() > 1
+    }
+
+    /// Directory that has this file if any has: of version 1 the one of the file's controller, beside which the one of version
+    /// 2 has what belongs to no controller.
+    fn group_with(&self, file: &str) -> Option<&PathBuf> {
+        if !self.is_v1() {
+            return self.dirs.first();
+        }
+        let controller = match file.split_once('.')?.0 {
+            "cgroup" => "unified",
+            controller => controller,
+        };
+        let is_its = |dir: &&PathBuf| {
+            let below = dir.strip_prefix(ROOT).ok();
+            let hierarchy = below.and_then(|d| d.iter().next()?.to_str());
+            hierarchy.is_some_and(|names| names.split(',').any(|name| name == controller))
+        };
+        self.dirs.iter().find(is_its)
+    }
+
+    /// Text of a file of the groups; none if there is no such file.
+    fn read(&self, file: &str) -> Option<String> {
+        read_kernel_file(self.group_with(file)?.join(file)).ok()
+    }
+
+    /// Whether the kernel reports that no process is left in the groups and below; none if it does not report this.
+    pub(crate) fn are_empty(&self) -> Option<bool> {
+        let events = self.read("cgroup.events")?;
+        let populated = events.lines().find_map(|l| l.strip_prefix("populated "));
+        populated.map(|number| number == "0")
     }
 
     /// Opens the groups so that a launched process can be placed in them.
@@ -387,15 +445,15 @@ impl ControlGroups {
         let mut groups = abbey_launch::CgroupEntrances::default();
         for dir in &self.dirs {
             let tasks = dir.join("tasks");
-            if tasks.exists() {
-                let open = fs::OpenOptions::new().write(true).open(&tasks);
-                groups
-                    .joined
-                    .push(open.map_err(Error::file("open", tasks))?.into());
-            } else {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let open = rustix::fs::open(dir, flags, Mode::empty());
-                groups.born_in = Some(open.map_err(|e| Error::file("open", dir)(e.into()))?);
+            match fs::OpenOptions::new().write(true).open(&tasks) {
+                Ok(tasks) => groups.joined.push(tasks.into()),
+                // Version 2 has no such file.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    let open = rustix::fs::open(dir, flags, Mode::empty());
+                    groups.born_in = Some(open.map_err(|e| Error::file("open", dir)(e.into()))?);
+                }
+                Err(e) => return Err(Error::file("open", tasks)(e)),
             }
         }
         Ok(groups)
@@ -406,7 +464,7 @@ impl ControlGroups {
         let mut dirs = self.dirs.clone();
         let mut pids: Vec<i32> = Vec::new();
         while let Some(dir) = dirs.pop() {
-            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let text = read_kernel_file(dir.join("cgroup.procs")).unwrap_or_default();
             pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
             dirs.extend(below(&dir));
         }
@@ -419,7 +477,8 @@ impl ControlGroups {
     /// `SIGCONT`. Returns whether this succeeded `within` the time.
     pub fn set_frozen(&self, on: bool, within: Duration) -> bool {
         let until = Instant::now() + within;
-        let Some(dir) = self.with("cgroup.freeze") else {
+        let frozen = self.group_with("cgroup.freeze");
+        let Some(dir) = frozen.filter(|d| d.join("cgroup.freeze").exists()) else {
             return process::signal_until_stopped(|| self.processes(), on, until);
         };
         if fs::write(dir.join("cgroup.freeze"), if on { "1" } else { "0" }).is_err() {
@@ -427,7 +486,7 @@ impl ControlGroups {
         }
         let wanted = if on { "frozen 1" } else { "frozen 0" };
         loop {
-            let events = fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+            let events = self.read("cgroup.events").unwrap_or_default();
             if events.lines().any(|l| l == wanted) {
                 return true;
             }
@@ -472,10 +531,6 @@ impl ControlGroups {
     /// When a group stays in use.
     pub fn remove(&self) -> Result<()> {
         for dir in &self.dirs {
-            // What was made below, by whoever runs containers.
-            for below in below(dir) {
-                ControlGroups::from_paths(vec![below]).remove()?;
-            }
             let mut tries = 0;
             loop {
                 match fs::remove_dir(dir) {
@@ -484,7 +539,12 @@ impl ControlGroups {
                     // A process that just died can keep the group busy for a moment.
                     Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries < 200 => {
                         tries += 1;
-                        std::thread::sleep(Duration::from_millis(5));
+                        // What was made below, by whoever runs containers.
+                        let below = below(dir);
+                        match below.is_empty() {
+                            true => std::thread::sleep(Duration::from_millis(5)),
+                            false => ControlGroups::from_paths(below).remove()?,
+                        }
                     }
                     Err(e) => return Err(Error::file("remove", dir)(e)),
                 }
@@ -504,40 +564,36 @@ impl ControlGroups {
 
     /// Whether the kernel's out-of-memory killer killed a process of the groups.
     pub fn ran_out_of_memory(&self) -> bool {
-        ["memory.events", "memory.oom_control"].iter().any(|file| {
-            self.with(file)
-                .and_then(|d| fs::read_to_string(d.join(file)).ok())
-                .is_some_and(|text| {
-                    text.lines()
-                        .filter_map(|l| l.strip_prefix("oom_kill "))
-                        .any(|n| n.trim() != "0")
-                })
+        let file = match self.is_v1() {
+            true => "memory.oom_control",
+            false => "memory.events",
+        };
+        self.read(file).is_some_and(|text| {
+            let mut kills = text.lines().filter_map(|l| l.strip_prefix("oom_kill "));
+            kills.any(|n| n.trim() != "0")
         })
     }
 
     /// Highest memory use of the groups so far; 0 if the kernel does not report it.
     pub fn memory_peak(&self) -> Bytes {
-        let read = |file: &str| self.with(file).and_then(|d| number(&d.join(file)));
-        let peak = read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"));
-        Bytes(peak.unwrap_or(0))
+        let file = match self.is_v1() {
+            true => "memory.max_usage_in_bytes",
+            false => "memory.peak",
+        };
+        Bytes(self.read(file).and_then(|t| number(&t)).unwrap_or(0))
     }
 
     /// Current memory, CPU time and number of processes of the groups.
     pub fn usage(&self) -> CgroupUsage {
-        let memory = self
-            .with("memory.current")
-            .and_then(|d| number(&d.join("memory.current")))
-            .or_else(|| {
-                self.with("memory.usage_in_bytes")
-                    .and_then(|d| number(&d.join("memory.usage_in_bytes")))
-            });
-        let cpu_us = self
-            .with("cpu.stat")
-            .and_then(|d| fs::read_to_string(d.join("cpu.stat")).ok())
-            .and_then(|t| {
-                t.lines()
-                    .find_map(|l| l.strip_prefix("usage_usec ")?.trim().parse().ok())
-            });
+        let file = match self.is_v1() {
+            true => "memory.usage_in_bytes",
+            false => "memory.current",
+        };
+        let memory = self.read(file).and_then(|t| number(&t));
+        let cpu_us = self.read("cpu.stat").and_then(|t| {
+            t.lines()
+                .find_map(|l| l.strip_prefix("usage_usec ")?.trim().parse().ok())
+        });
         CgroupUsage {
             memory: Bytes(memory.unwrap_or(0)),
             cpu_us: cpu_us.unwrap_or(0),
@@ -571,5 +627,73 @@ mod tests {
             delegated
         );
         assert_eq!(group("0::/\n"), Path::new(ROOT));
+    }
+
+    #[test]
+    fn a_file_is_in_the_group_of_its_controller() {
+        let group = |hierarchy: &str| Path::new(ROOT).join(hierarchy).join("abbey-1/agent-a");
+        let hybrid = ["memory", "cpu,cpuacct", "pids", "unified"].map(group);
+        let groups = ControlGroups::from_paths(hybrid.to_vec());
+        for (file, expected) in [
+            ("memory.limit_in_bytes", Some(&hybrid[0])),
+            ("cpu.cfs_quota_us", Some(&hybrid[1])),
+            ("pids.max", Some(&hybrid[2])),
+            ("cgroup.events", Some(&hybrid[3])),
+            ("blkio.throttle.read_bps_device", None),
+        ] {
+            assert_eq!(groups.group_with(file), expected, "{file}");
+        }
+        let only = Path::new(ROOT).join("abbey-1/agent-a");
+        let groups = ControlGroups::from_paths(vec![only.clone()]);
+        for file in ["memory.max", "pids.max", "cgroup.events"] {
+            assert_eq!(groups.group_with(file), Some(&only), "{file}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_back_as_set_and_an_empty_group_is_known_to_be_empty() {
+        let house = format!("abbey-test-{}", std::process::id());
+        if !rustix::process::geteuid().is_root() || ControlGroups::why_unusable(&house).is_some() {
+            return;
+        }
+        let limits = Limits {
+            memory: Bytes(64 << 20),
+            cpu_milli: 500,
+            processes: 20,
+            io: None,
+        };
+        let groups = ControlGroups::create(&house, "agent-a", &limits).unwrap();
+        assert_eq!(groups.read_limits(), Some(limits));
+        assert_ne!(groups.are_empty(), Some(false));
+        let launch = |seconds: &str| abbey_launch::LaunchSpec {
+            program: abbey_launch::Executable::Path(c"/bin/sleep".to_owned(), None),
+            argv: vec![
+                c"sleep".to_owned(),
+                std::ffi::CString::new(seconds).unwrap(),
+            ],
+            env: Vec::new(),
+            cwd: c"/".to_owned(),
+            user: None,
+            groups: groups.open_for_launch().unwrap(),
+            rlimits: Vec::new(),
+            fds: Vec::new(),
+            new_session: true,
+            terminal: false,
+            dies_with_parent: true,
+            new_privileges: false,
+        };
+        let child = abbey_launch::spawn(&launch("60")).unwrap();
+        assert_ne!(groups.are_empty(), Some(true));
+        assert_eq!(groups.processes(), [child.pid]);
+        groups.kill_all(Duration::from_secs(10)).unwrap();
+        rustix::process::waitpid(
+            rustix::process::Pid::from_raw(child.pid),
+            rustix::process::WaitOptions::empty(),
+        )
+        .unwrap();
+        assert_ne!(groups.are_empty(), Some(false));
+        groups.remove().unwrap();
+        assert!(groups.paths().iter().all(|dir| !dir.exists()));
+        ControlGroups::remove_house(&house);
     }
 }

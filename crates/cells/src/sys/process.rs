@@ -1,5 +1,6 @@
 //! Processes that cannot be mistaken for others with the same number (hazards 9 to 11).
 
+use abbey_launch::read_kernel_file;
 use abbey_model::ProcessIdentity;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,7 +20,7 @@ pub fn boot_id() -> &'static str {
 
 /// Parent of a process; none for the first one of the host, and when it is gone.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_kernel_file(format!("/proc/{pid}/stat")).ok()?;
     // Field 4 of the line, the second after the name.
     let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
     parent.parse().ok().filter(|pid| *pid != 0)
@@ -27,7 +28,7 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
 
 /// Start time of a process in clock ticks since boot; none when it is gone or a zombie.
 fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_kernel_file(format!("/proc/{pid}/stat")).ok()?;
     // The name stands in brackets and may hold anything, so count from the last bracket.
     let after = stat.rsplit_once(')')?.1;
     let mut fields = after.split_whitespace();
@@ -151,7 +152,7 @@ pub(crate) fn signal_until_stopped(all: impl Fn() -> Vec<i32>, on: bool, until: 
 
 /// Whether a process is stopped; none when it is gone.
 fn is_stopped(pid: i32) -> Option<bool> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_kernel_file(format!("/proc/{pid}/stat")).ok()?;
     match stat.rsplit_once(')')?.1.split_whitespace().next()? {
         "Z" | "X" => None,
         state => Some(state == "T"),
