@@ -125,6 +125,38 @@ fn memory(house: &House, cell: &CellName) -> (u64, u64) {
     (pss.unwrap_or(0), private_kib(pid))
 }
 
+/// Pages of the template's file itself that one machine alone maps, KiB.
+fn mapped_template_kib(house: &House, cell: &CellName) -> u64 {
+    let init = house.record(cell)["child"]["pid"].as_i64().unwrap_or(0);
+    let below =
+        std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
+    let pid = below.split_whitespace().next().unwrap_or("0");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let mut of_template = text
+        .lines()
+        .skip_while(|l| !l.contains("abbey-template-memory"));
+    let mut field = |name: &str| -> u64 {
+        let value = of_template.find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        value.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
+    };
+    // In this order in the file; what it wrote to is anonymous.
+    let private = field("Private_Clean:") + field("Private_Dirty:");
+    private.saturating_sub(field("Anonymous:"))
+}
+
+/// Memory that the file of a template takes, KiB, whether or not a machine maps it.
+fn template_kib(house: &House, template: &CellName) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let shim = house.record(template)["shim"]["pid"].as_i64().unwrap_or(0);
+    let fds = std::fs::read_dir(format!("/proc/{shim}/fd"));
+    let memory = fds.into_iter().flatten().flatten().find(|fd| {
+        std::fs::read_link(fd.path())
+            .is_ok_and(|to| to.to_string_lossy().contains("abbey-template-memory"))
+    });
+    let meta = memory.and_then(|fd| std::fs::metadata(fd.path()).ok());
+    meta.map_or(0, |m| m.blocks() / 2)
+}
+
 pub(crate) fn machines(house: &House, abbey: &Path) {
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base");
     let brought = Command::new(abbey)
@@ -148,6 +180,7 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
     };
     let (mut cold, mut restored, mut warm) = (Vec::new(), Vec::new(), Vec::new());
     let mut sizes = [(0, 0); 2];
+    let mut waiting = 0;
     for n in 0..ROUNDS {
         let cells = [named(1 + 3 * n), named(2 + 3 * n), named(3 + 3 * n)];
         let uids: Vec<u32> = cells
@@ -157,6 +190,9 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
             .collect();
         house.call(start(spec(&cells[2], uids[2], from(true), true)));
         ready(house, &cells[2]);
+        // Alone it has all of the template's pages that it maps; those are counted once, with the file.
+        let (_, own) = memory(house, &cells[2]);
+        waiting = own.saturating_sub(mapped_template_kib(house, &cells[2]));
         cold.push(until_output(
             house,
             start(spec(&cells[0], uids[0], BootOrigin::Cold, false)),
@@ -178,6 +214,7 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
             house.call(HostdOperation::Sweep { cell });
         }
     }
+    let file = template_kib(house, &template);
     house.call(HostdOperation::Sweep {
         cell: template.clone(),
     });
@@ -212,5 +249,14 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
         "memory from a template / booted",
         share(sizes[1]) / share(sizes[0]),
         0.2,
+    );
+    // What a house pays: the template's file once, and what each of the two machines that wait has for itself.
+    let pool = file + 2 * waiting;
+    println!(
+        "| memory of a template's file / of a machine that waits, its own | {file} / {waiting} KiB | |"
+    );
+    println!(
+        "| memory of a template and two machines that wait / two booted | {:.3}× | |",
+        pool as f64 / (2.0 * sizes[0].1 as f64)
     );
 }

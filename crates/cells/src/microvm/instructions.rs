@@ -93,7 +93,8 @@ pub(crate) fn write_waiting_instructions(
     boot: u64,
 ) -> Result<()> {
     let path = config_path(spec);
-    let bytes = padded(&path, &microvm_instructions(spec, microvm, boot)?)?;
+    // The rest of the drive was filled when it was made.
+    let bytes = line(&path, &microvm_instructions(spec, microvm, boot)?)?;
     fs::OpenOptions::new()
         .write(true)
         .open(&path)
@@ -101,7 +102,8 @@ pub(crate) fn write_waiting_instructions(
         .map_err(Error::file("write", path))
 }
 
-fn padded(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
+/// Instructions as one line that fits on the drive.
+fn line(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(config).map_err(|e| Error::Record {
         path: path.to_owned(),
         why: e.to_string(),
@@ -112,7 +114,7 @@ fn padded(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
             why: "the instructions of the guest are longer than 1 MiB".to_owned(),
         });
     }
-    bytes.resize(CONFIG_SIZE, b'\n');
+    bytes.push(b'\n');
     Ok(bytes)
 }
 
@@ -125,10 +127,11 @@ pub(crate) fn write_config(
 ) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let _left_by_a_crash = fs::remove_file(path);
-    let bytes = match config {
-        Some(config) => padded(path, config)?,
-        None => vec![b'\n'; CONFIG_SIZE],
+    let mut bytes = match config {
+        Some(config) => line(path, config)?,
+        None => Vec::new(),
     };
+    bytes.resize(CONFIG_SIZE, b'\n');
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
