@@ -7,6 +7,7 @@ use crate::time::Time;
 use abbey_model::Presence;
 use abbey_model::words;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 words! {
     /// What the operator wants of a cell.
@@ -144,6 +145,8 @@ documents! {
         entry: Vec<String>,
         /// Text of the charter then.
         charter: String,
+        /// Names that its data had in services, by service, where the manifest named them.
+        data_names: BTreeMap<String, String>,
     }
     /// The files that make an agent who it is, in a layout that other tools know.
     BundleDoc {

@@ -1,65 +1,156 @@
-//! An edit of the manifest file by a command, which takes effect in the file only once the house has accepted it.
+//! An edit of the manifest file by a command. The file gets the new text just before the house does, and the text of before
+//! waits beside it until the house has accepted the edit. So a command that is interrupted leaves the file as the house is,
+//! or the next command puts the text of before back; and what a person writes into the file meanwhile stays.
 //!
-//! Meanwhile the edited text waits beside the file. If the command ends in between, the next one compares that text with
-//! the manifest in force: the house says whether the edit happened, and the file follows.
+//! Commands that edit one file do so one after another.
 
 use crate::exit::{self, Failure};
-use crate::output::print_message;
+use crate::follow::activity_of;
+use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_support::digest::sha256_hex;
-use abbey_support::file::{Sync, publish};
+use abbey_support::file::{self, Sync, publish};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// An edit that the house has not accepted yet.
-pub(crate) struct PendingEdit<'a> {
-    file: &'a Path,
-    text: &'a str,
-    staged: PathBuf,
+/// Longest wait for another command that edits the file, and for a house that may still be accepting an edit.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Time between two looks at either.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The right to edit a manifest file, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct ManifestLock {
+    _locked: Option<File>,
 }
 
-impl<'a> PendingEdit<'a> {
-    /// Writes the edited text beside the file.
+/// Waits until no other command edits the file.
+///
+/// # Errors
+/// Exit code 2 if the file cannot be read, and 124 if another command edits it all the time.
+pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> {
+    let until = Instant::now() + PATIENCE;
+    let mut progress = Progress::new();
+    loop {
+        match file::lock_current(path) {
+            Ok(None) if Instant::now() >= until => {
+                let text = format!("another command edits the manifest `{}`", path.display());
+                return Err(Failure::plain(text)
+                    .hint("repeat the command once that one has ended")
+                    .with_code(exit::TIMEOUT));
+            }
+            Ok(None) => {
+                progress.show("waiting for another command that edits the manifest");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(locked) => {
+                progress.end();
+                return Ok(ManifestLock { _locked: locked });
+            }
+            // Not every file system has locks.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                return Ok(ManifestLock { _locked: None });
+            }
+            Err(e) => {
+                let text = format!("cannot read the manifest `{}`: {e}", path.display());
+                return Err(Failure::plain(text).with_code(exit::USAGE));
+            }
+        }
+    }
+}
+
+/// An edit that is in the file, and that the house has not accepted yet.
+#[derive(Debug)]
+pub(crate) struct PendingEdit {
+    /// The file, behind every link.
+    target: PathBuf,
+    /// What it has now.
+    text: String,
+    before: Kept,
+    _lock: Option<File>,
+}
+
+/// The text that a file had before an edit, and where it is kept.
+#[derive(Debug)]
+struct Kept {
+    text: String,
+    path: PathBuf,
+}
+
+impl PendingEdit {
+    /// Writes `text` in the place of `before`, which waits beside it.
     ///
     /// # Errors
-    /// Exit code 1 if that is not possible; then neither would the edit be.
-    pub(crate) fn stage(file: &'a Path, text: &'a str) -> Result<PendingEdit<'a>, Failure> {
+    /// Exit code 4 if the file has another text than `before` by now, and 1 if it cannot be written.
+    pub(crate) fn begin(file: &Path, before: &str, text: &str) -> Result<PendingEdit, Failure> {
         let cannot = |e| cannot_write(file, &e);
-        let before = std::fs::read(file).map_err(cannot)?;
-        let name = format!("{}{}", prefix(file), &sha256_hex(before)[..16]);
-        let staged = file.with_file_name(name);
-        publish(&staged, text, mode_of(file), Sync::Content).map_err(cannot)?;
-        Ok(PendingEdit { file, text, staged })
+        // Through a symbolic link, not in its place.
+        let target = file.canonicalize().map_err(cannot)?;
+        if std::fs::read(&target).map_err(cannot)? != before.as_bytes() {
+            let text = format!("`{}` was edited meanwhile", file.display());
+            return Err(Failure::plain(text)
+                .hint("nothing was changed; repeat the command")
+                .with_code(exit::CONFLICT));
+        }
+        let kept = Kept {
+            text: before.to_owned(),
+            path: kept_at(&target, text.as_bytes()),
+        };
+        publish(&kept.path, before, mode_of(&target), Sync::Content).map_err(cannot)?;
+        let lock = file::replace(&target, text).map_err(|e| {
+            kept.drop();
+            cannot(e)
+        })?;
+        Ok(PendingEdit {
+            target,
+            text: text.to_owned(),
+            before: kept,
+            _lock: Some(lock),
+        })
     }
 
-    /// Puts the text in the place of the file's.
+    /// Ends the edit: the house has accepted it.
+    pub(crate) fn accepted(self) {
+        self.before.drop();
+    }
+
+    /// Puts the text of before back, since the house has not accepted the edit. Does nothing if somebody has edited the file
+    /// in between.
     ///
     /// # Errors
-    /// Exit code 1 if that is not possible; the text stays beside the file, and the next command tries again.
-    pub(crate) fn finish(self) -> Result<(), Failure> {
-        // Through a symbolic link, not in its place.
-        let target = self.file.canonicalize();
-        let target = target.as_deref().unwrap_or(self.file);
-        let written = publish(target, self.text, mode_of(self.file), Sync::Content);
-        written.map_err(|e| {
-            cannot_write(self.file, &e).hint(format!(
-                "the house has accepted the change; the text that is in force is in `{}`",
-                self.staged.display()
+    /// Exit code 1 if the file cannot be written; the text stays beside it.
+    pub(crate) fn refused(self) -> Result<(), Failure> {
+        put_back(&self.target, self.text.as_bytes(), self.before)
+    }
+}
+
+impl Kept {
+    /// Removes the file.
+    fn drop(&self) {
+        let _compared_by_the_next_command = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Writes the kept text if the file still has the text of the edit.
+fn put_back(target: &Path, edited: &[u8], before: Kept) -> Result<(), Failure> {
+    let cannot = |e| cannot_write(target, &e);
+    if std::fs::read(target).map_err(cannot)? == edited {
+        file::replace(target, &before.text).map_err(|e| {
+            cannot(e).hint(format!(
+                "the house has not accepted the change; the text of before is in `{}`",
+                before.path.display()
             ))
         })?;
-        self.discard();
-        Ok(())
     }
-
-    /// Leaves the file as it is.
-    pub(crate) fn discard(self) {
-        let _compared_by_the_next_command = std::fs::remove_file(&self.staged);
-    }
+    before.drop();
+    Ok(())
 }
 
-/// Finishes edits of the manifest file whose command ended before it knew that the house accepted them, and drops those
-/// that the house did not accept. Returns whether the file has another text now.
+/// Ends edits of the manifest file whose command ended before it knew whether the house accepted them. Returns whether the
+/// file has another text now.
 ///
 /// # Errors
 /// If the house does not answer, or the file cannot be written.
@@ -67,42 +158,28 @@ pub(crate) async fn finish_interrupted_edits(
     client: &Client,
     file: &Path,
 ) -> Result<bool, Failure> {
-    let mut changed = false;
-    for staged in staged_edits(file) {
-        let (Ok(text), Ok(now)) = (std::fs::read_to_string(&staged), std::fs::read(file)) else {
-            continue;
-        };
-        let in_force = client.house().manifest().await?.manifest;
-        let edit = PendingEdit {
-            file,
-            text: &text,
-            staged: staged.clone(),
-        };
-        let unchanged = staged.ends_with(format!("{}{}", prefix(file), &sha256_hex(now)[..16]));
-        match text == in_force && unchanged {
-            true => {
-                edit.finish()?;
-                print_message(&format!(
-                    "an edit of `{}` was interrupted, and the house had accepted it: the file has it now",
-                    file.display()
-                ));
-                changed = true;
-            }
-            false => edit.discard(),
-        }
+    let Ok(target) = file.canonicalize() else {
+        return Ok(false);
+    };
+    let kept = kept_edits(&target);
+    // While the lock is taken, the command that edits the file goes on.
+    if kept.is_empty() || !matches!(file::lock_current(&target), Ok(Some(_))) {
+        return Ok(false);
     }
-    Ok(changed)
+    finish_edits(client, &target, kept).await
 }
 
-/// Refuses to go on with a text that was read before an interrupted edit was finished.
+/// As [`finish_interrupted_edits`], for a command that has the lock of the file, and has read it.
 ///
 /// # Errors
-/// Exit code 4 if one was; see [`finish_interrupted_edits`].
+/// Exit code 4 if the file has another text now.
 pub(crate) async fn require_no_interrupted_edit(
     client: &Client,
     file: &Path,
 ) -> Result<(), Failure> {
-    match finish_interrupted_edits(client, file).await? {
+    let target = file.canonicalize().map_err(|e| cannot_write(file, &e))?;
+    let kept = kept_edits(&target);
+    match finish_edits(client, &target, kept).await? {
         false => Ok(()),
         true => Err(
             Failure::plain("the manifest file has changed; run the command again")
@@ -111,18 +188,59 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
-fn staged_edits(file: &Path) -> Vec<PathBuf> {
-    let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
-    let entries = std::fs::read_dir(dir.unwrap_or(Path::new("."))).into_iter();
-    let names = entries.flatten().flatten().map(|e| e.file_name());
-    let names = names.filter(|name| name.to_string_lossy().starts_with(&prefix(file)));
-    names.map(|name| file.with_file_name(name)).collect()
+async fn finish_edits(client: &Client, target: &Path, kept: Vec<PathBuf>) -> Result<bool, Failure> {
+    let mut changed = false;
+    for path in kept {
+        let (Ok(text), Ok(now)) = (std::fs::read_to_string(&path), std::fs::read(target)) else {
+            continue;
+        };
+        let before = Kept { text, path };
+        if before.path != kept_at(target, &now) || is_in_force(client, &now).await? {
+            before.drop();
+            continue;
+        }
+        put_back(target, &now, before)?;
+        print_message(&format!(
+            "an edit of `{}` was interrupted before the house accepted it: the file is as it was before",
+            target.display()
+        ));
+        changed = true;
+    }
+    Ok(changed)
 }
 
-/// Beginning of the names of edits of a file; the digest of the text that was edited follows.
-fn prefix(file: &Path) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    format!(".{name}.edit-")
+/// Whether the house has this manifest, once it has ended what it was asked for.
+async fn is_in_force(client: &Client, text: &[u8]) -> Result<bool, Failure> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let busy = activity_of(client).await.is_some();
+        if client.house().manifest().await?.manifest.as_bytes() == text {
+            return Ok(true);
+        }
+        if !busy || Instant::now() >= until {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Texts of before that wait beside the file.
+fn kept_edits(target: &Path) -> Vec<PathBuf> {
+    let entries = target.parent().map(std::fs::read_dir).into_iter();
+    let names = entries.flatten().flatten().flatten().map(|e| e.file_name());
+    let names = names.filter(|name| name.to_string_lossy().starts_with(&prefix(target)));
+    names.map(|name| target.with_file_name(name)).collect()
+}
+
+/// Where the text of before waits while the file has this text.
+fn kept_at(target: &Path, edited: &[u8]) -> PathBuf {
+    target.with_file_name(format!("{}{}", prefix(target), &sha256_hex(edited)[..16]))
+}
+
+/// Beginning of the names of texts of before; the digest of the edited text follows.
+fn prefix(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{name}.before-")
 }
 
 fn mode_of(file: &Path) -> u32 {

@@ -1,12 +1,12 @@
 //! The manifest file: reading it with the charters that it names, and editing it in place. An edit is first planned, then
-//! applied, then written.
+//! written, then applied.
 
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg;
-use crate::manifest_edit::{PendingEdit, require_no_interrupted_edit};
+use crate::manifest_edit::{ManifestLock, PendingEdit, lock_manifest, require_no_interrupted_edit};
 use crate::output::{self, Progress};
 use crate::plan_output::{print_plan, refusal};
 use crate::readiness::PROGRESS_WITHIN;
@@ -136,11 +136,13 @@ pub(crate) fn allow_root_files(
         .map_err(|e| Failure::plain(e.to_string()))
 }
 
-/// Reads the manifest file and returns the text that `change` makes from it; the file is not written.
-pub(crate) fn edit_manifest(
+/// Reads the manifest file, once no other command edits it, and returns the edit that `change` makes of its text; the file
+/// is not written.
+pub(crate) async fn edit_manifest(
     file: &Path,
     change: impl FnOnce(&str) -> Result<String, Failure>,
-) -> Result<String, Failure> {
+) -> Result<ManifestEdit, Failure> {
+    let lock = lock_manifest(file).await?;
     let text = std::fs::read_to_string(file).map_err(|e| {
         Failure::plain(format!(
             "cannot read the manifest `{}`: {e}",
@@ -152,59 +154,58 @@ pub(crate) fn edit_manifest(
     abbey_daemon::check_manifest(&text)?;
     let edited = change(&text)?;
     // Edits write the line ends of Unix; a file of Windows keeps its own.
-    Ok(match text.contains("\r\n") {
+    let edited = match text.contains("\r\n") {
         true => edited.replace("\r\n", "\n").replace('\n', "\r\n"),
         false => edited,
+    };
+    Ok(ManifestEdit {
+        before: text,
+        text: edited,
+        renamed: BTreeMap::new(),
+        first_files: BTreeMap::new(),
+        lock,
     })
 }
 
-/// Edited text of a manifest.
+/// Edited text of a manifest, which no other command edits meanwhile.
 pub(crate) struct ManifestEdit {
-    text: String,
+    before: String,
+    /// The edited text.
+    pub(crate) text: String,
     renamed: BTreeMap<String, String>,
     first_files: BTreeMap<String, String>,
-}
-
-impl From<String> for ManifestEdit {
-    fn from(text: String) -> ManifestEdit {
-        ManifestEdit {
-            text,
-            renamed: BTreeMap::new(),
-            first_files: BTreeMap::new(),
-        }
-    }
+    lock: ManifestLock,
 }
 
 impl ManifestEdit {
-    /// An edit that adds `agent`, whose first files come from elsewhere.
-    pub(crate) fn filling(text: String, agent: &Slug, files: &FirstFiles) -> ManifestEdit {
+    /// The edit, which adds `agent`, whose first files come from elsewhere.
+    pub(crate) fn filling(self, agent: &Slug, files: &FirstFiles) -> ManifestEdit {
         ManifestEdit {
             first_files: BTreeMap::from([(agent.to_string(), files.to_string())]),
-            ..ManifestEdit::from(text)
+            ..self
         }
     }
 
-    /// An edit that gives an agent another name.
-    pub(crate) fn renaming(text: String, old: &Slug, new: &Slug) -> ManifestEdit {
+    /// The edit, which gives an agent another name.
+    pub(crate) fn renaming(self, old: &Slug, new: &Slug) -> ManifestEdit {
         ManifestEdit {
             renamed: BTreeMap::from([(old.to_string(), new.to_string())]),
-            ..ManifestEdit::from(text)
+            ..self
         }
     }
 }
 
-/// Plans the edited text of a manifest, applies it to the house, writes it to `file`, and calls `show` with the
-/// outcome. If the plan has fatal notes, nothing is written, and the exit code is 4; so it is if the plan removes something
-/// and nobody consents to it.
+/// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the outcome. If
+/// the plan has fatal notes, nothing is written, and the exit code is 4; so it is if the plan removes something and nobody
+/// consents to it, and if the file was edited meanwhile.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
-    edited: impl Into<ManifestEdit>,
+    edited: ManifestEdit,
     reason: Option<String>,
     consent: Consent,
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
-    let edited = edited.into();
     abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
     let client = operator_client(home)?;
     let patient = client.clone().timeout(UNLIMITED);
@@ -225,26 +226,33 @@ pub(crate) async fn apply_edit(
         return Err(refusal);
     }
     body.consent = consent.obtain(&planned)?;
-    let edit = PendingEdit::stage(file, &body.manifest)?;
+    // A file that is as the house is to be needs no edit.
+    let edit = match edited.before == body.manifest {
+        true => None,
+        false => Some(PendingEdit::begin(file, &edited.before, &body.manifest)?),
+    };
+    drop(edited.lock);
     let seen = Some(IfMatch(current.generation));
     let applying = house.apply(&body, seen);
     let applied = follow(applying, &activity, PROGRESS_WITHIN, &mut progress).await;
     progress.end();
-    let doc = match applied? {
-        Ok(doc) => doc,
-        Err(refused @ Error::Refused(_)) => {
+    let doc = match (applied?, edit) {
+        (Ok(doc), edit) => {
+            edit.into_iter().for_each(PendingEdit::accepted);
+            doc
+        }
+        (Err(refused @ Error::Refused(_)), Some(edit)) => {
             // Also a plan that is in force can fail in part.
             match client.house().manifest().await {
-                Ok(now) if now.manifest == body.manifest => edit.finish()?,
-                Ok(_) => edit.discard(),
+                Ok(now) if now.manifest == body.manifest => edit.accepted(),
+                Ok(_) => edit.refused()?,
                 Err(_) => {}
             }
             return Err(refused.into());
         }
         // Whether the house accepted it is found out by the next command.
-        Err(lost) => return Err(lost.into()),
+        (Err(failed), _) => return Err(failed.into()),
     };
-    edit.finish()?;
     manifest_arg::remember(home, file);
     show(&doc);
     Ok(exit::OK)

@@ -57,6 +57,30 @@ struct KeptData {
     name: String,
 }
 
+/// Manifest text in which a service names the data of an agent, as it did before the agent was removed. The text stays as
+/// it is if there is no such service any more, or if it names that agent's data.
+///
+/// # Errors
+/// When the text is not a manifest, or the service is written in a style that cannot be edited.
+pub fn restore_data_name(
+    text: &str,
+    service: &Slug,
+    agent: &Slug,
+    name: &str,
+) -> Result<String, Vec<Mistake>> {
+    let house = crate::parse(text)?;
+    match house.services.get(service) {
+        Some(known) if !known.names.contains_key(agent) => {
+            let kept = KeptData {
+                service: service.clone(),
+                name: name.to_owned(),
+            };
+            keep_data_name(text, &kept, agent)
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// The data of an agent in services that name it by the agent's name.
 fn kept_data(
     house: &House,
@@ -79,7 +103,7 @@ fn keep_data_name(text: &str, kept: &KeptData, agent: &Slug) -> Result<String, V
     let KeptData { service, name } = kept;
     let by_hand = |place: Place, why: &str| {
         vec![place.mistake(format!(
-            "{why}; write `names: {{ {agent}: {name} }}` for service `{service}` by hand, and rename the agent again"
+            "{why}; write `names: {{ {agent}: {name} }}` for service `{service}` by hand, and repeat the command"
         ))]
     };
     let Some(entry) = services.iter().find(|e| e.key == service.as_str()) else {

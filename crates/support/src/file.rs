@@ -1,8 +1,8 @@
 //! Atomic file publication: a reader sees the old content or the new content, never a part of it, also after a crash.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 /// What of a publication must survive a power failure.
@@ -45,6 +45,49 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
     match sync {
         Sync::Entry => sync_directory_of(path),
         Sync::None | Sync::Content => Ok(()),
+    }
+}
+
+/// Replaces the file at `path` by one with these bytes, and with the mode and, where that is allowed, the owner of the old
+/// one. The new file is locked by the returned handle before anybody can open it; see [`lock_current`]. The content survives
+/// a power failure. On failure the old file stays.
+///
+/// # Errors
+/// The first step that failed, but not that of giving it to the owner of the old one.
+pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
+    let old = fs::metadata(path)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".")
+        .suffix(".new")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory_of(path))?;
+    temporary.write_all(bytes.as_ref())?;
+    let file = temporary.as_file();
+    let _only_root_gives_files_away = fchown(file, Some(old.uid()), Some(old.gid()));
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+    file.lock()?;
+    file.sync_all()?;
+    temporary.persist(path).map_err(|e| e.error)
+}
+
+/// Opens the file at `path` and locks it for one process at a time among those that use this function, if none has it.
+/// `None` if another one has. The lock ends with the handle.
+///
+/// # Errors
+/// If the file cannot be opened or locked.
+pub fn lock_current(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = File::open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // It may have been replaced between the two.
+        let (mine, now) = (file.metadata()?, fs::metadata(path)?);
+        if (mine.dev(), mine.ino()) == (now.dev(), now.ino()) {
+            return Ok(Some(file));
+        }
     }
 }
 
@@ -104,6 +147,23 @@ mod tests {
             assert_eq!(kept & 0o7777, mode);
         }
         assert_eq!(names(dir.path()), ["state.json"]);
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode_and_is_locked_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("abbey.yaml");
+        publish(&path, "old", 0o640, Sync::None).unwrap();
+        let before = lock_current(&path).unwrap();
+        assert!(before.is_some() && lock_current(&path).unwrap().is_none());
+        let after = replace(&path, "new").unwrap();
+        drop(before);
+        assert!(lock_current(&path).unwrap().is_none());
+        drop(after);
+        assert!(lock_current(&path).unwrap().is_some());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(names(dir.path()), ["abbey.yaml"]);
     }
 
     #[test]

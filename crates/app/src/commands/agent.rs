@@ -9,8 +9,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
-    print_applied_plan,
+    agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
 use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};
@@ -129,7 +128,8 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         };
         text.and_then(|text| set(text, "model", args.model.as_deref()))
             .map_err(|m| manifest_failure(&m))
-    })?;
+    })
+    .await?;
     let edit = match &saved {
         Some(saved) => {
             let path = file.with_file_name(format!("{name}.md"));
@@ -142,11 +142,11 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
                 .hint("move it to another place, or choose another name for the agent")
                 .with_code(exit::CONFLICT));
             }
-            write_charter(&file, &edited, &name, &saved.charter)?;
+            write_charter(&file, &edited.text, &name, &saved.charter)?;
             let files = FirstFiles::Template(saved.name.clone());
-            ManifestEdit::filling(edited, &name, &files)
+            edited.filling(&name, &files)
         }
-        None => edited.into(),
+        None => edited,
     };
     let show = print_applied_plan(json);
     let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
@@ -168,7 +168,8 @@ async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
             above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),
         };
         edited.map_err(|m| agent_edit_failure(text, &name, &m))
-    })?;
+    })
+    .await?;
     let show = print_applied_plan(json);
     apply_edit(home, &file, edited, None, Consent::Ask, show).await
 }

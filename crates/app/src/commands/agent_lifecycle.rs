@@ -100,7 +100,8 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
             true => manifest::remove_key(&text, &new, "budget").map_err(|m| manifest_failure(&m)),
             false => Ok(text),
         }
-    })?;
+    })
+    .await?;
     let show = print_applied_plan(json);
     let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
     if code != exit::OK {
@@ -123,14 +124,19 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
 pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outcome {
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&file, |text| {
-        manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
-    })?;
     let client = operator_client(home)?;
+    let edit = async || {
+        let remove = |text: &str| {
+            manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
+        };
+        edit_manifest(&file, remove).await
+    };
+    // What is refused is so at once. While its task goes on, others may edit the file.
+    drop(edit().await?);
     // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
     let consent = Consent::To(format!("agent:{name}"));
     let show = print_applied_plan(json);
-    let apply = apply_edit(home, &file, edited, None, consent, show);
+    let apply = async { apply_edit(home, &file, edit().await?, None, consent, show).await };
     let code = after_its_task(&client, &name, &args.drain, apply).await?;
     if code != exit::OK {
         return Ok(code);
@@ -174,13 +180,17 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
 pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs) -> Outcome {
     let file = args.manifest.path(home);
     let (old, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
-    let edited = edit_manifest(&file, |text| {
-        manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
-    })?;
     let client = operator_client(home)?;
-    let edit = ManifestEdit::renaming(edited, &old, &new);
+    let edit = async || {
+        let rename = |text: &str| {
+            manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
+        };
+        let edited = edit_manifest(&file, rename).await?;
+        Ok::<ManifestEdit, Failure>(edited.renaming(&old, &new))
+    };
+    drop(edit().await?);
     let show = print_applied_plan(json);
-    let apply = apply_edit(home, &file, edit, None, Consent::Ask, show);
+    let apply = async { apply_edit(home, &file, edit().await?, None, Consent::Ask, show).await };
     let code = after_its_task(&client, &old, &args.drain, apply).await?;
     if code != exit::OK {
         return Ok(code);
@@ -243,10 +253,19 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         .with_code(exit::CONFLICT));
     }
     let edited = edit_manifest(&file, |text| {
-        manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))
-    })?;
-    write_charter(&file, &edited, &name, &entry.charter)?;
-    abbey_daemon::check_manifest(&edited)?;
+        let mut text =
+            manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))?;
+        // `agent rm` took them out, and without them services would give it new data.
+        for (service, data) in &entry.data_names {
+            let service = parse_slug(service)?;
+            text = manifest::restore_data_name(&text, &service, &name, data)
+                .map_err(|m| manifest_failure(&m))?;
+        }
+        Ok(text)
+    })
+    .await?;
+    write_charter(&file, &edited.text, &name, &entry.charter)?;
+    abbey_daemon::check_manifest(&edited.text)?;
     let newest = client
         .agents()
         .leftovers(name.as_str())
@@ -258,7 +277,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
             .hint(format!("`abbey agent new {name}` makes a new agent"))
             .with_code(exit::NOT_FOUND)
     })?;
-    let edit = ManifestEdit::filling(edited, &name, &FirstFiles::Archive(stamp.clone()));
+    let edit = edited.filling(&name, &FirstFiles::Archive(stamp.clone()));
     let show = print_applied_plan(json);
     let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
     if code != exit::OK {

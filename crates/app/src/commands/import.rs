@@ -47,8 +47,9 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
     let file = args.manifest.path(home);
-    let text = edit_manifest(&file, |text| Ok(text.to_owned()))?;
-    let house = manifest::parse(&text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
+    let mut edit = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let house =
+        manifest::parse(&edit.text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
     let taken = house.agents.keys().chain(house.services.keys());
     let here = TargetHouse {
         taken: taken.cloned().collect(),
@@ -63,7 +64,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     }
     let mut import =
         read_installation(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
-    let mut edited = text;
+    let mut edited = edit.text.clone();
     for agent in &import.agents {
         edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
             .map_err(|m| manifest_failure(&m))?;
@@ -98,7 +99,8 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     if !json && !planned.notes.iter().any(is_fatal) {
         print_plan(&planned);
     }
-    let code = apply_edit(home, &file, edited, None, Consent::Ask, |_| {}).await?;
+    edit.text = edited;
+    let code = apply_edit(home, &file, edit, None, Consent::Ask, |_| {}).await?;
     if code != exit::OK {
         return Ok(code);
     }

@@ -115,7 +115,8 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             let edited = edit_manifest(&file, |text| {
                 manifest::add_schedule(text, &agent, &name, &does)
                     .map_err(|m| agent_edit_failure(text, &agent, &m))
-            })?;
+            })
+            .await?;
             apply_edit(
                 home,
                 &file,
@@ -132,7 +133,8 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             let edited = edit_manifest(&file, |text| {
                 manifest::remove_schedule(text, &agent, &name)
                     .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
-            })?;
+            })
+            .await?;
             apply_edit(
                 home,
                 &file,

@@ -20,7 +20,7 @@ pub(crate) fn restored(archive: &str, more: &str) -> (House, String) {
 fn up_and_down(house: &House, mut then: impl FnMut()) {
     let manifest = house.home().join("manifest/abbey.yaml");
     for _ in 0..2 {
-        house.expect(0, args!("up -f {}", manifest.display().to_string()));
+        house.expect(0, args!("up --yes -f {}", manifest.display().to_string()));
         then();
         house.expect(0, "down");
     }
@@ -184,7 +184,7 @@ fn data_of_services_comes_along_on_request() {
     house.expect(0, "down");
     let (again, _) = restored(&archive, "");
     let manifest = again.home().join("manifest/abbey.yaml");
-    again.expect(0, args!("up -f {}", manifest.display().to_string()));
+    again.expect(0, args!("up --yes -f {}", manifest.display().to_string()));
     counted(&again, "2");
 }
 

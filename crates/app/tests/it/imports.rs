@@ -229,24 +229,21 @@ fn a_bundle_carries_no_authority() {
         .filter(|f| f["kind"] == "needs approval")
         .map(|f| f["place"].as_str().unwrap())
         .collect();
-    let expected = [
-        "delegates_to",
-        "files",
-        "cell",
-        "budget",
-        "schedules",
-        "egress",
-    ];
+    let expected = ["delegates_to", "files", "cell", "schedules", "egress"];
     assert_eq!(withheld, expected.map(|key| format!("agent.yaml: {key}")));
     let shown = house.expect(0, args!("import bundle {}", from));
     assert!(shown.contains("private home and workspace"), "{shown}");
     house.wait_until_up("guest");
     let written = manifest(&house);
     let (_, guest) = written.split_once("  guest:\n").unwrap();
-    assert_eq!(guest, "    name: Guest\n    charter: charters/guest.md\n");
+    // A budget only restricts.
+    assert_eq!(
+        guest,
+        "    name: Guest\n    charter: charters/guest.md\n    budget: { tokens_per_day: 1000000 }\n"
+    );
     assert_eq!(house.expect(0, "exec guest -- cat SOUL.md"), "# Guest\n");
     // What the operator allows comes along.
-    let import = args!("import bundle {} --as other --allow egress,budget", from);
+    let import = args!("import bundle {} --as other --allow egress", from);
     house.expect(0, import);
     let written = manifest(&house);
     let (_, other) = written.split_once("  other:\n").unwrap();

@@ -44,3 +44,58 @@ fn a_refused_up_leaves_a_house_down_that_was_down() {
     house.expect_refusal(4, "up");
     house.expect(0, "ps");
 }
+
+/// Whenever a verb is interrupted, the manifest is as the house is, or is put right by the next command; and what a person
+/// writes in between stays.
+#[test]
+fn an_interrupted_edit_loses_neither_itself_nor_an_edit_by_hand() {
+    let house = up(TWO);
+    let file = house.path("abbey.yaml");
+    for round in 0..12 {
+        let name = format!("n{round}");
+        let mut command = house.command(format!("agent new {name} --template worker").as_str());
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut interrupted = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(15 + 30 * round));
+        interrupted.kill().unwrap();
+        interrupted.wait().unwrap();
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        text.push_str(&format!(
+            "  hand{round}: {{ template: worker, cell: process }}\n"
+        ));
+        std::fs::write(&file, &text).unwrap();
+        // Nothing is to be removed, so no consent is needed.
+        house.expect(0, "up --no-wait");
+        let now = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(now, text, "round {round}");
+        let names = house.json(0, "ps")["agents"].to_string();
+        assert!(names.contains(&format!("\"hand{round}\"")), "round {round}");
+        assert_eq!(
+            text.contains(&format!("  {name}:")),
+            names.contains(&format!("\"{name}\"")),
+            "round {round}"
+        );
+    }
+    let left = std::fs::read_dir(file.parent().unwrap()).unwrap().flatten();
+    let left = left.filter(|e| e.file_name().to_string_lossy().contains(".before-"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn commands_that_edit_one_manifest_wait_for_each_other() {
+    let house = up(TWO);
+    let verbs: Vec<_> = (0..6)
+        .map(|n| {
+            let mut command = house.command(format!("agent new p{n} --template worker").as_str());
+            command.stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut verb in verbs {
+        assert!(verb.wait().unwrap().success());
+    }
+    let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    for n in 0..6 {
+        assert!(text.contains(&format!("  p{n}:")), "{text}");
+    }
+    assert!(house.expect(0, "plan").contains("nothing to change"));
+}

@@ -29,8 +29,13 @@ fn a_restored_house_uses_nothing_of_its_host_before_somebody_agrees() {
     let told = second.expect_refusal(4, up.as_str());
     assert!(told.contains(&reads) && told.contains("--yes"), "{told}");
     // No other way leads around it, and nothing runs.
-    let told = second.expect_refusal(4, "serve");
-    assert!(told.contains(&reads), "{told}");
+    let home = second.home().display().to_string();
+    let served = second.run(args!("role serve --home {}", home));
+    let told = String::from_utf8_lossy(&served.stderr).into_owned();
+    assert!(
+        !served.status.success() && told.contains("nobody has agreed"),
+        "{told}"
+    );
     second.expect_refusal(6, "ps");
     second.expect(0, format!("{up} --yes").as_str());
     second.expect(0, "down");

@@ -15,6 +15,7 @@ use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -71,7 +72,21 @@ async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Entry
         present,
         entry,
         charter,
+        data_names: named_data(&manifest, &slug),
     }))
+}
+
+/// Names that a manifest gives the data of an agent, by service.
+fn named_data(manifest: &str, agent: &Slug) -> BTreeMap<String, String> {
+    let Ok((house, _)) = abbey_plan::parse_stored(manifest) else {
+        return BTreeMap::new();
+    };
+    let services = house.services.values();
+    let named = services.filter_map(|s| {
+        let name = s.names.get(agent)?;
+        Some((s.slug.to_string(), name.to_string()))
+    });
+    named.collect()
 }
 
 /// Whether a path below the workspace goes along.
