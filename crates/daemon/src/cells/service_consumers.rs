@@ -81,6 +81,12 @@ async fn provision_all_services(
     let Some(current) = cells.core.plan.current() else {
         return (true, IDLE);
     };
+    // At once: an agent that comes back soon is not taken for one that has its access.
+    known.opened.retain(|(service, agent), _| {
+        let agent = current.house.agents.get(agent);
+        agent.is_some_and(|a| a.uses.contains(service))
+    });
+    publish_status(cells, known);
     let (mut settled, mut next) = (true, IDLE);
     for service in current.house.services.values() {
         if !service.kind.has_consumers() {
@@ -102,9 +108,13 @@ async fn provision_all_services(
             }
         }
     }
+    publish_status(cells, known);
+    (settled, next)
+}
+
+fn publish_status(cells: &CellsState, known: &ConsumerProgress) {
     let opened = known.opened.keys().cloned().collect();
     cells.set_consumer_status((known.last_problems.clone(), opened));
-    (settled, next)
 }
 
 /// Whether the error only says that the service's cell is not running yet.
@@ -126,7 +136,6 @@ async fn provision_service(
         .map(|a| &a.slug)
         .collect();
     for agent in current.house.agents.keys().filter(|a| !users.contains(a)) {
-        known.opened.remove(&(service.slug.clone(), agent.clone()));
         if service_credential_file(cells, agent, &service.slug).exists() {
             write_service_credential(cells, agent, &service.slug, "", "").await?;
         }

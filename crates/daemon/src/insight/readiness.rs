@@ -293,7 +293,10 @@ fn judge_running(
     let because = |why: &str| Some(why.to_owned());
     let CellName::Service(slug) = &judged.cell else {
         return match judged.presence {
-            Presence::Ready => (State::Reached, None),
+            Presence::Ready => match missing_access(work, current, judged.cell.slug()) {
+                None => (State::Reached, None),
+                why => (State::Changing, why),
+            },
             Presence::IngressOnly => (State::Failed, because("its worker sends no heartbeat")),
             _ => (State::Changing, because("its port does not answer")),
         };
@@ -333,6 +336,23 @@ fn judge_running(
             }
         }
     }
+}
+
+/// Which services have not given an agent the access that it is to have, and why; none if all have.
+fn missing_access(work: &WorkState, current: &PlanInForce, agent: &Slug) -> Option<String> {
+    let (trouble, opened) = work.cells.consumer_status();
+    let used = current.house.agents.get(agent)?.uses.iter();
+    let used = used.filter_map(|s| current.house.services.get(s));
+    let mut missing = used
+        .filter(|s| s.kind.has_consumers() && s.at.is_none())
+        .filter(|s| !opened.contains(&(s.slug.clone(), agent.clone())));
+    let service = missing.next()?;
+    let why = trouble.get(&service.slug).map(|why| format!(": {why}"));
+    Some(format!(
+        "service `{}` has not given it access yet{}",
+        service.slug,
+        why.unwrap_or_default()
+    ))
 }
 
 fn describe_failures(current: &PlanInForce, judged: &Judged, seen: &Seen) -> String {
