@@ -12,7 +12,7 @@ const ONE: &str = "house: h\nagents:\n  a: { cell: process }\n";
 
 fn with_key(key: &str) -> String {
     format!(
-        "{ONE}providers:\n  p: {{ kind: openai, base_url: 'http://127.0.0.1:1/v1', key: '{key}' }}\n"
+        "{ONE}defaults: {{ model: p/m }}\nproviders:\n  p: {{ kind: openai, base_url: 'http://127.0.0.1:1/v1', key: '{key}' }}\n"
     )
 }
 
@@ -64,6 +64,19 @@ fn a_secret_is_stored_for_the_control_plane_alone_listed_by_name_and_removed() {
     house.expect_refusal(3, "secret rm field");
     let refused = house.expect(4, "plan");
     assert!(refused.contains("abbey secret set"), "{refused}");
+}
+
+#[test]
+fn a_provider_that_nobody_uses_holds_nobody_up() {
+    let house = crate::house();
+    house.manifest(&with_key("env:ABBEY_TEST_LATER").replace("defaults: { model: p/m }\n", ""));
+    let plan = house.expect(0, "plan");
+    assert!(plan.contains("env:ABBEY_TEST_LATER"), "{plan}");
+    house.expect(0, "up");
+    house.expect(0, "agent new b --template worker");
+    // Whoever is to use it needs it.
+    let refused = house.expect_refusal(4, "agent new c --template worker --model p/m");
+    assert!(refused.contains("env:ABBEY_TEST_LATER"), "{refused}");
 }
 
 /// A variable that is set only after the control plane started.

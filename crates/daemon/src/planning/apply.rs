@@ -21,7 +21,7 @@ use abbey_plan::{
     Plan, Registry, ResourceKind, ServiceKind, Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, NewGeneration};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Largest charter, bytes.
@@ -439,9 +439,16 @@ fn check_against_host(
     host: &abbey_plan::HostFacts,
 ) -> Vec<Note> {
     let mut notes = Vec::new();
+    let models = parsed.agents.values().filter_map(|a| a.model.as_ref());
+    let used: BTreeSet<String> = models.map(|m| format!("provider:{}", m.provider)).collect();
     let mut fatal = |subject: String, text: String| {
+        // What nobody uses holds nobody up.
+        let unused = subject.starts_with("provider:") && !used.contains(&subject);
         notes.push(Note {
-            severity: Severity::Fatal,
+            severity: match unused {
+                true => Severity::Warning,
+                false => Severity::Fatal,
+            },
             subject,
             text,
         })
