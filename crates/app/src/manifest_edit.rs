@@ -4,10 +4,12 @@
 //! the manifest in force: the house says whether the edit happened, and the file follows.
 
 use crate::exit::{self, Failure};
+use crate::manifest_file::MANIFEST_MAX;
 use crate::output::print_message;
 use abbey_api::client::Client;
 use abbey_support::digest::sha256_hex;
 use abbey_support::file::{Sync, publish};
+use abbey_support::input::{read_input, read_input_text};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,7 @@ impl<'a> PendingEdit<'a> {
     /// Exit code 1 if that is not possible; then neither would the edit be.
     pub(crate) fn stage(file: &'a Path, text: &'a str) -> Result<PendingEdit<'a>, Failure> {
         let cannot = |e| cannot_write(file, &e);
-        let before = std::fs::read(file).map_err(cannot)?;
+        let before = read_input(file, MANIFEST_MAX).map_err(|e| cannot(e.into()))?;
         let name = format!("{}{}", prefix(file), &sha256_hex(before)[..16]);
         let staged = file.with_file_name(name);
         publish(&staged, text, mode_of(file), Sync::Content).map_err(cannot)?;
@@ -69,7 +71,8 @@ pub(crate) async fn finish_interrupted_edits(
 ) -> Result<bool, Failure> {
     let mut changed = false;
     for staged in staged_edits(file) {
-        let (Ok(text), Ok(now)) = (std::fs::read_to_string(&staged), std::fs::read(file)) else {
+        let text = read_input_text(&staged, MANIFEST_MAX);
+        let (Ok(text), Ok(now)) = (text, read_input(file, MANIFEST_MAX)) else {
             continue;
         };
         let in_force = client.house().manifest().await?.manifest;
