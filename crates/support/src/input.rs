@@ -169,7 +169,7 @@ mod tests {
             read_input_text(&file, 9),
             Err(InputError::NotText)
         ));
-        let sparse = fs::File::create(&file).unwrap();
+        let sparse = File::create(&file).unwrap();
         sparse.set_len(1 << 40).unwrap();
         assert!(matches!(read_input(&file, 9), Err(InputError::TooLong(9))));
     }

@@ -341,9 +341,12 @@ fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let place = file.with_file_name(format!("{name}.conflicts"));
+    // What people wrote into the file is for whom the file is.
+    let mode = std::fs::metadata(file).map_or(0o600, |m| m.mode() & 0o666);
     let opened = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
+        .mode(mode)
         .open(&place);
     let mut out = opened.map_err(broken("open", &place))?;
     for c in &doc.conflicts {

@@ -333,6 +333,7 @@ fn files_that_cannot_be_read_to_an_end_are_refused() {
         args!("up -f {}", fifo),
         args!("skill check {}", skill),
         args!("backup verify {}", fifo),
+        args!("activity verify {}", fifo),
         args!("task import {}", fifo),
         args!("task sync {}", fifo),
         args!("secret set key --from-file {}", fifo),

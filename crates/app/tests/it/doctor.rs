@@ -125,7 +125,7 @@ fn doctor_reports_a_missing_model_with_the_available_ones() {
 /// the control plane does not do it.
 #[test]
 fn only_who_holds_the_lock_is_named_and_cells_end_without_the_control_plane() {
-    let house = crate::up(crate::TWO);
+    let house = up(TWO);
     let pid = house.control_plane_pid();
     let serve = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(serve, rustix::process::Signal::STOP).unwrap();
