@@ -2,6 +2,7 @@
 //! (S4-11, S4-26, S3-18).
 
 use crate::skill::{InvalidSkill, STOCK, Skill, load_skill, parse_skill};
+use abbey_support::input::{read_input, read_input_text};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -146,7 +147,7 @@ fn read_library_file(path: &Path) -> Result<Library, String> {
         }
         Ok(_) => {}
     }
-    let text = fs::read_to_string(path).map_err(told)?;
+    let text = read_input_text(path, LIST_MAX).map_err(|e| told(e.into()))?;
     serde_saphyr::from_str(&text).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
@@ -169,7 +170,7 @@ pub(crate) fn skill_digest(dir: &Path) -> Result<String, String> {
         }
         use std::os::unix::fs::PermissionsExt;
         let runs = meta.permissions().mode() & 0o111 != 0;
-        let content = Sha256::digest(fs::read(&full).map_err(told)?);
+        let content = Sha256::digest(read_input(&full, BYTES_MAX).map_err(|e| told(e.into()))?);
         all.update(path.as_os_str().as_encoded_bytes());
         all.update([0, u8::from(runs)]);
         all.update(content);

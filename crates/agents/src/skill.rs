@@ -4,10 +4,10 @@
 //! Source: Agent Skills specification (six front-matter keys: name, description, license,
 //! compatibility, metadata, allowed-tools).
 
+use abbey_support::input::read_input_text;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Largest `SKILL.md`, bytes.
@@ -297,13 +297,7 @@ pub fn load_skill(dir: &Path) -> Result<Skill, InvalidSkill> {
         name: name.clone(),
         mistakes: vec![format!("`{}`: {why}", path.display())],
     };
-    let size = fs::metadata(&path)
-        .map_err(|e| unreadable(e.to_string()))?
-        .len();
-    if size > TEXT_MAX {
-        return Err(unreadable(format!("larger than {TEXT_MAX} bytes")));
-    }
-    let text = fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
+    let text = read_input_text(&path, TEXT_MAX).map_err(|e| unreadable(e.to_string()))?;
     let mut skill = parse_skill(&name, &text, Some(dir))?;
     skill.hash = crate::library::skill_digest(dir).map_err(unreadable)?;
     Ok(skill)

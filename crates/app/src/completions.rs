@@ -3,6 +3,7 @@
 use crate::connect::{operator_client, resolve_home};
 use crate::help;
 use crate::manifest_arg;
+use crate::manifest_file::MANIFEST_MAX;
 use crate::text::escape;
 use abbey_api::client::{Client, Error};
 use abbey_api::{
@@ -10,6 +11,7 @@ use abbey_api::{
     TaskQuery,
 };
 use abbey_daemon::{Home, manifest};
+use abbey_support::input::read_input_text;
 use clap::Command;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
@@ -244,7 +246,7 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
 
 /// Names that the manifest declares.
 fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(manifest_arg::usual_path(home)).unwrap_or_default();
+    let text = read_input_text(&manifest_arg::usual_path(home), MANIFEST_MAX).unwrap_or_default();
     let Ok(house) = manifest::parse(&text) else {
         return Vec::new();
     };

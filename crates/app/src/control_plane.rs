@@ -7,7 +7,9 @@ use crate::output::Progress;
 use abbey_api::client::Client;
 use abbey_api::*;
 use abbey_cells::hostd::{listening_process, socket_owner};
+use abbey_cells::{Backend, ShimBackend};
 use abbey_daemon::{Home, STATE_FORMAT};
+use abbey_model::{CellName, Millis, Observed};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -22,6 +24,9 @@ pub(crate) const ANOTHER_BUILD: &str = "the house runs another build of abbey th
 
 /// Longest wait while another process starts or stops a control plane of this home.
 const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// Time for each cell to end by itself when the control plane does not stop it.
+const STOP_GRACE: Millis = Millis::from_secs(5);
 
 /// Longest wait until every agent, service and the control plane have stopped.
 pub(crate) const DOWN_WITHIN: Duration = Duration::from_secs(60);
@@ -207,16 +212,40 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
     }
 }
 
+/// Stops every cell of a house whose control plane does not do it. Returns how many there were.
+///
+/// # Errors
+/// If the cells cannot be listed, or some of them are left.
+pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usize, Failure> {
+    let backend = ShimBackend::new(home.root(), home.cgroup_name());
+    let failed = |e: abbey_cells::Error| Failure::plain(e.to_string());
+    let cells = backend.list().map_err(failed)?;
+    for cell in &cells {
+        // What does not answer is killed below.
+        let _does_not_answer = backend.stop(cell, STOP_GRACE);
+    }
+    let until = Instant::now() + STOP_GRACE.to_std() + Duration::from_secs(1);
+    let runs = |cell: &CellName| matches!(backend.observe(cell), Ok(Observed::Running { .. }));
+    while cells.iter().any(runs) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    for cell in &cells {
+        backend.sweep(cell).map_err(failed)?;
+    }
+    Ok(cells.len())
+}
+
 /// Shuts the house down and waits until its control plane has exited. Fails with exit code 124 once nothing has stopped for
 /// 60 seconds.
 pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), Failure> {
-    let house = client.house().show(&HouseQuery::default()).await?;
+    // The kernel's word for it, not that of the control plane.
+    let process = socket_owner(&home.operator_api_socket()).and_then(abbey_cells::identify);
     client.house().down().await?;
     let mut progress = Progress::new();
-    let pid = i32::try_from(house.pid).unwrap_or(0);
     let ended = async {
         // A zombie counts as ended.
-        while is_control_plane_up(home).await || abbey_cells::identify(pid).is_some() {
+        while is_control_plane_up(home).await || process.as_ref().is_some_and(abbey_cells::is_alive)
+        {
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         Ok(())
@@ -231,8 +260,12 @@ pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), 
             "the house is still stopping: {stalled}"
         ))
         .hint(format!(
-            "run `abbey down` again to wait for it; its log is {}, and if it never ends, `kill -9 {pid}` ends the control plane alone, and `abbey down` recovers and stops what it left",
-            home.serve_log_file().display()
+            "run `abbey down` again to wait for it; its log is {}{}",
+            home.serve_log_file().display(),
+            process.map_or_else(String::new, |process| format!(
+                ", and if it never ends, `kill -9 {}` ends the control plane alone, and `abbey down` recovers and stops what it left",
+                process.pid
+            ))
         ))
         .with_code(exit::TIMEOUT)),
     }

@@ -3,6 +3,7 @@
 
 use abbey_daemon::Home;
 use abbey_support::file::{Sync, publish};
+use abbey_support::input::read_input;
 use clap::Args;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -47,7 +48,7 @@ fn remembered(home: &Home) -> Option<PathBuf> {
     if !written.is_file() || written.uid() != mine {
         return None;
     }
-    let bytes = std::fs::read(&path).ok()?;
+    let bytes = read_input(&path, 64 << 10).ok()?;
     Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
 }
 

@@ -6,10 +6,12 @@
 
 use crate::exit::{self, Failure};
 use crate::follow::activity_of;
+use crate::manifest_file::MANIFEST_MAX;
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_support::digest::sha256_hex;
 use abbey_support::file::{self, Sync, publish};
+use abbey_support::input::{read_input, read_input_text};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -86,10 +88,10 @@ impl PendingEdit {
     /// # Errors
     /// Exit code 4 if the file has another text than `before` by now, and 1 if it cannot be written.
     pub(crate) fn begin(file: &Path, before: &str, text: &str) -> Result<PendingEdit, Failure> {
-        let cannot = |e| cannot_write(file, &e);
+        let cannot = |e: io::Error| cannot_write(file, &e);
         // Through a symbolic link, not in its place.
         let target = file.canonicalize().map_err(cannot)?;
-        if std::fs::read(&target).map_err(cannot)? != before.as_bytes() {
+        if read_input(&target, MANIFEST_MAX).map_err(|e| cannot(e.into()))? != before.as_bytes() {
             let text = format!("`{}` was edited meanwhile", file.display());
             return Err(Failure::plain(text)
                 .hint("nothing was changed; repeat the command")
@@ -136,8 +138,8 @@ impl Kept {
 
 /// Writes the kept text if the file still has the text of the edit.
 fn put_back(target: &Path, edited: &[u8], before: Kept) -> Result<(), Failure> {
-    let cannot = |e| cannot_write(target, &e);
-    if std::fs::read(target).map_err(cannot)? == edited {
+    let cannot = |e: io::Error| cannot_write(target, &e);
+    if read_input(target, MANIFEST_MAX).map_err(|e| cannot(e.into()))? == edited {
         file::replace(target, &before.text).map_err(|e| {
             cannot(e).hint(format!(
                 "the house has not accepted the change; the text of before is in `{}`",
@@ -191,7 +193,8 @@ pub(crate) async fn require_no_interrupted_edit(
 async fn finish_edits(client: &Client, target: &Path, kept: Vec<PathBuf>) -> Result<bool, Failure> {
     let mut changed = false;
     for path in kept {
-        let (Ok(text), Ok(now)) = (std::fs::read_to_string(&path), std::fs::read(target)) else {
+        let text = read_input_text(&path, MANIFEST_MAX);
+        let (Ok(text), Ok(now)) = (text, read_input(target, MANIFEST_MAX)) else {
             continue;
         };
         let before = Kept { text, path };

@@ -17,15 +17,20 @@ use abbey_cells::hostd::{NamedFiles, allow_named_files};
 use abbey_daemon::manifest::{CheckpointSink, Mistake};
 use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, SecretRef, Slug};
+use abbey_support::beneath::DirHandle;
+use abbey_support::input::{InputError, read_input_text, read_text_within};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Longest manifest, bytes.
+pub(crate) const MANIFEST_MAX: u64 = manifest::MANIFEST_MAX as u64;
 
 /// Reads a manifest file and the charter files that it names, as the body of a request to plan or apply it.
 ///
 /// # Errors
 /// Exit code 2 if a file cannot be read.
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| {
         Failure::plain(format!(
             "cannot read the manifest `{}`: {e}",
             file.display()
@@ -85,16 +90,28 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
 }
 
 /// Reads a file that a manifest names and whose text reaches a cell. It is in the manifest's directory: the manifest may
-/// be anybody's, and who applies it may read more than its author.
-fn read_beside(base: &Path, name: &str) -> std::io::Result<String> {
-    let path = base.join(name).canonicalize()?;
-    if !path.starts_with(base.canonicalize()?) {
-        return Err(std::io::Error::new(
+/// be anybody's, and who applies it may read more than its author. So what is opened is found in one step, which no link
+/// leads out of, and is a regular file.
+fn read_beside(base: &Path, name: &str) -> Result<String, InputError> {
+    let elsewhere = || {
+        std::io::Error::new(
             std::io::ErrorKind::PermissionDenied,
             "it is not in the directory of the manifest; copy it there and write its relative path",
-        ));
-    }
-    std::fs::read_to_string(path)
+        )
+    };
+    let path = Path::new(name);
+    let below = match path.is_absolute() {
+        true => path.strip_prefix(base).map_err(|_| elsewhere())?,
+        false => path,
+    };
+    let dir = DirHandle::open_trusted(base)?;
+    let file = dir.open_file_through_links(below).map_err(|e| {
+        match e.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
+            true => elsewhere(),
+            false => e,
+        }
+    })?;
+    read_text_within(file, manifest::CHARTER_MAX as u64)
 }
 
 /// As root, lets hostd use the files that a manifest names for a control plane that runs as another user: read secrets and
@@ -143,7 +160,7 @@ pub(crate) async fn edit_manifest(
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<ManifestEdit, Failure> {
     let lock = lock_manifest(file).await?;
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| {
         Failure::plain(format!(
             "cannot read the manifest `{}`: {e}",
             file.display()

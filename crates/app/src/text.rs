@@ -293,7 +293,9 @@ fn is_hidden_control(c: char) -> bool {
         )
         || matches!(
             c,
-            '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+            '\u{ad}' | '\u{115f}' | '\u{1160}' | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{2060}'..='\u{206f}'
+                | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -312,6 +314,10 @@ mod tests {
             escape("a\u{200b}b\u{feff}c\u{e0041}"),
             "a\\u{200b}b\\u{feff}c\\u{e0041}"
         );
+        for c in "\u{115f}\u{1160}\u{3164}\u{ffa0}\u{fff9}\u{fffb}\u{fe00}\u{180b}\u{e0100}".chars()
+        {
+            assert_eq!(escape(&c.to_string()), c.escape_unicode().to_string());
+        }
         assert_eq!(
             Text::from("one\r\ntwo\n").with_visible_line_ends().render(),
             "one\\ntwo\\n"

@@ -35,6 +35,7 @@ pub use insight::reports::render_as_text as report_text;
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
     pub use crate::insight::workflow_views::parse_declared_workflows as workflows;
+    pub use crate::planning::apply::CHARTER_MAX;
     pub use crate::planning::file_access::refused_sink_files;
     pub use abbey_engine::timetable::parse_instant;
     pub use abbey_plan::authority::{WithheldKey, authority_keys, withhold_authority};
@@ -46,7 +47,7 @@ pub mod manifest {
     pub use abbey_plan::rename::{rename_agent, restore_data_name};
     pub use abbey_plan::templates;
     pub use abbey_plan::{Charter, CheckpointSink, Mistake, parse, parse_bytes, parse_duration_ms};
-    pub use abbey_plan::{Likeness, remove_own_keys};
+    pub use abbey_plan::{Likeness, MANIFEST_MAX, remove_own_keys};
 }
 
 pub use abbey_store::{Clock, FORMAT as STATE_FORMAT, SystemClock};

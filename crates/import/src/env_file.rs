@@ -4,6 +4,7 @@ use crate::imported_agent::ImportedAgent;
 use crate::names::{NameAssigner, one_line};
 use crate::source::is_file;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
+use abbey_support::input::{InputError, read_input};
 use std::path::Path;
 
 /// Words in the names of variables that hold secrets.
@@ -27,16 +28,15 @@ pub(crate) fn read_env_file(
         what: "`.env` file of an agent",
         why,
     };
-    let failed = |source| Error::File {
-        path: file.clone(),
-        source,
-    };
-    if std::fs::metadata(&file).map_err(failed)?.len() > FILE_MAX {
-        return Err(wrong_format("it is larger than 1 MiB".to_owned()));
-    }
-    let open = std::fs::File::open(&file).map_err(failed)?;
+    let text = read_input(&file, FILE_MAX).map_err(|e| match e {
+        InputError::TooLong(_) => wrong_format("it is larger than 1 MiB".to_owned()),
+        e => Error::File {
+            path: file.clone(),
+            source: e.into(),
+        },
+    })?;
     let mut all = Vec::new();
-    for variable in dotenvy::from_read_iter(open) {
+    for variable in dotenvy::from_read_iter(text.as_slice()) {
         // The message of the library holds the line, and so perhaps a secret.
         all.push(variable.map_err(|_| wrong_format("a line is not `NAME=value`".to_owned()))?);
     }

@@ -290,7 +290,8 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
         }),
         Mount::Pts(path) => ("mount", path, {
             let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-            let options = c"newinstance,ptmxmode=0666,mode=0620";
+            // All instances of a host share one number of terminals; without `max` one cell could take them all.
+            let options = c"newinstance,ptmxmode=0666,mode=0620,max=64";
             make_dir(path, 0o755).and_then(|()| {
                 mount(c"devpts", path.as_c_str(), c"devpts", flags, options).map_err(Into::into)
             })

@@ -6,7 +6,7 @@ use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
 use crate::service_kind::ServiceKind;
 use crate::storage;
-use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Slug, Vmm};
+use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, RESERVED, Slug, Vmm, overlap};
 use abbey_words::SystemLocale;
 use std::collections::BTreeSet;
 
@@ -318,6 +318,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             "its `egress` cannot be enforced: a process cell shares the host's network; use `cell: sandbox`, or accept it with `egress: full`".to_owned(),
         );
     }
+    note_reserved_destinations(house, &mut note);
     for (address, prefix, seen) in &inventory.host.subnets {
         let pool = (u32::from(house.network.pool), house.network.pool_prefix);
         let shift = 32 - u32::from(pool.1.min(*prefix));
@@ -443,6 +444,35 @@ fn missing_for_container(agent: &Agent, inventory: &Inventory) -> Vec<String> {
         )
     });
     text.into_iter().collect()
+}
+
+/// Warns of rules of `egress` that name addresses of hosts, private networks or metadata services, which nothing else lets a
+/// cell reach.
+fn note_reserved_destinations(house: &House, note: &mut impl FnMut(Severity, &str, String)) {
+    let agents = house.agents.values();
+    let agents = agents.map(|a| (format!("agent:{}", a.slug), &a.egress));
+    let services = house.services.values();
+    let services = services.map(|s| (format!("service:{}", s.slug), &s.egress));
+    for (subject, egress) in agents.chain(services) {
+        let Egress::List(rules) = egress else {
+            continue;
+        };
+        let reserved = rules.iter().filter(|rule| match rule.destination {
+            Destination::Net(base, prefix) => {
+                RESERVED.iter().any(|net| overlap(*net, (base, prefix)))
+            }
+            Destination::Name(_) | Destination::Below(_) => false,
+        });
+        for rule in reserved {
+            note(
+                Severity::Warning,
+                &subject,
+                format!(
+                    "`egress` allows `{rule}`, which is of this host, a private network or a metadata service; keep it only if the cell is meant to reach it"
+                ),
+            );
+        }
+    }
 }
 
 /// A rule of `egress` that a cell without a network interface cannot use.

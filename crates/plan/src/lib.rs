@@ -48,7 +48,7 @@ pub use keys::{
     Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Service, Wake,
 };
 pub use likeness::{Likeness, remove_own_keys};
-pub use node::Mistake;
+pub use node::{MANIFEST_MAX, Mistake};
 pub use origin::Origin;
 pub use plan::{Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, Severity};
 pub use planner::plan;

@@ -9,8 +9,8 @@ use std::fmt;
 
 /// Deepest nesting that is read.
 const DEPTH_MAX: usize = 32;
-/// Largest manifest that is read, in bytes.
-const TEXT_MAX: usize = 1 << 20;
+/// Largest manifest that is read, bytes.
+pub const MANIFEST_MAX: usize = 1 << 20;
 
 /// One mistake in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,10 +218,10 @@ enum Open {
 /// The first syntax error, or every duplicate key.
 pub(crate) fn parse_yaml(text: &str) -> Result<Node, Vec<Mistake>> {
     let start = Place { line: 1, column: 1 };
-    if text.len() > TEXT_MAX {
-        return Err(vec![
-            start.mistake(format!("the manifest is larger than {TEXT_MAX} bytes")),
-        ]);
+    if text.len() > MANIFEST_MAX {
+        return Err(vec![start.mistake(format!(
+            "the manifest is larger than {MANIFEST_MAX} bytes"
+        ))]);
     }
     let mut stack: Vec<Open> = Vec::new();
     let mut root: Option<Node> = None;

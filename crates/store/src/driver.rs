@@ -19,6 +19,12 @@ pub(crate) trait Driver: Send + Sync {
         &self,
         op: impl FnOnce(&dyn Rows) -> Result<T> + Send + 'static,
     ) -> Reply<T>;
+    /// As [`Driver::read`], for an operation that reads the whole state: at most one runs at a time, and ordinary reads do
+    /// not wait for it.
+    fn scan<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&dyn Rows) -> Result<T> + Send + 'static,
+    ) -> Reply<T>;
     /// See [`Storage::now`](crate::Storage::now).
     fn now(&self) -> Timestamp;
     /// See [`Storage::audit_head`](crate::Storage::audit_head).

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 /// Declares the trait, its implementation for every driver, and the list of names.
 ///
 /// `write name(arguments) -> T = |tx| …` runs in a transaction, `read name(arguments) -> T = |rows, now| …` on a
-/// committed view at the store's instant `now`, and `driver name(arguments) -> T` is the driver's own.
+/// committed view at the store's instant `now`, `scan` is a `read` that is slow because it reads the whole state, and `driver name(arguments) -> T` is the driver's own.
 macro_rules! operations {
     ($(
         $(#[$doc:meta])*
@@ -59,6 +59,7 @@ macro_rules! operations {
     };
     (@answer write $answer:ty) => { Reply<$answer> };
     (@answer read $answer:ty) => { Reply<$answer> };
+    (@answer scan $answer:ty) => { Reply<$answer> };
     (@answer driver $answer:ty) => { $answer };
     (@body write $self:ident $name:ident ($($argument:ident),*) |$tx:pat_param| $body:expr) => {
         Driver::write($self, move |$tx| $body)
@@ -67,6 +68,9 @@ macro_rules! operations {
         let $now = Driver::now($self);
         Driver::read($self, move |$rows| $body)
     }};
+    (@body scan $self:ident $name:ident ($($argument:ident),*) |$rows:pat_param| $body:expr) => {
+        Driver::scan($self, move |$rows| $body)
+    };
     (@body driver $self:ident $name:ident ($($argument:ident),*)) => {
         Driver::$name($self $(, $argument)*)
     };
@@ -134,7 +138,7 @@ operations! {
     /// Entries of the audit log after a sequence number.
     read audit_entries(after: u64, limit: u32) -> Vec<AuditEntry> = |rows, _| audit_log::list(rows, after, limit);
     /// Checks the whole audit log, also against what is known from outside the database.
-    read verify_audit_log(known: KnownCheckpoints) -> AuditVerification = |rows, _| audit_log::verify(rows, known);
+    scan verify_audit_log(known: KnownCheckpoints) -> AuditVerification = |rows| audit_log::verify(rows, known);
     /// Signed heads of the audit log after a sequence number.
     read signed_heads(after: u64) -> Vec<SignedHead> = |rows, _| audit_log::signed_heads(rows, after);
     /// Public key that signed the audit log first, hexadecimal; none in an empty state.

@@ -79,6 +79,23 @@ impl DirHandle {
         regular(self.resolve(path.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK, 0)?)
     }
 
+    /// As [`DirHandle::open_file`], for a path that may lead through symbolic links as long as these stay below this
+    /// directory. A kernel without `openat2(2)` follows none.
+    ///
+    /// # Errors
+    /// As [`DirHandle::open_file`]; `EXDEV` if the path or a link leads out.
+    pub fn open_file_through_links(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match openat2(&self.0, path.as_ref(), flags, Mode::empty(), beneath) {
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(rustix::io::Errno::NOSYS) => return self.open_file(path),
+                ended => return regular(ended?),
+            }
+        }
+    }
+
     /// Opens a file or directory below this directory for reading, whatever its kind and however many names it has. Does
     /// not wait for the other end of a FIFO.
     ///
@@ -434,6 +451,33 @@ mod tests {
         fs::write(dir.path().join("out/secret"), "canary").unwrap();
         let handle = DirHandle::open_own(&dir.path().join("in")).unwrap();
         (dir, handle)
+    }
+
+    #[test]
+    fn links_that_stay_below_a_directory_may_be_followed_and_others_not() {
+        let (dir, handle) = handle();
+        let path = |name: &str| dir.path().join("in").join(name);
+        fs::create_dir(path("sub")).unwrap();
+        fs::write(path("sub/charter"), "text").unwrap();
+        symlink("sub/charter", path("inside")).unwrap();
+        symlink("../out/secret", path("outside")).unwrap();
+        symlink(dir.path().join("out"), path("away")).unwrap();
+        for name in ["sub/charter", "inside", "./sub/../inside"] {
+            let mut text = String::new();
+            let mut file = handle.open_file_through_links(name).unwrap();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "text", "{name}");
+        }
+        rustix::fs::mkfifoat(CWD, path("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        for name in [
+            "outside",
+            "away/secret",
+            "../out/secret",
+            "/etc/passwd",
+            "fifo",
+        ] {
+            assert!(handle.open_file_through_links(name).is_err(), "{name}");
+        }
     }
 
     /// The own process as the caller of every method; both ways of resolving.

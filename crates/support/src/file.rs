@@ -1,5 +1,6 @@
 //! Atomic file publication: a reader sees the old content or the new content, never a part of it, also after a crash.
 
+use crate::input::open_input;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -77,7 +78,7 @@ pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
 /// If the file cannot be opened or locked.
 pub fn lock_current(path: &Path) -> io::Result<Option<File>> {
     loop {
-        let file = File::open(path)?;
+        let file = open_input(path).map_err(io::Error::from)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

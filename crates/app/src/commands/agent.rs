@@ -14,8 +14,10 @@ use crate::manifest_file::{
 use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::{FleetDoc, VERSION};
+use abbey_daemon::manifest::CHARTER_MAX;
 use abbey_daemon::{Home, manifest};
 use abbey_model::FirstFiles;
+use abbey_support::input::read_input_text;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -133,7 +135,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
     let edit = match &saved {
         Some(saved) => {
             let path = file.with_file_name(format!("{name}.md"));
-            if std::fs::read_to_string(&path).is_ok_and(|text| text != saved.charter) {
+            if read_input_text(&path, CHARTER_MAX as u64).is_ok_and(|text| text != saved.charter) {
                 return Err(Failure::plain(format!(
                     "`{}` exists and is not the charter of template `{}`",
                     path.display(),

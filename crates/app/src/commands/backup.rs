@@ -6,6 +6,7 @@ use crate::output;
 use abbey_api::BackupBody;
 use abbey_daemon::Home;
 use abbey_model::Secret;
+use abbey_support::input::read_input_text;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,12 +46,15 @@ pub(crate) struct RestoreArgs {
     passphrase_file: Option<PathBuf>,
 }
 
+/// Longest passphrase with the end of its line, bytes.
+const PASSPHRASE_MAX: u64 = 4096;
+
 /// The passphrase in a file, without the end of its line.
 fn read_passphrase(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
     let Some(file) = file else {
         return Ok(None);
     };
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let text = read_input_text(file, PASSPHRASE_MAX).map_err(|e| {
         Failure::usage(format!(
             "cannot read the passphrase from `{}`: {e}",
             file.display()

@@ -7,8 +7,8 @@ use abbey_api::{
     DocumentBody, DocumentQuery, DocumentType, DocumentView, DocumentsDoc, DocumentsQuery,
 };
 use abbey_daemon::Home;
+use abbey_support::input::{read_input_text, read_text_within};
 use clap::Subcommand;
-use std::io::Read;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -65,17 +65,12 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
             seen,
         } => {
             let text = match &file {
-                Some(file) => std::fs::read_to_string(file).map_err(|e| {
+                Some(file) => read_input_text(file, TEXT_MAX).map_err(|e| {
                     Failure::plain(format!("cannot read `{}`: {e}", file.display()))
                 })?,
-                None => {
-                    let mut text = String::new();
-                    let read = std::io::stdin().read_to_string(&mut text);
-                    read.map_err(|e| {
-                        Failure::plain(format!("cannot read standard input as UTF-8 text: {e}"))
-                    })?;
-                    text
-                }
+                None => read_text_within(std::io::stdin().lock(), TEXT_MAX).map_err(|e| {
+                    Failure::plain(format!("cannot read standard input as UTF-8 text: {e}"))
+                })?,
             };
             let newest = DocumentQuery::default();
             let now = client.documents().show(&document, &newest).await?;
@@ -96,6 +91,9 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
     }
     Ok(exit::OK)
 }
+
+/// Longest text that is read for a document, bytes; the house takes shorter ones.
+const TEXT_MAX: u64 = 1 << 20;
 
 fn list(doc: &DocumentsDoc) {
     let row = |d: &DocumentView| {

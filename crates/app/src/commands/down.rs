@@ -1,7 +1,9 @@
 //! `abbey down`: stops every agent, every service and the control plane.
 
 use crate::connect::{is_control_plane_up, operator_client};
-use crate::control_plane::{ensure_control_plane_up, shut_down_house};
+use crate::control_plane::{
+    ensure_control_plane_up, shut_down_house, stop_cells_without_control_plane,
+};
 use crate::exit::{self, Outcome};
 use crate::output::{self, print_message};
 use abbey_api::VERSION;
@@ -18,8 +20,21 @@ pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
         return Ok(exit::OK);
     }
     // A control plane or hostd that was killed may have left cells: recover them first, then stop them.
-    ensure_control_plane_up(home).await?;
-    shut_down_house(home, &operator_client(home)?).await?;
+    let ended = async {
+        ensure_control_plane_up(home).await?;
+        shut_down_house(home, &operator_client(home)?).await
+    };
+    match ended.await {
+        // It is there, and does not do what it is asked.
+        Err(failure) if matches!(failure.code(), exit::CONFLICT | exit::TIMEOUT) => {
+            let stopped = stop_cells_without_control_plane(home).await?;
+            print_message(&format!(
+                "the control plane does not stop its cells: {stopped} were stopped without it"
+            ));
+            return Err(failure);
+        }
+        ended => ended?,
+    }
     if json {
         output::print_json(&serde_json::json!({ "version": VERSION, "down": true }));
     } else {

@@ -5,6 +5,7 @@ use crate::output::{self, print_message, print_table};
 use abbey_api::VERSION;
 use abbey_daemon::Home;
 use abbey_model::SecretRef;
+use abbey_support::input::open_input;
 use clap::{Args, Subcommand};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
@@ -104,9 +105,9 @@ fn parse_name(name: &str) -> Result<String, Failure> {
 fn read_value(name: &str, file: Option<PathBuf>) -> Result<String, Failure> {
     let mut text = String::new();
     let read = match &file {
-        Some(path) => {
-            std::fs::File::open(path).and_then(|f| f.take(SECRET_MAX + 1).read_to_string(&mut text))
-        }
+        Some(path) => open_input(path)
+            .map_err(std::io::Error::from)
+            .and_then(|f| f.take(SECRET_MAX + 1).read_to_string(&mut text)),
         None if std::io::stdin().is_terminal() => ask_without_echo(name, &mut text),
         None => std::io::stdin()
             .lock()

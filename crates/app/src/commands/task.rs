@@ -11,6 +11,7 @@ use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
 use abbey_daemon::Home;
+use abbey_support::input::read_input_text;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -234,9 +235,12 @@ async fn export(client: &Client) -> Outcome {
     Ok(exit::OK)
 }
 
+/// Longest file of tasks that is imported, bytes.
+const IMPORT_MAX: u64 = 64 << 20;
+
 async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     let wrong = |text: String| Failure::plain(text).with_code(exit::USAGE);
-    let text = std::fs::read_to_string(file)
+    let text = read_input_text(file, IMPORT_MAX)
         .map_err(|e| wrong(format!("cannot read `{}`: {e}", file.display())))?;
     // The whole file is parsed before the first task is added.
     let mut bodies: Vec<(usize, AddTask)> = Vec::new();

@@ -6,11 +6,12 @@ use crate::output;
 use abbey_api::client::Client;
 use abbey_api::{QueueBody, QueueDoc};
 use abbey_daemon::Home;
+use abbey_support::input::read_input_text;
 use futures_util::StreamExt;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -27,6 +28,9 @@ const KEEP_PREVIOUS: Duration = Duration::from_secs(600);
 /// Rounds in which the file may change during a synchronisation before it is stopped.
 const ROUNDS_MAX: u32 = 20;
 
+/// Longest work queue file that is read, bytes; the house takes shorter ones.
+const TEXT_MAX: u64 = 8 << 20;
+
 fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let text = format!("cannot {what} `{}`", path.display());
     move |e| Failure::plain(format!("{text}: {e}"))
@@ -42,7 +46,7 @@ pub(crate) async fn export_work_queue(client: &Client) -> Outcome {
 /// Applies the edits in a work queue file to the house and prints the changes; the file is not changed. Exit code 4
 /// if an edit conflicts.
 pub(crate) async fn import_work_queue(client: &Client, json: bool, file: &Path) -> Outcome {
-    let text = std::fs::read_to_string(file).map_err(broken("read", file))?;
+    let text = read(file)?;
     let doc = client.queue().merge(&QueueBody { text }).await?;
     report(json, file, &doc)
 }
@@ -111,12 +115,12 @@ async fn synchronize(client: &Client, file: &Path) -> Result<QueueDoc, Failure> 
         apply_edits(client, file, &late, &mut all).await?;
         keep_previous(file, &place, &late)?;
     }
-    let mut text = read(file)?;
+    let mut text = read_if_there(file)?;
     keep_original(file, &text)?;
     for _ in 0..ROUNDS_MAX {
         apply_edits(client, file, &text, &mut all).await?;
         let found = match all.text == text {
-            true => read(file)?,
+            true => read_if_there(file)?,
             false => exchange(file, &all.text)?,
         };
         if found == text {
@@ -148,10 +152,15 @@ async fn apply_edits(
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    match std::fs::read_to_string(file) {
+    read_input_text(file, TEXT_MAX).map_err(|e| broken("read", file)(e.into()))
+}
+
+/// As [`read`], of a file that need not exist yet.
+fn read_if_there(file: &Path) -> Result<String, Failure> {
+    match read_input_text(file, TEXT_MAX) {
         Ok(text) => Ok(text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(e) => Err(broken("read", file)(e)),
+        Err(e) if e.is_not_found() => Ok(String::new()),
+        Err(e) => Err(broken("read", file)(e.into())),
     }
 }
 
@@ -165,28 +174,89 @@ fn digest(text: &str) -> String {
     abbey_support::digest::sha256_hex(text.as_bytes())[..16].to_owned()
 }
 
-/// Replaces the content of the file and returns the previous content, which is kept for a while in a hidden file for
-/// editors that still have it open.
+/// Writes a new file that as many may read and change as `file`, if that exists; never more, not even for a moment.
+fn write_like(file: &Path, new: &Path, text: &str) -> Result<(), Failure> {
+    let like = match std::fs::metadata(file) {
+        Ok(like) => Some(like),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(broken("read", file)(e)),
+    };
+    // One that a process with the same number left.
+    match std::fs::remove_file(new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(broken("remove", new)(e));
+        }
+        _ => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    if like.is_some() {
+        options.mode(0o600);
+    }
+    let mut out = options.open(new).map_err(broken("write", new))?;
+    if let Some(like) = like {
+        // Only root can, and for everybody else it is their own already.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::fchown(&out, Some(like.uid()), Some(like.gid()))
+                .map_err(broken("protect", new))?;
+        }
+        out.set_permissions(like.permissions())
+            .map_err(broken("protect", new))?;
+    }
+    out.write_all(text.as_bytes()).map_err(broken("write", new))
+}
+
+/// Whether a process that this one may look into has this file open.
+fn is_open_somewhere(file: &Path) -> bool {
+    let Ok(wanted) = std::fs::metadata(file) else {
+        return false;
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut descriptors = processes
+        .filter(|e| e.file_name().to_string_lossy().parse::<i32>().is_ok())
+        .flat_map(|e| {
+            let list = std::fs::read_dir(e.path().join("fd"));
+            list.into_iter().flatten().flatten()
+        });
+    descriptors.any(|entry| {
+        let open = std::fs::metadata(entry.path());
+        open.is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
+    })
+}
+
+/// Removes a file with previous content that nobody has open, so that nobody can write into it any more. Returns whether it
+/// did; `taken` is what was applied of it.
+fn remove_unused(place: &Path, taken: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    // Others may have it open, whose processes only root can look into.
+    let only_ours = std::fs::metadata(place).is_ok_and(|m| m.permissions().mode() & 0o022 == 0);
+    let sees_all = only_ours || rustix::process::geteuid().is_root();
+    if !sees_all || is_open_somewhere(place) {
+        return false;
+    }
+    // What an editor wrote before it closed the file is applied later.
+    let unchanged = read(place).is_ok_and(|text| text == taken);
+    unchanged && std::fs::remove_file(place).is_ok()
+}
+
+/// Replaces the content of the file and returns the previous content, which is kept for a while in a hidden file if an
+/// editor still has it open.
 fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
     let new = file.with_file_name(format!("{}new-{}", prefix(file), std::process::id()));
-    let mode = std::fs::metadata(file).map(|m| m.permissions());
-    std::fs::write(&new, text).map_err(broken("write", &new))?;
-    if let Ok(mode) = mode {
-        std::fs::set_permissions(&new, mode).map_err(broken("protect", &new))?;
-    }
+    write_like(file, &new, text)?;
     match renameat_with(CWD, &new, CWD, file, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOENT) => {
             return match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(String::new()),
                 // The file was created concurrently: apply its content first.
-                Err(rustix::io::Errno::EXIST) => read(file),
+                Err(rustix::io::Errno::EXIST) => read_if_there(file),
                 Err(e) => Err(broken("write", file)(e.into())),
             };
         }
         Err(e) => return Err(broken("replace", file)(e.into())),
     }
-    let was = std::fs::read_to_string(&new).map_err(broken("read", &new))?;
+    let was = read(&new)?;
     keep_previous(file, &new, &was)?;
     Ok(was)
 }
@@ -194,6 +264,9 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
 /// Names a file with previous content by the digest of what was applied of it, and by a number, since two may have the
 /// same content.
 fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> {
+    if remove_unused(place, taken) {
+        return Ok(());
+    }
     let rename = || {
         let number = std::fs::symlink_metadata(place)?.ino();
         let name = format!("{}{}-{number}", prefix(file), digest(taken));
@@ -207,7 +280,7 @@ fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> 
 }
 
 /// Edits that were written into previous content after the exchange, or that an interrupted synchronisation left. Files
-/// that have not changed for 10 minutes are removed.
+/// that nobody has open any more, or that have not changed for 10 minutes, are removed.
 fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
     let dir = dir_of(file);
     let begins = prefix(file);
@@ -223,7 +296,7 @@ fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
             continue;
         }
         // A concurrent synchronisation may remove it first.
-        let (Ok(text), Ok(meta)) = (std::fs::read_to_string(&place), entry.metadata()) else {
+        let (Ok(text), Ok(meta)) = (read_input_text(&place, TEXT_MAX), entry.metadata()) else {
             continue;
         };
         if rest.split('-').next() != Some(&digest(&text)) {
@@ -231,7 +304,7 @@ fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
             continue;
         }
         let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
-        if age.is_some_and(|age| age > KEEP_PREVIOUS) {
+        if !remove_unused(&place, &text) && age.is_some_and(|age| age > KEEP_PREVIOUS) {
             let _already_removed = std::fs::remove_file(&place);
         }
     }
@@ -246,7 +319,7 @@ fn keep_original(file: &Path, text: &str) -> Result<(), Failure> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let place = file.with_file_name(format!("{name}.before"));
     let new = file.with_file_name(format!(".{name}.before-{}", std::process::id()));
-    std::fs::write(&new, text).map_err(broken("write", &new))?;
+    write_like(file, &new, text)?;
     // Atomic, and never over an earlier copy: the first one is what people wrote.
     match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
         Ok(()) => {
@@ -268,9 +341,12 @@ fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let place = file.with_file_name(format!("{name}.conflicts"));
+    // What people wrote into the file is for whom the file is.
+    let mode = std::fs::metadata(file).map_or(0o600, |m| m.mode() & 0o666);
     let opened = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
+        .mode(mode)
         .open(&place);
     let mut out = opened.map_err(broken("open", &place))?;
     for c in &doc.conflicts {

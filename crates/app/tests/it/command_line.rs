@@ -6,6 +6,8 @@ use abbey_model::Presence;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
+use std::io::Write;
+use std::process::Stdio;
 
 const WEB: &str = "house: h\nservices:\n  web: { cell: process, command: [sh, -c, 'echo web is here; exec python3 -m http.server \"$0\"', \"{port}\"] }\nagents:\n  a: { cell: process }\n  b: { cell: process }\n";
 
@@ -310,4 +312,77 @@ fn what_concerns_several_is_said_once_and_half_a_price_is_no_price() {
             .contains("oken")
     );
     assert!(house.expect(0, "doctor").contains("no schedules"));
+}
+
+/// A file that can't be read to its end is refused where a file is named: nothing waits for a FIFO that nobody writes.
+#[test]
+fn files_that_cannot_be_read_to_an_end_are_refused() {
+    let house =
+        up("house: h\ndefaults: { cell: process }\ndocuments:\n  notes: {}\nagents:\n  a: {}\n");
+    let make_fifo = |name: &str| {
+        let path = house.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        path.display().to_string()
+    };
+    let (fifo, skill) = (make_fifo("fifo"), make_fifo("skills/odd/SKILL.md"));
+    let skill = skill.strip_suffix("/SKILL.md").unwrap();
+    for args in [
+        args!("plan -f {}", fifo),
+        args!("up -f {}", fifo),
+        args!("skill check {}", skill),
+        args!("backup verify {}", fifo),
+        args!("activity verify {}", fifo),
+        args!("task import {}", fifo),
+        args!("task sync {}", fifo),
+        args!("secret set key --from-file {}", fifo),
+        args!("document write notes --file {}", fifo),
+    ] {
+        let shown = format!("{args:?}");
+        let output = house.run(args);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{shown}");
+        assert!(
+            text.contains("it is a FIFO, not a regular file"),
+            "{shown}: {text}"
+        );
+    }
+    // Handed over on purpose, a pipe is a file like others.
+    let mut command = house.command(args!("document write notes --file /dev/stdin"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"by pipe").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(house.expect(0, "document show notes"), "by pipe\n");
+}
+
+/// What a manifest names as a charter is a file of its directory, whatever takes its place meanwhile.
+#[test]
+fn charters_are_regular_files_of_the_directory_of_the_manifest() {
+    let house = house();
+    let charter = house.path("charter.md");
+    house
+        .manifest("house: h\ndefaults: { cell: process }\nagents:\n  a: { charter: charter.md }\n");
+    std::os::unix::fs::symlink("/etc/passwd", &charter).unwrap();
+    let refused = house.expect_refusal(2, "plan");
+    assert!(
+        refused.contains("it is not in the directory of the manifest"),
+        "{refused}"
+    );
+    std::fs::remove_file(&charter).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &charter, mode).unwrap();
+    let refused = house.expect_refusal(2, "plan");
+    assert!(refused.contains("not a regular file"), "{refused}");
+    std::fs::remove_file(&charter).unwrap();
+    std::fs::File::create(&charter)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    let refused = house.expect_refusal(2, "plan");
+    assert!(refused.contains("longer than 65536 bytes"), "{refused}");
+    std::fs::write(house.path("other.md"), "You count.").unwrap();
+    std::fs::remove_file(&charter).unwrap();
+    std::os::unix::fs::symlink("other.md", &charter).unwrap();
+    house.expect(0, "plan");
 }

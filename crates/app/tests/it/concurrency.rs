@@ -4,6 +4,8 @@ use crate::{TWO, house, up};
 use abbey_testkit::args;
 use abbey_testkit::house::until;
 use serde_json::json;
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 #[test]
 fn fifty_adds_with_one_idempotency_key_make_one_task() {
@@ -42,6 +44,59 @@ fn fifty_adds_with_one_idempotency_key_make_one_task() {
         .header("idempotency-key", "k1")
         .send();
     assert_eq!(other.0, 409, "the same key for something else is a mistake");
+}
+
+/// Whoever may only read, and asks for what takes long as often as it can, does not keep others waiting.
+#[test]
+fn ordinary_calls_do_not_wait_for_expensive_reads() {
+    let house = up(TWO);
+    let token = house.operator_token();
+    let add = |thread: usize| {
+        for n in 0..150 {
+            let text = format!("line {n} of {thread}");
+            let add = house.operator_api("POST", "/api/v1/tasks").token(&token);
+            assert_eq!(
+                add.json(&json!({ "text": text, "to": "sysadmin" }))
+                    .send()
+                    .0,
+                201
+            );
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|n| drop(scope.spawn(move || add(n)))));
+    let alone = Instant::now();
+    let verify = || {
+        let verify = house.operator_api("GET", "/api/v1/activity/verify");
+        verify.token(&token).send()
+    };
+    assert_eq!(verify().1["ok"], true);
+    println!("one verification takes {} ms", alone.elapsed().as_millis());
+    let expensive = [
+        "/api/v1/activity/verify",
+        "/api/v1/house?state_hash=true",
+        "/api/v1/reports/tests",
+        "/api/v1/doctor",
+    ];
+    let mut worst = Duration::ZERO;
+    std::thread::scope(|scope| {
+        let mut all = Vec::new();
+        for n in 0..40 {
+            let (house, token) = (&house, &token);
+            all.push(scope.spawn(move || {
+                let path = expensive[n % expensive.len()];
+                let (status, body) = house.operator_api("GET", path).token(token).send();
+                assert_eq!(status, 200, "{path}: {body}");
+            }));
+        }
+        while !all.iter().all(ScopedJoinHandle::is_finished) {
+            let begun = Instant::now();
+            let list = house.operator_api("GET", "/api/v1/tasks?limit=1");
+            assert_eq!(list.token(&token).send().0, 200);
+            worst = worst.max(begun.elapsed());
+        }
+    });
+    println!("worst time of an ordinary call: {} ms", worst.as_millis());
+    assert!(worst < Duration::from_secs(1), "{worst:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,53 @@ fn a_memory_bomb_is_killed_inside_its_cell() {
     });
 }
 
+/// Memory of buffers of sockets that nobody reads is bounded like other memory of the cell.
+#[test]
+fn buffers_of_sockets_that_nobody_reads_are_within_the_memory_limit() {
+    let house = stand();
+    // Memory of a protocol's sockets on this host, MiB; the kernel counts pages.
+    let held = |protocol: &str| -> u64 {
+        let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+        let prefix = format!("{}: ", protocol.to_uppercase());
+        let line = text.lines().find_map(|l| l.strip_prefix(&prefix));
+        let mut words = line.unwrap().split_whitespace();
+        words.find(|word| *word == "mem");
+        words.next().unwrap().parse::<u64>().unwrap() / 256
+    };
+    for protocol in ["udp", "tcp"] {
+        let code = format!(
+            "import resource, socket\nresource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\nudp = '{protocol}' == 'udp'\nheld, sent = [], 0\ndef pair():\n  r = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)\n  r.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)\n  r.bind(('127.0.0.1', 0))\n  if not udp: r.listen(1)\n  w = socket.socket(socket.AF_INET, r.type)\n  w.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\n  w.settimeout(0.2)\n  w.connect(r.getsockname())\n  w.setblocking(False)\n  if udp: return r, w\n  return r.accept()[0], w\nfor _ in range(450):\n  try: held.append(pair())\n  except OSError: break\n  try:\n    for _ in range(64): sent += held[-1][1].send(b'x' * 32000)\n  except OSError: pass\nprint(len(held), sent >> 20, flush=True)\ninput()"
+        );
+        let before = held(protocol);
+        let args = ["exec", "a", "--", "python3", "-c", &code];
+        let mut command = house.command(&args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let taken = held(protocol).saturating_sub(before);
+        println!(
+            "{protocol}: {} (sockets, MiB), {taken} MiB held",
+            line.trim()
+        );
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(taken < 64, "{protocol}: {taken} MiB");
+    }
+    neighbour_is_well(&house);
+}
+
+/// Terminals of all cells come from one number of the host.
+#[test]
+fn a_cell_cannot_take_the_terminals_of_others() {
+    let house = stand();
+    let code = "import os\nheld = []\ntry:\n  while True: held.append(os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY))\nexcept OSError as e: print(len(held), e.errno)";
+    let (status, said) = script(&house, code);
+    assert_eq!((status, said.trim()), (Some(0), "64 28"));
+}
+
 #[test]
 fn cpu_is_shared_by_weight_and_limit() {
     let house = stand();
@@ -106,6 +154,34 @@ fn output_flood_is_bounded_in_the_log() {
     });
     assert!(size() < 64 << 20, "{} bytes", size());
     neighbour_is_well(&house);
+    house.expect(0, "down");
+}
+
+/// Work for the log of a cell is outside its limits, so its programs wait for the log.
+#[test]
+fn a_program_that_writes_faster_than_its_log_waits() {
+    let house = crate::house();
+    let code = "import os, time\nbegun = time.monotonic()\nfor _ in range(19 * 1024): print('x' * 1000)\nfile = open('written', 'w')\nfile.write(str(time.monotonic() - begun))\nfile.close()\nprint('the end', flush=True)\ntime.sleep(1000)";
+    house.manifest(&format!(
+        "{HOUSE}services:\n  flood: {{ command: [python3, -u, -c, {}], probe: none }}\n",
+        serde_json::to_string(code).unwrap()
+    ));
+    house.expect(0, "up");
+    until("all is written", || {
+        house
+            .expect(0, "logs service/flood --tail 1")
+            .contains("the end")
+    });
+    let seconds = house.expect(0, "exec service/flood -- cat written");
+    let seconds: f64 = seconds.trim().parse().unwrap();
+    println!("19 MiB of output took {seconds} s");
+    // 16 MiB at once, and 1 MiB in a second of what is left, with what the log adds to each line.
+    assert!((3.0..20.0).contains(&seconds), "{seconds}");
+    // The output of a command is not the log's.
+    let begun = Instant::now();
+    let output = house.run(args!("exec a -- head -c 60000000 /dev/zero"));
+    assert_eq!(output.stdout.len(), 60_000_000);
+    assert!(begun.elapsed() < Duration::from_secs(20));
     house.expect(0, "down");
 }
 

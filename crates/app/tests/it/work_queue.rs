@@ -329,6 +329,45 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     assert!(house.expect(0, "task export --markdown").contains("TASK-3"));
 }
 
+/// Copies of the file are for whom the file is, and none is left that nobody has open.
+#[test]
+fn copies_of_the_queue_file_are_as_private_as_it_and_do_not_pile_up() {
+    use std::os::unix::fs::PermissionsExt;
+    let house =
+        up("house: q\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator }\n");
+    let path = |name: &str| house.path(&format!("queue/{name}"));
+    std::fs::create_dir(path("")).unwrap();
+    std::fs::write(path("Q.md"), "- [ ] (P1, a) first\n").unwrap();
+    std::fs::set_permissions(path("Q.md"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(path("")).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    let q = path("Q.md").display().to_string();
+    house.expect(0, args!("task sync {}", q));
+    assert_eq!(names(), ["Q.md", "Q.md.before"]);
+    for name in names() {
+        let mode = std::fs::metadata(path(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    // An editor that has it open keeps it until it closes it, and what it writes is applied.
+    let append = std::fs::OpenOptions::new().append(true).open(&q).unwrap();
+    house.expect(0, "task add --to a second");
+    house.expect(0, args!("task sync {}", q));
+    assert_eq!(names().len(), 3, "{:?}", names());
+    std::io::Write::write_all(&mut &append, b"- [ ] (P1, a) third\n").unwrap();
+    drop(append);
+    house.expect(0, args!("task sync {}", q));
+    assert_eq!(names(), ["Q.md", "Q.md.before"]);
+    let text = std::fs::read_to_string(&q).unwrap();
+    for title in ["first", "second", "third"] {
+        assert_eq!(text.matches(&format!(") {title} ")).count(), 1, "{text}");
+    }
+}
+
 /// A synchronisation may be killed between the change in the house and the change in the file; a line that is written
 /// again later is a new task.
 #[test]

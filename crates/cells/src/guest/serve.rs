@@ -186,7 +186,7 @@ impl Guest {
             self.read_readiness(channel);
             self.accept_connections(channel);
             if let Some((terminal, transcript)) = &mut self.terminal {
-                terminal.transfer(|bytes| {
+                terminal.transfer(true, |bytes| {
                     let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
                 });
             }
@@ -213,7 +213,7 @@ impl Guest {
             fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
         }
         if let Some((terminal, _)) = &self.terminal {
-            terminal.add_poll_fds(&mut fds);
+            terminal.add_poll_fds(&mut fds, true);
         }
         channel.add_poll_fds(&mut fds);
         let timeout = Timespec::try_from(patience).ok();

@@ -27,11 +27,14 @@ pub fn listening_process(home: &Path) -> Option<i32> {
     socket_owner(&HostdConfig::socket_path(home))
 }
 
-/// Process id of the program that listens on a Unix socket.
+/// Process id of the program that listens on a Unix socket. None if the process that made the socket has ended: its number
+/// may be another's by now.
 pub fn socket_owner(socket: &Path) -> Option<i32> {
     let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
-    Some(peer.pid.as_raw_nonzero().get())
+    let pid = peer.pid.as_raw_nonzero().get();
+    // Whoever has the socket may be another process than the one whose number the kernel keeps.
+    (crate::sys::process::user_of(pid) == Some(peer.uid.as_raw())).then_some(pid)
 }
 
 /// Ends hostd, and waits until its process has exited: at most 5 seconds, after which it is left to end by itself.

@@ -49,17 +49,20 @@ impl CellLog {
         })
     }
 
-    /// Appends output of the named stream; only complete lines are written, the rest waits for more.
-    pub(super) fn append(&mut self, stream: &str, bytes: &[u8], at: Timestamp) {
+    /// Appends output of the named stream; only complete lines are written, the rest waits for more. Returns the bytes that
+    /// this writes to the file.
+    pub(super) fn append(&mut self, stream: &str, bytes: &[u8], at: Timestamp) -> u64 {
         let Some(index) = self.partial.iter().position(|(name, _)| *name == stream) else {
-            return;
+            return 0;
         };
+        let mut written = 0;
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.partial[index].1.extend_from_slice(piece);
             if piece.ends_with(b"\n") || self.partial[index].1.len() >= LINE_MAX {
-                self.write(index, at);
+                written += self.write(index, at);
             }
         }
+        written
     }
 
     /// Writes incomplete lines of all streams.
@@ -71,7 +74,7 @@ impl CellLog {
         }
     }
 
-    fn write(&mut self, index: usize, at: Timestamp) {
+    fn write(&mut self, index: usize, at: Timestamp) -> u64 {
         let (stream, bytes) = &mut self.partial[index];
         let text = String::from_utf8_lossy(bytes);
         let clean = self
@@ -88,6 +91,7 @@ impl CellLog {
         if self.size >= FILE_MAX {
             self.rotate();
         }
+        line.len() as u64
     }
 
     fn rotate(&mut self) {

@@ -10,6 +10,7 @@ mod guest_clock;
 mod guest_handler;
 mod heartbeat;
 mod log;
+mod log_rate;
 mod phase;
 mod program;
 mod session;
@@ -28,6 +29,7 @@ use abbey_model::{ExitKind, ExitRecord, Generation};
 use forward::{Connection, PortForwarder};
 use heartbeat::Heartbeat;
 use log::{CONSOLE, CellLog};
+use log_rate::LogRate;
 use phase::{CellPhase, PhaseAction, PhaseEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -113,6 +115,7 @@ struct Shim {
     /// Of a machine.
     session: Option<GuestSession>,
     log: CellLog,
+    log_rate: LogRate,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
 }
@@ -130,7 +133,7 @@ impl Shim {
                 // Without poll the shim is blind; end the cell rather than lose sight of it.
                 self.kill_cell();
             }
-            self.copy_output_to_log();
+            self.copy_output_to_log(true);
             self.process_guest_messages();
             self.accept_requests();
             for forward in &mut self.forwards {
@@ -146,7 +149,8 @@ impl Shim {
         let monitor = self.session.as_ref().and_then(GuestSession::next_deadline);
         let next = [self.phase.next_deadline(), monitor.filter(|_| !keeping)];
         let pauses = self.forwards.iter().map(PortForwarder::next_deadline);
-        let pauses = pauses.chain([self.control_pause.end()]);
+        let silence = self.log_rate.paused_until(Instant::now());
+        let pauses = pauses.chain([self.control_pause.end(), silence]);
         let next = next.into_iter().chain(pauses).flatten().min();
         // The ordinary wait is bounded as a safety net only; everything wakes by descriptor.
         let patience = next.map_or(Duration::from_secs(30), |at| {
@@ -163,6 +167,7 @@ impl Shim {
         fds.extend(
             self.output
                 .iter()
+                .filter(|_| silence.is_none())
                 .filter_map(|(_, fd)| fd.as_ref())
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
@@ -178,7 +183,7 @@ impl Shim {
             probe.watch(&mut fds);
         }
         if let Some(terminal) = &self.terminal {
-            terminal.add_poll_fds(&mut fds);
+            terminal.add_poll_fds(&mut fds, silence.is_none());
         }
         if let Some(session) = &self.session {
             session.add_poll_fds(&mut fds);
@@ -189,12 +194,17 @@ impl Shim {
         }
     }
 
-    /// Moves output into the log and hears the announcement of readiness.
-    fn copy_output_to_log(&mut self) {
+    /// Moves output into the log and hears the announcement of readiness. With `bounded` output is read at the rate of the
+    /// log only.
+    fn copy_output_to_log(&mut self, bounded: bool) {
         let mut buffer = [0u8; 8192];
+        let pauses = |rate: &LogRate| bounded && rate.paused_until(Instant::now()).is_some();
         for (stream, slot) in &mut self.output {
             let Some(fd) = slot else { continue };
             for _ in 0..READS_MAX {
+                if pauses(&self.log_rate) {
+                    break;
+                }
                 match rustix::io::read(&*fd, &mut buffer) {
                     Ok(0) => {
                         *slot = None;
@@ -205,14 +215,19 @@ impl Shim {
                         {
                             session.scan_console(&buffer[..n]);
                         }
-                        self.log.append(stream, &buffer[..n], now());
+                        let written = self.log.append(stream, &buffer[..n], now());
+                        self.log_rate.count(written, Instant::now());
                     }
                     Err(_) => break,
                 }
             }
         }
         if let Some(terminal) = &mut self.terminal {
-            terminal.transfer(|bytes| self.log.append("out", bytes, now()));
+            let reads = !pauses(&self.log_rate);
+            terminal.transfer(reads, |bytes| {
+                let written = self.log.append("out", bytes, now());
+                self.log_rate.count(written, Instant::now());
+            });
         }
         if let Some(fd) = &self.ready_pipe {
             match rustix::io::read(fd, &mut buffer) {

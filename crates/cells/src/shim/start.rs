@@ -3,6 +3,7 @@
 use super::forward::PortForwarder;
 use super::heartbeat::Heartbeat;
 use super::log::{AROUND, CONSOLE, CellLog};
+use super::log_rate::LogRate;
 use super::phase::CellPhase;
 use super::session::GuestSession;
 use super::{Shim, ShimParts, program};
@@ -158,6 +159,7 @@ impl Shim {
             terminal,
             session,
             log,
+            log_rate: LogRate::new(Instant::now()),
             spec,
             _lock: lock,
         })

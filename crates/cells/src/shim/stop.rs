@@ -140,7 +140,7 @@ impl Shim {
             .is_some_and(GuestSession::drain_output)
             && Instant::now() < until
         {
-            self.copy_output_to_log();
+            self.copy_output_to_log(false);
             std::thread::sleep(Duration::from_millis(1));
         }
         if let Some(session) = &mut self.session {
@@ -156,7 +156,7 @@ impl Shim {
             self.kill_cell();
         }
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
-        self.copy_output_to_log();
+        self.copy_output_to_log(false);
         self.log.flush(now());
         let spent = CellUsage {
             cpu_us: abbey_launch::children_cpu_us(),

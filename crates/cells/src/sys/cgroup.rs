@@ -31,6 +31,11 @@ const THROTTLES: [&str; 2] = [
 
 /// Limits on swap, of both versions.
 const SWAP_LIMITS: [&str; 2] = ["memory.swap.max", "memory.memsw.limit_in_bytes"];
+/// Bound of version 1 on the memory of sockets, which it does not count as memory of the group. It holds for every
+/// protocol, whatever the name says; version 2 counts this memory like any other.
+const SOCKET_LIMIT: &str = "memory.kmem.tcp.limit_in_bytes";
+/// Part of a cell's memory limit that its sockets may have in addition, as a divisor.
+const SOCKET_PART: u64 = 4;
 
 /// Number of the whole disk that holds a path; parts of one have no bounds.
 fn disk_of(path: &Path) -> Result<String> {
@@ -301,6 +306,7 @@ impl ControlGroups {
             true => vec![
                 ("memory.limit_in_bytes", memory.clone()),
                 ("memory.memsw.limit_in_bytes", memory),
+                (SOCKET_LIMIT, (limits.memory.0 / SOCKET_PART).to_string()),
                 ("cpu.cfs_period_us", period),
                 ("cpu.cfs_quota_us", quota),
             ],
@@ -321,7 +327,8 @@ impl ControlGroups {
         Ok(())
     }
 
-    /// Limits that the kernel applies to the groups; none if a controller is missing.
+    /// Limits that the kernel applies to the groups; none if a controller is missing, or if sockets may have more memory
+    /// than programs.
     pub fn read_limits(&self) -> Option<Limits> {
         let read = |file: &str| number(&self.read(file)?);
         let (memory, quota, period) = match self.is_v1() {
@@ -330,11 +337,18 @@ impl ControlGroups {
                 let (quota, period) = cpu.trim().split_once(' ')?;
                 (read("memory.max")?, number(quota)?, number(period)?)
             }
-            true => (
-                read("memory.limit_in_bytes")?,
-                read("cpu.cfs_quota_us")?,
-                read("cpu.cfs_period_us")?,
-            ),
+            true => {
+                let memory = read("memory.limit_in_bytes")?;
+                // A kernel without networks has no such file.
+                if read(SOCKET_LIMIT).is_some_and(|sockets| sockets > memory / SOCKET_PART) {
+                    return None;
+                }
+                (
+                    memory,
+                    read("cpu.cfs_quota_us")?,
+                    read("cpu.cfs_period_us")?,
+                )
+            }
         };
         Some(Limits {
             memory: Bytes(memory),

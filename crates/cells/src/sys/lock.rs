@@ -1,8 +1,12 @@
 //! Locks that end with their holder: a file that is open and locked (`flock(2)`).
 
+use crate::sys::process;
 use crate::{Error, Result};
+use abbey_launch::read_kernel_file;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Opens the file of a lock, which need not exist.
@@ -30,5 +34,58 @@ pub(crate) fn try_lock_file(path: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(e) => Err(Error::file("lock", path)(e.into())),
+    }
+}
+
+/// Process that took the lock of this open file (`flock(2)`), as the kernel reports it. It runs, and as the owner of the
+/// file: a lock outlives the process that took it where another has the file open too, and its number may be used again.
+/// None if there is no such process.
+pub fn lock_holder(file: &File) -> Option<i32> {
+    let owner = file.metadata().ok()?.uid();
+    let wanted = name_in_locks(file)?;
+    let locks = read_kernel_file("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:5447842 0 EOF`; one that waits has an arrow after its number.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", pid, name, ..] = words.as_slice() else {
+            return None;
+        };
+        let pid = pid.parse().ok().filter(|_| *name == wanted)?;
+        let runs = process::identify(pid).is_some();
+        (runs && process::user_of(pid) == Some(owner)).then_some(pid)
+    })
+}
+
+/// What `/proc/locks` calls an open file: the number of its file system and its inode there, which are not always those that
+/// `stat(2)` gives.
+fn name_in_locks(file: &File) -> Option<String> {
+    let info = read_kernel_file(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let field = |name: &str| Some(info.lines().find_map(|l| l.strip_prefix(name))?.trim());
+    let (mount, inode) = (field("mnt_id:")?, field("ino:")?);
+    let mounts = read_kernel_file("/proc/self/mountinfo").ok()?;
+    let device = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let this = words.next() == Some(mount);
+        words.nth(1).filter(|_| this)
+    })?;
+    let (major, minor) = device.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    Some(format!("{major:02x}:{minor:02x}:{inode}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_the_process_that_took_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let other = File::open(file.path()).unwrap();
+        assert_eq!(lock_holder(&other), None);
+        let held = try_lock_file(file.path()).unwrap().unwrap();
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(lock_holder(&other), Some(me));
+        drop(held);
+        assert_eq!(lock_holder(&other), None);
     }
 }

@@ -26,6 +26,13 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
     parent.parse().ok().filter(|pid| *pid != 0)
 }
 
+/// Effective user of a process; none when it is gone.
+pub(crate) fn user_of(pid: i32) -> Option<u32> {
+    let status = read_kernel_file(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Start time of a process in clock ticks since boot; none when it is gone or a zombie.
 fn start_ticks(pid: i32) -> Option<u64> {
     let stat = read_kernel_file(format!("/proc/{pid}/stat")).ok()?;

@@ -52,10 +52,22 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
     move |e| Error::file(what, "the terminal")(e.into())
 }
 
+/// Error of the system when a pseudo-terminal is opened. It calls the number of terminals of a host space on a device.
+fn not_opened(e: Errno) -> Error {
+    let source = match e {
+        Errno::NOSPC => std::io::Error::new(
+            std::io::ErrorKind::StorageFull,
+            "every pseudo-terminal of the host is in use; close some, or raise `sysctl kernel.pty.max`",
+        ),
+        e => e.into(),
+    };
+    Error::file("open", "the terminal")(source)
+}
+
 /// Opens a pseudo-terminal. Returns its master, which doesn't block, and the slave end for a program, owned by `uid`.
 pub(crate) fn open_pseudo_terminal(uid: Option<u32>) -> Result<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags).map_err(failed("open"))?;
+    let master = openpt(flags).map_err(not_opened)?;
     grantpt(&master).map_err(failed("grant"))?;
     unlockpt(&master).map_err(failed("unlock"))?;
     let name = ptsname(&master, Vec::new()).map_err(failed("name"))?;
@@ -115,18 +127,18 @@ impl Terminal {
         });
     }
 
-    /// Adds the terminal and its viewers to a `poll` set.
-    pub(crate) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the terminal and its viewers to a `poll` set. Without `output` the program's output is not waited for.
+    pub(crate) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>, output: bool) {
         let flags = |read: bool, write: bool| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, read);
             flags.set(PollFlags::OUT, write);
             flags
         };
-        if !self.ended {
+        if !self.ended && (output || !self.typed.is_empty()) {
             fds.push(PollFd::new(
                 &self.master,
-                flags(true, !self.typed.is_empty()),
+                flags(output, !self.typed.is_empty()),
             ));
         }
         let reads = self.typed.len() < TYPED_MAX;
@@ -139,12 +151,12 @@ impl Terminal {
     }
 
     /// Copies bytes between program and viewers as far as possible without waiting; `said` receives the program's
-    /// output.
-    pub(crate) fn transfer(&mut self, mut said: impl FnMut(&[u8])) {
+    /// output, which stays unread without `output`.
+    pub(crate) fn transfer(&mut self, output: bool, mut said: impl FnMut(&[u8])) {
         let mut buffer = [0u8; 8192];
         // Bounded: a program that never stops talking must not keep us from hearing anybody else.
         for _ in 0..READS_MAX {
-            if self.ended {
+            if self.ended || !output {
                 break;
             }
             match rustix::io::read(&self.master, &mut buffer) {

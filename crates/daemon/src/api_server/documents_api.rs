@@ -163,7 +163,7 @@ async fn read(
                 _ => None,
             };
             let language = api.core.plan.language_of(reader);
-            let report = reports::make_report(&api.work, report, language).await?;
+            let report = api.make_report(report, language).await?;
             (Vec::new(), reports::render_as_text(&report))
         }
         kind => {

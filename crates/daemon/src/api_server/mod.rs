@@ -20,6 +20,7 @@ pub(crate) mod operator_listener;
 pub(crate) mod operator_tasks;
 pub(crate) mod operator_work;
 pub(crate) mod plans;
+pub(crate) mod shared_read;
 pub(crate) mod state;
 pub(crate) mod templates_api;
 pub(crate) mod tokens_api;

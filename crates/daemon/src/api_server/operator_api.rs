@@ -136,7 +136,8 @@ async fn unknown(request: Request) -> Response {
 async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
     let current = api.core.plan.current();
     let state_hash = if query.state_hash == Some(true) {
-        Some(api.core.store.state_hash().await?)
+        let hash = async { Ok::<_, Error>(api.core.store.state_hash().await?) };
+        Some(api.state_hash.get(hash).await?)
     } else {
         None
     };
@@ -281,8 +282,11 @@ async fn activity(
     responses((status = 200, body = VerifyDoc)),
 )]
 async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
-    let v = audit_checkpoints::verify_audit_log(&api.core).await?;
-    Ok(Doc(audit_checkpoints::verification_doc(v)))
+    let verify = async {
+        let verified = audit_checkpoints::verify_audit_log(&api.core).await?;
+        Ok::<_, Error>(audit_checkpoints::verification_doc(verified))
+    };
+    Ok(Doc(api.verification.get(verify).await?))
 }
 
 #[utoipa::path(
@@ -453,7 +457,7 @@ async fn doctor_fix(State(api): Shared, Caller(by): Caller) -> Result<Doc<Doctor
     responses((status = 200, body = DoctorDoc)),
 )]
 async fn doctor_doc(State(api): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::run_checks(&api.work).await?))
+    Ok(Doc(api.checks.get(doctor::run_checks(&api.work)).await?))
 }
 
 #[utoipa::path(

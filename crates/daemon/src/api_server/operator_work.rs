@@ -105,7 +105,7 @@ async fn report(
     Query(query): Query<ReportQuery>,
 ) -> Result<Doc<ReportDoc>> {
     let language = language_of(&api, query.locale.as_deref())?;
-    Ok(Doc(reports::make_report(&api.work, &name, language).await?))
+    Ok(Doc(api.make_report(&name, language).await?))
 }
 
 #[utoipa::path(

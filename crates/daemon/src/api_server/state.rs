@@ -2,12 +2,17 @@
 
 use crate::api_server::agent_quotas::AgentQuotas;
 use crate::api_server::operator_listener::OperatorListener;
+use crate::api_server::shared_read::SharedRead;
 use crate::cells::state::CellsState;
+use crate::core::error::Result;
 use crate::core::rate::TokenBucket;
 use crate::core::state::CoreState;
+use crate::insight::reports;
 use crate::net::state::NetState;
 use crate::work::state::WorkState;
+use abbey_api::{DoctorDoc, ReportDoc, VerifyDoc};
 use abbey_model::Slug;
+use abbey_words::Language;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +38,14 @@ pub(crate) struct ApiState {
     pub(super) saving_template: tokio::sync::Mutex<()>,
     /// Deliveries whose bodies may be read at the same time.
     pub(super) delivery_bodies: Semaphore,
+    /// Verifications of the audit log.
+    pub(super) verification: SharedRead<VerifyDoc>,
+    /// Digests of the state.
+    pub(super) state_hash: SharedRead<String>,
+    /// Runs of every check of the house.
+    pub(super) checks: SharedRead<DoctorDoc>,
+    /// Held while a report is made: they read much, and some run every check.
+    reports: Semaphore,
 }
 
 impl ApiState {
@@ -49,7 +62,18 @@ impl ApiState {
             deliveries: Mutex::default(),
             saving_template: tokio::sync::Mutex::default(),
             delivery_bodies: Semaphore::new(DELIVERY_BODIES_MAX),
+            verification: SharedRead::default(),
+            state_hash: SharedRead::default(),
+            checks: SharedRead::default(),
+            reports: Semaphore::new(1),
         }
+    }
+
+    /// Makes a report once those before it are made.
+    pub(super) async fn make_report(&self, name: &str, language: Language) -> Result<ReportDoc> {
+        // It is never closed.
+        let _turn = self.reports.acquire().await.ok();
+        reports::make_report(&self.work, name, language).await
     }
 
     /// Whether an agent got no offer at this version of the tasks, so that the store need not be

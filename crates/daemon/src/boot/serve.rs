@@ -265,7 +265,7 @@ pub async fn doctor_offline(home: PathBuf) -> Result<abbey_api::DoctorDoc> {
     let home = Home::new(home);
     match StoppedHouse::open(home.clone()).await {
         Err(Error::Locked { holder, .. }) => {
-            Ok(crate::insight::doctor::check_silent_house(&home, &holder))
+            Ok(crate::insight::doctor::check_silent_house(&home, holder))
         }
         house => crate::insight::doctor::run_offline_checks(&house?.plane.work).await,
     }

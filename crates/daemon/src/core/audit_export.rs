@@ -7,9 +7,9 @@ use abbey_api::{EntryView, Problem, VerifyDoc};
 use abbey_cells::hostd::parse_checkpoint_lines;
 use abbey_model::{CheckpointLine, FaultKind};
 use abbey_store::{AuditEntry, ChainVerifier, KnownCheckpoints};
+use abbey_support::input::open_input;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub fn verify_export(
 ) -> Result<VerifyDoc> {
     let open = |path: &Path| {
         Ok::<_, Error>(BufReader::new(
-            File::open(path).map_err(Error::file("open", path))?,
+            open_input(path).map_err(|e| Error::file("open", path)(e.into()))?,
         ))
     };
     let mut known = KnownCheckpoints::default();

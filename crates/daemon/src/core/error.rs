@@ -43,12 +43,12 @@ pub enum Error {
         home: PathBuf,
     },
     /// Another control plane runs on this home.
-    #[error("the house in `{home}` is already running (pid {holder})")]
+    #[error("the house in `{home}` is already running (pid {})", holder.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string()))]
     Locked {
         /// Path of the home.
         home: PathBuf,
-        /// Process id in the lock file.
-        holder: String,
+        /// Process that holds the lock; none if this process may not know it.
+        holder: Option<i32>,
     },
     /// Paths of sockets below this home would exceed the limit of Unix socket paths.
     #[error("the path `{0}` is too long for a Unix socket; choose a home with a shorter path")]

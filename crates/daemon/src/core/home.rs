@@ -11,7 +11,7 @@ use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{getegid, geteuid};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,9 +21,6 @@ const LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Name of the key that a rotation puts in force next.
 const STAGED_KEY: &str = "signing.key.next";
-
-/// Most of a lock file that is read for the process id in it, bytes.
-const HOLDER_MAX: u64 = 20;
 
 /// Paths below one `ABBEY_HOME`.
 #[derive(Debug, Clone)]
@@ -436,16 +433,10 @@ impl Home {
             .map_err(Error::file("open", &path))?;
         let until = runtime::System.now() + LOCK_WITHIN;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let _unknown = file
-                .rewind()
-                .and_then(|()| (&file).take(HOLDER_MAX).read_to_string(&mut holder));
-            let holder = holder.trim().to_owned();
-            let is_alive = holder
-                .parse()
-                .is_ok_and(|pid| abbey_cells::identify(pid).is_some());
+            // Not whose number is in the file: the control plane's user can write there what it likes.
+            let holder = abbey_cells::lock_holder(&file);
             // The kernel releases the lock when the last thread of a killed holder has ended.
-            if is_alive || runtime::System.now() >= until {
+            if holder.is_some() || runtime::System.now() >= until {
                 return Err(Error::Locked {
                     home: self.root.clone(),
                     holder,

@@ -17,6 +17,7 @@ use abbey_store::{
     AuditVerification, KnownCheckpoints, Sqlite, SqliteOptions, Storage, SystemClock,
     import_state_file, public_key,
 };
+use abbey_support::input::open_input;
 use abbey_support::{digest, file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -79,7 +80,8 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
     let mut tree = Tree::new(dir, keep);
     let mut entries = 0;
     let foreign = dir.join("foreign.db");
-    let mut archive = tar::Archive::new(File::open(from).map_err(Error::file("open", from))?);
+    let mut archive =
+        tar::Archive::new(open_input(from).map_err(|e| Error::file("open", from)(e.into()))?);
     for entry in archive.entries().map_err(|e| damaged(e.to_string()))? {
         let mut entry = entry.map_err(|e| match entries {
             0 => damaged(format!("it is no archive that `abbey backup` wrote ({e})")),
@@ -169,8 +171,8 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
         Some((start, text)) => {
             let contents: BackupContents =
                 serde_json::from_slice(text).map_err(|e| damaged(format!("`{CONTENTS}`: {e}")))?;
-            let before = File::open(from)
-                .map_err(Error::file("open", from))?
+            let before = open_input(from)
+                .map_err(|e| Error::file("open", from)(e.into()))?
                 .take(contents.bytes);
             let sha256 = digest::sha256_hex_of_reader(before).map_err(Error::file("read", from))?;
             if contents.bytes != *start || sha256 != contents.sha256 {

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Largest charter, bytes.
-const CHARTER_MAX: usize = 64 << 10;
+pub const CHARTER_MAX: usize = 64 << 10;
 
 /// A parsed manifest with its plan.
 struct Planned {

@@ -35,6 +35,34 @@ fn a_named_port_is_given_before_the_range_and_taken_from_it() {
 }
 
 #[test]
+fn addresses_that_only_an_explicit_rule_reaches_are_warned_of() {
+    let of = |egress: &str| {
+        let text = format!("version: 1\nhouse: h\nagents: {{ a: {{ egress: {egress} }} }}\n");
+        let notes = planned(&text, &inventory()).notes;
+        let warnings = notes.into_iter().filter(|n| n.subject == "agent:a");
+        let warnings = warnings.filter(|n| n.severity == Severity::Warning);
+        warnings.map(|n| n.text).collect::<Vec<_>>()
+    };
+    for rule in [
+        "127.0.0.1:9",
+        "192.168.0.0/16:443",
+        "169.254.169.254:80",
+        "0.0.0.0/0:443",
+    ] {
+        let warnings = of(&format!("[\"{rule}\"]"));
+        assert_eq!(warnings.len(), 1, "{rule}: {warnings:?}");
+        assert!(warnings[0].contains(rule), "{warnings:?}");
+    }
+    for egress in [
+        "full",
+        "none",
+        "[\"203.0.114.7:443\", \"api.example.org:443\"]",
+    ] {
+        assert_eq!(of(egress), [""; 0], "{egress}");
+    }
+}
+
+#[test]
 fn a_small_range_is_enough_once_what_is_released_is_released() {
     let of = |web: &str, api: &str| {
         format!(

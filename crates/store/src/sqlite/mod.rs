@@ -19,7 +19,7 @@ use crate::transaction::{Context, Tx};
 use crate::{MonotonicClock, OPERATIONS, Reply, Result};
 use abbey_model::Timestamp;
 use ed25519_dalek::SigningKey;
-use readers::Readers;
+use readers::{READERS, Readers, SCANNERS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,7 @@ use writer::Writer;
 pub struct Sqlite {
     writer: Writer,
     readers: Readers,
+    scanners: Readers,
     clock: Arc<MonotonicClock>,
     path: PathBuf,
     /// Calls of each operation, in the order of [`OPERATIONS`].
@@ -45,7 +46,8 @@ impl Sqlite {
         let path = options.path.clone();
         let opened = open::open(&options)?;
         let clock = Arc::new(MonotonicClock::new(options.clock, opened.newest));
-        let readers = Readers::open(&path)?;
+        let readers = Readers::open(&path, READERS)?;
+        let scanners = Readers::open(&path, SCANNERS)?;
         let context = Context {
             redactor: options.redactor,
             entropy: options.entropy,
@@ -63,6 +65,7 @@ impl Sqlite {
         Ok(Sqlite {
             writer,
             readers,
+            scanners,
             clock,
             path,
             calls,
@@ -90,6 +93,13 @@ impl Driver for Sqlite {
         self.readers.submit(|rows| op(rows))
     }
 
+    fn scan<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&dyn Rows) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        self.scanners.submit(|rows| op(rows))
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -107,12 +117,12 @@ impl Driver for Sqlite {
     }
 
     fn backup(&self, to: PathBuf) -> Reply<()> {
-        self.readers
+        self.scanners
             .submit(move |rows| backup::copy_to(&rows.0, &to))
     }
 
     fn state_hash(&self) -> Reply<String> {
-        self.readers.submit(|rows| backup::state_hash(&rows.0))
+        self.scanners.submit(|rows| backup::state_hash(&rows.0))
     }
 
     fn count_call(&self, operation: usize) {

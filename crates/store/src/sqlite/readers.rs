@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Readers; two cores gain nothing from more.
-const READERS: usize = 2;
+/// Readers of ordinary operations; two cores gain nothing from more.
+pub(super) const READERS: usize = 2;
+/// Readers of operations that read the whole state, which would keep ordinary reads waiting. One at a time is enough.
+pub(super) const SCANNERS: usize = 1;
 /// Most reads waiting.
 const QUEUE_MAX: usize = 4096;
 
@@ -20,12 +22,12 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// Opens read-only connections to the state file, each with a thread that runs the queued reads.
-    pub(super) fn open(path: &Path) -> Result<Readers> {
+    /// Opens `count` read-only connections to the state file, each with a thread that runs the queued reads.
+    pub(super) fn open(path: &Path, count: usize) -> Result<Readers> {
         let (queue, jobs) = sync_channel::<Job>(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
         let mut threads = Vec::new();
-        for _ in 0..READERS {
+        for _ in 0..count {
             let rows = connect(path).map_err(database_error)?;
             let jobs = Arc::clone(&jobs);
             let thread = std::thread::Builder::new()
@@ -45,13 +47,16 @@ impl Readers {
     }
 
     /// Queues a read, which runs on a consistent view of the committed state. Returns the reply that its result will
-    /// arrive in.
+    /// arrive in. A read whose reply was dropped before its turn is left out.
     pub(super) fn submit<T: Send + 'static>(
         &self,
         op: impl FnOnce(&SqliteRows) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
         let (sender, reply) = Reply::new();
         let job: Job = Box::new(move |rows| {
+            if sender.is_closed() {
+                return;
+            }
             let _caller_gone = sender.send(op(rows));
         });
         if let Some(queue) = &self.queue {

@@ -82,24 +82,35 @@ pub(super) async fn observe_without_hostd(
     }
 }
 
-/// Checks of a house whose control plane, the process `holder`, holds the lock of the home and does not answer.
-pub(crate) fn check_silent_house(home: &Home, holder: &str) -> DoctorDoc {
+/// Checks of a house whose control plane holds the lock of the home and does not answer. `holder` is its process, if it was
+/// found.
+pub(crate) fn check_silent_house(home: &Home, holder: Option<i32>) -> DoctorDoc {
     let mut checks = Checks::default();
-    let state = std::fs::read_to_string(format!("/proc/{holder}/stat")).unwrap_or_default();
-    let state = state
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().next());
+    let stat = holder.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    let state = stat.as_deref().and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_whitespace().next()
+    });
     let stopped = matches!(state, Some("T" | "t"));
-    let (text, remedy) = match stopped {
-        true => (
-            format!("the control plane (process {holder}) is stopped by a signal"),
-            format!("`kill -CONT {holder}` lets it go on"),
+    let log = home.serve_log_file();
+    let (text, remedy) = match holder {
+        Some(pid) if stopped => (
+            format!("the control plane (process {pid}) is stopped by a signal"),
+            format!("`kill -CONT {pid}` lets it go on"),
         ),
-        false => (
-            format!("the control plane (process {holder}) does not answer"),
+        Some(pid) => (
+            format!("the control plane (process {pid}) does not answer"),
             format!(
-                "read its log `{}`; if it hangs, end it (`kill -9 {holder}`), and `abbey up` starts it again and adopts the cells",
-                home.serve_log_file().display()
+                "read its log `{}`; if it hangs, end it (`kill -9 {pid}`), and `abbey up` starts it again and adopts the cells",
+                log.display()
+            ),
+        ),
+        None => (
+            "the control plane does not answer, and a process that this user may not see holds its lock"
+                .to_owned(),
+            format!(
+                "run `abbey doctor` as root to find that process; the log of the control plane is `{}`",
+                log.display()
             ),
         ),
     };
