@@ -82,6 +82,13 @@ async fn provision_all_services(
         return (true, IDLE);
     };
     let (mut settled, mut next) = (true, IDLE);
+    if let Err(error) = remove_credentials_of_removed_services(cells, &current).await {
+        settled = false;
+        tracing::warn!(
+            error = error.chain(),
+            "credentials for services that the manifest no longer has could not be removed; retrying within 10 seconds"
+        );
+    }
     for service in current.house.services.values() {
         if !service.kind.has_consumers() {
             continue;
@@ -105,6 +112,21 @@ async fn provision_all_services(
     let opened = known.opened.keys().cloned().collect();
     cells.set_consumer_status((known.last_problems.clone(), opened));
     (settled, next)
+}
+
+/// Removes the credentials of agents for services that the manifest no longer has.
+async fn remove_credentials_of_removed_services(
+    cells: &CellsState,
+    current: &PlanInForce,
+) -> Result<()> {
+    for agent in current.house.agents.keys() {
+        for service in agent_credentials::services_with_credential(cells, agent) {
+            if !current.house.services.contains_key(&service) {
+                write_service_credential(cells, agent, &service, "", "").await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether the error only says that the service's cell is not running yet.
