@@ -45,7 +45,9 @@ pub mod manifest {
     pub use abbey_plan::json_schema;
     pub use abbey_plan::rename::rename_agent;
     pub use abbey_plan::templates;
-    pub use abbey_plan::{Charter, CheckpointSink, Mistake, parse, parse_bytes, parse_duration_ms};
+    pub use abbey_plan::{
+        Charter, CheckpointSink, House, Mistake, parse, parse_bytes, parse_duration_ms,
+    };
     pub use abbey_plan::{Likeness, remove_own_keys};
 }
 

@@ -60,7 +60,9 @@ fn a_secret_is_stored_for_the_control_plane_alone_listed_by_name_and_removed() {
     ] {
         assert_eq!(set(&house, name, value), Some(2), "{name}");
     }
-    house.expect(0, "secret rm field");
+    let refused = house.expect_refusal(4, "secret rm field");
+    assert!(refused.contains("in use by provider:"), "{refused}");
+    house.expect(0, "secret rm field --force");
     house.expect_refusal(3, "secret rm field");
     let refused = house.expect(4, "plan");
     assert!(refused.contains("abbey secret set"), "{refused}");
