@@ -223,6 +223,13 @@ fn a_waiver_of_the_defaults_reaches_services_and_refusals_name_its_place() {
         "house: h\ndefaults: {{ waive: [limits] }}\n{services}agents:\n  a: {{}}\n"
     ));
     house.expect(0, "up");
+    house.expect(0, "run -- true");
+    // What is accepted for an agent and a service alone is not for commands.
+    let services = services.replace("probe: none", "probe: none, waive: [limits]");
+    house.manifest(&format!(
+        "house: h\n{services}agents:\n  a: {{ waive: [limits] }}\n"
+    ));
+    house.expect(0, "up");
     let refused = house.expect_refusal(125, "run -- true");
     assert!(refused.contains("--waive limits"), "{refused}");
 }

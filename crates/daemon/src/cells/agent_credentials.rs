@@ -114,17 +114,6 @@ pub(crate) fn service_credential_file(cells: &CellsState, agent: &Slug, service:
         .join(format!("service-{service}"))
 }
 
-/// Services for which the control plane has a copy of a credential of this agent.
-pub(crate) fn services_with_credential(cells: &CellsState, agent: &Slug) -> Vec<Slug> {
-    let dir = cells.core.home.agent_dir(agent.as_str());
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let services = entries.filter_map(|entry| {
-        let name = entry.file_name();
-        name.to_str()?.strip_prefix("service-")?.parse().ok()
-    });
-    services.collect()
-}
-
 /// Finds the secret (`abbey_sv_…`) in the text of a service credential file.
 pub(crate) fn parse_service_secret(line: &str) -> Option<&str> {
     let rest = &line[line.find(SERVICE_PREFIX)?..];

@@ -82,7 +82,7 @@ async fn provision_all_services(
         return (true, IDLE);
     };
     let (mut settled, mut next) = (true, IDLE);
-    if let Err(error) = remove_credentials_of_removed_services(cells, &current).await {
+    if let Err(error) = remove_credentials_of_removed_services(cells, &current, known).await {
         settled = false;
         tracing::warn!(
             error = error.chain(),
@@ -114,17 +114,23 @@ async fn provision_all_services(
     (settled, next)
 }
 
-/// Removes the credentials of agents for services that the manifest no longer has.
+/// Removes the credentials of agents for services that the manifest no longer has, as far as this control plane opened
+/// them: at its start it does so for every service of the plan in force.
 async fn remove_credentials_of_removed_services(
     cells: &CellsState,
     current: &PlanInForce,
+    known: &mut ConsumerProgress,
 ) -> Result<()> {
-    for agent in current.house.agents.keys() {
-        for service in agent_credentials::services_with_credential(cells, agent) {
-            if !current.house.services.contains_key(&service) {
-                write_service_credential(cells, agent, &service, "", "").await?;
-            }
+    let keys = known.opened.keys().cloned();
+    let removed: Vec<_> = keys
+        .filter(|(service, _)| !current.house.services.contains_key(service))
+        .collect();
+    for (service, agent) in removed {
+        // With an agent that is removed as well, its files are moved away.
+        if current.house.agents.contains_key(&agent) {
+            write_service_credential(cells, &agent, &service, "", "").await?;
         }
+        known.opened.remove(&(service, agent));
     }
     Ok(())
 }
