@@ -43,8 +43,7 @@ pub(crate) enum ImageCommand {
         #[arg(default_value = DEFAULT)]
         name: String,
     },
-    /// Remove an image; microVMs that run from it keep running. One that an agent of the manifest in force boots from is
-    /// removed with `--force` only.
+    /// Remove an image; microVMs that run from it keep running, and one that agents boot from needs `--force`.
     #[command(after_help = "Example:\n  abbey image remove old")]
     Remove {
         /// Name of the image.
