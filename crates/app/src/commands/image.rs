@@ -43,12 +43,12 @@ pub(crate) enum ImageCommand {
         #[arg(default_value = DEFAULT)]
         name: String,
     },
-    /// Remove an image; microVMs that run from it keep running, and one that agents boot from needs `--force`.
+    /// Remove an image; microVMs that run from it keep running.
     #[command(after_help = "Example:\n  abbey image remove old")]
     Remove {
         /// Name of the image.
         name: String,
-        /// Remove it even if agents boot from it.
+        /// Remove it although agents of the manifest in force boot from it.
         #[arg(long)]
         force: bool,
     },
