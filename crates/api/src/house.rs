@@ -80,6 +80,9 @@ documents! {
         /// What the control plane is doing for a plan that is being applied, or to stop; each new text is progress.
         #[serde(default)]
         activity: Option<String>,
+        /// Whether `abbey down` was requested: every cell stops, then the control plane.
+        #[serde(default)]
+        going_down: bool,
     }
     /// How far agents and services are from what is desired of them.
     ReadinessDoc {

@@ -38,6 +38,31 @@ pub(crate) fn is_house_down(home: &Home) -> bool {
     !left && listening_process(home.root()).is_none()
 }
 
+/// Waits until a house that is going down has ended: who wants it up after that starts it again, and what ends cannot be
+/// changed. Fails with exit code 124 after 60 seconds.
+pub(crate) async fn wait_while_going_down(
+    home: &Home,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let until = Instant::now() + DOWN_WITHIN;
+    while is_control_plane_up(home).await {
+        let client = operator_client(home)?;
+        match client.house().show(&HouseQuery::default()).await {
+            Ok(house) if house.going_down => {}
+            _ => return Ok(()),
+        }
+        if Instant::now() >= until {
+            let text = "the house is still going down, so that it cannot be started yet";
+            return Err(Failure::plain(text)
+                .hint("`abbey down` waits for it and shows what is stopping")
+                .with_code(exit::TIMEOUT));
+        }
+        progress.show("waiting for the end of `abbey down`");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// Starts a control plane in the background unless one is running; returns whether it was started. If two processes
 /// start one at the same time, one gets the lock, and the other waits for up to 20 seconds until the control plane
 /// answers.

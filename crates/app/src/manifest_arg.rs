@@ -1,7 +1,10 @@
 //! Which manifest a command works on: the one that it is told, the one here, or the one that the house was brought up
 //! from.
 
+use crate::connect::operator_client;
+use crate::exit::{self, Failure};
 use abbey_daemon::Home;
+use abbey_daemon::manifest::House;
 use abbey_support::file::{Sync, publish};
 use abbey_support::input::read_input;
 use clap::Args;
@@ -50,6 +53,31 @@ fn remembered(home: &Home) -> Option<PathBuf> {
     }
     let bytes = read_input(&path, 64 << 10).ok()?;
     Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+/// The house as the plan in force has it, or as the manifest in use says while the control plane does not run; none if
+/// neither can be read.
+pub(crate) async fn house_in_use(home: &Home) -> Option<House> {
+    let in_force = match operator_client(home) {
+        Ok(client) => client.house().manifest().await.ok(),
+        Err(_) => None,
+    };
+    let text = match in_force {
+        Some(doc) => doc.manifest,
+        None => std::fs::read_to_string(remembered(home)?).ok()?,
+    };
+    abbey_daemon::manifest::parse(&text).ok()
+}
+
+/// Failure with exit code 4 if there are users of what is to be removed.
+pub(crate) fn refuse_in_use(what: &str, users: &[String]) -> Result<(), Failure> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{what} is in use by {}", users.join(", "));
+    Err(Failure::plain(text)
+        .with_code(exit::CONFLICT)
+        .hint("change the manifest first, or remove it all the same with `--force`"))
 }
 
 /// Writes down the manifest that the house has just been brought up from. Only the owner of the home does; for anybody

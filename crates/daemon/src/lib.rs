@@ -46,7 +46,9 @@ pub mod manifest {
     pub use abbey_plan::json_schema;
     pub use abbey_plan::rename::{rename_agent, restore_data_name};
     pub use abbey_plan::templates;
-    pub use abbey_plan::{Charter, CheckpointSink, Mistake, parse, parse_bytes, parse_duration_ms};
+    pub use abbey_plan::{
+        Charter, CheckpointSink, House, Mistake, parse, parse_bytes, parse_duration_ms,
+    };
     pub use abbey_plan::{Likeness, MANIFEST_MAX, remove_own_keys};
 }
 

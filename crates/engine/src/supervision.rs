@@ -20,8 +20,14 @@ pub enum Desired {
         /// Digest of the values that only a restart can change.
         spec: String,
     },
-    /// Suspended, if it runs from this specification; a cell that is down stays down.
+    /// Suspended. A cell that is down is started first, and suspended once it is ready.
     Paused {
+        /// Digest of everything that a restart is needed for.
+        spec: String,
+    },
+    /// Suspended for a short time, for a copy of its files, if it runs from this specification; a cell that is down stays
+    /// down meanwhile, because it would change them.
+    Held {
         /// Digest of everything that a restart is needed for.
         spec: String,
     },
@@ -76,7 +82,7 @@ pub fn decide(
 ) -> (History, Action) {
     let mut next = history.clone();
     match (desired, observed) {
-        (Desired::Up { spec }, Observed::Nothing) => {
+        (Desired::Up { spec } | Desired::Paused { spec }, Observed::Nothing) => {
             let changed = history.tried.as_ref().is_some_and(|tried| tried != spec);
             if changed {
                 next.failures = 0;
@@ -95,7 +101,7 @@ pub fn decide(
             (next, Action::Start(generation))
         }
         (
-            Desired::Up { spec } | Desired::Paused { spec },
+            Desired::Up { spec } | Desired::Paused { spec } | Desired::Held { spec },
             Observed::Running {
                 generation,
                 spec: running,
@@ -113,7 +119,12 @@ pub fn decide(
             if spec != running || *generation < history.generation {
                 return (next, Action::Stop);
             }
-            match (matches!(desired, Desired::Paused { .. }), *paused) {
+            let pauses = !matches!(desired, Desired::Up { .. });
+            match (pauses, *paused) {
+                // What is suspended while it starts would count as never ready when it is resumed.
+                (true, false) if !*ready && matches!(desired, Desired::Paused { .. }) => {
+                    return (next, Action::Rest);
+                }
                 (true, false) => return (next, Action::Pause),
                 (true, true) => return (next, Action::Rest),
                 (false, true) => return (next, Action::Resume),
@@ -162,7 +173,7 @@ pub fn decide(
             note_exit(&mut next, record, now);
             (next, Action::Sweep)
         }
-        (Desired::Down | Desired::Paused { .. }, Observed::Nothing) => {
+        (Desired::Down | Desired::Held { .. }, Observed::Nothing) => {
             next.failures = 0;
             next.retry_at = None;
             (next, Action::Rest)
@@ -227,11 +238,10 @@ pub fn presence(
         Observed::Running { ready: false, .. } => Presence::Starting,
         Observed::Running { worker, .. } => Presence::from_probes(ingress, *worker),
         Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
-            // A paused cell that is gone stays away until it is resumed.
-            Desired::Down | Desired::Paused { .. } => Presence::Stopped,
-            Desired::Up { .. } if history.failures >= CRASH_LOOP => Presence::Degraded,
-            Desired::Up { .. } if history.failures > 0 => Presence::Down,
-            Desired::Up { .. } => Presence::Starting,
+            Desired::Down | Desired::Held { .. } => Presence::Stopped,
+            _ if history.failures >= CRASH_LOOP => Presence::Degraded,
+            _ if history.failures > 0 => Presence::Down,
+            _ => Presence::Starting,
         },
     }
 }
@@ -392,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_paused_is_held_and_not_started() {
+    fn a_paused_cell_that_ended_is_started_and_suspended_once_ready() {
         let paused = Desired::Paused { spec: "a".into() };
         let history = History::default();
         let running = |paused| Observed::Running {
@@ -411,7 +421,16 @@ mod tests {
         assert_eq!(action(&paused, &running(true)), Action::Rest);
         assert_eq!(action(&UP(), &running(true)), Action::Resume);
         assert_eq!(action(&Desired::Down, &running(true)), Action::Stop);
-        assert_eq!(action(&paused, &Observed::Nothing), Action::Rest);
+        let started = action(&paused, &Observed::Nothing);
+        assert_eq!(started, Action::Start(Generation(1)));
+        let held = Desired::Held { spec: "a".into() };
+        assert_eq!(action(&held, &running(false)), Action::Pause);
+        assert_eq!(action(&held, &Observed::Nothing), Action::Rest);
+        let mut starting = running(false);
+        if let Observed::Running { ready, .. } = &mut starting {
+            *ready = false;
+        }
+        assert_eq!(action(&paused, &starting), Action::Rest);
         let word = presence(&paused, &running(true), &history, true);
         assert_eq!(word, Presence::Paused);
     }

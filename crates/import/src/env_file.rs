@@ -46,8 +46,10 @@ pub(crate) fn read_env_file(
             .map(|(_, value)| value.as_str())
             .filter(|v| !v.is_empty())
     };
-    let Some(was) = get("AGENT_NAME") else {
-        return Err(wrong_format("`AGENT_NAME` is not set".to_owned()));
+    let named = here.named.as_ref().map(|n| n.as_str());
+    let Some(was) = get("AGENT_NAME").or(named) else {
+        let why = "`AGENT_NAME` is not set; set it, or name the agent with `--as NAME`";
+        return Err(wrong_format(why.to_owned()));
     };
     let slug = names.assign(import, was, here.named.as_ref());
     let mut agent = ImportedAgent::new(slug, was);

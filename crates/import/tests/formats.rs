@@ -175,6 +175,20 @@ fn secrets_are_reported_and_redacted_and_never_shown() {
 }
 
 #[test]
+fn an_env_file_without_a_name_is_imported_under_a_given_one() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(".env"), "ASSISTANT_NAME=Envy\n").unwrap();
+    let error = read_installation(Format::Env, dir.path(), &here()).unwrap_err();
+    assert!(error.to_string().contains("`--as NAME`"), "{error}");
+    let named = TargetHouse {
+        named: Some("envy".parse().unwrap()),
+        ..here()
+    };
+    let import = read_installation(Format::Env, dir.path(), &named).unwrap();
+    assert_eq!(import.agents[0].slug.as_str(), "envy");
+}
+
+#[test]
 fn hostile_names_links_and_reporting_cycles_are_neutralized() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();

@@ -6,7 +6,7 @@ use crate::keys::{Admission, Agent, Budget, Compatibility, Delegation, Service};
 use crate::settings::Settings;
 use crate::sink::CheckpointSink;
 use abbey_engine::workflow::Workflow;
-use abbey_model::{Millis, NanoUsd, SecretRef, Slug, Subnet};
+use abbey_model::{Layer, Millis, NanoUsd, SecretRef, Slug, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -139,6 +139,15 @@ impl House {
         };
         let found = self.providers.iter().find(|(_, p)| is_endpoint(p));
         found.map(|(name, _)| name)
+    }
+
+    /// Isolation layers that `defaults.waive` accepts to be absent.
+    pub fn waived_by_default(&self) -> BTreeSet<Layer> {
+        let waived = self.settings.value("defaults.waive");
+        let names = waived.and_then(|v| v.as_array()).into_iter().flatten();
+        names
+            .filter_map(|name| name.as_str()?.parse().ok())
+            .collect()
     }
 
     /// References to every secret that the control plane itself must read, each with its use as messages name it:

@@ -93,6 +93,11 @@ impl Settings {
         }
     }
 
+    /// Value of the key with this path; none if it has none.
+    pub(crate) fn value(&self, path: &str) -> Option<&Value> {
+        self.0.iter().find(|s| s.path == path).map(|s| &s.value)
+    }
+
     fn by_path(&self) -> BTreeMap<&str, &Setting> {
         let given = self.0.iter().filter(|s| !s.value.is_null());
         given.map(|s| (s.path.as_str(), s)).collect()

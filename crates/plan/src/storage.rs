@@ -35,6 +35,12 @@ impl Storage {
     }
 }
 
+/// Command in a cell that writes an archive of what its agent owns in home and workspace. What Abbey writes there itself is
+/// left out: the new cell has its own.
+const SAVE: &str = r#"sh -c 'cd .. && find home workspace -mindepth 1 -maxdepth 1 -user "$(id -u)" ! -name token -print0 | tar -cf - --null -T -'"#;
+/// Command in a cell that reads such an archive.
+const RESTORE: &str = "sh -c 'cd .. && tar -xf -'";
+
 /// Reason why an agent cannot become what a new manifest says without losing its files; none if it can. Files in a
 /// directory move onto drives by themselves, and drives grow.
 pub(crate) fn refuse_change(old: &Agent, new: &Agent) -> Option<String> {
@@ -47,7 +53,7 @@ pub(crate) fn refuse_change(old: &Agent, new: &Agent) -> Option<String> {
         _ => {
             let name = &new.slug;
             return Some(format!(
-                "its files are {} and would not be in its new cell; keep `cell` and `drives`, or copy the files out (`abbey exec {name} -- tar -cf - . > {name}.tar`), remove the agent and add it again",
+                "its files are {} and would not be in its new cell; keep `cell` and `drives`, or take the files of home and workspace along: `abbey exec {name} -- {SAVE} > {name}.tar`, remove the agent, add it again, and `abbey exec {name} -- {RESTORE} < {name}.tar`",
                 had.name()
             ));
         }

@@ -14,6 +14,11 @@ pub(crate) trait Driver: Send + Sync {
         &self,
         op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T>;
+    /// As [`Driver::write`], with the space that is kept for operations that end or pause what may fill the disk.
+    fn write_essential<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T>;
     /// Runs a read on a consistent view of what is committed.
     fn read<T: Send + 'static>(
         &self,

@@ -19,8 +19,9 @@ use std::path::PathBuf;
 
 /// Declares the trait, its implementation for every driver, and the list of names.
 ///
-/// `write name(arguments) -> T = |tx| …` runs in a transaction, `read name(arguments) -> T = |rows, now| …` on a
-/// committed view at the store's instant `now`, `scan` is a `read` that is slow because it reads the whole state, and `driver name(arguments) -> T` is the driver's own.
+/// `write name(arguments) -> T = |tx| …` runs in a transaction, `essential` as well and with the space that is kept for it
+/// on a full disk, `read name(arguments) -> T = |rows, now| …` on a committed view at the store's instant `now`, `scan` is a
+/// `read` that is slow because it reads the whole state, and `driver name(arguments) -> T` is the driver's own.
 macro_rules! operations {
     ($(
         $(#[$doc:meta])*
@@ -58,11 +59,15 @@ macro_rules! operations {
         }
     };
     (@answer write $answer:ty) => { Reply<$answer> };
+    (@answer essential $answer:ty) => { Reply<$answer> };
     (@answer read $answer:ty) => { Reply<$answer> };
     (@answer scan $answer:ty) => { Reply<$answer> };
     (@answer driver $answer:ty) => { $answer };
     (@body write $self:ident $name:ident ($($argument:ident),*) |$tx:pat_param| $body:expr) => {
         Driver::write($self, move |$tx| $body)
+    };
+    (@body essential $self:ident $name:ident ($($argument:ident),*) |$tx:pat_param| $body:expr) => {
+        Driver::write_essential($self, move |$tx| $body)
     };
     (@body read $self:ident $name:ident ($($argument:ident),*) |$rows:pat_param, $now:pat_param| $body:expr) => {{
         let $now = Driver::now($self);
@@ -133,6 +138,8 @@ operations! {
 
     /// Appends an entry to the audit log; its sequence number.
     write append_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_entry(tx, note);
+    /// As [`Storage::append_audit_entry`], for what must be possible on a full disk: it ends, pauses or cleans up.
+    essential append_essential_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_entry(tx, note);
     /// Signs the head of the audit log if it moved since the last signature; its sequence number.
     write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
     /// Entries of the audit log after a sequence number.
@@ -176,6 +183,8 @@ operations! {
     write finish_first_files(agent: Slug) -> () = |tx| first_files::finish(tx, &agent);
     /// Stores the desired state of a cell, its supervision, or both.
     write set_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
+    /// As [`Storage::set_cell`], for what must be possible on a full disk: the operator ends, pauses or resumes it.
+    essential set_essential_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
     /// Removes a cell.
     write remove_cell(cell: CellName) -> () = |tx| cells::remove(tx, &cell);
     /// Every cell with its desired state and supervision.

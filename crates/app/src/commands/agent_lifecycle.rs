@@ -10,12 +10,15 @@ use crate::manifest_file::{
     ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
     print_applied_plan,
 };
-use crate::output::{Progress, print_message};
+use crate::output::{self, Progress, print_message};
+use crate::plan_output::print_plan;
 use crate::readiness::{WaitArgs, WaitFor};
+use abbey_api::PlanDoc;
 use abbey_api::client::Client;
 use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, Presence, Slug};
 use clap::Args;
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Args)]
@@ -135,13 +138,32 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     drop(edit().await?);
     // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
     let consent = Consent::To(format!("agent:{name}"));
-    let show = print_applied_plan(json);
+    let mut document = Value::Null;
+    let show = |plan: &PlanDoc| match json {
+        true => document = serde_json::json!(plan),
+        false => print_plan(plan),
+    };
     let apply = async { apply_edit(home, &file, edit().await?, None, consent, show).await };
-    let code = after_its_task(&client, &name, &args.drain, apply).await?;
-    if code != exit::OK {
-        return Ok(code);
+    let code = after_its_task(&client, &name, &args.drain, apply).await;
+    let left = match code {
+        Ok(exit::OK) => client.agents().leftovers(name.as_str()).await.map(Some),
+        _ => Ok(None),
+    };
+    if !document.is_null() {
+        if let Ok(Some(left)) = &left {
+            let files = left.removed.last().map(|stamp| {
+                let path = format!("{}/{name}-{stamp}", left.place);
+                serde_json::json!({ "path": path, "stamp": stamp })
+            });
+            document["files"] = serde_json::json!(files);
+            document["leftovers"] = serde_json::json!(left);
+        }
+        output::print_json(&document);
     }
-    let left = client.agents().leftovers(name.as_str()).await?;
+    let code = code?;
+    let Some(left) = left? else {
+        return Ok(code);
+    };
     if let Some(stamp) = left.removed.last() {
         print_message(&format!(
             "its files are kept in {}/{name}-{stamp}; `abbey agent restore {name}` restores the agent",

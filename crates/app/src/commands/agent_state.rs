@@ -8,6 +8,7 @@ use crate::output;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::FleetQuery;
 use abbey_daemon::Home;
+use abbey_model::Presence;
 use clap::Args;
 use futures_util::StreamExt;
 
@@ -38,7 +39,11 @@ pub(crate) async fn cmd_set_agent_state(
     let client = operator_client(home)?;
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
-        fleet.agents.iter().map(|a| a.name.clone()).collect()
+        // Those that are stopped stay so until `start`.
+        let passes = |stopped: bool| !(stopped && matches!(verb, "pause" | "resume"));
+        let agents = fleet.agents.iter();
+        let agents = agents.filter(|a| passes(a.presence == Presence::Stopped));
+        agents.map(|a| a.name.clone()).collect()
     } else {
         args.agents.clone()
     };

@@ -1,9 +1,11 @@
 //! `abbey image`: images that microVMs boot from.
 
 use crate::exit::{self, Failure, Outcome};
+use crate::manifest_arg::{house_in_use, refuse_in_use};
 use crate::output::{self, print_line, print_message, print_table};
 use abbey_cells::microvm::image::{self, DEFAULT, Image, ImageRecipe};
 use abbey_daemon::Home;
+use abbey_model::CellKind;
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -46,6 +48,9 @@ pub(crate) enum ImageCommand {
     Remove {
         /// Name of the image.
         name: String,
+        /// Remove it although agents of the manifest in force boot from it.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -53,9 +58,17 @@ fn failed(error: abbey_cells::Error) -> Failure {
     Failure::from(abbey_daemon::Error::Cell(error))
 }
 
+/// Agents that boot from an image.
+async fn users(home: &Home, name: &str) -> Vec<String> {
+    let house = house_in_use(home).await;
+    let agents = house.iter().flat_map(|house| house.agents.values());
+    let agents = agents.filter(|a| a.cell == CellKind::Microvm && a.image == name);
+    agents.map(|a| format!("agent `{}`", a.slug)).collect()
+}
+
 /// `abbey image`: builds, imports, lists, verifies or removes microVM images in the home, without the control
 /// plane.
-pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outcome {
+pub(crate) async fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outcome {
     let images = home.root().join("images");
     let print_image = |image: &Image, done: &str| match json {
         true => output::print_json_line(image),
@@ -103,7 +116,10 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             let image = image::verify_image(&images, &name).map_err(failed)?;
             print_image(&image, "verified");
         }
-        ImageCommand::Remove { name } => {
+        ImageCommand::Remove { name, force } => {
+            if !force {
+                refuse_in_use(&format!("image `{name}`"), &users(home, &name).await)?;
+            }
             image::remove_image(&images, &name).map_err(failed)?;
             print_line(&format!("removed `{name}`"));
         }

@@ -1,6 +1,7 @@
 //! `abbey secret`: values that a manifest names as `credential:NAME`.
 
 use crate::exit::{self, Failure, Outcome};
+use crate::manifest_arg::{house_in_use, refuse_in_use};
 use crate::output::{self, print_message, print_table};
 use abbey_api::VERSION;
 use abbey_daemon::Home;
@@ -27,11 +28,14 @@ pub(crate) enum SecretCommand {
     /// List the names of the stored secrets.
     #[command(after_help = "Example:\n  abbey secret list")]
     List,
-    /// Remove a stored secret.
+    /// Remove a stored secret; one that the manifest in force names only with `--force`.
     #[command(after_help = "Example:\n  abbey secret rm openai")]
     Rm {
         /// Name of the secret.
         name: String,
+        /// Remove it even if the manifest names it.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -45,7 +49,7 @@ pub(crate) struct SecretSetArgs {
 }
 
 /// `abbey secret`: stores a secret of the house, lists the names, or removes one.
-pub(crate) fn cmd_secret(home: &Home, json: bool, command: SecretCommand) -> Outcome {
+pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) -> Outcome {
     match command {
         SecretCommand::Set(args) => {
             let name = parse_name(&args.name)?;
@@ -74,8 +78,11 @@ pub(crate) fn cmd_secret(home: &Home, json: bool, command: SecretCommand) -> Out
                 print_table(&["NAME", "IN A MANIFEST"], rows, empty);
             }
         }
-        SecretCommand::Rm { name } => {
+        SecretCommand::Rm { name, force } => {
             let name = parse_name(&name)?;
+            if !force && home.credential_names()?.contains(&name) {
+                refuse_in_use(&format!("secret `{name}`"), &users(home, &name).await)?;
+            }
             if !home.remove_credential(&name)? {
                 return Err(Failure::plain(format!("there is no secret `{name}`"))
                     .with_code(exit::NOT_FOUND)
@@ -90,6 +97,14 @@ pub(crate) fn cmd_secret(home: &Home, json: bool, command: SecretCommand) -> Out
         }
     }
     Ok(exit::OK)
+}
+
+/// Keys of the manifest that name a secret, such as `provider:cloud`.
+async fn users(home: &Home, name: &str) -> Vec<String> {
+    let house = house_in_use(home).await;
+    let named = house.iter().flat_map(|house| house.secrets());
+    let named = named.filter(|(_, r)| matches!(r, SecretRef::Credential(n) if n == name));
+    named.map(|(user, _)| user).collect()
 }
 
 /// A name that a manifest can use.

@@ -5,6 +5,7 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::{Consent, obtain_consent_to_restored};
 use crate::control_plane::{
     ensure_current_control_plane_up, is_house_down, runs_another_build, shut_down_house,
+    wait_while_going_down,
 };
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
@@ -44,6 +45,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     abbey_daemon::check_manifest(&body.manifest)?;
     obtain_consent_to_restored(home, args.yes)?;
     let mut progress = Progress::new();
+    wait_while_going_down(home, &mut progress).await?;
     let was_down = is_house_down(home);
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");

@@ -167,7 +167,10 @@ fn restore_survives_a_crash_with_all_files() {
         let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
         people(&house);
         house.write_agent_file("iris", "memory/old.md", "kept\n");
-        house.expect(0, "agent rm iris");
+        let gone = house.json(0, "agent rm iris");
+        let files = gone["files"]["path"].as_str().unwrap();
+        assert!(std::path::Path::new(files).exists(), "{gone}");
+        assert!(files.ends_with(gone["files"]["stamp"].as_str().unwrap()));
         arm_crash_point(&armed);
         let _may_be_cut_off = house.run("agent restore iris");
         until("the place was passed", || !armed.exists());
@@ -281,4 +284,55 @@ fn a_draining_agent_resumes_work_after_start() {
     let number = task["task"]["number"].as_str().unwrap();
     house.expect(0, "start a");
     house.wait_for_task(number, TaskState::Done);
+}
+
+/// The commands that a refused change of `cell` names keep the files of home and workspace when they are followed as they
+/// are written.
+#[test]
+fn the_remedy_for_a_refused_change_of_cell_keeps_all_files() {
+    let house = house();
+    let manifest = |agents: &str| house.manifest(&format!("house: h\nagents: {{ {agents} }}\n"));
+    manifest(
+        "w3: { template: sysadmin, cell: sandbox, drives: { state: 32MiB, workspace: 32MiB } }",
+    );
+    house.expect(0, "up");
+    house.expect(
+        0,
+        args!(
+            "exec w3 -- sh -c {}",
+            "echo one > work.txt; mkdir -p ~/.x; echo two > ~/.x/home.txt"
+        ),
+    );
+    manifest("w3: { template: sysadmin, cell: process }");
+    let refused = house.expect_refusal(4, "up --yes");
+    let commands: Vec<&str> = refused
+        .split('`')
+        .filter(|part| part.starts_with("abbey exec"))
+        .collect();
+    let [save, restore] = commands[..] else {
+        panic!("two commands: {refused}");
+    };
+    let follow = |command: &str| {
+        let status = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(command.replacen("abbey", env!("CARGO_BIN_EXE_abbey"), 1))
+            .env("ABBEY_HOME", house.home())
+            .current_dir(house.path(""))
+            .status();
+        assert!(status.unwrap().success(), "{command}");
+    };
+    follow(save);
+    manifest("");
+    house.expect(0, "up --yes");
+    manifest("w3: { template: sysadmin, cell: process }");
+    house.expect(0, "up --yes");
+    follow(restore);
+    let kept = house.expect(
+        0,
+        args!("exec w3 -- sh -c {}", "cat work.txt ~/.x/home.txt"),
+    );
+    assert_eq!(kept, "one\ntwo\n");
+    house.expect(0, "restart w3");
+    house.wait_until_up("w3");
+    house.expect(0, "down");
 }

@@ -320,7 +320,14 @@ fn a_paused_agent_is_suspended_and_resumes() {
         // What is paused can be stopped, and the other agent never noticed.
         house.expect(0, "pause --all");
         house.expect(0, "stop sysadmin");
+        // A stop lasts until `start`.
+        for verb in ["resume", "pause"] {
+            let refused = house.expect_refusal(4, args!("{} sysadmin", verb));
+            assert!(refused.contains("`abbey start sysadmin`"), "{refused}");
+        }
         house.expect(0, "resume --all");
+        assert_eq!(presence(), "stopped");
+        house.expect(0, "start sysadmin");
         until("both are up", || {
             let fleet = house.json(0, "ps");
             fleet["agents"]
@@ -474,4 +481,26 @@ fn an_agent_can_pin_a_skill_version() {
         (&Value::from("disk-usage"), &Value::from("ops"))
     );
     house.expect_refusal(3, "skill show report");
+}
+
+/// A paused agent whose processes end is started again and suspended once it is ready, also by `up` after `down`.
+#[test]
+fn a_paused_agent_that_ended_is_started_and_suspended_again() {
+    let house = house();
+    house.manifest(TWO);
+    house.expect(0, "up");
+    house.expect(0, "pause sysadmin");
+    let row = || house.json(0, "ps")["agents"][1].clone();
+    let pid = i32::try_from(row()["pid"].as_i64().unwrap()).unwrap();
+    kill(pid);
+    until("a new boot of it is suspended", || {
+        let row = row();
+        row["presence"] == "paused" && row["pid"].is_number() && row["pid"] != pid
+    });
+    house.expect(0, "down");
+    house.expect(0, "up");
+    assert_eq!(row()["presence"], "paused");
+    house.expect(0, "resume sysadmin");
+    house.wait_until_up("sysadmin");
+    house.expect(0, "down");
 }

@@ -194,10 +194,13 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     house.expect(0, "up");
     house.expect(0, "task add --to a before");
     house.expect(0, "template save a saved");
-    let serve = house.control_plane_pid();
     let other = house.path("other.yaml");
     let text = fs::read_to_string(house.path("abbey.yaml")).unwrap();
     fs::write(&other, text.replace("  b: {", "  d: {")).unwrap();
+    if what == Exhausted::Space {
+        end_and_clean_what_fills_the_disk(&house, &disk);
+    }
+    let serve = house.control_plane_pid();
     disk.exhaust(what, &house);
     println!("verb without {what:?} | exit code | seconds | first line");
     let mut late = Vec::new();
@@ -268,4 +271,39 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     house.expect(0, "up");
     house.expect(0, "activity verify");
     house.expect(0, "down");
+}
+
+/// Ending and pausing an agent, cleaning up in its cell, adopting the house and ending it need no space.
+fn end_and_clean_what_fills_the_disk(house: &House, disk: &Disk) {
+    house.wait_until_up("a");
+    let fills = "dd if=/dev/zero of=big bs=64k";
+    let fill = || {
+        let (_, _, said) = answer(house, args!("exec a -- sh -c {}", fills));
+        assert!(said.contains("No space left"), "{said}");
+        disk.exhaust(Exhausted::Space, house);
+    };
+    fill();
+    let succeeds = |verb: &str| {
+        let (code, _, said) = answer(house, verb.into());
+        println!("{verb} | {code:?} | {said:.100}");
+        assert_eq!(code, Some(0), "{verb}: {said}");
+    };
+    for verb in ["pause a", "resume a", "stop a"] {
+        succeeds(verb);
+        disk.exhaust(Exhausted::Space, house);
+    }
+    // A start does need space; the agent has it once there is some.
+    disk.free(Exhausted::Space, house);
+    house.expect(0, "start a");
+    disk.exhaust(Exhausted::Space, house);
+    succeeds("exec a -- rm big");
+    fill();
+    house.kill_control_plane();
+    for verb in ["up", "down"] {
+        succeeds(verb);
+        disk.exhaust(Exhausted::Space, house);
+    }
+    disk.free(Exhausted::Space, house);
+    house.expect(0, "up");
+    house.expect(0, "exec a -- rm big");
 }

@@ -263,3 +263,18 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
         assert!(refusal.contains(told), "{wrong}: {refusal}");
     }
 }
+
+#[test]
+fn a_service_that_is_removed_leaves_no_credential_with_agents() {
+    let house = stand();
+    does(&house, "iris", "test -s ~/services/web");
+    let without = MANIFEST.replace("  web: { kind: site, needs: [forge], rate: 40 }\n", "");
+    house.manifest(&without.replace("[forge, web]", "[forge]"));
+    house.expect(0, "up --yes");
+    until("its credential is removed", || {
+        sh(&house, "iris", "test ! -e ~/services/web")
+            .status
+            .success()
+    });
+    does(&house, "iris", "test -s ~/services/forge");
+}

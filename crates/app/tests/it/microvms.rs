@@ -332,7 +332,9 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     house.expect(0, "image verify");
     start_in_vain("its kernel panicked");
     // Drives that another machine holds are not attached a second time.
-    house.expect(0, "image remove base");
+    let refused = house.expect_refusal(4, "image remove base");
+    assert!(refused.contains("in use by agent `"), "{refused}");
+    house.expect(0, "image remove base --force");
     house.install_default_image();
     let lock = std::fs::File::open(drive(&house, "lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

@@ -248,4 +248,6 @@ fn an_unprivileged_user_can_run_commands() {
         "id -u; cat /proc/net/dev | wc -l",
     ];
     assert_eq!(house.expect(0, &args), "1000\n3\n");
+    // What the manifest accepts for everything is accepted for commands.
+    assert_eq!(house.expect(0, "run -- id -u"), "1000\n");
 }

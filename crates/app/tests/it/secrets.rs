@@ -60,7 +60,9 @@ fn a_secret_is_stored_for_the_control_plane_alone_listed_by_name_and_removed() {
     ] {
         assert_eq!(set(&house, name, value), Some(2), "{name}");
     }
-    house.expect(0, "secret rm field");
+    let refused = house.expect_refusal(4, "secret rm field");
+    assert!(refused.contains("in use by provider:"), "{refused}");
+    house.expect(0, "secret rm field --force");
     house.expect_refusal(3, "secret rm field");
     let refused = house.expect(4, "plan");
     assert!(refused.contains("abbey secret set"), "{refused}");
@@ -232,6 +234,13 @@ fn a_waiver_of_the_defaults_reaches_services_and_refusals_name_its_place() {
     }
     house.manifest(&format!(
         "house: h\ndefaults: {{ waive: [limits] }}\n{services}agents:\n  a: {{}}\n"
+    ));
+    house.expect(0, "up");
+    house.expect(0, "run -- true");
+    // What is accepted for an agent and a service alone is not for commands.
+    let services = services.replace("probe: none", "probe: none, waive: [limits]");
+    house.manifest(&format!(
+        "house: h\n{services}agents:\n  a: {{ waive: [limits] }}\n"
     ));
     house.expect(0, "up");
     let refused = house.expect_refusal(125, "run -- true");

@@ -132,3 +132,29 @@ fn an_interrupted_wait_says_that_the_work_goes_on() {
     );
     house.wait_until_up("a");
 }
+
+/// A house that is asked to come up while it goes down ends first and is started again.
+#[test]
+fn up_during_down_starts_the_house_again() {
+    let house = house();
+    let stubborn = "trap 'sleep 3; exit' TERM; while :; do sleep 0.1; done";
+    let manifest = format!(
+        "house: h\ndefaults: {{ cell: process, waive: [limits] }}\nagents:\n  a: {{ template: sysadmin }}\nservices:\n  s: {{ cell: process, command: [sh, -c, \"{stubborn}\"], probe: none }}\n"
+    );
+    house.manifest(&manifest);
+    house.expect(0, "up");
+    let mut down = house.command("down").spawn().unwrap();
+    until("it goes down", || {
+        house
+            .expect(0, "activity export")
+            .contains("\"house.down\"")
+    });
+    house.expect(0, "up");
+    assert!(down.wait().unwrap().success());
+    house.expect(0, "exec a -- true");
+    house.kill_control_plane();
+    let doctor = house.run("doctor");
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("gone without `abbey down`"), "{doctor}");
+    house.expect(0, "down");
+}

@@ -134,7 +134,11 @@ pub fn drop_privileges(config: &HostdConfig) -> Result<()> {
     }
     abbey_launch::become_ordinary_user(config.serve_uid)
         .map_err(Error::file("become", "the user of the control plane"))?;
-    match privileges() {
+    let status = read_own_status().map_err(Error::file(
+        "read the privileges left to the control plane in",
+        STATUS,
+    ))?;
+    match privileges(&status) {
         None => Ok(()),
         Some(left) => Err(Error::Hostd {
             op: "descend",
@@ -143,9 +147,32 @@ pub fn drop_privileges(config: &HostdConfig) -> Result<()> {
     }
 }
 
-/// What this process could still do that an ordinary user cannot, read back from the kernel.
-fn privileges() -> Option<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// What the kernel says of this process.
+const STATUS: &str = "/proc/self/status";
+
+/// Reads what the kernel says of this process. While the host has no free descriptor it is tried again for two seconds.
+fn read_own_status() -> std::io::Result<String> {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        let read = fs::read_to_string(STATUS);
+        let code = read.as_ref().err().and_then(std::io::Error::raw_os_error);
+        let busy = code
+            .map(rustix::io::Errno::from_raw_os_error)
+            .is_some_and(|e| {
+                matches!(
+                    e,
+                    rustix::io::Errno::NFILE | rustix::io::Errno::MFILE | rustix::io::Errno::NOMEM
+                )
+            });
+        if !busy || Instant::now() >= until {
+            return read;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a process with this status could still do that an ordinary user cannot.
+fn privileges(status: &str) -> Option<String> {
     let field = |name: &str| {
         status
             .lines()

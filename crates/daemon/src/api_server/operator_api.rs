@@ -151,6 +151,7 @@ async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Resul
         address: api.net.operator_address.bound_text(),
         state_hash,
         activity: activity_of(&api).await,
+        going_down: api.core.shutdown.is_requested(),
     }))
 }
 
@@ -181,7 +182,7 @@ async fn down(State(api): Shared, Caller(by): Caller) -> Doc<DownDoc> {
         entity: "house".to_owned(),
         detail: json!({}),
     };
-    if let Err(error) = api.core.store.append_audit_entry(note).await {
+    if let Err(error) = api.core.store.append_essential_audit_entry(note).await {
         tracing::warn!(%error, "the shutdown could not be logged to the audit log; it counts as a failure in the uptime");
     }
     api.core.shutdown.request();

@@ -202,6 +202,18 @@ async fn service_logs(
     Ok(read_logs(&api, CellName::Service(slug), query).await)
 }
 
+/// Refuses what does not apply to an agent that an operator stopped, which stays so until it is started.
+fn refuse_stopped(api: &ApiState, name: &str, why: &str) -> Result<()> {
+    let cell = CellName::Agent(find_agent_slug(&api.work, name)?);
+    if api.cells.desired.state_of(&cell) != DesiredState::Down {
+        return Ok(());
+    }
+    let text = format!("`{name}` is stopped; {why}");
+    Err(Problem::new(FaultKind::Conflict, text)
+        .remedy(format!("`abbey start {name}` starts it"))
+        .into())
+}
+
 async fn set_desired(
     api: &Arc<ApiState>,
     by: Principal,
@@ -214,7 +226,9 @@ async fn set_desired(
         desired: Some((state, Some(by))),
         history: None,
     };
-    api.core.store.set_cell(cell.clone(), change).await?;
+    // An agent that filled the disk can be ended, paused and resumed.
+    let store = &api.core.store;
+    store.set_essential_cell(cell.clone(), change).await?;
     api.cells.set_desired(&cell, state);
     if state == DesiredState::Up {
         api.cells.request_fresh_start(Some(&cell));
@@ -248,7 +262,7 @@ async fn start(
 
 #[utoipa::path(
     post, path = "/api/v1/agents/{agent}/resume", operation_id = "agents_resume", tag = "agents",
-    summary = "Resumes a suspended cell",
+    summary = "Resumes a suspended cell; in conflict with a stopped one",
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn resume(
@@ -256,6 +270,7 @@ async fn resume(
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
+    refuse_stopped(&api, &name, "only a paused agent can be resumed")?;
     start(State(api), Caller(by), Path(name)).await
 }
 
@@ -274,7 +289,7 @@ async fn stop(
 
 #[utoipa::path(
     post, path = "/api/v1/agents/{agent}/pause", operation_id = "agents_pause", tag = "agents",
-    summary = "Suspends everything in its cell",
+    summary = "Suspends everything in its cell; in conflict with a stopped one",
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn pause(
@@ -282,6 +297,7 @@ async fn pause(
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
+    refuse_stopped(&api, &name, "only a running agent can be paused")?;
     set_desired(&api, by, &name, DesiredState::Paused).await
 }
 

@@ -43,7 +43,10 @@ pub(crate) async fn run_command(
     body: CommandBody,
     by: Principal,
 ) -> Result<Response> {
-    let wanted = CommandRequest::parse(body, by)?;
+    let mut wanted = CommandRequest::parse(body, by)?;
+    if let Some(current) = cells.core.plan.current() {
+        wanted.waived.extend(current.house.waived_by_default());
+    }
     let mut source = match wanted.vm_shape() {
         Some(shape) => cells.pool.take_for_command(&shape, cells.core.rt.now()),
         None => VmSource::Cold,

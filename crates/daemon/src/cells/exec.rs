@@ -134,7 +134,7 @@ async fn start_program(
         terminal,
     };
     if let Some(note) = note {
-        cells.core.store.append_audit_entry(note).await?;
+        cells.core.store.append_essential_audit_entry(note).await?;
     }
     let used = || Error::file("use", "a connection");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(used())?;

@@ -169,7 +169,7 @@ fn desired_cells(cells: &CellsState) -> BTreeMap<CellName, Desired> {
         let desired = match wish {
             _ if down => Desired::Down,
             DesiredState::Down => Desired::Down,
-            DesiredState::Up if cells.is_held_paused(&cell) => Desired::Paused { spec },
+            DesiredState::Up if cells.is_held_paused(&cell) => Desired::Held { spec },
             DesiredState::Up => Desired::Up { spec },
             DesiredState::Paused => Desired::Paused { spec },
         };
@@ -348,7 +348,7 @@ fn waits_for_ports(cells: &CellsState, cell: &CellName) -> bool {
             };
             match desired.get(&other) {
                 Some(Desired::Up { spec }) => *spec != is,
-                Some(Desired::Paused { .. }) => false,
+                Some(Desired::Paused { .. } | Desired::Held { .. }) => false,
                 Some(Desired::Down) | None => !matches!(other, CellName::Run(_)),
             }
         })

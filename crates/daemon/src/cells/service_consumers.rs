@@ -88,6 +88,13 @@ async fn provision_all_services(
     });
     publish_status(cells, known);
     let (mut settled, mut next) = (true, IDLE);
+    if let Err(error) = remove_credentials_of_removed_services(cells, &current, known).await {
+        settled = false;
+        tracing::warn!(
+            error = error.chain(),
+            "credentials for services that the manifest no longer has could not be removed; retrying within 10 seconds"
+        );
+    }
     for service in current.house.services.values() {
         if !service.kind.has_consumers() {
             continue;
@@ -115,6 +122,27 @@ async fn provision_all_services(
 fn publish_status(cells: &CellsState, known: &ConsumerProgress) {
     let opened = known.opened.keys().cloned().collect();
     cells.set_consumer_status((known.last_problems.clone(), opened));
+}
+
+/// Removes the credentials of agents for services that the manifest no longer has, as far as this control plane opened
+/// them: at its start it does so for every service of the plan in force.
+async fn remove_credentials_of_removed_services(
+    cells: &CellsState,
+    current: &PlanInForce,
+    known: &mut ConsumerProgress,
+) -> Result<()> {
+    let keys = known.opened.keys().cloned();
+    let removed: Vec<_> = keys
+        .filter(|(service, _)| !current.house.services.contains_key(service))
+        .collect();
+    for (service, agent) in removed {
+        // With an agent that is removed as well, its files are moved away.
+        if current.house.agents.contains_key(&agent) {
+            write_service_credential(cells, &agent, &service, "", "").await?;
+        }
+        known.opened.remove(&(service, agent));
+    }
+    Ok(())
 }
 
 /// Whether the error only says that the service's cell is not running yet.

@@ -34,7 +34,7 @@ pub(crate) async fn log_house_start(core: &CoreState) -> crate::core::error::Res
         entity: "house".to_owned(),
         detail: json!({ "observed_until": last, "host_boot": abbey_cells::boot_id() }),
     };
-    core.store.append_audit_entry(note).await?;
+    core.store.append_essential_audit_entry(note).await?;
     beat(&core.home, core.store.now());
     Ok(())
 }

@@ -328,6 +328,7 @@ impl Home {
             (root, "abbey.db"),
             (root, "abbey.db-wal"),
             (root, "abbey.db-shm"),
+            (root, "abbey.db.reserve"),
             (root, "signing.key"),
             (root, STAGED_KEY),
             (run, "serve.lock"),

@@ -276,6 +276,12 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
                 "not_ready",
                 "it has not announced that it is ready".to_owned(),
             ),
+            _ if matches!(seen.desired, supervision::Desired::Paused { .. }) => say(
+                "paused_down",
+                format!(
+                    "its desired state is paused, but it ended; it is started again and suspended once it is ready, and `abbey stop {slug}` ends it"
+                ),
+            ),
             _ if matches!(seen.desired, supervision::Desired::Down) => say(
                 "stopped",
                 format!("its desired state is down; `abbey start {slug}` starts it"),
@@ -288,7 +294,10 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
         if seen.history.failures > 0 {
             say(
                 "failures",
-                format!("{} failures in a row", seen.history.failures),
+                match seen.history.failures {
+                    1 => "1 failure".to_owned(),
+                    failures => format!("{failures} failures in a row"),
+                },
             );
         }
     } else {

@@ -249,16 +249,16 @@ fn judge_seen(
             Observed::Nothing => (State::Reached, None),
             _ => (State::Changing, because("it has not stopped yet")),
         },
-        DesiredState::Paused => match judged.presence {
-            Presence::Paused | Presence::Stopped => (State::Reached, None),
-            _ => (State::Changing, because("it is not suspended yet")),
-        },
+        DesiredState::Paused if judged.presence == Presence::Paused => (State::Reached, None),
+        DesiredState::Paused if judged.runs => {
+            (State::Changing, because("it is not suspended yet"))
+        }
         DesiredState::Up if judged.runs => judge_running(work, current, judged, seen),
-        DesiredState::Up if seen.history.failures >= CRASH_LOOP => (
+        DesiredState::Up | DesiredState::Paused if seen.history.failures >= CRASH_LOOP => (
             State::Failed,
             Some(describe_failures(current, judged, seen)),
         ),
-        DesiredState::Up => match &seen.waits {
+        DesiredState::Up | DesiredState::Paused => match &seen.waits {
             Some(why) if held_up => (State::Waiting, Some(why.clone())),
             Some(why) => (State::Changing, Some(why.clone())),
             None if seen.history.failures > 0 => (

@@ -72,6 +72,10 @@ pub(crate) async fn commit_manifest(
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
+    if work.core.shutdown.is_requested() {
+        let text = "the house is shutting down, and nothing can be changed; run `abbey up` again";
+        return Err(Problem::new(FaultKind::Unavailable, text).into());
+    }
     let planned = plan_manifest(work, &body).await?;
     if let Some(seen) = seen
         && seen != planned.based_on.0

@@ -5,6 +5,7 @@ mod connection;
 mod import;
 mod open;
 mod readers;
+mod reserve;
 mod schema;
 mod writer;
 
@@ -20,6 +21,7 @@ use crate::{MonotonicClock, OPERATIONS, Reply, Result};
 use abbey_model::Timestamp;
 use ed25519_dalek::SigningKey;
 use readers::{READERS, Readers, SCANNERS};
+use reserve::Reserve;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +46,9 @@ impl Sqlite {
     /// never taken for an empty house.
     pub fn open(options: SqliteOptions) -> Result<Sqlite> {
         let path = options.path.clone();
+        let mut reserve = Reserve::of(&path);
+        // Opening writes a little too, and what fills the disk may only be ended by a house that runs.
+        reserve.release_if_short();
         let opened = open::open(&options)?;
         let clock = Arc::new(MonotonicClock::new(options.clock, opened.newest));
         let readers = Readers::open(&path, READERS)?;
@@ -57,7 +62,7 @@ impl Sqlite {
         let writer = Writer::start(
             opened,
             clock_of_writer,
-            &path,
+            (&path, reserve),
             (context, key),
             options.on_fatal,
         )?;
@@ -83,7 +88,14 @@ impl Driver for Sqlite {
         &self,
         op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
-        self.writer.submit(op)
+        self.writer.submit(op, false)
+    }
+
+    fn write_essential<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        self.writer.submit(op, true)
     }
 
     fn read<T: Send + 'static>(

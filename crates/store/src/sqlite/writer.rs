@@ -6,6 +6,7 @@
 
 use super::connection::{SqliteRows, database_error};
 use super::open::Opened;
+use super::reserve::Reserve;
 use crate::ops::{leases, ledger};
 use crate::rows::{WriteRows, params};
 use crate::topic::{Publisher, Subscription, Topic};
@@ -30,7 +31,11 @@ type OnFatal = Box<dyn FnOnce(&str) + Send>;
 /// Sends an operation's answer, once it is known whether its group was committed.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// One operation, with the way to its caller.
-type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>;
+struct Job {
+    run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>,
+    /// Whether it may use the reserved space.
+    essential: bool,
+}
 
 /// What the writer tells others after each commit.
 struct Shared {
@@ -52,7 +57,7 @@ impl Writer {
     pub(super) fn start(
         opened: Opened,
         clock: Arc<MonotonicClock>,
-        path: &Path,
+        (path, reserve): (&Path, Reserve),
         (context, signing_key): (Context, SigningKey),
         on_fatal: OnFatal,
     ) -> Result<Writer> {
@@ -70,6 +75,7 @@ impl Writer {
             context,
             clock,
             path: path.to_owned(),
+            reserve,
             head: opened.head,
             signing_key,
             zone,
@@ -91,13 +97,14 @@ impl Writer {
     }
 
     /// Queues a write, which runs in a transaction together with others that wait. Returns the reply that arrives after
-    /// the commit.
+    /// the commit. An `essential` one may use the reserved space.
     pub(super) fn submit<T: Send + 'static>(
         &self,
         op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+        essential: bool,
     ) -> Reply<T> {
         let (sender, reply) = Reply::new();
-        let job: Job = Box::new(move |tx| {
+        let run = Box::new(move |tx: &mut Tx<'_>| -> Answer {
             let outcome = tx.run_in_savepoint(op);
             Box::new(move |committed| {
                 let _caller_gone = sender.send(match committed {
@@ -107,7 +114,7 @@ impl Writer {
             })
         });
         if let Some(queue) = &self.queue {
-            let _closed = queue.send(job);
+            let _closed = queue.send(Job { run, essential });
         }
         reply
     }
@@ -146,6 +153,7 @@ struct State {
     context: Context,
     clock: Arc<MonotonicClock>,
     path: PathBuf,
+    reserve: Reserve,
     /// Sequence number and hash of the newest committed audit entry.
     head: (u64, String),
     /// Key that signs heads of the audit log.
@@ -183,6 +191,7 @@ impl State {
         let mut answers = Vec::new();
         match self.run_group(first, jobs, &mut answers) {
             Ok(()) => {
+                self.reserve.restore();
                 answers.into_iter().for_each(|answer| answer(Ok(())));
                 Ok(())
             }
@@ -209,7 +218,15 @@ impl State {
         jobs: &Receiver<Job>,
         answers: &mut Vec<Answer>,
     ) -> Result<()> {
-        let State { rows, shared, .. } = self;
+        let State {
+            rows,
+            shared,
+            reserve,
+            ..
+        } = self;
+        if first.essential {
+            reserve.release_if_short();
+        }
         let (now, jump) = self.clock.now_with_jump();
         let (head, zone) = (self.head.clone(), self.zone.clone());
         let key = self.signing_key.clone();
@@ -221,12 +238,16 @@ impl State {
             false => Ok(()),
         };
         // Its caller gets an answer also when this failed.
-        answers.push(first(&mut tx));
+        answers.push((first.run)(&mut tx));
         extended?;
         while answers.len() < GROUP_MAX
             && let Ok(job) = jobs.try_recv()
         {
-            answers.push(job(&mut tx));
+            // A large group that comes first must not use the space up.
+            if job.essential {
+                reserve.release_if_short();
+            }
+            answers.push((job.run)(&mut tx));
         }
         let operations = answers.len() as u64;
         shared.operations.fetch_add(operations, Ordering::Relaxed);

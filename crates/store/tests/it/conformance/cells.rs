@@ -8,7 +8,7 @@ use abbey_store::*;
 use serde_json::json;
 
 cases! {
-    desired_state_and_supervision_are_kept_apart checks set_cell cells;
+    desired_state_and_supervision_are_kept_apart checks set_cell set_essential_cell cells;
     supervision_of_a_cell_without_a_row_leaves_it_up checks set_cell remove_cell cells;
     a_change_of_desired_state_is_logged_once checks set_cell;
     a_removed_cell_takes_its_wakes_along checks remove_cell cells wakes record_wake;
@@ -52,7 +52,7 @@ fn desired_state_and_supervision_are_kept_apart(bench: &mut Bench) {
     bench.store().set_cell(cell(), change).done();
     bench
         .store()
-        .set_cell(cell(), desired(DesiredState::Paused))
+        .set_essential_cell(cell(), desired(DesiredState::Paused))
         .done();
     let rows = bench.store().cells().done();
     let row = &rows[&cell()];
