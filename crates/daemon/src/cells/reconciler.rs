@@ -18,7 +18,7 @@ use abbey_store::{CellChange, NewAuditEntry, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time between two passes.
 const IDLE: Duration = Duration::from_secs(30);
@@ -38,6 +38,7 @@ pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
     // Whoever writes a desired state may not have updated the copy in memory yet when its commit
     // wakes this loop, so the rows are read again.
     let mut stale = true;
+    let mut logged: Option<Instant> = None;
     loop {
         if stale || desired.has_changed().unwrap_or(false) {
             desired.mark_unchanged();
@@ -54,17 +55,17 @@ pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
         let pause = match reconcile_all_cells(&cells, &mut histories).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::error!(
-                    error = error.chain(),
-                    "the reconciler pass failed; retrying in a second"
-                );
-                let now = cells.core.rt.now();
-                cells.observations.record_failed_pass(error.chain(), now);
-                // Whatever asks for a pass meanwhile gets the next one: what fails now would fail again.
-                tokio::select! {
-                    () = cells.core.rt.stopped() => return,
-                    () = cells.core.rt.sleep(RETRY) => Duration::ZERO,
+                let (now, why) = (cells.core.rt.now(), error.chain());
+                // Whoever asks for a pass gets one at once, and the log gets a line a second.
+                if logged.is_none_or(|at| now.duration_since(at) >= RETRY) {
+                    logged = Some(now);
+                    tracing::error!(
+                        error = why,
+                        "the reconciler pass failed; retrying in a second"
+                    );
                 }
+                cells.observations.record_failed_pass(why, now);
+                RETRY
             }
         };
         if shutting_down {
