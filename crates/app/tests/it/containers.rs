@@ -134,15 +134,10 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     assert_eq!(left(&house).0.lines().count(), 1, "one container");
     house.expect(0, "down");
     assert_eq!(left(&house), (String::new(), Vec::new()));
-    // An image that is not there is said when it starts.
+    // An image that is not there is said before anything starts.
     house.manifest(&manifest.replace(image.name(), "no-such-image"));
-    house.expect(0, "up --no-wait");
-    until("it says so", || {
-        let why = house.expect(0, "why alpha");
-        let logs = house.expect(0, "logs alpha");
-        why.contains("125") && logs.contains("no-such-image")
-    });
-    house.expect(0, "down");
+    let refused = house.expect_refusal(4, "up");
+    assert!(refused.contains("localhost/no-such-image"), "{refused}");
     assert_eq!(left(&house), (String::new(), Vec::new()));
 }
 
