@@ -83,8 +83,9 @@ async fn provision_all_services(
     };
     // At once: an agent that comes back soon is not taken for one that has its access.
     known.opened.retain(|(service, agent), _| {
+        let removed = !current.house.services.contains_key(service);
         let agent = current.house.agents.get(agent);
-        agent.is_some_and(|a| a.uses.contains(service))
+        removed || agent.is_some_and(|a| a.uses.contains(service))
     });
     publish_status(cells, known);
     let (mut settled, mut next) = (true, IDLE);
