@@ -3,10 +3,11 @@
 
 use crate::connect::operator_client;
 use crate::exit::{self, Failure};
+use crate::manifest_file::MANIFEST_MAX;
 use abbey_daemon::Home;
 use abbey_daemon::manifest::House;
 use abbey_support::file::{Sync, publish};
-use abbey_support::input::read_input;
+use abbey_support::input::{read_input, read_input_text};
 use clap::Args;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -64,7 +65,7 @@ pub(crate) async fn house_in_use(home: &Home) -> Option<House> {
     };
     let text = match in_force {
         Some(doc) => doc.manifest,
-        None => std::fs::read_to_string(remembered(home)?).ok()?,
+        None => read_input_text(&remembered(home)?, MANIFEST_MAX).ok()?,
     };
     abbey_daemon::manifest::parse(&text).ok()
 }

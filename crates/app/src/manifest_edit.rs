@@ -9,12 +9,13 @@ use crate::follow::activity_of;
 use crate::manifest_file::MANIFEST_MAX;
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
+use abbey_support::beneath::DirHandle;
 use abbey_support::digest::sha256_hex;
 use abbey_support::file::{self, Sync, publish};
-use abbey_support::input::{read_input, read_input_text};
+use abbey_support::input::{read_input, read_text_within};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -193,8 +194,7 @@ pub(crate) async fn require_no_interrupted_edit(
 async fn finish_edits(client: &Client, target: &Path, kept: Vec<PathBuf>) -> Result<bool, Failure> {
     let mut changed = false;
     for path in kept {
-        let text = read_input_text(&path, MANIFEST_MAX);
-        let (Ok(text), Ok(now)) = (text, read_input(target, MANIFEST_MAX)) else {
+        let (Ok(text), Ok(now)) = (read_kept(&path), read_input(target, MANIFEST_MAX)) else {
             continue;
         };
         let before = Kept { text, path };
@@ -210,6 +210,19 @@ async fn finish_edits(client: &Client, target: &Path, kept: Vec<PathBuf>) -> Res
         changed = true;
     }
     Ok(changed)
+}
+
+/// Reads a text of before, if a command of this user wrote it. The directory may be another user's, who could put a link
+/// there: what this user may read would get into a file of that one.
+fn read_kept(path: &Path) -> io::Result<String> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let kept = DirHandle::open_trusted(dir)?.open_file(name)?;
+    if kept.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(read_text_within(kept, MANIFEST_MAX)?)
 }
 
 /// Whether the house has this manifest, once it has ended what it was asked for.

@@ -81,6 +81,34 @@ fn an_interrupted_edit_loses_neither_itself_nor_an_edit_by_hand() {
     assert_eq!(left.count(), 0);
 }
 
+/// The directory of a manifest may be another user's, who plants what looks like the text of before an interrupted edit.
+#[test]
+fn a_planted_text_of_before_is_not_put_into_the_manifest() {
+    let house = up(TWO);
+    if !house.runs_as_root() {
+        return;
+    }
+    let (file, secret) = (house.path("abbey.yaml"), house.path("secret"));
+    std::fs::write(&secret, "of root alone\n").unwrap();
+    let edited = std::fs::read_to_string(&file).unwrap() + "# edited\n";
+    let digest = abbey_support::digest::sha256_hex(edited.as_bytes());
+    let planted = house.path(&format!(".abbey.yaml.before-{}", &digest[..16]));
+    let foreign = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(65_534), None);
+    for link in [true, false] {
+        std::fs::write(&file, &edited).unwrap();
+        match link {
+            true => std::os::unix::fs::symlink(&secret, &planted).unwrap(),
+            false => {
+                std::fs::write(&planted, "of another user\n").unwrap();
+                foreign(&planted).unwrap();
+            }
+        }
+        house.run("plan");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), edited);
+        std::fs::remove_file(&planted).unwrap();
+    }
+}
+
 #[test]
 fn commands_that_edit_one_manifest_wait_for_each_other() {
     let house = up(TWO);

@@ -49,9 +49,8 @@ impl LogRate {
 
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at);
-        let more = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        let more = more.saturating_mul(PER_SECOND) / 1000;
-        // A part of a byte is not lost, however often this is called.
+        let more = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
+        let more = more.saturating_mul(PER_SECOND) / 1_000_000;
         if more > 0 {
             self.left = BURST.min(self.left.saturating_add(more));
             self.at = now;
