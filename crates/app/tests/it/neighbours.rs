@@ -83,13 +83,17 @@ struct Watch {
 }
 
 impl Watch {
+    /// Returns once both are calling.
     fn start(house: &House) -> Watch {
-        let neighbour = start(house, "b", &["measure"]);
+        let mut neighbour = start(house, "b", &["measure"]);
+        let mut first = [0; "measuring\n".len()];
+        let said = neighbour.stdout.as_mut().unwrap();
+        said.read_exact(&mut first).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let (address, stop) = (operator_address(house), Arc::clone(&over));
         let operator = std::thread::spawn(move || {
             let (mut calls, mut worst) = (0, Duration::ZERO);
-            while !stop.load(Ordering::Relaxed) {
+            while calls < 2 || !stop.load(Ordering::Relaxed) {
                 let begun = Instant::now();
                 let well = healthz(&address);
                 assert!(well.as_ref().is_ok_and(|well| *well), "{well:?}");
