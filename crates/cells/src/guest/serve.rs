@@ -7,7 +7,7 @@ use super::shim_link::{
     IgnoringPeer, flush_channel, log_to_console, open_shim_port, send_guest_notice,
     transfer_archive,
 };
-use super::warm_up::wait_for_instructions;
+use super::warm_up::{StandIn, read_any_programs, wait_for_instructions};
 use super::{request, setup};
 use crate::files::{pack_to_stream, unpack_stream};
 use crate::sys::accept_pause::AcceptPause;
@@ -18,10 +18,8 @@ use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
-use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -92,19 +90,24 @@ impl Guest {
         Guest::begin(channel, setup::read_config()?)
     }
 
-    /// Does once what will be done when the instructions come, with others and with nobody at the other end: code is
-    /// in memory and translated, groups and files exist.
+    /// Does once what will be done when the instructions come, with others and with a stand-in at the other end: code
+    /// is in memory and translated, groups and files exist.
     fn rehearse() -> Result<()> {
         let _none_yet = setup::read_config();
-        let (ours, _nobody) = UnixStream::pair().map_err(Error::file("make", "a channel"))?;
-        ours.set_nonblocking(true)
-            .map_err(Error::file("make", "a channel"))?;
-        let mut channel = Channel::new(ours.into(), ChannelSide::Guest);
+        read_any_programs();
         let text = GuestConfig::sample().and_then(|c| serde_json::to_vec(&c).ok());
-        if let Some(config) = text.and_then(|t| serde_json::from_slice(&t).ok()) {
-            let _status = Guest::begin(&mut channel, config)?.serve_until_exit(&mut channel);
-        }
-        Ok(())
+        let Some(config) = text.and_then(|t| serde_json::from_slice(&t).ok()) else {
+            return Ok(());
+        };
+        let stand_in = StandIn::start().map_err(Error::file("make", "a channel"))?;
+        let mut channel = stand_in.channel;
+        let begun = Guest::begin(&mut channel, config).map(|mut guest| {
+            guest.announce(&mut channel);
+            let _status = guest.serve_until_exit(&mut channel);
+        });
+        drop(channel);
+        let _ended = rustix::process::waitpid(stand_in.process, WaitOptions::empty());
+        begun
     }
 
     /// Sets up what the instructions say, and starts their program.
@@ -156,13 +159,18 @@ impl Guest {
         })
     }
 
-    fn serve(mut self, mut channel: Channel) -> ! {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let kernel = release.trim().to_owned();
-        send_guest_notice(&mut channel, &GuestNotice::Running { kernel });
+    /// Says that the program was started, and that it is ready if it will not say so itself.
+    fn announce(&self, channel: &mut Channel) {
+        let system = rustix::system::uname();
+        let kernel = system.release().to_string_lossy().into_owned();
+        send_guest_notice(channel, &GuestNotice::Running { kernel });
         if self.ready.is_none() {
-            send_guest_notice(&mut channel, &GuestNotice::Ready {});
+            send_guest_notice(channel, &GuestNotice::Ready {});
         }
+    }
+
+    fn serve(mut self, mut channel: Channel) -> ! {
+        self.announce(&mut channel);
         match self.serve_until_exit(&mut channel) {
             Some(status) => self.end_guest(&mut channel, status),
             // Nobody can be served any more; the shim ends the microVM in any case.

@@ -61,7 +61,7 @@ pub(super) fn qemu_arguments(
             format!("tcg,tb-size={TRANSLATED_MIB}"),
             TRANSLATED_PROCESSOR,
             format!(
-                " nokaslr norandmaps mitigations=off tsc=reliable no_timer_check lpj=4000000 tsc_early_khz={}",
+                " nokaslr norandmaps mitigations=off psi=0 deferred_probe_timeout=0 tsc=reliable no_timer_check lpj=4000000 tsc_early_khz={}",
                 abbey_launch::tsc_khz().unwrap_or(TSC_KHZ)
             ),
         ),
