@@ -514,6 +514,47 @@ fn root_follows_no_link_that_the_control_plane_s_user_made() {
     victim.assert_untouched();
 }
 
+/// What the control plane's user puts in the place of a file that root reads holds no command up.
+#[test]
+fn root_waits_for_nothing_that_the_control_plane_s_user_put_there() {
+    let (house, serve) = stopped();
+    for path in [
+        "operator.token",
+        "signing.key",
+        "abbey.db",
+        "run/serve.lock",
+        "run/serve.json",
+        "run/alive",
+        "consent.json",
+        "agents/sysadmin/token",
+    ] {
+        let (path_in, kept) = (house.home().join(path), house.path("kept"));
+        let existed = path_in.exists();
+        if existed {
+            fs::rename(&path_in, &kept).unwrap();
+        }
+        let put = shell(serve, "mkfifo -m 666 \"$1\"", &[&path_in]).status();
+        if put.unwrap().success() {
+            for verb in ["plan", "doctor", "ps", "up"] {
+                let abbey = house.command(verb);
+                let mut command = Command::new("timeout");
+                command.arg("60").arg(abbey.get_program());
+                command.args(abbey.get_args()).env_clear();
+                let env = abbey.get_envs().filter_map(|(k, v)| Some((k, v?)));
+                command.envs(env).current_dir(house.path(""));
+                let ended = command.output().unwrap();
+                assert_ne!(ended.status.code(), Some(124), "{verb} waits for {path}");
+            }
+            house.run("down");
+            let _replaced = fs::remove_file(&path_in);
+        }
+        if existed {
+            fs::rename(&kept, &path_in).unwrap();
+        }
+    }
+    house.expect(0, "up");
+}
+
 /// A credential goes to whom it belongs, and to nobody who put a socket in the place of the house's.
 #[test]
 fn a_credential_is_sent_only_to_its_owner() {

@@ -10,7 +10,6 @@ use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
 use abbey_model::{CellName, CredentialGrant, Millis, Principal, Secret, Slug};
 use abbey_store::NewToken;
 use abbey_support::digest::sha256_hex;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -72,7 +71,9 @@ pub(crate) fn read_service_credential(
     agent: &Slug,
     service: &Slug,
 ) -> Option<Secret> {
-    let text = fs::read_to_string(service_credential_file(cells, agent, service)).ok()?;
+    let home = &cells.core.home;
+    let text = home.read_text(&service_credential_file(cells, agent, service));
+    let text = text.ok()?;
     parse_service_secret(&text).map(Secret::new)
 }
 
@@ -91,7 +92,7 @@ pub(crate) async fn reload_credentials(cells: &Arc<CellsState>) -> Result<()> {
             secrets.extend(
                 [agent_token_file(cells, slug), key]
                     .iter()
-                    .filter_map(|p| fs::read_to_string(p).ok())
+                    .filter_map(|p| cells.core.home.read_text(p).ok())
                     .map(Secret::new),
             );
         }

@@ -23,7 +23,6 @@ use abbey_store::NewAuditEntry;
 use abbey_support::retry::Backoff;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
@@ -206,8 +205,8 @@ async fn open_access(
 ) -> Result<()> {
     let name = service.name_for(agent);
     let key = (service.slug.clone(), (*agent).clone());
-    let copy = fs::read_to_string(service_credential_file(cells, agent, &service.slug))
-        .unwrap_or_default();
+    let copy = service_credential_file(cells, agent, &service.slug);
+    let copy = cells.core.home.read_text(&copy).unwrap_or_default();
     let secret = match parse_service_secret(&copy) {
         Some(secret) => secret.to_owned(),
         None => generate_token(SERVICE_PREFIX)?.expose().to_owned(),

@@ -14,7 +14,6 @@ use abbey_cells::{
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::{Agent, ReachableService, Service, ServiceKind};
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
@@ -430,10 +429,12 @@ pub(crate) fn cell_spec(
                 return Ok(None);
             };
             let key_path = layout.root.join("key");
-            let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
+            let home = &cells.core.home;
+            let key = home.read_text(&key_path);
+            let key = key.map_err(Error::file("read", &key_path))?;
             let token_path = agent_token_file(cells, slug);
-            let token =
-                fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
+            let token = home.read_text(&token_path);
+            let token = token.map_err(Error::file("read", &token_path))?;
             let runtime = runtime::runtime_spec(agent.runtime);
             let microvm = (agent.cell == CellKind::Microvm).then(|| MicroVm {
                 image: agent.image.clone(),

@@ -26,7 +26,7 @@ fn beat(home: &Home, now: Timestamp) {
 /// Logs the start of the house to the audit log, with the time until which it was observed before, if it was, and with
 /// the boot of the host: between two starts that name different ones the host was restarted.
 pub(crate) async fn log_house_start(core: &CoreState) -> crate::core::error::Result<()> {
-    let last = std::fs::read_to_string(core.home.heartbeat_file());
+    let last = core.home.read_text(&core.home.heartbeat_file());
     let last = last.ok().and_then(|text| text.trim().parse::<i64>().ok());
     let note = NewAuditEntry {
         actor: Principal::House,

@@ -22,6 +22,9 @@ const LOCK_WITHIN: Duration = Duration::from_secs(5);
 /// Name of the key that a rotation puts in force next.
 const STAGED_KEY: &str = "signing.key.next";
 
+/// Longest file of the house's state that is read whole, bytes.
+const STATE_FILE_MAX: u64 = 1 << 20;
+
 /// Paths below one `ABBEY_HOME`.
 #[derive(Debug, Clone)]
 pub struct Home {
@@ -399,7 +402,9 @@ impl Home {
                 found.push(format!("files of {kind}: {}", names.join(", ")));
             }
         }
-        let claims = fs::read(self.hostd_dir().join("claims.json")).unwrap_or_default();
+        let claims = self
+            .read_file(&self.hostd_dir().join("claims.json"))
+            .unwrap_or_default();
         let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap_or_default();
         if claims["owners"]
             .as_object()
@@ -504,9 +509,30 @@ impl Home {
         fs::remove_file(&path).map_err(Error::file("remove", path))
     }
 
+    /// Reads a small file of the house's own state, at most 1 MiB. Whoever runs this may have more rights than those who can
+    /// change the file: a link, a FIFO or a device in its place is refused.
+    ///
+    /// # Errors
+    /// The system's error; `InvalidInput` for a path outside of this home or anything but a regular file.
+    pub fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let below = path
+            .strip_prefix(&self.root)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        DirHandle::open_trusted(&self.root)?.read(below, STATE_FILE_MAX)
+    }
+
+    /// As [`Home::read_file`], of a text.
+    ///
+    /// # Errors
+    /// As [`Home::read_file`]; `InvalidData` if it is not UTF-8.
+    pub fn read_text(&self, path: &Path) -> io::Result<String> {
+        String::from_utf8(self.read_file(path)?)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
     fn read_key(&self, name: &str) -> Result<Option<[u8; 32]>, Error> {
         let path = self.root.join(name);
-        match fs::read(&path) {
+        match self.read_file(&path) {
             Ok(bytes) => bytes.try_into().map(Some).map_err(|_| Error::Damaged {
                 path,
                 why: "it must have 32 bytes".to_owned(),
@@ -529,7 +555,7 @@ impl Home {
     /// If it can be neither read nor created.
     pub fn load_or_create_operator_token(&self) -> Result<Secret, Error> {
         let path = self.operator_token_file();
-        match fs::read_to_string(&path) {
+        match self.read_text(&path) {
             Ok(text) => Ok(Secret::new(text.trim())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let token = generate_token("abbey_op_")?;

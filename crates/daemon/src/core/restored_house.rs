@@ -66,7 +66,7 @@ pub(crate) fn ask_for_consent(home: &Home, uses: &BTreeSet<String>) -> Result<()
 /// If the record is there and cannot be read.
 pub fn uses_without_consent(home: &Home) -> Result<Vec<String>> {
     let path = home.consent_file();
-    match std::fs::read(&path) {
+    match home.read_file(&path) {
         Ok(lines) => serde_json::from_slice(&lines).map_err(|e| Error::Damaged {
             why: e.to_string(),
             path,

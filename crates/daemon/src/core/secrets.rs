@@ -3,9 +3,13 @@
 use crate::core::home::Home;
 use abbey_cells::hostd::{HostdApi, HostdOperation, HostdReply};
 use abbey_model::{Redactor, Secret, SecretRef};
+use abbey_support::input::read_input_text;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+
+/// Longest secret in a file, bytes.
+const SECRET_MAX: u64 = 64 << 10;
 
 /// Reads secret references, and holds the redactor shared with the store.
 pub(crate) struct Secrets {
@@ -57,9 +61,9 @@ impl Secrets {
     /// # Errors
     /// A sentence that says why neither can.
     pub(crate) fn read_file(&self, path: PathBuf) -> Result<String, String> {
-        let error = match std::fs::read_to_string(&path) {
+        let error = match read_input_text(&path, SECRET_MAX) {
             Ok(text) => return Ok(text),
-            Err(e) => e,
+            Err(e) => std::io::Error::from(e),
         };
         if error.kind() != std::io::ErrorKind::PermissionDenied {
             return Err(error.to_string());
