@@ -244,6 +244,46 @@ fn add_raw(
     tar.append(&header, bytes).unwrap();
 }
 
+/// Between a restore and the next `up` nobody else gets into the directories of an agent, whatever modes the archive has.
+#[test]
+fn restored_directories_are_closed_until_the_house_opens_them() {
+    let source = up(TWO);
+    let archive = source.path("b.tar");
+    source.expect(0, args!("backup {}", archive.display().to_string()));
+    source.expect(0, "down");
+    let mut to = tar::Builder::new(Vec::new());
+    for path in ["", "/home", "/workspace", "/home/open"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o777);
+        header.set_size(0);
+        let path = format!("agents/sysadmin{path}");
+        to.append_data(&mut header, path, &[][..]).unwrap();
+    }
+    let mut from = tar::Archive::new(fs::File::open(&archive).unwrap());
+    for entry in from.entries().unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let directory = entry.header().entry_type().is_dir();
+        if path != Path::new("backup.json") && !(directory && path.starts_with("agents/sysadmin")) {
+            let mut header = entry.header().clone();
+            to.append_data(&mut header, &path, entry).unwrap();
+        }
+    }
+    let target = house();
+    let file = target.path("open.tar");
+    fs::write(&file, to.into_inner().unwrap()).unwrap();
+    target.expect(0, args!("restore {}", file.display().to_string()));
+    let mode = |path: &str| {
+        let path = target.home().join("agents/sysadmin").join(path);
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    for closed in ["", "home", "workspace"] {
+        assert_eq!(mode(closed), 0o700, "{closed}");
+    }
+    assert_eq!(mode("home/open"), 0o777, "it is the agent's");
+}
+
 #[test]
 fn hostile_archives_are_refused_and_leave_nothing() {
     use tar::EntryType as Type;

@@ -345,7 +345,8 @@ impl<'a> Tree<'a> {
         }
         match kind {
             tar::EntryType::Directory => {
-                self.dirs.insert(path.to_owned(), mode & 0o777);
+                self.dirs
+                    .insert(path.to_owned(), directory_mode(path, mode));
                 if self.keep {
                     fs::create_dir_all(&to)?;
                 }
@@ -400,6 +401,17 @@ impl<'a> Tree<'a> {
             fs::set_permissions(&at, Permissions::from_mode(*mode))?;
         }
         Ok(())
+    }
+}
+
+/// Mode of a restored directory. Those that the house itself gives to agents and services are closed until it opens them;
+/// below them the mode is that of the archive.
+fn directory_mode(path: &Path, mode: u32) -> u32 {
+    match place_of(path) {
+        Ok(Place::Agent(_, below)) if below.components().count() <= 1 => 0o700,
+        Ok(Place::Service(_, below)) if below.as_os_str().is_empty() => 0o700,
+        Ok(Place::Agent(..) | Place::Service(..)) => mode & 0o777,
+        _ => mode & 0o755,
     }
 }
 
