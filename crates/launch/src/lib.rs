@@ -29,7 +29,7 @@ pub use isolation::{
 pub use landlock::landlock_version;
 pub use spawn::{
     CORE, CgroupEntrances, Child, EXECUTE, Executable, LaunchSpec, NOFILE, SpawnError,
-    exit_immediately, fork, spawn,
+    exit_immediately, fork, spawn, spawn_without_copy,
 };
 pub use system::{
     become_ordinary_user, become_subreaper, child_exit_fd, children_cpu_us, connect_vsock,

@@ -147,7 +147,7 @@ pub(super) fn launch_as_guest_user(
         dies_with_parent: true,
         new_privileges: rustix::process::getuid().is_root(),
     };
-    abbey_launch::spawn(&spec).map_err(|e| Error::File {
+    abbey_launch::spawn_without_copy(&spec).map_err(|e| Error::File {
         what: e.stage,
         path,
         source: e.source,
