@@ -15,7 +15,10 @@ use rustix::mount::{
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    CapabilitiesSecureBits, LinkNameSpaceType, Uid, move_into_link_name_space,
+    set_capabilities_secure_bits, set_thread_res_uid,
+};
 use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -85,6 +88,7 @@ fn build(
         hand_over(channel, &listen(isolation)?)?;
     }
     if !isolation.rootless {
+        become_owner(isolation.outer_uid)?;
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
         tell(channel, b'U', &[]);
     }
@@ -143,6 +147,18 @@ fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
             io::Error::last_os_error(),
         )),
     }
+}
+
+/// Makes the user of the cell, as the host knows it, the owner of the user namespace that is made next. What the kernel counts
+/// by user inside of it (inotify instances, queued signals, locked memory) it counts for the owner too: with root as the owner
+/// of all of them, one cell would use up what root and every other cell have. Source: `inc_ucount` and
+/// `inc_rlimit_get_ucounts` of the kernel.
+fn become_owner(outer_uid: u32) -> Result<()> {
+    // The rights to build are kept; a new user namespace begins without this setting.
+    let kept = CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    set_capabilities_secure_bits(kept)
+        .and_then(|()| set_thread_res_uid(None, Uid::from_raw(outer_uid), None))
+        .map_err(|e| IsolationError::new("become", "the owner of its user namespace", e))
 }
 
 /// Removes all supplementary groups of this process.

@@ -3,7 +3,7 @@
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -232,4 +232,44 @@ fn a_program_of_exec_may_open_as_many_files_as_its_cell() {
         );
         assert_eq!(files, "4096\n4096\n", "{agent}");
     }
+}
+
+/// What the kernel counts by user, one cell uses up for nobody else: neither for its neighbour nor for root.
+#[test]
+fn what_the_kernel_counts_by_user_is_each_cells_own() {
+    // As many inotify instances and queued signals as it gets, at most so many; then it says how many, and waits.
+    const TAKE: &str = "import ctypes, signal, os, sys
+l = ctypes.CDLL(None)
+l.sigqueue.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+most, n, s = int(sys.argv[1]), 0, 0
+while n < most and l.inotify_init1(0) >= 0: n += 1
+while s < most and l.sigqueue(os.getpid(), int(signal.SIGRTMIN), None) == 0: s += 1
+print(n, s, flush=True)
+sys.stdin.read()";
+    let house = stand();
+    let mut all = house.command(args!("exec a -- python3 -c {} 1000000", TAKE));
+    let mut taken = all
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 1];
+    taken
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    assert_eq!(
+        house.expect(0, args!("exec b -- python3 -c {} 3", TAKE)),
+        "3 3\n"
+    );
+    if house.runs_as_root() {
+        let root = Command::new("python3").args(["-c", TAKE, "3"]).output();
+        assert_eq!(String::from_utf8_lossy(&root.unwrap().stdout), "3 3\n");
+    }
+    drop(taken.stdin.take());
+    let _status = taken.wait();
+    house.expect(0, "down");
 }
