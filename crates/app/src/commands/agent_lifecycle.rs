@@ -10,7 +10,7 @@ use crate::manifest_file::{
     ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
     print_applied_plan,
 };
-use crate::output::{self, Progress, print_message};
+use crate::output::{self, Progress, local_time, print_message};
 use crate::plan_output::print_plan;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::PlanDoc;
@@ -173,7 +173,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     for kept in &left.kept {
         let until = kept.until.map_or_else(
             || "is being removed".to_owned(),
-            |t| format!("is kept until {t}"),
+            |t| format!("is kept until {}", local_time(t)),
         );
         print_message(&format!(
             "{} of service {} {until}",

@@ -152,6 +152,46 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
 
 /// A crash at any place of a restore ends with all the files in one place: with the agent if its plan was committed, and
 /// otherwise where they were kept. Restored files change their owner directory by directory.
+/// Logs go with the files of a removed agent and come back with them; what it spent stays in the sums.
+#[test]
+fn removal_takes_the_logs_along_and_the_agent_out_of_the_budgets() {
+    let house = stand();
+    house.json(0, "task add 'show system stats' --to iris --wait");
+    let logs = house.home().join("logs/agent-iris");
+    let before = std::fs::read_dir(&logs).unwrap().count();
+    assert!(before > 0);
+    let scopes = |line: &str| -> Vec<Value> {
+        let doc = house.json(0, line);
+        doc["scopes"].as_array().unwrap().clone()
+    };
+    let of = |scopes: &[Value], scope: &str| -> Vec<Value> {
+        let found = scopes.iter().filter(|s| s["scope"] == scope);
+        found
+            .map(|s| json!([s["metric"], s["spent"], s["removed"]]))
+            .collect()
+    };
+    let full = scopes("budget show");
+    assert!(!of(&full, "agent:iris").is_empty());
+    let gone = house.json(0, "agent rm iris");
+    assert!(!logs.exists());
+    let kept = std::path::Path::new(gone["files"]["path"].as_str().unwrap()).join("logs");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), before);
+    let left = scopes("budget show");
+    assert_eq!(of(&left, "agent:iris"), [] as [Value; 0]);
+    assert_eq!(of(&left, "house"), of(&full, "house"));
+    assert!(!house.expect(0, "budget show").contains("agent:iris"));
+    for line in ["budget show --all", "budget report"] {
+        let removed = of(&scopes(line), "agent:iris");
+        assert!(!removed.is_empty() && removed.iter().all(|s| s[2] == true));
+        assert!(house.expect(0, line).contains("agent:iris"));
+    }
+    house.expect(0, "agent restore iris");
+    house.wait_until_up("iris");
+    assert!(std::fs::read_dir(&logs).unwrap().count() >= before);
+    assert!(!house.home().join("agents/iris/logs").exists());
+    assert!(!of(&scopes("budget show"), "agent:iris").is_empty());
+}
+
 #[test]
 fn restore_survives_a_crash_with_all_files() {
     for place in [
