@@ -2,27 +2,14 @@
 
 use crate::output::{grouped, human_bytes, local_time, with_local_times};
 use abbey_api::Time;
-use abbey_model::{Metric, Timestamp};
+use abbey_model::{Metric, Millis, Timestamp};
 use serde_json::Value;
 
 /// Milliseconds since 1970 that an instant of a house can be, from 2001 to 2286.
 const INSTANTS: std::ops::Range<i64> = 1_000_000_000_000..10_000_000_000_000;
 
-/// A duration in milliseconds in its two largest units: `250 ms`, `90 s`, `4 min`, `2 h 30 min`, `3 d`.
-pub(crate) fn human_duration(ms: i64) -> String {
-    let s = ms / 1000;
-    let (large, small) = match s {
-        _ if ms.unsigned_abs() < 1000 => return format!("{ms} ms"),
-        _ if ms < 0 => return format!("-{}", human_duration(-ms)),
-        0..120 => return format!("{s} s"),
-        120..7200 => ((s / 60, "min"), (s % 60, "s")),
-        7200..172_800 => ((s / 3600, "h"), (s % 3600 / 60, "min")),
-        _ => ((s / 86_400, "d"), (s % 86_400 / 3600, "h")),
-    };
-    match small {
-        (0, _) => format!("{} {}", large.0, large.1),
-        (amount, unit) => format!("{} {} {amount} {unit}", large.0, large.1),
-    }
+fn human(ms: i64) -> String {
+    Millis(ms).human()
 }
 
 /// Money in billionths of a US dollar: `$1,250.00`, `$0.0031`.
@@ -39,7 +26,7 @@ pub(crate) fn budget_amount(metric: Metric, amount: u64) -> String {
         Metric::NanoUsd => dollars(amount),
         Metric::Seconds => {
             let seconds = i64::try_from(amount).unwrap_or(i64::MAX / 1000);
-            human_duration(seconds.saturating_mul(1000))
+            human(seconds.saturating_mul(1000))
         }
         Metric::Tokens | Metric::Runs => grouped(amount),
     }
@@ -93,20 +80,20 @@ fn readable<'k>(key: &'k str, value: &Value) -> (&'k str, Value) {
         return (name, local_time(Time(Timestamp(ms))).into());
     }
     if let (Some(name), Some(ms)) = (without("_ms"), number) {
-        return (name, human_duration(ms).into());
+        return (name, human(ms).into());
     }
     if let (Some(name), Some(us)) = (without("_us"), number) {
-        return (name, human_duration(us / 1000).into());
+        return (name, human(us / 1000).into());
     }
     if let (Some(name), Some(seconds)) = (without("_seconds").or(without("_s")), number) {
-        return (name, human_duration(seconds.saturating_mul(1000)).into());
+        return (name, human(seconds.saturating_mul(1000)).into());
     }
     if let (Some(name), Some(bytes)) = (without("_bytes"), amount) {
         return (name, human_bytes(bytes).into());
     }
     match (key, value) {
         ("ms", Value::Number(_)) => {
-            let text = number.map(human_duration);
+            let text = number.map(human);
             ("took", text.map_or_else(|| value.clone(), Value::from))
         }
         ("bytes" | "memory", Value::Number(_)) => {
@@ -153,7 +140,7 @@ mod tests {
             (259_200_000, "3 d"),
             (-5000, "-5 s"),
         ] {
-            assert_eq!(human_duration(ms), text);
+            assert_eq!(human(ms), text);
         }
     }
 

@@ -93,6 +93,42 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
     );
 }
 
+/// A clone that is cut off is whole or absent.
+#[test]
+fn clone_survives_a_crash_with_its_identity() {
+    for place in [
+        "plan.commit",
+        "agent.create.home.end",
+        "agent.create.files.begin",
+        "agent.create.files.end",
+        "agent.create.credential.end",
+    ] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        people(&house);
+        arm_crash_point(&armed);
+        let _may_be_cut_off = house.run("agent clone iris rosa");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        let committed = manifest(&house).contains("  rosa:");
+        assert_eq!(committed, place != "plan.commit", "{place}");
+        if !committed {
+            assert!(!house.home().join("agents/rosa").exists(), "{place}");
+            continue;
+        }
+        house.wait_until_up("rosa");
+        let memory = read(&house, "rosa", "MEMORY.md");
+        assert_eq!(memory, "The pump is in the cellar.\n", "{place}");
+        let day = read(&house, "rosa", "memory/2026-11-26.md");
+        assert_eq!(day, "Looked at the pump. Key: [redacted]\n", "{place}");
+        // What it makes of that is its own, also after another start of the house.
+        house.write_agent_file("rosa", "MEMORY.md", "Rosa.\n");
+        house.expect(0, "down");
+        house.expect(0, "up");
+        assert_eq!(read(&house, "rosa", "MEMORY.md"), "Rosa.\n", "{place}");
+    }
+}
+
 #[test]
 fn restore_brings_a_removed_agent_back_with_new_credentials() {
     let house = stand();

@@ -128,12 +128,12 @@ fn text_output_has_no_values_of_machines() {
     let house = up("house: h
 providers: { p: { kind: openai, base_url: 'http://127.0.0.1:1/v1', input_usd_per_mtok: 1, output_usd_per_mtok: 1 } }
 budget: { usd_per_day: 2.5, tokens_per_day: 1250000 }
-agents: { a: { cell: process, skills: [system-stats] } }
+agents: { a: { cell: process, skills: [system-stats], schedules: { x: { every: 90m, task: Look. } } } }
 ");
     house.expect(0, "token new phone --scope read --expires 1h");
     let is_raw = |text: &str| {
         let numbers = text.split(|c: char| !c.is_ascii_digit());
-        let mut long = numbers.filter(|n| n.len() >= 10);
+        let mut long = numbers.filter(|n| n.len() > 10);
         let instants = text
             .split_whitespace()
             .filter(|w| w.contains("T") && w.contains("00Z"));
@@ -159,6 +159,25 @@ agents: { a: { cell: process, skills: [system-stats] } }
     for part in ["money", "$2.50", "1,250,000"] {
         assert!(budget.contains(part), "{part} in {budget}");
     }
+    // A search finds what the words tell apart: those that most skills have count for nothing.
+    let found = |query: &str| -> Vec<String> {
+        let doc = house.json(0, &["skill", "search", query]);
+        let skills = doc["skills"].as_array().unwrap().iter();
+        skills
+            .map(|s| s["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let disks = found("disk");
+    assert!(
+        disks.contains(&"disk-usage".to_owned()) && disks.len() < 6,
+        "{disks:?}"
+    );
+    assert_eq!(found("show the disk usage, please")[0], "disk-usage");
+    for query in ["and", "s"] {
+        house.expect_refusal(3, &["skill", "search", query]);
+    }
+    let schedules = house.expect(0, "schedule list");
+    assert!(schedules.contains("every 90 min"), "{schedules}");
     let skill = house.expect(0, "skill show system-stats");
     assert!(
         skill.starts_with("system-stats") && !skill.contains('{'),
