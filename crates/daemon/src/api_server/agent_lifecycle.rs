@@ -230,26 +230,3 @@ async fn kept(api: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     }
     all
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_makes_an_agent_goes_along() {
-        for path in ["SOUL.md", "memory/2026-11-26.md"] {
-            assert!(goes_along(std::path::Path::new(path)), "{path}");
-        }
-        for path in [
-            "secrets.txt",
-            "memory/.hidden.md",
-            "memory/a/b.md",
-            "memory/x.txt",
-            "../SOUL.md",
-            "src/SOUL.md",
-        ] {
-            assert!(!goes_along(std::path::Path::new(path)), "{path}");
-        }
-        assert!(file_name("SOUL.md").is_err() && file_name("memory/../x.md").is_err());
-    }
-}
