@@ -50,9 +50,10 @@ pub(super) fn archive_owner_files(
     if parent.stat_entry(name).map_err(failed())?.is_none() {
         return Ok(());
     }
-    if matches!(owner, CellName::Agent(_)) {
-        // Only hostd makes entries beside the home and the workspace of an agent.
-        let files = config.open_owner_dir(owner)?;
+    // Only hostd makes entries beside the home and the workspace of an agent. What is no directory goes away alone.
+    if matches!(owner, CellName::Agent(_))
+        && let Ok(files) = config.open_owner_dir(owner)
+    {
         move_logs(
             (&open_logs(config)?, &owner.to_string()),
             (&files, ARCHIVED_LOGS),
