@@ -19,6 +19,9 @@ documents! {
     BudgetScope {
         /// What the budget belongs to: `house`, `agent:NAME`, `task:ID` or `run:ID`.
         scope: String,
+        /// Whether it belongs to an agent that the house does not have any more.
+        #[serde(default)]
+        removed: bool,
         /// What is counted.
         metric: Metric,
         /// When it starts again.

@@ -8,14 +8,20 @@ use crate::text::escape;
 use abbey_api::client::{Client, Error};
 use abbey_api::{
     ApprovalsQuery, DocumentsQuery, FleetQuery, SchedulesQuery, ServicesQuery, SkillsQuery,
-    TaskQuery,
+    TaskQuery, WorkflowRunsQuery,
 };
+use abbey_cells::microvm::image;
 use abbey_daemon::{Home, manifest};
+use abbey_model::Slug;
 use abbey_support::input::read_input_text;
 use clap::Command;
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::engine::{
+    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
+};
 use clap_complete::env::Shells;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +29,8 @@ use std::time::Duration;
 const VARIABLE: &str = "ABBEY_COMPLETE";
 /// Longest wait for the house: a person waits for the shell meanwhile.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
+/// Length of the time stamp in the name of archived files, `2026-11-26T00-00-00-000Z`.
+const STAMP_LEN: usize = 24;
 /// Most names that are asked for.
 const NAMES_MAX: u32 = 500;
 
@@ -44,6 +52,14 @@ enum Named {
     Tokens,
     Secrets,
     Approvals,
+    /// Runs of workflows.
+    Runs,
+    /// Images of microVMs.
+    Images,
+    /// Agents that were removed and whose files are kept.
+    RemovedAgents,
+    /// Files of this host, and agents and services as the beginning of `AGENT:PATH`.
+    Copied,
     /// Providers, as the beginning of `PROVIDER/MODEL`.
     Providers,
 }
@@ -51,7 +67,7 @@ enum Named {
 /// Arguments that are names, by command (`*` for all others) and id. A new object has no name yet.
 const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("agent new", "agent", None),
-    ("agent restore", "agent", None),
+    ("agent restore", "agent", Some(Named::RemovedAgents)),
     ("exec", "agent", Some(Named::Cells)),
     ("attach", "agent", Some(Named::Cells)),
     ("why", "agent", Some(Named::AgentsAndServices)),
@@ -68,6 +84,16 @@ const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("token revoke", "name", Some(Named::Tokens)),
     ("secret set", "name", Some(Named::Secrets)),
     ("secret rm", "name", Some(Named::Secrets)),
+    ("token new", "name", None),
+    ("image build", "name", None),
+    ("image import", "name", None),
+    ("image verify", "name", Some(Named::Images)),
+    ("image remove", "name", Some(Named::Images)),
+    ("run", "image", Some(Named::Images)),
+    ("cp", "from", Some(Named::Copied)),
+    ("cp", "to", Some(Named::Copied)),
+    ("export", "to", None),
+    ("*", "run", Some(Named::Runs)),
     ("*", "agent", Some(Named::Agents)),
     ("*", "agents", Some(Named::Agents)),
     ("*", "reports_to", Some(Named::Agents)),
@@ -124,6 +150,7 @@ pub(crate) fn script(shell: &str) -> Option<String> {
 /// The command with the names that its arguments can have, and so its subcommands. `path` is its name below `abbey`.
 fn with_names(command: Command, path: &str) -> Command {
     let command = command.mut_args(|arg| match named(path, arg.get_id().as_str()) {
+        Some(Named::Copied) => arg.add(ArgValueCompleter::new(copied)),
         Some(named) => arg.add(ArgValueCandidates::new(move || candidates(named))),
         None => arg,
     });
@@ -144,6 +171,11 @@ fn candidates(named: Named) -> Vec<CompletionCandidate> {
             let built_in = built_in.map(|t| (t.name.to_owned(), t.summary.to_owned()));
             saved.chain(built_in).collect()
         }
+        Named::Images => {
+            let images = image::list_images(&home.root().join("images")).unwrap_or_default();
+            images.into_iter().map(|i| (i.name, i.suite)).collect()
+        }
+        Named::RemovedAgents => without_text(removed_agents(&home)),
         Named::Secrets => without_text(home.credential_names().unwrap_or_default()),
         _ => ask(&home, named).unwrap_or_else(|| declared(&home, named)),
     };
@@ -154,6 +186,31 @@ fn candidates(named: Named) -> Vec<CompletionCandidate> {
         candidate.help(help)
     };
     names.into_iter().map(candidate).collect()
+}
+
+/// Agents whose files are kept as `NAME-STAMP`, as far as this user can list them.
+fn removed_agents(home: &Home) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(home.removed_agents_dir());
+    let names = entries.into_iter().flatten().flatten();
+    let agent = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let slug = name.get(..name.len().checked_sub(STAMP_LEN + 1)?)?;
+        Some(slug.parse::<Slug>().ok()?.to_string())
+    };
+    names.filter_map(agent).collect()
+}
+
+/// Files of this host, and `AGENT:` or `service/NAME:`.
+fn copied(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = candidates(Named::Copied).into_iter();
+    let text = current.to_str().unwrap_or_default();
+    let begun = |name: &CompletionCandidate| {
+        let name = name.get_value().to_str();
+        name.is_some_and(|name| name.starts_with(text))
+    };
+    let mut all: Vec<_> = names.filter(begun).collect();
+    all.extend(PathCompleter::any().complete(current));
+    all
 }
 
 /// `--home` of the line that is being completed, which follows `--`.
@@ -201,6 +258,19 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
         Named::Agents => agents().await?,
         Named::Services => services("").await?,
         Named::Cells => [agents().await?, services("service/").await?].concat(),
+        Named::Copied => {
+            let cells = [agents().await?, services("service/").await?].concat();
+            let path = |(name, text)| (format!("{name}:"), text);
+            cells.into_iter().map(path).collect()
+        }
+        Named::Runs => {
+            let query = WorkflowRunsQuery {
+                limit: Some(NAMES_MAX),
+                ..WorkflowRunsQuery::default()
+            };
+            let doc = client.workflows().runs(&query).await?;
+            doc.runs.into_iter().map(|r| (r.id, r.workflow)).collect()
+        }
         Named::AgentsAndServices => [agents().await?, services("").await?].concat(),
         Named::Tasks => {
             let query = TaskQuery {
@@ -239,7 +309,12 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
                 .collect()
         }
         // The house has no list of these; its manifest has.
-        Named::Workflows | Named::Providers | Named::Templates | Named::Secrets => return Ok(None),
+        Named::Workflows
+        | Named::Providers
+        | Named::Templates
+        | Named::Secrets
+        | Named::Images
+        | Named::RemovedAgents => return Ok(None),
     };
     Ok(Some(names))
 }
@@ -258,6 +333,10 @@ fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
         Named::Services => without_text(services("")),
         Named::Cells => without_text(agents().chain(services("service/"))),
         Named::AgentsAndServices => without_text(agents().chain(services(""))),
+        Named::Copied => {
+            let cells = agents().chain(services("service/"));
+            without_text(cells.map(|name| format!("{name}:")))
+        }
         Named::Schedules => without_text(house.agents.values().flat_map(|a| {
             let name = &a.slug;
             a.schedules.keys().map(move |s| format!("{name}/{s}"))
@@ -272,7 +351,6 @@ fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn arguments(command: &Command, path: &str, all: &mut BTreeSet<(String, String)>) {
         for arg in command.get_arguments() {
@@ -282,6 +360,57 @@ mod tests {
             let path = format!("{path} {}", sub.get_name());
             arguments(sub, path.trim_start(), all);
         }
+    }
+
+    /// What an argument is called if its values are names of objects of the house. The words of clap's definitions
+    /// decide, so a new command cannot be forgotten.
+    const NOUNS: &[&str] = &[
+        "agent",
+        "agents",
+        "service",
+        "services",
+        "name",
+        "names",
+        "schedule",
+        "task",
+        "workflow",
+        "document",
+        "skill",
+        "template",
+        "token",
+        "secret",
+        "approval",
+        "run",
+        "image",
+        "model",
+        "provider",
+        "reports_to",
+        "to",
+        "drive",
+    ];
+
+    #[test]
+    fn every_argument_that_is_a_name_is_in_the_table() {
+        fn walk(command: &Command, path: &str, missing: &mut Vec<String>) {
+            for arg in command.get_arguments() {
+                let id = arg.get_id().as_str();
+                let is_open =
+                    arg.get_action().takes_values() && arg.get_possible_values().is_empty();
+                let has_row = ARGUMENTS
+                    .iter()
+                    .any(|(c, i, _)| *i == id && (*c == path || *c == "*"));
+                if is_open && NOUNS.contains(&id) && !has_row {
+                    missing.push(format!("{path} {id}"));
+                }
+            }
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                walk(sub, path.trim_start(), missing);
+            }
+        }
+        let mut missing = Vec::new();
+        walk(&help::build_command(help::WIDTH), "", &mut missing);
+        assert_eq!(missing, [""; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::readiness::PROGRESS_WITHIN;
 use abbey_api::client::Error;
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, SecretText};
-use abbey_cells::hostd::{NamedFiles, allow_named_files};
+use abbey_cells::hostd::{NamedFiles, allow_low_ports, allow_named_files};
 use abbey_daemon::manifest::{CheckpointSink, Mistake};
 use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, SecretRef, Slug};
@@ -153,6 +153,24 @@ pub(crate) fn allow_root_files(
         .map_err(|e| Failure::plain(e.to_string()))
 }
 
+/// As root, lets cells listen on the ports of the host below 1024 that a manifest names, when it is applied. With `only`,
+/// on no others any more, once it is in force.
+///
+/// # Errors
+/// If this cannot be recorded in the home.
+pub(crate) fn allow_root_ports(home: &Home, manifest: &str, only: bool) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Ok(house) = manifest::parse(manifest) else {
+        return Ok(());
+    };
+    let exposed = house.services.values().filter_map(|s| s.expose);
+    let (first, last) = house.network.ports;
+    let ports = exposed.chain(first..=last).collect();
+    allow_low_ports(home.root(), ports, only).map_err(|e| Failure::plain(e.to_string()))
+}
+
 /// Reads the manifest file, once no other command edits it, and returns the edit that `change` makes of its text; the file
 /// is not written.
 pub(crate) async fn edit_manifest(
@@ -243,6 +261,7 @@ pub(crate) async fn apply_edit(
         return Err(refusal);
     }
     body.consent = consent.obtain(&planned)?;
+    allow_root_ports(home, &body.manifest, false)?;
     // A file that is as the house is to be needs no edit.
     let edit = match edited.before == body.manifest {
         true => None,

@@ -1,6 +1,5 @@
 //! A program in a cell over an upgraded connection: the caller's side of `abbey_cells::program_stream`.
 
-use crate::command_stream::internal_failure;
 use crate::connect::operator_client;
 use crate::exit::Failure;
 use abbey_api::ExecBody;
@@ -46,7 +45,7 @@ pub(crate) enum SessionEnd {
 /// program; if that does not end it, or at a second one, leaving does.
 ///
 /// # Errors
-/// Exit code 125 if the program could not be run, or the connection broke.
+/// If the program could not be run, or the connection broke.
 pub(crate) async fn run_session(
     home: &Home,
     cell: &str,
@@ -54,12 +53,12 @@ pub(crate) async fn run_session(
     mut input: mpsc::Receiver<ToProgram>,
     output: mpsc::Sender<(u8, Vec<u8>)>,
 ) -> Result<SessionEnd, Failure> {
-    let client = operator_client(home).map_err(internal_failure)?;
+    let client = operator_client(home)?;
     let connection = match cell.strip_prefix("service/") {
         Some(service) => client.services().exec(service, body).await,
         None => client.agents().exec(cell, body).await,
     };
-    let connection = connection.map_err(internal_failure)?;
+    let connection = connection?;
     let (mut said, mut feed) = tokio::io::split(TokioIo::new(connection));
     let mut signals = Signals::new()?;
     let (mut granted, mut open, mut detached) = (stream::WINDOW, true, false);
@@ -114,7 +113,7 @@ pub(crate) async fn run_session(
                 let read = read.unwrap_or(0);
                 if read == 0 {
                     let why = "the connection closed before the program ended";
-                    ended = Some(Err(internal_failure(Failure::plain(why))));
+                    ended = Some(Err(Failure::plain(why)));
                     continue;
                 }
                 incoming.extend_from_slice(&buffer[..read]);
@@ -130,7 +129,7 @@ pub(crate) async fn run_session(
                         }
                         stream::FAILURE => {
                             let why = String::from_utf8_lossy(body).into_owned();
-                            ended = Some(Err(internal_failure(Failure::plain(why))));
+                            ended = Some(Err(Failure::plain(why)));
                         }
                         kind => outputs.push_back((kind, body.to_vec())),
                     }
@@ -138,7 +137,7 @@ pub(crate) async fn run_session(
                 });
                 if valid.is_err() {
                     let why = "the connection carried an invalid frame";
-                    ended = Some(Err(internal_failure(Failure::plain(why))));
+                    ended = Some(Err(Failure::plain(why)));
                 }
             }
             number = signals.next() => {
@@ -168,7 +167,7 @@ impl Signals {
         let heard: std::io::Result<Vec<_>> = heard.collect();
         heard
             .map(Signals)
-            .map_err(|e| internal_failure(Failure::plain(format!("cannot wait for signals: {e}"))))
+            .map_err(|e| Failure::plain(format!("cannot wait for signals: {e}")))
     }
 
     async fn next(&mut self) -> u8 {

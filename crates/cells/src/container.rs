@@ -13,7 +13,7 @@ use crate::microvm::{
 use crate::sandbox::oci_seccomp_profile;
 use crate::spec::Container;
 use crate::sys::accounts;
-use crate::sys::programs::{SYSTEM_PATH, is_installed};
+use crate::sys::programs::{SYSTEM_PATH, is_installed, open_files_of_cell};
 use crate::{CellProgram, CellSpec, Error, Result};
 use abbey_model::{Bytes, CellName, Limits, Profile};
 use std::collections::BTreeSet;
@@ -170,7 +170,9 @@ pub(super) fn podman_run_arguments(
         // One more: the first process.
         add(&["--pids-limit", &(spec.limits.processes + 1).to_string()]);
     }
-    for limit in ["nofile=4096:4096", "nproc=4096:4096", "core=0:0"] {
+    let files = open_files_of_cell(spec.limits.processes);
+    let files = format!("nofile={files}:{files}");
+    for limit in [files.as_str(), "nproc=4096:4096", "core=0:0"] {
         add(&["--ulimit", limit]);
     }
     // The channel is descriptor 4; 3 is what announces readiness elsewhere.

@@ -27,6 +27,9 @@ pub struct CellRecord {
     pub groups: Vec<PathBuf>,
     /// Limits that were read back from the kernel; none if they are waived or unsupported.
     pub in_force: Option<Limits>,
+    /// Number of processes that its specification allows; none in a record of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
     /// Isolation layers that were verified from inside the cell.
     #[serde(default)]
     pub layers: BTreeSet<Layer>,

@@ -110,6 +110,10 @@ pub struct Limits {
 impl Limits {
     /// Fewest processes that a cell can be limited to: its own first processes and a program with a few threads.
     pub const PROCESSES_MIN: u32 = 8;
+    /// Most processes that a cell can be limited to.
+    pub const PROCESSES_MAX: u32 = 1_000_000;
+    /// Most CPU time that a cell can be limited to, in thousandths of one CPU.
+    pub const CPU_MILLI_MAX: u32 = 1_024_000;
 }
 
 impl Default for Limits {

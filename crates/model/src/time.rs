@@ -33,6 +33,22 @@ impl Millis {
     pub fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_millis(self.0.max(0).unsigned_abs())
     }
+    /// The duration in its two largest units, for people: `250 ms`, `90 s`, `4 min`, `2 h 30 min`, `3 d`.
+    pub fn human(self) -> String {
+        let s = self.0 / 1000;
+        let (large, small) = match s {
+            _ if self.0.unsigned_abs() < 1000 => return format!("{} ms", self.0),
+            _ if self.0 < 0 => return format!("-{}", Millis(self.0.saturating_neg()).human()),
+            0..120 => return format!("{s} s"),
+            120..7200 => ((s / 60, "min"), (s % 60, "s")),
+            7200..172_800 => ((s / 3600, "h"), (s % 3600 / 60, "min")),
+            _ => ((s / 86_400, "d"), (s % 86_400 / 3600, "h")),
+        };
+        match small {
+            (0, _) => format!("{} {}", large.0, large.1),
+            (amount, unit) => format!("{} {} {amount} {unit}", large.0, large.1),
+        }
+    }
     /// The duration in whole seconds, rounded up.
     pub const fn secs_ceil(self) -> i64 {
         (self.0 + 999).div_euclid(1000)

@@ -199,6 +199,7 @@ impl Backend for FakeBackend {
                 child: Some(identity.clone()),
                 started_at: c.since,
                 groups: Vec::new(),
+                processes: None,
                 in_force: Some(c.spec.limits),
                 layers: Default::default(),
                 sandbox: None,

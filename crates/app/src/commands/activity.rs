@@ -4,13 +4,13 @@ use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
 use crate::text::{Text, Tone};
+use crate::units::describe_details;
 use abbey_api::client::Client;
 use abbey_api::headers::LastEventId;
 use abbey_api::{ActivityQuery, EntryView, SinkView, SinksDoc, VerifyDoc};
 use abbey_daemon::{ExportHeader, Home};
 use clap::{Args, Subcommand};
 use futures_util::StreamExt;
-use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -155,28 +155,11 @@ fn print_entry(json: bool, entry: &EntryView) {
         return output::print_json_line(entry);
     }
     let first = format!("{:>6} {} ", entry.seq, output::local_time(entry.at));
-    let detail = describe(&entry.detail);
+    let detail = describe_details(&entry.detail);
     output::print_hanging(
         first,
         format!("{} {} {} {detail}", entry.actor, entry.action, entry.entity),
     );
-}
-
-/// The details of an entry as `key: value`, without what says nothing.
-fn describe(detail: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    match detail {
-        Value::Object(map) => {
-            let told = map.iter().filter(|(_, value)| !value.is_null());
-            let told: Vec<String> = told.map(|(key, v)| format!("{key}: {}", text(v))).collect();
-            told.join(", ")
-        }
-        Value::Null => String::new(),
-        other => text(other),
-    }
 }
 
 /// Whether an entry is one of the helper's own steps, of which each change has many.

@@ -1,6 +1,6 @@
 //! `abbey agent clone`, `rm` and `restore`: clones, removes and restores agents.
 
-use crate::agent_files::{send_bundle_files, write_charter};
+use crate::agent_files::write_charter;
 use crate::connect::operator_client;
 use crate::consent::Consent;
 use crate::durations::parse_duration;
@@ -10,7 +10,7 @@ use crate::manifest_file::{
     ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
     print_applied_plan,
 };
-use crate::output::{self, Progress, print_message};
+use crate::output::{self, Progress, local_time, print_message};
 use crate::plan_output::print_plan;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::PlanDoc;
@@ -88,7 +88,6 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     let file = args.manifest.path(home);
     let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
     let client = operator_client(home)?;
-    let bundle = client.agents().export_bundle(from.as_str()).await?;
     let mut without_budget = false;
     let edited = edit_manifest(&file, |text| {
         let entry = manifest::agent_entry(text, &from)
@@ -105,8 +104,9 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
         }
     })
     .await?;
+    let edit = edited.filling(&new, &FirstFiles::Agent(from.clone()));
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edited, None, Consent::Ask, show).await?;
+    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
     if code != exit::OK {
         return Ok(code);
     }
@@ -116,7 +116,6 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
             file.display()
         ));
     }
-    send_bundle_files(&client, new.as_str(), bundle.files).await?;
     args.wait
         .wait(&client, WaitFor::Agents(vec![new.to_string()]))
         .await
@@ -173,7 +172,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     for kept in &left.kept {
         let until = kept.until.map_or_else(
             || "is being removed".to_owned(),
-            |t| format!("is kept until {t}"),
+            |t| format!("is kept until {}", local_time(t)),
         );
         print_message(&format!(
             "{} of service {} {until}",

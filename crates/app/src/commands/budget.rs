@@ -2,9 +2,10 @@
 
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
-use crate::output::{self, draw_table, grouped, local_time, print_lines, text_or_dash};
+use crate::output::{self, draw_table, local_time, print_lines, text_or_dash};
 use crate::table::Table;
 use crate::text::Text;
+use crate::units::{budget_amount, budget_metric};
 use abbey_api::{BudgetScope, BudgetsQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -12,9 +13,15 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BudgetCommand {
     /// Show the budgets of the house and its agents.
-    #[command(after_help = "Example:\n  abbey budget show")]
-    Show,
-    /// Show all budgets, including those of tasks and runs.
+    ///
+    /// What removed agents spent is part of what the house spent.
+    #[command(after_help = "Examples:\n  abbey budget show\n  abbey budget show --all")]
+    Show {
+        /// Also those of removed agents.
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Show all budgets, including those of tasks, runs and removed agents.
     #[command(after_help = "Example:\n  abbey budget report --json")]
     Report,
 }
@@ -22,10 +29,17 @@ pub(crate) enum BudgetCommand {
 /// `abbey budget`: prints limits, spending and reservations; `show` of the house and agents, `report` also of tasks
 /// and runs.
 pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) -> Outcome {
-    print_budgets(home, json, matches!(command, BudgetCommand::Report)).await
+    let shown = |s: &BudgetScope| match command {
+        BudgetCommand::Report => true,
+        BudgetCommand::Show { all } => {
+            let is_listed = s.scope == "house" || s.scope.starts_with("agent:");
+            is_listed && (all || !s.removed)
+        }
+    };
+    print_budgets(home, json, shown).await
 }
 
-async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
+async fn print_budgets(home: &Home, json: bool, shown: impl Fn(&BudgetScope) -> bool) -> Outcome {
     let client = operator_client(home)?;
     let mut doc = client.budgets().list(&BudgetsQuery::default()).await?;
     while let Some(cursor) = doc.cursor.take() {
@@ -37,23 +51,21 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
         doc.scopes.extend(more.scopes);
         doc.cursor = more.cursor;
     }
-    if !all {
-        doc.scopes
-            .retain(|s| s.scope == "house" || s.scope.starts_with("agent:"));
-    }
+    doc.scopes.retain(shown);
     if json {
         output::print_json(&doc);
         return Ok(exit::OK);
     }
     let row = |s: &BudgetScope| {
-        let limit = s.limit.map_or_else(|| "unlimited".to_owned(), grouped);
+        let amount = |amount| budget_amount(s.metric, amount);
+        let limit = s.limit.map_or_else(|| "unlimited".to_owned(), amount);
         vec![
             Text::from(&s.scope),
-            s.metric.to_string().into(),
+            budget_metric(s.metric).into(),
             s.window.to_string().into(),
             limit.into(),
-            grouped(s.spent).into(),
-            grouped(s.reserved).into(),
+            amount(s.spent).into(),
+            amount(s.reserved).into(),
             Text::from(s.state),
             text_or_dash(s.resets_at.map(local_time)).into(),
         ]

@@ -1,6 +1,5 @@
 //! `abbey cp`: copies files into the cell of an agent or a service, or out of it.
 
-use crate::command_stream::internal_failure;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::program_session::{SessionEnd, ToProgram, run_session};
@@ -188,8 +187,8 @@ fn check_end(ended: SessionEnd, reported: &[u8]) -> Result<(), Failure> {
         SessionEnd::Exited(code @ 128..) => {
             Err(Failure::plain("the copy was interrupted").with_code(code))
         }
-        SessionEnd::Exited(_) | SessionEnd::Detached => Err(internal_failure(Failure::plain(
-            format!("Abbey's program in the cell could not copy: {text}"),
+        SessionEnd::Exited(_) | SessionEnd::Detached => Err(Failure::plain(format!(
+            "Abbey's program in the cell could not copy: {text}"
         ))),
     }
 }

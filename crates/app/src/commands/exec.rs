@@ -1,5 +1,6 @@
 //! `abbey exec`: runs a program in the cell of an agent or a service.
 
+use crate::command_stream::internal_failure;
 use crate::exit::{self, Outcome};
 use crate::local_terminal::{self, DETACH_KEY, RawMode};
 use crate::output;
@@ -80,7 +81,7 @@ pub(crate) async fn cmd_exec(home: &Home, args: ExecArgs) -> Outcome {
     let ended = run_session(home, &args.agent, &body, input, output).await;
     let _written = writer.join();
     drop(raw);
-    Ok(match ended? {
+    Ok(match ended.map_err(internal_failure)? {
         SessionEnd::Exited(code) => code,
         SessionEnd::Detached => {
             output::print_message("detached; the program keeps running");

@@ -7,6 +7,7 @@ use crate::task_output;
 use abbey_api::{AddTask, SkillView, SkillsDoc, SkillsQuery, VERSION};
 use abbey_daemon::Home;
 use clap::Subcommand;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,7 +83,10 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 .iter()
                 .find(|s| s.name == name)
                 .ok_or_else(missing)?;
-            output::print_json(skill);
+            match json {
+                true => output::print_json(skill),
+                false => print_skill(skill),
+            }
             Ok(exit::OK)
         }
         SkillCommand::Check { dir } => {
@@ -132,6 +136,42 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let doc = client.tasks().add(&body, None).await?;
             task_output::wait_for_end(&client, json, &doc.task.id, Duration::from_secs(900)).await
         }
+    }
+}
+
+/// Prints what a skill is, one property a line.
+fn print_skill(skill: &SkillView) {
+    let version = skill.skill_version.as_ref();
+    let head = version.map_or_else(String::new, |version| format!(" {version}"));
+    output::print_line(&format!("{}{head}", skill.name));
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.join(", "));
+    let schema = |key: &str| skill.args.get(key).and_then(Value::as_object);
+    let required = skill.args.get("required").and_then(Value::as_array);
+    let is_required = |name: &str| required.is_some_and(|all| all.iter().any(|r| r == name));
+    let args = schema("properties").into_iter().flatten();
+    let args = args.map(|(name, about)| {
+        let about = about["description"].as_str();
+        let about = about.map_or_else(String::new, |text| format!(" ({text})"));
+        let or_not = if is_required(name) { "" } else { ", optional" };
+        format!("{name}{or_not}{about}")
+    });
+    let args: Vec<String> = args.collect();
+    let properties = [
+        ("description", Some(skill.description.clone())),
+        ("owner", skill.owner.clone()),
+        ("risk", Some(skill.risk.to_string())),
+        ("agents", list(&skill.agents)),
+        ("tags", list(&skill.tags)),
+        ("program", skill.program.clone()),
+        ("arguments", list(&args)),
+        ("grants", list(&skill.grants)),
+        ("hash", Some(skill.hash.clone())),
+    ];
+    for (name, value) in properties {
+        output::print_hanging(format!("  {name}: "), text_or_dash(value));
+    }
+    for pattern in &skill.patterns {
+        output::print_hanging("  pattern: ", pattern.as_str());
     }
 }
 

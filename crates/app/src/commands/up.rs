@@ -11,7 +11,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::finish_interrupted_edits;
-use crate::manifest_file::{allow_root_files, read_manifest};
+use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::client::{Client, Error};
@@ -58,6 +58,8 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         body = read_manifest(&file)?;
     }
     allow_root_files(home, &body, false)?;
+    allow_root_ports(home, &body.manifest, false)?;
+    let applied = body.manifest.clone();
     progress.show("applying the manifest");
     let within = args.wait.progress_within();
     let before = generation_in_force(&client).await;
@@ -74,6 +76,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         }
     };
     manifest_arg::remember(home, &file);
+    allow_root_ports(home, &applied, true)?;
     progress.end();
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;

@@ -93,6 +93,42 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
     );
 }
 
+/// A clone that is cut off is whole or absent.
+#[test]
+fn clone_survives_a_crash_with_its_identity() {
+    for place in [
+        "plan.commit",
+        "agent.create.home.end",
+        "agent.create.files.begin",
+        "agent.create.files.end",
+        "agent.create.credential.end",
+    ] {
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+        people(&house);
+        arm_crash_point(&armed);
+        let _may_be_cut_off = house.run("agent clone iris rosa");
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("the house is up", || house.run("up").status.success());
+        let committed = manifest(&house).contains("  rosa:");
+        assert_eq!(committed, place != "plan.commit", "{place}");
+        if !committed {
+            assert!(!house.home().join("agents/rosa").exists(), "{place}");
+            continue;
+        }
+        house.wait_until_up("rosa");
+        let memory = read(&house, "rosa", "MEMORY.md");
+        assert_eq!(memory, "The pump is in the cellar.\n", "{place}");
+        let day = read(&house, "rosa", "memory/2026-11-26.md");
+        assert_eq!(day, "Looked at the pump. Key: [redacted]\n", "{place}");
+        // What it makes of that is its own, also after another start of the house.
+        house.write_agent_file("rosa", "MEMORY.md", "Rosa.\n");
+        house.expect(0, "down");
+        house.expect(0, "up");
+        assert_eq!(read(&house, "rosa", "MEMORY.md"), "Rosa.\n", "{place}");
+    }
+}
+
 #[test]
 fn restore_brings_a_removed_agent_back_with_new_credentials() {
     let house = stand();
@@ -152,6 +188,46 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
 
 /// A crash at any place of a restore ends with all the files in one place: with the agent if its plan was committed, and
 /// otherwise where they were kept. Restored files change their owner directory by directory.
+/// Logs go with the files of a removed agent and come back with them; what it spent stays in the sums.
+#[test]
+fn removal_takes_the_logs_along_and_the_agent_out_of_the_budgets() {
+    let house = stand();
+    house.json(0, "task add 'show system stats' --to iris --wait");
+    let logs = house.home().join("logs/agent-iris");
+    let before = std::fs::read_dir(&logs).unwrap().count();
+    assert!(before > 0);
+    let scopes = |line: &str| -> Vec<Value> {
+        let doc = house.json(0, line);
+        doc["scopes"].as_array().unwrap().clone()
+    };
+    let of = |scopes: &[Value], scope: &str| -> Vec<Value> {
+        let found = scopes.iter().filter(|s| s["scope"] == scope);
+        found
+            .map(|s| json!([s["metric"], s["spent"], s["removed"]]))
+            .collect()
+    };
+    let full = scopes("budget show");
+    assert!(!of(&full, "agent:iris").is_empty());
+    let gone = house.json(0, "agent rm iris");
+    assert!(!logs.exists());
+    let kept = std::path::Path::new(gone["files"]["path"].as_str().unwrap()).join("logs");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), before);
+    let left = scopes("budget show");
+    assert_eq!(of(&left, "agent:iris"), [] as [Value; 0]);
+    assert_eq!(of(&left, "house"), of(&full, "house"));
+    assert!(!house.expect(0, "budget show").contains("agent:iris"));
+    for line in ["budget show --all", "budget report"] {
+        let removed = of(&scopes(line), "agent:iris");
+        assert!(!removed.is_empty() && removed.iter().all(|s| s[2] == true));
+        assert!(house.expect(0, line).contains("agent:iris"));
+    }
+    house.expect(0, "agent restore iris");
+    house.wait_until_up("iris");
+    assert!(std::fs::read_dir(&logs).unwrap().count() >= before);
+    assert!(!house.home().join("agents/iris/logs").exists());
+    assert!(!of(&scopes("budget show"), "agent:iris").is_empty());
+}
+
 #[test]
 fn restore_survives_a_crash_with_all_files() {
     for place in [

@@ -386,3 +386,97 @@ fn charters_are_regular_files_of_the_directory_of_the_manifest() {
     std::os::unix::fs::symlink("other.md", &charter).unwrap();
     house.expect(0, "plan");
 }
+
+/// Exit codes of verbs that run programs, copy, print logs and plan, as the table in `docs/guide/troubleshooting.md` has
+/// them. Those of `exec` and `run` are the program's, and 125 to 127 are failures of their own.
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let house = house();
+    house.manifest("house: codes\nagents: { a: {}, off: {} }\n");
+    let mut wrong = String::new();
+    let mut check = |why: &str, rows: &[(&str, i32)]| {
+        for (line, code) in rows {
+            let words: Vec<&str> = line.split(' ').map(|w| w.trim_matches('_')).collect();
+            let words: Vec<String> = words.iter().map(|w| w.replace('_', " ")).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let output = house.run(&words[..]);
+            if output.status.code() != Some(*code) {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let got = output.status.code();
+                wrong.push_str(&format!("{why}: `{line}` has {got:?}, not {code}: {said}"));
+            }
+        }
+    };
+    let usage = [
+        ("run --nonsense -- true", 2),
+        ("exec --nonsense a -- true", 2),
+        ("cp --nonsense x y", 2),
+        ("logs --nonsense", 2),
+        ("plan --nonsense", 2),
+        ("run", 2),
+        ("exec a", 2),
+        ("cp x", 2),
+        ("cp x y", 2),
+        ("logs a --since yesterday", 2),
+        ("run --timeout never -- true", 2),
+        ("plan -f nowhere.yaml", 2),
+    ];
+    check("a house that is down", &usage);
+    check(
+        "no control plane",
+        &[
+            ("exec a -- true", 125),
+            ("run -- true", 125),
+            ("cp a:x y", 6),
+            ("logs a", 6),
+            ("ps", 6),
+            ("plan", 0),
+        ],
+    );
+    house.expect(0, "up");
+    house.expect(0, "stop off");
+    check("a house that is up", &usage);
+    std::fs::write(house.path("file"), "text").unwrap();
+    check(
+        "not found",
+        &[
+            ("exec nobody -- true", 125),
+            ("exec a -- no-such-program", 127),
+            ("exec a -- /etc/passwd", 126),
+            ("run -- no-such-program", 127),
+            ("cp nobody:x y", 3),
+            ("cp file nobody:x", 3),
+            ("cp no-such-file a:x", 3),
+            ("cp a:no-such-file y", 3),
+            ("logs nobody", 3),
+        ],
+    );
+    check(
+        "refused",
+        &[
+            ("exec off -- true", 125),
+            ("run --processes 0 -- true", 125),
+            ("cp file off:x", 4),
+            ("cp file a:/etc/x", 1),
+        ],
+    );
+    check(
+        "the program's own",
+        &[
+            ("exec a -- sh -c exit_7", 7),
+            ("exec a -- sh -c kill_-9_$$", 137),
+            ("run -- sh -c exit_7", 7),
+            ("run -- true", 0),
+            ("run --timeout 1s -- sleep 60", 124),
+            ("cp file a:x", 0),
+            ("cp a:x y", 0),
+            ("logs a", 0),
+            ("plan", 0),
+        ],
+    );
+    house.manifest("house: codes\nagents: { a: { reports_to: nobody } }\n");
+    check("a wrong manifest", &[("plan", 2)]);
+    house.manifest("house: codes\nservices: { w: { command: [w], port: 70 }, v: { command: [v], port: 70 } }\nagents: { a: { uses: [w, v] } }\n");
+    check("a plan that cannot be applied", &[("plan", 4)]);
+    assert!(wrong.is_empty(), "{wrong}");
+}

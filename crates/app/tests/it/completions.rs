@@ -13,6 +13,7 @@ workflows: { study: { steps: { first: { task: Look., agent: merlin } } } }
 agents:
   merlin: { cell: process, schedules: { morning: { every: 1h, task: Write. } } }
   morgan: { cell: process }
+  gone: { cell: process }
 ";
 
 /// What bash offers for the last word of a line, with the function that `abbey completions bash` defines.
@@ -50,6 +51,8 @@ fn bash_completes_the_names_that_a_house_has() {
     house.expect(0, "up");
     house.expect(0, "token new monitoring --scope metrics");
     house.expect(0, &["task", "add", "poem \x1b[31m", "--to", "merlin"]);
+    house.expect(0, "workflow run study");
+    house.expect(0, "agent rm gone");
     std::fs::write(house.path("key"), "k").unwrap();
     house.expect(0, "secret set paid-key --from-file key");
     for (line, names) in [
@@ -59,7 +62,7 @@ fn bash_completes_the_names_that_a_house_has() {
         ("abbey exec service/", &["service/web"]),
         ("abbey why w", &["web"]),
         ("abbey service restart w", &["web"]),
-        ("abbey task show T", &["TASK-1"]),
+        ("abbey task show T", &["TASK-2", "TASK-1"]),
         ("abbey task add text --to mer", &["merlin"]),
         ("abbey schedule run m", &["merlin/morning"]),
         ("abbey workflow run s", &["study"]),
@@ -70,6 +73,12 @@ fn bash_completes_the_names_that_a_house_has() {
         ("abbey agent new x --model p", &["paid/"]),
         ("abbey agent new x --template sysa", &["sysadmin"]),
         ("abbey agent new m", &[]),
+        ("abbey agent restore g", &["gone"]),
+        ("abbey workflow show W", &["WF-1"]),
+        ("abbey workflow event news --run W", &["WF-1"]),
+        ("abbey cp merl", &["merlin:"]),
+        ("abbey cp ke", &["key"]),
+        ("abbey cp key service/", &["service/web:"]),
         ("abbey wor", &["workflow"]),
     ] {
         assert_eq!(offered(&house, line), names, "{line}");

@@ -1,6 +1,8 @@
 //! hostd at its socket: what it refuses to every caller, and what the control plane may still do.
 
-use abbey_cells::hostd::{Allocation, FileName, HostdApi, HostdOperation, HostdReply};
+use abbey_cells::hostd::{
+    Allocation, FileName, HostdApi, HostdOperation, HostdReply, allow_low_ports,
+};
 use abbey_cells::{
     Bind, CellNetwork, CellProgram, CellSpec, ForwardTarget, ListenAddress, PortForward, Sandbox,
 };
@@ -8,6 +10,7 @@ use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile
 use abbey_testkit::hostd::Hostd;
 use abbey_testkit::house::{House, until};
 use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -135,6 +138,69 @@ fn hostd_refuses_access_to_other_owners_resources() {
     }
     let journal = std::fs::read_to_string(home.join("hostd/journal.jsonl")).unwrap();
     assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
+}
+
+#[test]
+fn hostd_lets_cells_listen_on_privileged_ports_only_if_root_named_them() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let uid = hostd.claim(&agent("a"), 1);
+    let checked = |kind: CellKind, at: ListenAddress| {
+        let mut spec = spec(&hostd, agent("a"), uid);
+        if kind == CellKind::Process {
+            spec.kind = kind;
+            spec.sandbox = None;
+        }
+        let to = ForwardTarget::House(PathBuf::new());
+        spec.forwards.push(PortForward { at, to });
+        let answer = hostd.client.dry_run(start(spec));
+        answer.map_err(|e| e.to_string())
+    };
+    let loopback = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let (host, cell) = (ListenAddress::Host, ListenAddress::Cell);
+    let on_host = [
+        (CellKind::Sandbox, host(loopback(443))),
+        (CellKind::Process, host(loopback(443))),
+        (CellKind::Process, cell(loopback(443))),
+    ];
+    for (kind, at) in on_host {
+        let said = checked(kind, at).unwrap_err();
+        for part in ["agent-a may not listen on port 443", "`abbey up` as root"] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+    checked(CellKind::Sandbox, host(loopback(1024))).unwrap();
+    checked(CellKind::Sandbox, cell(loopback(53))).unwrap();
+
+    allow_low_ports(&hostd.config.home, [443, 8080].into(), false).unwrap();
+    for (kind, at) in on_host {
+        checked(kind, at).unwrap();
+    }
+    checked(CellKind::Sandbox, host(loopback(444))).unwrap_err();
+    // What root names no more is not allowed any more.
+    allow_low_ports(&hostd.config.home, [25].into(), true).unwrap();
+    checked(CellKind::Sandbox, host(loopback(443))).unwrap_err();
+}
+
+#[test]
+fn hostd_refuses_limits_that_no_manifest_can_declare() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let uid = hostd.claim(&agent("a"), 1);
+    let usual = Limits::default();
+    for (processes, cpu_milli, rule) in [
+        (1_000_001, 1000, "choose 8 to 1000000"),
+        (0, 1000, "choose 8 to 1000000"),
+        (256, u32::MAX, "choose at most 1024"),
+        (256, 0, "choose at most 1024"),
+    ] {
+        let mut spec = spec(&hostd, agent("a"), uid);
+        spec.limits = Limits {
+            processes,
+            cpu_milli,
+            ..usual
+        };
+        let said = hostd.client.dry_run(start(spec)).unwrap_err().to_string();
+        assert!(said.contains(rule), "{said}");
+    }
 }
 
 /// hostd makes networks before they are needed, and more cells start at once than it has.

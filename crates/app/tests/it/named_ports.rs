@@ -98,6 +98,25 @@ fn two_uses_of_one_port_of_the_host_are_refused() {
 }
 
 #[test]
+fn a_service_is_exposed_at_a_privileged_port_that_root_applied() {
+    let house = house();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let services = |port| {
+        format!("house: h\nservices:\n  web: {{ {WEB}, expose: {port} }}\nagents: {{ a: {{}} }}\n")
+    };
+    house.manifest(&services(80));
+    ready(&house);
+    TcpStream::connect(("127.0.0.1", 80)).unwrap();
+    house.manifest(&services(81));
+    ready(&house);
+    TcpStream::connect(("127.0.0.1", 81)).unwrap();
+    let list = house.home().join("hostd/low-ports.json");
+    assert_eq!(std::fs::read_to_string(list).unwrap(), "[81]");
+}
+
+#[test]
 fn what_a_manifest_frees_it_may_use() {
     let house = house();
     let last = house.ports.last;

@@ -230,7 +230,8 @@ fn a_program_of_exec_may_open_as_many_files_as_its_cell() {
             0,
             args!("exec {} -- sh -c {}", agent, "ulimit -Hn; ulimit -n"),
         );
-        assert_eq!(files, "4096\n4096\n", "{agent}");
+        let each = (table() / 8 / 256).clamp(256, 4096);
+        assert_eq!(files, format!("{each}\n{each}\n"), "{agent}");
     }
 }
 
@@ -272,4 +273,59 @@ sys.stdin.read()";
     drop(taken.stdin.take());
     let _status = taken.wait();
     house.expect(0, "down");
+}
+
+/// Size of the host's table of open files.
+fn table() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/fs/file-max").unwrap();
+    text.trim().parse().unwrap()
+}
+
+/// Open files of everything on this host.
+fn open_on_host() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_cell_that_opens_all_files_it_may_leaves_the_table_to_others() {
+    let house = crate::house();
+    house.manifest("house: files\ndefaults: { limits: { memory: 1GiB, processes: 256 } }\nagents:\n  a: {}\n  b: {}\n");
+    house.expect(0, "up");
+    let code = "import os, sys, time
+opened = 0
+ready, done = os.pipe()
+for n in range(230):
+  try: child = os.fork()
+  except OSError: break
+  if child == 0:
+    held = 0
+    while True:
+      try: os.open('/dev/null', os.O_RDONLY)
+      except OSError: break
+      held += 1
+    os.write(done, b'%8d' % held)
+    time.sleep(1000)
+  opened += int(os.read(ready, 8))
+print(opened, flush=True)
+sys.stdin.read()";
+    let before = open_on_host();
+    let mut command = house.command(&["exec", "a", "--", "python3", "-c", code]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut caller = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(caller.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let opened: u64 = line.trim().parse().unwrap();
+    let more = open_on_host().saturating_sub(before);
+    assert!(opened > 50_000, "{opened}");
+    assert!(
+        opened <= table() / 8 && more <= table() / 6,
+        "{opened}, {more}"
+    );
+    neighbour_is_well(&house);
+    let files = "held = [open('/dev/null') for _ in range(500)]";
+    house.expect(0, args!("exec b -- python3 -c {}", files));
+    drop(caller.stdin.take());
+    let _status = caller.wait();
 }

@@ -122,6 +122,74 @@ fn every_list_fits_80_and_40_columns_and_loses_nothing() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// What people read has local times and units; what programs read is in the documents of `--json`.
+#[test]
+fn text_output_has_no_values_of_machines() {
+    let house = up("house: h
+providers: { p: { kind: openai, base_url: 'http://127.0.0.1:1/v1', input_usd_per_mtok: 1, output_usd_per_mtok: 1 } }
+budget: { usd_per_day: 2.5, tokens_per_day: 1250000 }
+agents: { a: { cell: process, skills: [system-stats], schedules: { x: { every: 90m, task: Look. } } } }
+");
+    house.expect(0, "token new phone --scope read --expires 1h");
+    let is_raw = |text: &str| {
+        let numbers = text.split(|c: char| !c.is_ascii_digit());
+        let mut long = numbers.filter(|n| n.len() > 10);
+        let instants = text
+            .split_whitespace()
+            .filter(|w| w.contains("T") && w.contains("00Z"));
+        long.next().is_some() || instants.count() > 0
+    };
+    for line in [
+        "activity -n 1000",
+        "budget show",
+        "budget report",
+        "skill list",
+    ] {
+        let text = house.expect(0, line);
+        let raw = text.lines().filter(|l| is_raw(l)).collect::<Vec<_>>();
+        assert!(raw.is_empty(), "{line}: {raw:?}");
+    }
+    let shown = house.expect(0, "activity -n 1000");
+    let token = shown.lines().find(|l| l.contains("phone")).unwrap();
+    assert!(
+        token.contains(", expires: 20") || token.contains(" expires: 20"),
+        "{token}"
+    );
+    let budget = house.expect(0, "budget show");
+    for part in ["money", "$2.50", "1,250,000"] {
+        assert!(budget.contains(part), "{part} in {budget}");
+    }
+    // A search finds what the words tell apart: those that most skills have count for nothing.
+    let found = |query: &str| -> Vec<String> {
+        let doc = house.json(0, &["skill", "search", query]);
+        let skills = doc["skills"].as_array().unwrap().iter();
+        skills
+            .map(|s| s["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let disks = found("disk");
+    assert!(
+        disks.contains(&"disk-usage".to_owned()) && disks.len() < 6,
+        "{disks:?}"
+    );
+    assert_eq!(found("show the disk usage, please")[0], "disk-usage");
+    for query in ["and", "s"] {
+        house.expect_refusal(3, &["skill", "search", query]);
+    }
+    let schedules = house.expect(0, "schedule list");
+    assert!(schedules.contains("every 90 min"), "{schedules}");
+    let skill = house.expect(0, "skill show system-stats");
+    assert!(
+        skill.starts_with("system-stats") && !skill.contains('{'),
+        "{skill}"
+    );
+    assert!(skill.contains("  risk: low\n"), "{skill}");
+    assert_eq!(
+        house.json(0, "skill show system-stats")["name"],
+        "system-stats"
+    );
+}
+
 #[test]
 fn colours_are_for_terminals_that_want_them() {
     let house = up("house: h\nagents: { a: { cell: process } }\n");

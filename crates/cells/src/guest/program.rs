@@ -140,7 +140,7 @@ pub(super) fn launch_as_guest_user(
         cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
         user: rustix::process::getuid().is_root().then_some(UID),
         groups: groups.open_for_launch()?,
-        rlimits: program_rlimits(),
+        rlimits: program_rlimits(None),
         fds,
         new_session: true,
         terminal,

@@ -2,13 +2,14 @@
 //! beyond its own cell is either derived here or compared with what was allocation.
 
 use super::HostdConfig;
+use super::low_ports::check_low_ports;
 use crate::allocation::{Allocation, Allocations, UIDS};
 use crate::external;
 use crate::files::archive::DISKS;
 use crate::microvm::drives::SIZE_MIN;
 use crate::spec::{BootOrigin, MicroVm};
 use crate::{Bind, CellSpec, ForwardTarget, ListenAddress, PortForward};
-use abbey_model::{CellKind, CellName, Slug, Vmm, overlap};
+use abbey_model::{CellKind, CellName, Limits, Slug, Vmm, overlap};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
@@ -108,6 +109,8 @@ pub(super) fn validate_spec(
             forward,
         )?;
     }
+    check_low_ports(config, &spec)?;
+    check_limits(&spec)?;
     let binds = spec.sandbox.iter_mut().flat_map(|s| &mut s.binds);
     for bind in binds {
         bindable(config, allocations, &cell, bind)?;
@@ -118,6 +121,33 @@ pub(super) fn validate_spec(
         return Err(format!("{cell} is no agent, so it cannot have drives"));
     }
     Ok(spec)
+}
+
+/// Limits are within what a manifest can declare; beyond that they would limit nothing.
+fn check_limits(spec: &CellSpec) -> Result<(), String> {
+    let Limits {
+        cpu_milli,
+        processes,
+        ..
+    } = spec.limits;
+    if !(1..=Limits::CPU_MILLI_MAX).contains(&cpu_milli) {
+        return Err(format!(
+            "{} would have {} CPUs; choose at most {}",
+            spec.cell,
+            f64::from(cpu_milli) / 1000.0,
+            Limits::CPU_MILLI_MAX / 1000
+        ));
+    }
+    let range = Limits::PROCESSES_MIN..=Limits::PROCESSES_MAX;
+    match range.contains(&processes) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} would have {processes} processes; choose {} to {}",
+            spec.cell,
+            range.start(),
+            range.end()
+        )),
+    }
 }
 
 /// A microVM boots from an image of the house, and its drives have sizes that a file system can have.

@@ -72,7 +72,7 @@ pub(super) fn run_in_cell(
         cwd: c_string(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !isolated),
         groups,
-        rlimits: program_rlimits(),
+        rlimits: program_rlimits(record.processes),
         fds,
         new_session: true,
         terminal: program.terminal.is_some(),

@@ -14,13 +14,32 @@ use std::path::Path;
 /// An instant in a name, as it is written: a digit stands for any.
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
 
+/// Directory of an agent's logs among its archived files.
+const ARCHIVED_LOGS: &str = "logs";
+
 /// Directory of archived files. Others can create entries beside it, so it is used only if it is ours.
 fn open_removed(config: &HostdConfig) -> Result<DirHandle> {
     ensure_dir(&config.open_home()?, "removed", 0o700, (0, 0))
 }
 
-/// Moves the files of an owner to `HOME/removed/NAME-STAMP`. Nothing is deleted; does nothing if there are no
-/// files.
+/// Moves the logs of an agent from one directory to the other, if they are in the one and not in the other.
+fn move_logs(from: (&DirHandle, &str), to: (&DirHandle, &str)) -> Result<()> {
+    let failed = || Error::file("move the logs of", from.1);
+    let there = to.0.stat_entry(to.1).map_err(failed())?;
+    match from.0.stat_entry(from.1).map_err(failed())? {
+        Some(_) if there.is_none() => from.0.rename(from.1, to.0, to.1).map_err(failed()),
+        _ => Ok(()),
+    }
+}
+
+fn open_logs(config: &HostdConfig) -> Result<DirHandle> {
+    let home = config.open_home()?;
+    home.open_dir("logs")
+        .map_err(Error::file("open", config.home.join("logs")))
+}
+
+/// Moves the files of an owner to `HOME/removed/NAME-STAMP`, those of an agent with its logs. Nothing is deleted; does
+/// nothing if there are no files.
 pub(super) fn archive_owner_files(
     config: &HostdConfig,
     owner: &CellName,
@@ -30,6 +49,15 @@ pub(super) fn archive_owner_files(
     let failed = || Error::file("archive", config.owner_dir(owner));
     if parent.stat_entry(name).map_err(failed())?.is_none() {
         return Ok(());
+    }
+    // Only hostd makes entries beside the home and the workspace of an agent. What is no directory goes away alone.
+    if matches!(owner, CellName::Agent(_))
+        && let Ok(files) = config.open_owner_dir(owner)
+    {
+        move_logs(
+            (&open_logs(config)?, &owner.to_string()),
+            (&files, ARCHIVED_LOGS),
+        )?;
     }
     let to = format!("{name}-{stamp}");
     parent
@@ -114,6 +142,10 @@ pub(super) fn restore_owner_files(
             }
         }
     }
+    move_logs(
+        (&dir, ARCHIVED_LOGS),
+        (&open_logs(config)?, &owner.to_string()),
+    )?;
     removed
         .rename(&from, &parent, name)
         .map_err(failed("bring back"))

@@ -234,7 +234,7 @@ fn describe_launch(
             .map(ControlGroups::open_for_launch)
             .transpose()?
             .unwrap_or_default(),
-        rlimits: program_rlimits(),
+        rlimits: program_rlimits(Some(spec.limits.processes)),
         fds,
         new_session: true,
         terminal: terminal.is_some(),

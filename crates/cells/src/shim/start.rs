@@ -66,6 +66,7 @@ impl Shim {
             started_at: now(),
             groups: Vec::new(),
             in_force: None,
+            processes: Some(spec.limits.processes),
             layers: BTreeSet::new(),
             sandbox: spec.sandbox.clone(),
             microvm: spec.microvm.is_some(),

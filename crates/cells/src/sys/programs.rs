@@ -4,15 +4,36 @@ use crate::{Error, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-/// Most open files of a program in a cell.
-const OPEN_FILES: u64 = 4096;
+/// Most open files of a process in a cell, and how many it has in any case.
+const OPEN_FILES: std::ops::RangeInclusive<u64> = 256..=4096;
 
-/// Resource limits of every program in a cell: no core file, and 4,096 open files, or as many as this process may have if
-/// that is less.
-pub(crate) fn program_rlimits() -> Vec<(i32, u64)> {
+/// Share of the host's table of open files that one cell can fill.
+const TABLE_SHARE: u64 = 8;
+
+/// Resource limits of every program in a cell: no core file, and open files.
+///
+/// The kernel has one table of open files for all (`fs.file-max`) and counts nobody's but by process, so each of the
+/// `processes` of a cell has its part of an eighth of the table: at most 4,096, at least 256, and no more than this
+/// process may have itself. Without `processes` the table is the cell's alone, as in a guest.
+pub(crate) fn program_rlimits(processes: Option<u32>) -> Vec<(i32, u64)> {
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let files = own.map_or(OPEN_FILES, |own| own.min(OPEN_FILES));
+    let files = processes.map_or(*OPEN_FILES.end(), open_files_of_cell);
+    let files = own.map_or(files, |own| own.min(files));
     vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, files)]
+}
+
+/// Most open files of each process of a cell on this host that may have this many.
+pub(crate) fn open_files_of_cell(processes: u32) -> u64 {
+    let table = std::fs::read_to_string("/proc/sys/fs/file-max").ok();
+    open_files(processes, table.and_then(|text| text.trim().parse().ok()))
+}
+
+/// Most open files of each process of a cell that may have this many, where the host's table has this size.
+fn open_files(processes: u32, table: Option<u64>) -> u64 {
+    let share = table.map_or(u64::MAX, |table| {
+        table / TABLE_SHARE / u64::from(processes.max(1))
+    });
+    share.clamp(*OPEN_FILES.start(), *OPEN_FILES.end())
 }
 
 /// Where programs of the host are looked for.
@@ -66,4 +87,23 @@ pub(crate) fn c_string(bytes: &[u8]) -> Result<CString> {
         path: PathBuf::from("cell specification"),
         why: "a text contains a NUL byte".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processes_of_a_cell_share_an_eighth_of_the_table_of_files() {
+        for (processes, table, files) in [
+            (256, Some(2_466_170), 1204),
+            (48, Some(2_466_170), 4096),
+            (100_000, Some(2_466_170), 256),
+            (256, Some(i64::MAX.unsigned_abs()), 4096),
+            (0, Some(100_000), 4096),
+            (256, None, 4096),
+        ] {
+            assert_eq!(open_files(processes, table), files, "{processes}");
+        }
+    }
 }

@@ -4,31 +4,22 @@ use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, Json};
-use crate::cells::{exec, service_consumers};
-use crate::core::error::{Error, Result};
+use crate::cells::{identity_files, service_consumers};
+use crate::core::error::Result;
 use crate::core::{hostd, runtime};
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
-use abbey_cells::hostd::{FileEntry, FileName, HostdOperation, NoteName};
-use abbey_model::{CellName, FaultKind, IDENTITY_FILES, Principal, Redactor, Slug, Timestamp};
+use abbey_model::{CellName, FaultKind, Principal, Slug, Timestamp};
 use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
-
-/// Longest file of a bundle, bytes, and most of all together.
-const FILE_MAX: u64 = 64 << 10;
-const BUNDLE_MAX: usize = 2 << 20;
-/// Most of them that are brought at once; together they fit a request.
-const AT_ONCE: usize = 8;
 
 /// Operator routes that show, export, import and drain agents.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -89,18 +80,6 @@ fn named_data(manifest: &str, agent: &Slug) -> BTreeMap<String, String> {
     named.collect()
 }
 
-/// Whether a path below the workspace goes along.
-fn goes_along(path: &std::path::Path) -> bool {
-    let note =
-        |name: &std::ffi::OsStr| NoteName::try_from(name.to_string_lossy().into_owned()).is_ok();
-    let parts: Vec<&std::ffi::OsStr> = path.iter().collect();
-    match parts.as_slice() {
-        [one] => IDENTITY_FILES.iter().any(|name| name == one),
-        [dir, name] => *dir == "memory" && note(name),
-        _ => false,
-    }
-}
-
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/bundle", operation_id = "agents_export_bundle", tag = "agents",
     summary = "The files that make an agent who it is, without credentials",
@@ -108,99 +87,13 @@ fn goes_along(path: &std::path::Path) -> bool {
 )]
 async fn bundle(State(api): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
     let slug = find_agent_slug(&api.work, &name)?;
-    let (out, to) = exec::create_pipe()?;
-    let hostd = Arc::clone(&api.core.hostd);
-    let owner = slug.clone();
-    let packing = runtime::run_blocking(move || {
-        let asked = HostdOperation::Pack {
-            owner: Some(owner),
-            services: false,
-        };
-        hostd.call(asked, &[to.as_fd()])
-    });
-    let workspace = format!("agents/{slug}/workspace");
-    let reading = runtime::run_blocking(move || unpack(std::fs::File::from(out), &workspace));
-    let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
-    let (files, mut left_out) = reading.await.map_err(lost)??;
-    packing.await.map_err(lost)??;
-    let redactor = Redactor::new([]);
-    let clean = files.into_iter().map(|mut file| {
-        let cleaned = redactor.clean(&file.text).into_owned();
-        if cleaned != file.text {
-            left_out.push(format!(
-                "{}: text that looks like a credential is removed from it",
-                file.path
-            ));
-            file.text = cleaned;
-        }
-        file
-    });
-    let files = clean.collect();
+    let (files, left_out) = identity_files::pack(&api.core, slug.clone()).await?;
     Ok(Doc(BundleDoc {
         version: VERSION,
         agent: slug.to_string(),
         files,
         left_out,
     }))
-}
-
-/// Takes what goes along out of an archive of all that an agent has.
-fn unpack(archive: impl Read, workspace: &str) -> Result<(Vec<BundleFile>, Vec<String>)> {
-    let broken = |e| Error::file("read", "the agent's files")(e);
-    let (mut files, mut left_out, mut sum) = (Vec::new(), Vec::new(), 0);
-    let mut archive = tar::Archive::new(archive);
-    for entry in archive.entries().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        let path = entry.path().map_err(broken)?.into_owned();
-        let Ok(path) = path.strip_prefix(workspace) else {
-            continue;
-        };
-        if !entry.header().entry_type().is_file() || !goes_along(path) {
-            continue;
-        }
-        let path = path.display().to_string();
-        let mut text = String::new();
-        let size = entry.size();
-        let read = entry.take(FILE_MAX + 1).read_to_string(&mut text);
-        sum += text.len();
-        let why = match read {
-            Err(_) => Some("it is no text"),
-            Ok(_) if size > FILE_MAX => Some("it is larger than 64 KiB"),
-            Ok(_) if sum > BUNDLE_MAX => Some("the bundle would be larger than 2 MiB"),
-            Ok(_) => None,
-        };
-        match why {
-            Some(why) => left_out.push(format!("{path}: {why}")),
-            None if text.is_empty() => {}
-            None => files.push(BundleFile { path, text }),
-        }
-    }
-    files.sort_by(|a: &BundleFile, b| a.path.cmp(&b.path));
-    // A later entry of one name counts, as in every archive.
-    files.reverse();
-    files.dedup_by(|a, b| a.path == b.path);
-    files.reverse();
-    Ok((files, left_out))
-}
-
-fn file_name(path: &str) -> Result<FileName> {
-    let wrong = |why: &str| Problem::new(FaultKind::Invalid, format!("`{path}`: {why}"));
-    Ok(match path {
-        "USER.md" => FileName::User,
-        "IDENTITY.md" => FileName::Identity,
-        "AGENTS.md" => FileName::BroughtRules,
-        "MEMORY.md" => FileName::BroughtMemory,
-        "HEARTBEAT.md" => FileName::BroughtHeartbeat,
-        "SOUL.md" => {
-            return Err(
-                wrong("a charter is set in the manifest and cannot be imported as a file").into(),
-            );
-        }
-        other => match other.strip_prefix("memory/") {
-            Some(note) => FileName::Note(NoteName::try_from(note.to_owned()).map_err(wrong)?),
-            None => return Err(wrong("a bundle cannot contain this file").into()),
-        },
-    })
 }
 
 #[utoipa::path(
@@ -215,24 +108,7 @@ async fn bring(
     Json(body): Json<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
     let slug = find_agent_slug(&api.work, &name)?;
-    let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
-    let large = body.files.iter().find(|f| f.text.len() as u64 > FILE_MAX);
-    if sum > BUNDLE_MAX || large.is_some() {
-        let text = "a bundle has at most 2 MiB, and each of its files 64 KiB";
-        return Err(Problem::new(FaultKind::TooLarge, text).into());
-    }
-    let mut entries = Vec::new();
-    for file in &body.files {
-        entries.push(FileEntry {
-            name: file_name(&file.path)?,
-            content: file.text.clone(),
-        });
-    }
-    for some in entries.chunks(AT_ONCE) {
-        let owner = CellName::Agent(slug.clone());
-        let files = some.to_vec();
-        hostd::run_operation(&api.core.hostd, HostdOperation::Prepare { owner, files }).await?;
-    }
+    identity_files::bring(&api.core, &slug, &body.files).await?;
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = NewAuditEntry {
         actor: by,
@@ -353,27 +229,4 @@ async fn kept(api: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
         }
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_makes_an_agent_goes_along() {
-        for path in ["SOUL.md", "memory/2026-11-26.md"] {
-            assert!(goes_along(std::path::Path::new(path)), "{path}");
-        }
-        for path in [
-            "secrets.txt",
-            "memory/.hidden.md",
-            "memory/a/b.md",
-            "memory/x.txt",
-            "../SOUL.md",
-            "src/SOUL.md",
-        ] {
-            assert!(!goes_along(std::path::Path::new(path)), "{path}");
-        }
-        assert!(file_name("SOUL.md").is_err() && file_name("memory/../x.md").is_err());
-    }
 }

@@ -395,7 +395,14 @@ async fn events(
     responses((status = 200, body = BudgetDoc)),
 )]
 async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Result<Doc<BudgetDoc>> {
-    let scopes = ledger_views::budget_views(&api.core.store.budgets().await?);
+    let accounts = api.core.store.budgets().await?;
+    let current = api.core.plan.current();
+    let is_agent = |slug: &abbey_model::Slug| {
+        current
+            .as_ref()
+            .is_none_or(|c| c.house.agents.contains_key(slug))
+    };
+    let scopes = ledger_views::budget_views(&accounts, is_agent);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
     let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {

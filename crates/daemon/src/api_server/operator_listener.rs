@@ -1,6 +1,7 @@
 //! Serving HTTP on the Unix sockets of both APIs, and on the operator API's TCP or TLS port, which
 //! moves when the plan does.
 
+use crate::api_server::hooks::PeerAddress;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish_file};
 use crate::core::listen::{ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix};
@@ -52,7 +53,7 @@ struct Open {
 pub(crate) fn serve_on_unix_socket(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
     let stop = rt.stop_token();
     listen_unix(rt, path, move |stream, place| {
-        serve_connection(stream, router.clone(), stop.clone(), place)
+        serve_connection(stream, None, router.clone(), stop.clone(), place)
     })
 }
 
@@ -178,16 +179,17 @@ async fn accept(
         };
         let (router, stop, tls) = (router.clone(), rt.stop_token(), tls.clone());
         let timers = rt.clone();
+        let peer = stream.peer_address().map(PeerAddress);
         drop(rt.spawn(async move {
             match tls {
-                None => serve_connection(stream, router, stop, place).await,
+                None => serve_connection(stream, peer, router, stop, place).await,
                 Some(tls) => {
                     let accepted = tokio::select! {
                         accepted = timers.timeout(HEAD_WITHIN, tls.accept(stream)) => accepted,
                         () = place.closed() => return,
                     };
                     if let Ok(Ok(stream)) = accepted {
-                        serve_connection(stream, router, stop, place).await;
+                        serve_connection(stream, peer, router, stop, place).await;
                     }
                 }
             }
@@ -198,13 +200,17 @@ async fn accept(
 /// Serves one connection until it ends, another one needs its place, or the control plane stops.
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<PeerAddress>,
     router: Router,
     stop: CancellationToken,
     place: Arc<ConnectionPlace>,
 ) {
     let serving = Arc::clone(&place);
     let router = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let request_in_progress = serving.begin_request();
         let answered = router.call(request);
         async move {

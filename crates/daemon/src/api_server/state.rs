@@ -1,6 +1,7 @@
 //! State of the HTTP servers.
 
 use crate::api_server::agent_quotas::AgentQuotas;
+use crate::api_server::hooks::DeliveryPlaces;
 use crate::api_server::operator_listener::OperatorListener;
 use crate::api_server::shared_read::SharedRead;
 use crate::cells::state::CellsState;
@@ -18,9 +19,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Most deliveries whose bodies are read at once: their senders are only authenticated by what they sent.
-const DELIVERY_BODIES_MAX: usize = 16;
-
 /// State shared by both APIs and the hooks.
 pub(crate) struct ApiState {
     pub(crate) core: Arc<CoreState>,
@@ -36,8 +34,8 @@ pub(crate) struct ApiState {
     deliveries: Mutex<BTreeMap<Slug, TokenBucket>>,
     /// Held while a template is saved.
     pub(super) saving_template: tokio::sync::Mutex<()>,
-    /// Deliveries whose bodies may be read at the same time.
-    pub(super) delivery_bodies: Semaphore,
+    /// Deliveries whose bodies are being read.
+    pub(super) delivery_places: DeliveryPlaces,
     /// Verifications of the audit log.
     pub(super) verification: SharedRead<VerifyDoc>,
     /// Digests of the state.
@@ -61,7 +59,7 @@ impl ApiState {
             quotas: AgentQuotas::default(),
             deliveries: Mutex::default(),
             saving_template: tokio::sync::Mutex::default(),
-            delivery_bodies: Semaphore::new(DELIVERY_BODIES_MAX),
+            delivery_places: DeliveryPlaces::default(),
             verification: SharedRead::default(),
             state_hash: SharedRead::default(),
             checks: SharedRead::default(),

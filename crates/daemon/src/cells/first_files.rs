@@ -1,5 +1,6 @@
 //! Files at the place of an agent that is created: what lies there goes out of the way, and what its plan brings comes in.
 
+use crate::cells::identity_files;
 use crate::cells::state::CellsState;
 use crate::core::error::Result;
 use crate::core::hostd;
@@ -60,7 +61,20 @@ pub(super) async fn fill_home(cells: &CellsState, slug: &Slug) -> Result<()> {
             let restore = HostdOperation::Restore { owner, stamp };
             hostd::run_operation(&cells.core.hostd, restore).await
         }
+        FirstFiles::Agent(_) => Ok(()),
     }
+}
+
+/// Brings a clone the files that make its original who it is, over those that the house writes for a new agent. Repeated
+/// as a whole if it was cut off: the clone does not start before.
+pub(super) async fn bring_identity(cells: &CellsState, slug: &Slug) -> Result<()> {
+    let Some(FirstFiles::Agent(original)) = pending_first_files(cells, slug).await? else {
+        return Ok(());
+    };
+    let (mut files, _left_out) = identity_files::pack(&cells.core, original).await?;
+    // The charter is part of the manifest.
+    files.retain(|f| f.path != "SOUL.md");
+    identity_files::bring(&cells.core, slug, &files).await
 }
 
 /// Moves the files of an agent into the archive of removed agents; nothing is deleted.

@@ -11,6 +11,7 @@ pub(crate) mod commands;
 pub(crate) mod desired;
 pub(crate) mod exec;
 pub(crate) mod first_files;
+pub(crate) mod identity_files;
 pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod observations;

@@ -4,7 +4,7 @@
 use crate::cells::agent_credentials::{
     agent_token_file, reload_credentials, rotate_agent_credentials,
 };
-use crate::cells::first_files::{archive_files, clear_place, fill_home, put_away};
+use crate::cells::first_files::{archive_files, bring_identity, clear_place, fill_home, put_away};
 use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
@@ -354,7 +354,10 @@ async fn perform_step(
         ("agent.create", "home") => {
             prepare_home(cells, current, CellName::Agent(slug.clone())).await
         }
-        ("agent.create", "files") => write_house_files(cells, current, slug).await,
+        ("agent.create", "files") => {
+            write_house_files(cells, current, slug).await?;
+            bring_identity(cells, slug).await
+        }
         ("agent.create", "credential") => {
             rotate_agent_credentials(cells, slug, Millis(0)).await?;
             Ok(cells.core.store.finish_first_files(slug.clone()).await?)

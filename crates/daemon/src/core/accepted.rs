@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -107,6 +107,14 @@ pub(crate) struct Accepted<S: Socket> {
     /// None only while it is dropped.
     socket: Option<S>,
     spare: Arc<SpareFiles>,
+}
+
+impl Accepted<TcpStream> {
+    /// Address of the caller, if it is still connected.
+    pub(crate) fn peer_address(&self) -> Option<IpAddr> {
+        let address = self.socket.as_ref()?.peer_addr().ok()?;
+        Some(address.ip())
+    }
 }
 
 impl<S: Socket> Accepted<S> {

@@ -2,12 +2,17 @@
 
 use abbey_api::{BudgetScope, EntryView, Time};
 use abbey_engine::budget::Account;
+use abbey_model::{Scope, Slug};
 use abbey_store::AuditEntry;
 
-/// Budget accounts of the store as API documents.
-pub(crate) fn budget_views(accounts: &[Account]) -> Vec<BudgetScope> {
+/// Budget accounts of the store as API documents; `is_agent` knows the agents of the house.
+pub(crate) fn budget_views(
+    accounts: &[Account],
+    is_agent: impl Fn(&Slug) -> bool,
+) -> Vec<BudgetScope> {
     let view = |a: &Account| BudgetScope {
         scope: a.scope.to_string(),
+        removed: matches!(&a.scope, Scope::Agent(slug) if !is_agent(slug)),
         metric: a.metric,
         window: a.window,
         limit: a.limit,

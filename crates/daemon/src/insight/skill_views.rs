@@ -35,6 +35,44 @@ pub(crate) fn skill_view(work: &WorkState, skill: &Skill, score: Option<u32>) ->
     }
 }
 
+/// Words that a skill is found by: of its name, description and tags, in lower case.
+fn words_of(skill: &Skill) -> Vec<String> {
+    let text = format!(
+        "{} {} {}",
+        skill.name,
+        skill.description,
+        skill.tags.join(" ")
+    );
+    words_in(&text)
+}
+
+fn words_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'');
+    words
+        .filter(|w| !w.is_empty())
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// Whether one of the words is this one, or begins with it if it has three letters or more.
+fn has_word(words: &[String], word: &str) -> bool {
+    let is_begin = word.chars().count() >= 3;
+    words
+        .iter()
+        .any(|w| w == word || is_begin && w.starts_with(word))
+}
+
+/// Words of a query but those that most skills have, like `the`: they tell none from another.
+fn distinctive_words(query: &str, skills: &[&Skill]) -> Vec<String> {
+    let all: Vec<Vec<String>> = skills.iter().map(|s| words_of(s)).collect();
+    let mut words = words_in(query);
+    words.retain(|word| {
+        let having = all.iter().filter(|known| has_word(known, word)).count();
+        having * 2 <= all.len() || all.len() < 4
+    });
+    words
+}
+
 /// Skills for which `allowed` is true; with a query those that match it by pattern or by words,
 /// best first.
 pub(crate) fn find_skills(
@@ -52,19 +90,16 @@ pub(crate) fn find_skills(
                 .into_iter()
                 .map(|c| (c.skill, c.score))
                 .collect();
-            let words: Vec<String> = query
-                .to_lowercase()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect();
+            let all: Vec<&Skill> = all.collect();
+            let words = distinctive_words(query, &all);
             let score = |s: &Skill| {
-                let tags = s.tags.join(" ");
-                let text = format!("{} {} {tags}", s.name, s.description).to_lowercase();
-                let hits = words.iter().filter(|w| text.contains(w.as_str())).count();
+                let known = words_of(s);
+                let hits = words.iter().filter(|w| has_word(&known, w)).count();
                 let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
                 scores.get(&s.name).copied().unwrap_or(0).max(by_words)
             };
             let mut found: Vec<SkillView> = all
+                .into_iter()
                 .map(|s| (score(s), s))
                 .filter(|(n, _)| *n > 0)
                 .map(|(n, s)| skill_view(work, s, Some(n)))

@@ -73,7 +73,7 @@ fn describe_step(step: &WorkflowStep) -> String {
         StepAction::Skill { agent, skill } => format!("{}{skill}", who(agent)),
         StepAction::Approval { ask, .. } => ask.clone(),
         StepAction::Event { name } => name.to_string(),
-        StepAction::Pause(time) => format!("{} s", time.0 / 1000),
+        StepAction::Pause(time) => time.human(),
     };
     let first = act.lines().next().unwrap_or_default();
     match step.each.is_some() {

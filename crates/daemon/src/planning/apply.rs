@@ -407,6 +407,14 @@ async fn check_first_files(
             FirstFiles::Template(name) => {
                 require_saved_template(&work.core.home, name)?;
             }
+            FirstFiles::Agent(original) => {
+                let current = work.core.plan.current();
+                let exists = current.is_some_and(|c| c.house.agents.contains_key(original));
+                if !exists || !parsed.agents.contains_key(original) {
+                    let text = format!("there is no agent `{original}`; nothing was changed");
+                    return Err(Problem::new(FaultKind::NotFound, text).into());
+                }
+            }
             FirstFiles::Archive(stamp) => {
                 let kept = hostd::archived_files(&work.core.hostd, &agent).await?;
                 if !kept.contains(stamp) {

@@ -288,7 +288,7 @@ fn schedule_view(
 ) -> ScheduleView {
     let when = match &one.schedule.trigger {
         ScheduleTrigger::Cron(text) => format!("cron {text}"),
-        ScheduleTrigger::Every(every) => format!("every {} s", every.0 / 1000),
+        ScheduleTrigger::Every(every) => format!("every {}", every.human()),
         ScheduleTrigger::At(text) => format!("at {text}"),
     };
     let (task, workflow) = match &one.schedule.action {

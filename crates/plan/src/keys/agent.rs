@@ -164,7 +164,7 @@ keys! {
         pub(crate) cpus: u32 = Key::new("cpus", Shape::Number(1024.0), Restart).default("1") => cpu_milli,
         /// Most processes and threads.
         pub(crate) processes: u32 =
-            Key::new("processes", Shape::Integer(Limits::PROCESSES_MIN as i64, 1_000_000), Restart).default("256"),
+            Key::new("processes", Shape::Integer(Limits::PROCESSES_MIN as i64, Limits::PROCESSES_MAX as i64), Restart).default("256"),
         /// Most bytes in a second read from the disk, and as many written to it, for example `20MiB`.
         pub(crate) io: Option<Bytes> = Key::new("io", Shape::Bytes, Restart).unset("unlimited"),
     }

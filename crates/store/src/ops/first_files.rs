@@ -23,6 +23,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<()> {
         let action = match source {
             FirstFiles::Template(_) => "agent.fill",
             FirstFiles::Archive(_) => "agent.restore",
+            FirstFiles::Agent(_) => "agent.clone",
         };
         let entity = CellName::Agent(agent.clone()).to_string();
         let detail = json!({ "from": source.to_string() });

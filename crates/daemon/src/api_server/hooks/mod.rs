@@ -2,7 +2,9 @@
 //! workflow or an event; and the end of such a task reported to where it came from.
 
 mod openclaw;
+mod places;
 
+pub(crate) use self::places::{DeliveryPlaces, PeerAddress};
 use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use crate::api_server::web::Path;
@@ -15,7 +17,7 @@ use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient,
 use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -116,8 +118,13 @@ pub(crate) async fn receive_hook(
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
+    peer: Option<Extension<PeerAddress>>,
     body: Body,
 ) -> Response {
+    let body = Arriving {
+        body,
+        peer: peer.map(|Extension(peer)| peer),
+    };
     if matches!(name.as_str(), "agent" | "wake") {
         return openclaw::serve_openclaw_hook(&api, &name, &uri, &headers, body).await;
     }
@@ -127,25 +134,33 @@ pub(crate) async fn receive_hook(
     }
 }
 
+/// Body of a delivery that is not read yet.
+struct Arriving {
+    body: Body,
+    peer: Option<PeerAddress>,
+}
+
 /// Reads the body of a delivery, in bounded time and beside few others: whoever has no secret of a hook can occupy
-/// neither memory nor time of the house.
+/// neither memory nor time of the house, nor keep the deliveries of others out.
 ///
 /// # Errors
 /// The responses 408, 413 and 503.
 async fn read_delivery(
     api: &ApiState,
-    body: Body,
+    Arriving { body, peer }: Arriving,
     limit: usize,
 ) -> std::result::Result<Bytes, Response> {
-    let Ok(_place) = api.delivery_bodies.try_acquire() else {
-        let text = "too many deliveries arrive at once; try again";
-        let problem = Problem::new(FaultKind::Unavailable, text);
-        return Err(web::problem_response(problem));
-    };
+    let place = api.delivery_places.take(peer);
     let read = web::read_body(body, limit);
     let late = "the request body did not arrive within 10 seconds";
-    let read = api.core.rt.timeout(BODY_WITHIN, read).await;
-    read.map_err(|_| web::refuse_late_body(late))?
+    tokio::select! {
+        biased;
+        read = api.core.rt.timeout(BODY_WITHIN, read) => read.map_err(|_| web::refuse_late_body(late))?,
+        () = place.lost() => {
+            let text = "too many deliveries arrive at once; try again";
+            Err(web::problem_response(Problem::new(FaultKind::Unavailable, text)))
+        }
+    }
 }
 
 /// The hook of this name in the plan in force.
@@ -186,7 +201,7 @@ async fn receive(
     api: &Arc<ApiState>,
     name: &str,
     headers: &HeaderMap,
-    body: Body,
+    body: Arriving,
 ) -> std::result::Result<Value, Response> {
     let refusal = IntoResponse::into_response;
     let current = api.core.plan.current();

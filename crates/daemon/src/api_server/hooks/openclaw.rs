@@ -3,12 +3,11 @@
 //!
 //! Source: OpenClaw's page on webhooks (read 2026-11): fields, 202 and 200, 401, 400, 413; no credential in a query.
 
-use super::{allowed_now, header_text, read_delivery};
+use super::{Arriving, allowed_now, header_text, read_delivery};
 use crate::api_server::state::ApiState;
 use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
-use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -59,7 +58,7 @@ pub(super) async fn serve_openclaw_hook(
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
-    body: Body,
+    body: Arriving,
 ) -> Response {
     match serve(api, name, uri, headers, body).await {
         Ok(answer) | Err(answer) => answer,
@@ -71,7 +70,7 @@ async fn serve(
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
-    body: Body,
+    body: Arriving,
 ) -> Result<Response, Response> {
     let bad = |why: &str| refused(StatusCode::BAD_REQUEST, why);
     if uri.query().is_some() {
