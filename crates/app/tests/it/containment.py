@@ -137,7 +137,7 @@ for capset in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]:
     # In a machine of its own the bound is what its kernel has; nobody there has any of it.
     if not (MACHINE and capset == "CapBnd"):
         report(20, capset, int(status[capset], 16) == 0, status[capset].strip())
-own(21, "no_new_privs", status["NoNewPrivs"].strip() != "1", "ok")
+report(21, "no_new_privs", status["NoNewPrivs"].strip() == "1", status["NoNewPrivs"].strip())
 own(21, "seccomp", status["Seccomp"].strip() != "2", "ok")
 if X86:
     for name in ["io_uring_setup", "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd",

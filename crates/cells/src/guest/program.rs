@@ -2,6 +2,7 @@
 
 use super::channel::StreamEnds;
 use super::protocol::{GuestConfig, GuestStream, UID};
+use crate::microvm::lends_rights;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -145,7 +146,7 @@ pub(super) fn launch_as_guest_user(
         new_session: true,
         terminal,
         dies_with_parent: true,
-        new_privileges: rustix::process::getuid().is_root(),
+        new_privileges: rustix::process::getuid().is_root() && lends_rights(),
     };
     abbey_launch::spawn_without_copy(&spec).map_err(|e| Error::File {
         what: e.stage,

@@ -4,6 +4,7 @@
 //!
 //! An image is a directory that appears whole: it is built beside its place and renamed.
 
+use super::image_privileges::remove_lent_rights;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -355,7 +356,7 @@ fn initrd(at: &Path) -> Result<()> {
 }
 
 /// Everything in a directory, parents first.
-fn below(dir: &Path, at: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn below(dir: &Path, at: &Path) -> Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     let mut entries: Vec<_> = fs::read_dir(dir.join(at))
         .map_err(Error::file("list", dir))?
@@ -382,6 +383,7 @@ fn root(at: &Path, suite: &str, packages: &[String]) -> Result<()> {
             .arg(at.join("root"));
     })?;
     let root = at.join("root");
+    remove_lent_rights(&root)?;
     for (path, text) in [
         (
             "etc/passwd",

@@ -7,6 +7,7 @@
 pub mod drives;
 pub mod firecracker;
 pub mod image;
+mod image_privileges;
 mod instructions;
 mod kernel;
 mod parts;
@@ -17,6 +18,7 @@ mod template;
 mod tools;
 
 pub use crate::{spec::BootOrigin, spec::MicroVm};
+pub(crate) use image_privileges::lends_rights;
 pub(crate) use instructions::{
     config_path, guest_instructions, write_config, write_waiting_instructions,
 };

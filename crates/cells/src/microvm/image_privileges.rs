@@ -1,0 +1,68 @@
+//! Programs of an image that would lend rights to whoever executes them.
+
+use super::image::below;
+use crate::{Error, Result};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Programs that keep their set-user-id bit: rootless Podman gives a container its users by them. They map the ranges in
+/// `/etc/subuid` and `/etc/subgid`, and nothing else. Source: newuidmap(1).
+const KEPT: [&str; 2] = ["newuidmap", "newgidmap"];
+
+/// Set-user-id and set-group-id bits of a file.
+const LENDS: u32 = 0o6000;
+
+/// Takes the set-user-id and set-group-id bits from every file below `root` but [`KEPT`].
+///
+/// # Errors
+/// If a directory cannot be read or a mode not be changed.
+pub(super) fn remove_lent_rights(root: &Path) -> Result<()> {
+    for name in below(root, Path::new(""))? {
+        let path = root.join(&name);
+        let found = fs::symlink_metadata(&path).map_err(Error::file("examine", &path))?;
+        let mode = found.permissions().mode() & 0o7777;
+        let kept = name
+            .file_name()
+            .is_some_and(|n| KEPT.iter().any(|k| n == *k));
+        if found.is_file() && mode & LENDS != 0 && !kept {
+            let plain = Permissions::from_mode(mode & !LENDS);
+            fs::set_permissions(&path, plain).map_err(Error::file("set the mode of", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a program in the guest that runs this may gain rights by executing another: only where the image has the
+/// programs that rootless Podman needs.
+pub(crate) fn lends_rights() -> bool {
+    Path::new("/usr/bin").join(KEPT[0]).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_programs_of_rootless_podman_lend_rights() {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("usr/bin");
+        fs::create_dir_all(&bin).unwrap();
+        for (name, mode) in [
+            ("su", 0o4755),
+            ("wall", 0o2755),
+            ("newuidmap", 0o4755),
+            ("ls", 0o755),
+        ] {
+            fs::write(bin.join(name), "").unwrap();
+            fs::set_permissions(bin.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", bin.join("link")).unwrap();
+        remove_lent_rights(root.path()).unwrap();
+        let mode = |name: &str| fs::metadata(bin.join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(
+            ["su", "wall", "newuidmap", "ls"].map(mode),
+            [0o755, 0o755, 0o4755, 0o755]
+        );
+    }
+}
