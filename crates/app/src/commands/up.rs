@@ -59,7 +59,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     allow_root_files(home, &body, false)?;
     allow_root_ports(home, &body.manifest, false)?;
-    let applied = body.manifest.clone();
+    let applied = body.clone();
     progress.show("applying the manifest");
     let within = args.wait.progress_within();
     let before = generation_in_force(&client).await;
@@ -76,7 +76,8 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         }
     };
     manifest_arg::remember(home, &file);
-    allow_root_ports(home, &applied, true)?;
+    allow_root_files(home, &applied, true)?;
+    allow_root_ports(home, &applied.manifest, true)?;
     progress.end();
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;

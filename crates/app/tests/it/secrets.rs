@@ -164,6 +164,11 @@ fn a_key_file_that_only_root_reads_is_read_by_the_helper_if_root_named_it() {
     assert!(refused.contains("others than root can change"), "{refused}");
     std::fs::set_permissions(house.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
     house.expect(0, "plan");
+    // What the manifest in force does not name is read no more.
+    house.manifest(ONE);
+    house.expect(0, "up -y");
+    let list = house.home().join("hostd/secret-files.json");
+    assert_eq!(std::fs::read_to_string(list).unwrap(), "[]");
 }
 
 #[test]

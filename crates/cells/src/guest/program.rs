@@ -129,6 +129,8 @@ pub(super) fn launch_as_guest_user(
     let search = search.map_or("", |(_, v)| v.as_str());
     let path: PathBuf = find_program(name, search, cwd)
         .ok_or_else(|| Error::file("find", name)(std::io::ErrorKind::NotFound.into()))?;
+    // In a container everything is one user's, and the filter of system calls refuses `clone3`.
+    let machine = rustix::process::getuid().is_root();
     let mut env = env.to_vec();
     env.push(("ABBEY_LIBRARIES".to_owned(), "/abbey/lib".to_owned()));
     let spec = abbey_launch::LaunchSpec {
@@ -139,16 +141,20 @@ pub(super) fn launch_as_guest_user(
         argv: c_arguments(argv)?,
         env: c_environment(&env)?,
         cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
-        user: rustix::process::getuid().is_root().then_some(UID),
+        user: machine.then_some(UID),
         groups: groups.open_for_launch()?,
         rlimits: program_rlimits(None),
         fds,
         new_session: true,
         terminal,
         dies_with_parent: true,
-        new_privileges: rustix::process::getuid().is_root() && lends_rights(),
+        new_privileges: machine && lends_rights(),
     };
-    abbey_launch::spawn_without_copy(&spec).map_err(|e| Error::File {
+    let started = match machine {
+        true => abbey_launch::spawn_without_copy(&spec),
+        false => abbey_launch::spawn(&spec),
+    };
+    started.map_err(|e| Error::File {
         what: e.stage,
         path,
         source: e.source,

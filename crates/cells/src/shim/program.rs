@@ -8,7 +8,7 @@ use crate::sys::terminal::Terminal;
 use crate::{
     CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
 };
-use abbey_model::Layer;
+use abbey_model::{CellKind, Layer};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -224,6 +224,8 @@ fn describe_launch(
         (None, Some(slave)) => vec![copy(&slave)?, copy(&slave)?, slave, ready_child],
         (None, None) => vec![OwnedFd::from(null), out_child, err_child, ready_child],
     };
+    // Podman gives the processes of a container their limit, which may not exceed its own.
+    let processes = (spec.kind != CellKind::Container).then_some(spec.limits.processes);
     let launch = abbey_launch::LaunchSpec {
         program,
         argv: c_arguments(&spec.argv)?,
@@ -234,7 +236,7 @@ fn describe_launch(
             .map(ControlGroups::open_for_launch)
             .transpose()?
             .unwrap_or_default(),
-        rlimits: program_rlimits(Some(spec.limits.processes)),
+        rlimits: program_rlimits(processes),
         fds,
         new_session: true,
         terminal: terminal.is_some(),
