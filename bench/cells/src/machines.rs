@@ -1,5 +1,5 @@
 //! A command in a machine: booted for it, begun where another waited, and waiting warm. The time is until its
-//! output is back; a machine that was used once is not used again.
+//! output is back; a machine that was used once is not used again, and is gone before the next is measured.
 
 use crate::{House, percentiles, private_kib};
 use abbey_cells::hostd::{HostdApi, HostdOperation};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Runs of each kind; a boot by translation takes seconds.
 const ROUNDS: usize = 10;
+/// Machines begun from one template side by side, of which the memory is measured.
+const FLEET: usize = 8;
 
 fn named(n: usize) -> CellName {
     CellName::Run(format!("m{n}").parse().expect("a slug"))
@@ -157,6 +159,10 @@ fn template_kib(house: &House, template: &CellName) -> u64 {
     meta.map_or(0, |m| m.blocks() / 2)
 }
 
+fn sweep(house: &House, cell: &CellName) {
+    house.call(HostdOperation::Sweep { cell: cell.clone() });
+}
+
 pub(crate) fn machines(house: &House, abbey: &Path) {
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base");
     let brought = Command::new(abbey)
@@ -198,11 +204,13 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
             start(spec(&cells[0], uids[0], BootOrigin::Cold, false)),
         ));
         sizes[0] = memory(house, &cells[0]);
+        sweep(house, &cells[0]);
         restored.push(until_output(
             house,
             start(spec(&cells[1], uids[1], from(false), false)),
         ));
         sizes[1] = memory(house, &cells[1]);
+        sweep(house, &cells[1]);
         let told = spec(&cells[2], uids[2], from(true), false);
         warm.push(until_output(
             house,
@@ -210,14 +218,17 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
                 spec: Box::new(told),
             },
         ));
-        for cell in cells {
-            house.call(HostdOperation::Sweep { cell });
-        }
+        sweep(house, &cells[2]);
     }
+    let fleet: Vec<CellName> = (0..FLEET).map(|n| named(1000 + n)).collect();
+    for (n, cell) in (0..).zip(&fleet) {
+        let uid = house.claim(cell, 2000 + n, None);
+        until_output(house, start(spec(cell, uid, from(false), false)));
+    }
+    let fleet_share: u64 = fleet.iter().map(|cell| memory(house, cell).0).sum();
+    fleet.iter().for_each(|cell| sweep(house, cell));
     let file = template_kib(house, &template);
-    house.call(HostdOperation::Sweep {
-        cell: template.clone(),
-    });
+    sweep(house, &template);
     println!(
         "\n## a command in a machine of 192 MiB, {ROUNDS} interleaved runs, until its output is back (ms)\n"
     );
@@ -245,9 +256,13 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
         );
     }
     let share = |(pss, _): (u64, u64)| pss as f64;
+    println!(
+        "| memory from a template / booted, one other beside it | {:.3}× | |",
+        share(sizes[1]) / share(sizes[0])
+    );
     row(
-        "memory from a template / booted",
-        share(sizes[1]) / share(sizes[0]),
+        &format!("memory of each of {FLEET} from a template / booted"),
+        fleet_share as f64 / FLEET as f64 / share(sizes[0]),
         0.2,
     );
     // What a house pays: the template's file once, and what each of the two machines that wait has for itself.

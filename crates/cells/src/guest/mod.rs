@@ -5,6 +5,7 @@
 //! One thread, one `poll`, and a process of its own for each request, as hostd does it.
 
 pub(crate) mod channel;
+mod privileges;
 mod program;
 mod protocol;
 mod request;
@@ -13,6 +14,7 @@ mod setup;
 mod shim_link;
 mod warm_up;
 
+pub(crate) use privileges::RIGHTS_LENDERS;
 pub use program::OWN_IN_GUEST;
 pub use protocol::GuestRequest;
 pub(crate) use protocol::{

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Time for the guest to be idle before a rehearsal; longer than a tick of its kernel.
 const IDLE: Duration = Duration::from_millis(50);
 /// Rehearsals after which little is left that runs for the first time; each is interrupted at other places.
-const REHEARSALS: usize = 6;
+const REHEARSALS: usize = 3;
 /// Where the programs of every image are.
 const PROGRAMS: &str = "/usr/bin";
 /// Bytes of a program that are read to warm up.

@@ -1,19 +1,16 @@
 //! Programs of an image that would lend rights to whoever executes them.
 
 use super::image::below;
+use crate::guest::RIGHTS_LENDERS;
 use crate::{Error, Result};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Programs that keep their set-user-id bit: rootless Podman gives a container its users by them. They map the ranges in
-/// `/etc/subuid` and `/etc/subgid`, and nothing else. Source: newuidmap(1).
-const KEPT: [&str; 2] = ["newuidmap", "newgidmap"];
-
 /// Set-user-id and set-group-id bits of a file.
 const LENDS: u32 = 0o6000;
 
-/// Takes the set-user-id and set-group-id bits from every file below `root` but [`KEPT`].
+/// Takes the set-user-id and set-group-id bits from every file below `root` but [`RIGHTS_LENDERS`].
 ///
 /// # Errors
 /// If a directory cannot be read or a mode not be changed.
@@ -24,19 +21,13 @@ pub(super) fn remove_lent_rights(root: &Path) -> Result<()> {
         let mode = found.permissions().mode() & 0o7777;
         let kept = name
             .file_name()
-            .is_some_and(|n| KEPT.iter().any(|k| n == *k));
+            .is_some_and(|n| RIGHTS_LENDERS.iter().any(|k| n == *k));
         if found.is_file() && mode & LENDS != 0 && !kept {
             let plain = Permissions::from_mode(mode & !LENDS);
             fs::set_permissions(&path, plain).map_err(Error::file("set the mode of", &path))?;
         }
     }
     Ok(())
-}
-
-/// Whether a program in the guest that runs this may gain rights by executing another: only where the image has the
-/// programs that rootless Podman needs.
-pub(crate) fn lends_rights() -> bool {
-    Path::new("/usr/bin").join(KEPT[0]).exists()
 }
 
 #[cfg(test)]

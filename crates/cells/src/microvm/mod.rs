@@ -18,7 +18,6 @@ mod template;
 mod tools;
 
 pub use crate::{spec::BootOrigin, spec::MicroVm};
-pub(crate) use image_privileges::lends_rights;
 pub(crate) use instructions::{
     config_path, guest_instructions, write_config, write_waiting_instructions,
 };
