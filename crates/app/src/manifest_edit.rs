@@ -164,12 +164,11 @@ pub(crate) async fn finish_interrupted_edits(
     let Ok(target) = file.canonicalize() else {
         return Ok(false);
     };
-    let kept = kept_edits(&target);
     // While the lock is taken, the command that edits the file goes on.
-    if kept.is_empty() || !matches!(file::lock_current(&target), Ok(Some(_))) {
+    let Ok(Some(_lock)) = file::lock_current(&target) else {
         return Ok(false);
-    }
-    finish_edits(client, &target, kept).await
+    };
+    finish_edits(client, &target).await
 }
 
 /// As [`finish_interrupted_edits`], for a command that has the lock of the file, and has read it.
@@ -181,8 +180,7 @@ pub(crate) async fn require_no_interrupted_edit(
     file: &Path,
 ) -> Result<(), Failure> {
     let target = file.canonicalize().map_err(|e| cannot_write(file, &e))?;
-    let kept = kept_edits(&target);
-    match finish_edits(client, &target, kept).await? {
+    match finish_edits(client, &target).await? {
         false => Ok(()),
         true => Err(
             Failure::plain("the manifest file has changed; run the command again")
@@ -191,9 +189,12 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
-async fn finish_edits(client: &Client, target: &Path, kept: Vec<PathBuf>) -> Result<bool, Failure> {
+async fn finish_edits(client: &Client, target: &Path) -> Result<bool, Failure> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    file::remove_cut_off(target, &format!("{name}."));
+    file::remove_cut_off(target, &prefix(target));
     let mut changed = false;
-    for path in kept {
+    for path in kept_edits(target) {
         let (Ok(text), Ok(now)) = (read_kept(&path), read_input(target, MANIFEST_MAX)) else {
             continue;
         };

@@ -23,18 +23,7 @@ pub enum Sync {
 /// # Errors
 /// The first step that failed; also when `path` has no file name.
 pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
-    // `tempfile` opens with O_EXCL, so a link that somebody planted is never followed.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(&prefix)
-        .suffix(".new")
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory_of(path))?;
+    let mut temporary = temporary_beside(path)?;
     temporary.write_all(bytes.as_ref())?;
     temporary
         .as_file()
@@ -57,11 +46,7 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
 /// The first step that failed, but not that of giving it to the owner of the old one.
 pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
     let old = fs::metadata(path)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".")
-        .suffix(".new")
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory_of(path))?;
+    let mut temporary = temporary_beside(path)?;
     temporary.write_all(bytes.as_ref())?;
     let file = temporary.as_file();
     let _only_root_gives_files_away = fchown(file, Some(old.uid()), Some(old.gid()));
@@ -69,6 +54,44 @@ pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
     file.lock()?;
     file.sync_all()?;
     temporary.persist(path).map_err(|e| e.error)
+}
+
+/// End of the name of a temporary file.
+const TEMPORARY: &str = ".new";
+
+fn temporary_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    // `tempfile` opens with O_EXCL, so a link that somebody planted is never followed.
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(TEMPORARY)
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory_of(path))
+}
+
+/// Removes temporary files that a process which was killed left beside `path`, of files there whose names begin with
+/// `name`. Nobody may be replacing such a file meanwhile. Only files of this user are removed; errors are ignored.
+pub fn remove_cut_off(path: &Path, name: &str) {
+    let begins = format!(".{name}");
+    let own = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(directory_of(path))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        let is_temporary = found.starts_with(&begins) && found.ends_with(TEMPORARY);
+        let is_own = |m: fs::Metadata| m.is_file() && m.uid() == own;
+        if is_temporary && entry.metadata().is_ok_and(is_own) {
+            let _removed_by_the_next = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Opens the file at `path` and locks it for one process at a time among those that use this function, if none has it.

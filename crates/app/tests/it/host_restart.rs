@@ -14,16 +14,39 @@ fn set_boot(house: &mut House, boot: &str) {
     house.replaced = vec![(PathBuf::from(BOOT_ID), format!("{boot}\n"))];
 }
 
-/// Processes that have the house's home on their command line.
+/// Processes that have the house's home on their command line, and those of its cells: each shim with all below it.
 fn processes_of(house: &House) -> Vec<i32> {
     let home = house.home().display().to_string();
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|e| e.file_name().to_string_lossy().parse::<i32>().ok());
-    pids.filter(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&home)
-    })
-    .collect()
+    let mut found: Vec<i32> = pids
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&home)
+        })
+        .collect();
+    let cells = std::fs::read_dir(house.home().join("run/cells")).unwrap();
+    for cell in cells.flatten() {
+        let record = std::fs::read(cell.path().join("shim.json")).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        let shim = record["shim"]["pid"].as_i64();
+        add_tree(i32::try_from(shim.unwrap()).unwrap(), &mut found);
+    }
+    found
+}
+
+/// Adds a process and all below it, unless it has ended.
+fn add_tree(pid: i32, found: &mut Vec<i32>) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+    if state.is_none_or(|state| "ZX".contains(state)) {
+        return;
+    }
+    found.push(pid);
+    let below = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    for child in below.unwrap_or_default().split_whitespace() {
+        add_tree(child.parse().unwrap(), found);
+    }
 }
 
 /// Kills every process of the house, as the end of the host does: none of them sees another one end.

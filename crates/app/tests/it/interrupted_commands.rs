@@ -77,8 +77,11 @@ fn an_interrupted_edit_loses_neither_itself_nor_an_edit_by_hand() {
         );
     }
     let left = std::fs::read_dir(file.parent().unwrap()).unwrap().flatten();
-    let left = left.filter(|e| e.file_name().to_string_lossy().contains(".before-"));
-    assert_eq!(left.count(), 0);
+    let left: Vec<_> = left
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains(".before-") || name.ends_with(".new"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 /// The directory of a manifest may be another user's, who plants what looks like the text of before an interrupted edit.
