@@ -11,7 +11,8 @@ ln -sf /proc/self/fd /dev/fd
 ip link set lo up
 hostname emulated
 modules=/lib/modules/$(uname -r)
-[ -e "$modules/modules.dep" ] || depmod
+# Flushed, as the index of an installed kernel is: a power cut may follow.
+[ -e "$modules/modules.dep" ] || { depmod && sync; }
 # A session has a group of its own, as under systemd.
 mkdir -p /sys/fs/cgroup/user.slice/session-1.scope
 exec 3<>/dev/vport0p1
