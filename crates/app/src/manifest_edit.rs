@@ -191,8 +191,7 @@ pub(crate) async fn require_no_interrupted_edit(
 
 async fn finish_edits(client: &Client, target: &Path) -> Result<bool, Failure> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    file::remove_cut_off(target, &format!("{name}."));
-    file::remove_cut_off(target, &prefix(target));
+    file::remove_temporaries(target, |of| of == name || of.starts_with(&prefix(target)));
     let mut changed = false;
     for path in kept_edits(target) {
         let (Ok(text), Ok(now)) = (read_kept(&path), read_input(target, MANIFEST_MAX)) else {

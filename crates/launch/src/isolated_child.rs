@@ -154,10 +154,10 @@ fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
 /// of all of them, one cell would use up what root and every other cell have. Source: `inc_ucount` and
 /// `inc_rlimit_get_ucounts` of the kernel.
 fn become_owner(outer_uid: u32) -> Result<()> {
-    // The rights to build are kept; a new user namespace begins without this setting.
-    let kept = CapabilitiesSecureBits::NO_SETUID_FIXUP;
-    set_capabilities_secure_bits(kept)
-        .and_then(|()| set_thread_res_uid(None, Uid::from_raw(outer_uid), None))
+    // Hosts that refuse user namespaces to ordinary users (`kernel.unprivileged_userns_clone`, AppArmor) want a capability
+    // for one, which the change of user would take. A new user namespace begins without this setting.
+    let _others_need_none = set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP);
+    set_thread_res_uid(None, Uid::from_raw(outer_uid), None)
         .map_err(|e| IsolationError::new("become", "the owner of its user namespace", e))
 }
 

@@ -58,6 +58,8 @@ pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
 
 /// End of the name of a temporary file.
 const TEMPORARY: &str = ".new";
+/// Length of the random part of it.
+const RANDOM_LEN: usize = 6;
 
 fn temporary_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let name = path
@@ -70,14 +72,22 @@ fn temporary_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new()
         .prefix(&prefix)
         .suffix(TEMPORARY)
+        .rand_bytes(RANDOM_LEN)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory_of(path))
 }
 
-/// Removes temporary files that a process which was killed left beside `path`, of files there whose names begin with
-/// `name`. Nobody may be replacing such a file meanwhile. Only files of this user are removed; errors are ignored.
-pub fn remove_cut_off(path: &Path, name: &str) {
-    let begins = format!(".{name}");
+/// Name of the file for which a file of this name is the temporary one; none for other files.
+fn published_name(temporary: &str) -> Option<&str> {
+    let inner = temporary.strip_prefix('.')?.strip_suffix(TEMPORARY)?;
+    let (name, random) = inner.rsplit_once('.')?;
+    let is_random = random.len() == RANDOM_LEN && random.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_random.then_some(name)
+}
+
+/// Removes temporary files that a killed process left in the directory of `path`, of files whose names `is_published`
+/// accepts. Nobody may be replacing such a file meanwhile. Only files of this user are removed; errors are ignored.
+pub fn remove_temporaries(path: &Path, is_published: impl Fn(&str) -> bool) {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(directory_of(path))
         .into_iter()
@@ -86,7 +96,7 @@ pub fn remove_cut_off(path: &Path, name: &str) {
     {
         let found = entry.file_name();
         let found = found.to_string_lossy();
-        let is_temporary = found.starts_with(&begins) && found.ends_with(TEMPORARY);
+        let is_temporary = published_name(&found).is_some_and(&is_published);
         let is_own = |m: fs::Metadata| m.is_file() && m.uid() == own;
         if is_temporary && entry.metadata().is_ok_and(is_own) {
             let _removed_by_the_next = fs::remove_file(entry.path());
@@ -154,6 +164,29 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn only_temporary_files_of_the_named_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        let kept = temporary_beside(&path).unwrap().keep().unwrap().1;
+        let others = [
+            ".a.yaml.old.new",
+            ".a.yaml.new",
+            "a.yaml.x1y2z3.new",
+            ".b.yaml.x1y2z3.new",
+        ];
+        for other in others {
+            fs::write(dir.path().join(other), "").unwrap();
+        }
+        remove_temporaries(&path, |name| name == "a.yaml");
+        assert!(!kept.exists());
+        let mut left = names(dir.path());
+        left.sort();
+        let mut others = others.map(str::to_owned).to_vec();
+        others.sort();
+        assert_eq!(left, others);
     }
 
     #[test]

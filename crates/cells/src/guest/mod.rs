@@ -5,20 +5,20 @@
 //! One thread, one `poll`, and a process of its own for each request, as hostd does it.
 
 pub(crate) mod channel;
-mod privileges;
 mod program;
 mod protocol;
 mod request;
 mod serve;
+mod setuid;
 mod setup;
 mod shim_link;
 mod warm_up;
 
-pub(crate) use privileges::RIGHTS_LENDERS;
 pub use program::OWN_IN_GUEST;
 pub use protocol::GuestRequest;
 pub(crate) use protocol::{
     CONTAINER_CONFIG, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
 };
 pub use serve::run_guest;
+pub(crate) use setuid::SETUID_PROGRAMS;
 pub(crate) use setup::CLOCK_OFF_MAX;

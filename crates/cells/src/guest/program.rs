@@ -1,8 +1,8 @@
 //! Programs that the guest starts, with their standard streams.
 
 use super::channel::StreamEnds;
-use super::privileges::may_lend_rights;
 use super::protocol::{GuestConfig, GuestStream, UID};
+use super::setuid::has_setuid_programs;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{c_arguments, c_environment, c_string, find_program, program_rlimits};
 use crate::sys::terminal::Terminal;
@@ -148,7 +148,7 @@ pub(super) fn launch_as_guest_user(
         new_session: true,
         terminal,
         dies_with_parent: true,
-        new_privileges: machine && may_lend_rights(),
+        new_privileges: machine && has_setuid_programs(),
     };
     let started = match machine {
         true => abbey_launch::spawn_without_copy(&spec),

@@ -4,9 +4,9 @@
 //! only get those of a manifest that root applied.
 
 use super::HostdConfig;
-use crate::{CellSpec, Error, ListenAddress, Result};
+use super::allowed::{allow, allowed};
+use crate::{CellSpec, ListenAddress, Result};
 use abbey_model::CellKind;
-use abbey_support::file::{Sync, publish};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -17,28 +17,15 @@ fn list_path(home: &Path) -> PathBuf {
     home.join("hostd/low-ports.json")
 }
 
-fn allowed(home: &Path) -> Result<BTreeSet<u16>> {
-    Ok(crate::record::read_json(&list_path(home))?.unwrap_or_default())
-}
-
 /// Lets cells of the house in `home` listen on these ports of the host too; ports from 1024 on need no permission and are
 /// left out. With `only`, on no others below 1024 any more. To be called by root.
 ///
 /// # Errors
 /// If the list cannot be read or written.
 pub fn allow_low_ports(home: &Path, ports: BTreeSet<u16>, only: bool) -> Result<()> {
-    let before = allowed(home)?;
-    let mut after = ports;
-    after.retain(|port| *port < UNPRIVILEGED_PORT);
-    if !only {
-        after.extend(before.iter().copied());
-    }
-    if after == before {
-        return Ok(());
-    }
-    let path = list_path(home);
-    let text = serde_json::to_vec(&after).unwrap_or_default();
-    publish(&path, &text, 0o600, Sync::Content).map_err(Error::file("write", &path))
+    let mut low = ports;
+    low.retain(|port| *port < UNPRIVILEGED_PORT);
+    allow(&list_path(home), low, only)
 }
 
 /// Checks that root allowed every port below 1024 on which a cell would listen on the host.
@@ -62,7 +49,8 @@ pub(super) fn check_low_ports(
     if !config.privileged || low.peek().is_none() {
         return Ok(());
     }
-    let listed = allowed(&config.home).map_err(|e| crate::error::error_chain(&e))?;
+    let listed: BTreeSet<u16> =
+        allowed(&list_path(&config.home)).map_err(|e| crate::error::error_chain(&e))?;
     match low.find(|port| !listed.contains(port)) {
         None => Ok(()),
         Some(port) => Err(format!(

@@ -8,6 +8,7 @@
 //! no privilege and does the same for that user's cells.
 
 mod admission;
+mod allowed;
 mod api;
 mod checkpoint_sink;
 mod checkpoints;

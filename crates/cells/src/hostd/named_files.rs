@@ -5,8 +5,8 @@
 //! them, and hostd opens those alone. Nobody but root may have a say in what is found under their paths.
 
 use super::HostdConfig;
-use crate::{Error, Result};
-use abbey_support::file::{Sync, publish};
+use super::allowed::{allow, allowed};
+use crate::Result;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -34,10 +34,6 @@ fn list_path(home: &Path, which: NamedFiles) -> PathBuf {
     })
 }
 
-fn allowed(home: &Path, which: NamedFiles) -> Result<BTreeSet<PathBuf>> {
-    Ok(crate::record::read_json(&list_path(home, which))?.unwrap_or_default())
-}
-
 /// Lets hostd of the house in `home` use these files; with `only`, no others any more. To be called by root.
 ///
 /// # Errors
@@ -48,17 +44,7 @@ pub fn allow_named_files(
     files: BTreeSet<PathBuf>,
     only: bool,
 ) -> Result<()> {
-    let before = allowed(home, which)?;
-    let mut after = files;
-    if !only {
-        after.extend(before.iter().cloned());
-    }
-    if after == before {
-        return Ok(());
-    }
-    let path = list_path(home, which);
-    let text = serde_json::to_vec(&after).unwrap_or_default();
-    publish(&path, &text, 0o600, Sync::Content).map_err(Error::file("write", &path))
+    allow(&list_path(home, which), files, only)
 }
 
 /// Checks that hostd would read a secret file once it is allowed to.
@@ -103,7 +89,7 @@ pub(super) fn open_sink_file(
         let file = rustix::fs::openat(CWD, path, flags, mode).map_err(failed)?;
         return Ok(File::from(file));
     }
-    let listed = allowed(&config.home, NamedFiles::Sinks);
+    let listed = allowed::<PathBuf>(&list_path(&config.home, NamedFiles::Sinks));
     let listed = listed.map_err(|e| crate::error::error_chain(&e))?;
     if !listed.contains(path) {
         return Err(
@@ -124,8 +110,8 @@ pub(super) fn read_secret_file(
     config: &HostdConfig,
     path: &Path,
 ) -> std::result::Result<String, String> {
-    let listed =
-        allowed(&config.home, NamedFiles::Secrets).map_err(|e| crate::error::error_chain(&e))?;
+    let listed = allowed::<PathBuf>(&list_path(&config.home, NamedFiles::Secrets))
+        .map_err(|e| crate::error::error_chain(&e))?;
     if !config.privileged || !listed.contains(path) {
         return Err("root has not applied a manifest that refers to it".to_owned());
     }

@@ -4,7 +4,7 @@
 //!
 //! An image is a directory that appears whole: it is built beside its place and renamed.
 
-use super::image_privileges::remove_lent_rights;
+use super::image_setuid::remove_setuid_bits;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -383,7 +383,7 @@ fn root(at: &Path, suite: &str, packages: &[String]) -> Result<()> {
             .arg(at.join("root"));
     })?;
     let root = at.join("root");
-    remove_lent_rights(&root)?;
+    remove_setuid_bits(&root)?;
     for (path, text) in [
         (
             "etc/passwd",

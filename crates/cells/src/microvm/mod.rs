@@ -7,7 +7,7 @@
 pub mod drives;
 pub mod firecracker;
 pub mod image;
-mod image_privileges;
+mod image_setuid;
 mod instructions;
 mod kernel;
 mod parts;

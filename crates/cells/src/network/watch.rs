@@ -5,14 +5,11 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
 
 /// Groups of rtnetlink(7): `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_NETCONF`.
 const ROUTE_GROUPS: [u32; 4] = [1, 5, 7, 24];
 /// Group of netfilter's netlink: `NFNLGRP_NFTABLES`.
 const RULE_GROUPS: [u32; 1] = [7];
-/// Longest wait for the kernel to load a module.
-const LOADS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Subscription to notices of the kernel about the network of this process.
 pub(crate) struct NetworkWatch {
@@ -28,7 +25,7 @@ impl NetworkWatch {
         Ok(NetworkWatch {
             sockets: [
                 subscribe(NETLINK_ROUTE, &ROUTE_GROUPS)?,
-                subscribe_once_loaded(NETLINK_NETFILTER, &RULE_GROUPS)?,
+                subscribe(NETLINK_NETFILTER, &RULE_GROUPS)?,
             ],
         })
     }
@@ -53,23 +50,6 @@ impl NetworkWatch {
             }
         }
         arrived
-    }
-}
-
-/// As [`subscribe`], of a protocol that is a module of the kernel. The first socket loads it, and is refused if something
-/// else is loading it just then, as soon after a boot.
-fn subscribe_once_loaded(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
-    let until = Instant::now() + LOADS_WITHIN;
-    loop {
-        match subscribe(protocol, groups) {
-            Err(e)
-                if e.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error())
-                    && Instant::now() < until =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return result,
-        }
     }
 }
 

@@ -16,16 +16,24 @@ const TABLE_SHARE: u64 = 8;
 /// `processes` of a cell has its part of an eighth of the table: at most 4,096, at least 256, and no more than this
 /// process may have itself. Without `processes` the table is the cell's alone, as in a guest.
 pub(crate) fn program_rlimits(processes: Option<u32>) -> Vec<(i32, u64)> {
-    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let files = processes.map_or(*OPEN_FILES.end(), open_files_of_cell);
-    let files = own.map_or(files, |own| own.min(files));
+    let files = match processes {
+        Some(processes) => open_files_of_cell(processes),
+        None => up_to_own(*OPEN_FILES.end()),
+    };
     vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, files)]
 }
 
-/// Most open files of each process of a cell on this host that may have this many.
+/// Most open files of each process of a cell on this host that may have this many, as [`program_rlimits`].
 pub(crate) fn open_files_of_cell(processes: u32) -> u64 {
     let table = std::fs::read_to_string("/proc/sys/fs/file-max").ok();
-    open_files(processes, table.and_then(|text| text.trim().parse().ok()))
+    let table = table.and_then(|text| text.trim().parse().ok());
+    up_to_own(open_files(processes, table))
+}
+
+/// This many open files, or as many as this process may have.
+fn up_to_own(files: u64) -> u64 {
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    own.map_or(files, |own| own.min(files))
 }
 
 /// Most open files of each process of a cell that may have this many, where the host's table has this size.

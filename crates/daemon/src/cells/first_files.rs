@@ -71,6 +71,11 @@ pub(super) async fn bring_identity(cells: &CellsState, slug: &Slug) -> Result<()
     let Some(FirstFiles::Agent(original)) = pending_first_files(cells, slug).await? else {
         return Ok(());
     };
+    let current = cells.core.plan.current();
+    if !current.is_some_and(|c| c.house.agents.contains_key(&original)) {
+        tracing::warn!(agent = %slug, %original, "the clone is made without the files of its original, which was removed meanwhile");
+        return Ok(());
+    }
     let (mut files, _left_out) = identity_files::pack(&cells.core, original).await?;
     // The charter is part of the manifest.
     files.retain(|f| f.path != "SOUL.md");

@@ -1,29 +1,29 @@
-//! Programs of an image that would lend rights to whoever executes them.
+//! Set-user-ID and set-group-ID programs of an image.
 
 use super::image::below;
-use crate::guest::RIGHTS_LENDERS;
+use crate::guest::SETUID_PROGRAMS;
 use crate::{Error, Result};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Set-user-id and set-group-id bits of a file.
-const LENDS: u32 = 0o6000;
+/// Set-user-ID and set-group-ID bits of a file.
+const SETUID_BITS: u32 = 0o6000;
 
-/// Takes the set-user-id and set-group-id bits from every file below `root` but [`RIGHTS_LENDERS`].
+/// Takes the set-user-ID and set-group-ID bits from every file below `root` but [`SETUID_PROGRAMS`].
 ///
 /// # Errors
 /// If a directory cannot be read or a mode not be changed.
-pub(super) fn remove_lent_rights(root: &Path) -> Result<()> {
+pub(super) fn remove_setuid_bits(root: &Path) -> Result<()> {
     for name in below(root, Path::new(""))? {
         let path = root.join(&name);
         let found = fs::symlink_metadata(&path).map_err(Error::file("examine", &path))?;
         let mode = found.permissions().mode() & 0o7777;
         let kept = name
             .file_name()
-            .is_some_and(|n| RIGHTS_LENDERS.iter().any(|k| n == *k));
-        if found.is_file() && mode & LENDS != 0 && !kept {
-            let plain = Permissions::from_mode(mode & !LENDS);
+            .is_some_and(|n| SETUID_PROGRAMS.iter().any(|k| n == *k));
+        if found.is_file() && mode & SETUID_BITS != 0 && !kept {
+            let plain = Permissions::from_mode(mode & !SETUID_BITS);
             fs::set_permissions(&path, plain).map_err(Error::file("set the mode of", &path))?;
         }
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_programs_of_rootless_podman_lend_rights() {
+    fn only_the_programs_of_rootless_podman_keep_the_set_user_id_bit() {
         let root = tempfile::tempdir().unwrap();
         let bin = root.path().join("usr/bin");
         fs::create_dir_all(&bin).unwrap();
@@ -49,7 +49,7 @@ mod tests {
             fs::set_permissions(bin.join(name), Permissions::from_mode(mode)).unwrap();
         }
         std::os::unix::fs::symlink("/nowhere", bin.join("link")).unwrap();
-        remove_lent_rights(root.path()).unwrap();
+        remove_setuid_bits(root.path()).unwrap();
         let mode = |name: &str| fs::metadata(bin.join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(
             ["su", "wall", "newuidmap", "ls"].map(mode),
