@@ -109,9 +109,17 @@ pub(crate) fn read_front_matter(
     mistakes: &mut Vec<String>,
     warnings: &mut Vec<String>,
 ) -> FrontMatter {
-    let keys: BTreeMap<String, Value> = match serde_saphyr::from_str(front) {
-        Ok(keys) => keys,
-        Err(e) => {
+    let parse = |front: &str| serde_saphyr::from_str::<BTreeMap<String, Value>>(front);
+    let quoted = quote_texts_with_colons(front);
+    let (front, keys) = match (parse(front), parse(&quoted)) {
+        (Ok(keys), _) => (front, keys),
+        (Err(_), Ok(keys)) => {
+            warnings.push(
+                "a text with a colon must stand between quotes; it is read as if it did".to_owned(),
+            );
+            (quoted.as_str(), keys)
+        }
+        (Err(e), Err(_)) => {
             mistakes.push(format!("the front matter is not valid: {e}"));
             return FrontMatter::default();
         }
@@ -186,6 +194,23 @@ pub(crate) fn read_front_matter(
         Some(_) => mistakes.push("`metadata` must be a mapping of names to texts".to_owned()),
     }
     read
+}
+
+/// Front matter in which each text of one line that has `: ` in it and no quotes around it stands between quotes: a
+/// common mistake of published skills, as in `description: Use when: …`.
+fn quote_texts_with_colons(front: &str) -> String {
+    let quote = |line: &str| -> Option<String> {
+        let (key, text) = line.split_once(": ")?;
+        let text = text.trim();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let bare = text.starts_with(|c: char| c.is_alphanumeric());
+        let is_mistake = bare && text.contains(": ") && !key.is_empty() && key.chars().all(plain);
+        is_mistake.then(|| format!("{key}: {}\n", Value::from(text)))
+    };
+    let lines = front.split_inclusive('\n');
+    lines
+        .map(|line| quote(line).unwrap_or_else(|| line.to_owned()))
+        .collect()
 }
 
 /// Adds one key of `metadata`.

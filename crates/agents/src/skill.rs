@@ -245,7 +245,12 @@ pub fn load_skill(dir: &Path) -> Result<Skill, InvalidSkill> {
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let path = dir.join("SKILL.md");
+    // Some collections write it in lower case.
+    let lower = dir.join("skill.md");
+    let path = match dir.join("SKILL.md") {
+        path if path.exists() || !lower.exists() => path,
+        _ => lower,
+    };
     let unreadable = |why: String| InvalidSkill {
         name: name.clone(),
         mistakes: vec![format!("`{}`: {why}", path.display())],
