@@ -5,6 +5,7 @@
 //! agent API.
 
 mod agent_api;
+mod front_matter;
 pub mod library;
 mod native;
 pub mod programs;

@@ -2,11 +2,13 @@
 //! (S4-11, S4-26, S3-18).
 
 use crate::skill::{InvalidSkill, STOCK, Skill, load_skill, parse_skill};
+use abbey_support::beneath::DirHandle;
 use abbey_support::input::{read_input, read_input_text};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -176,6 +178,73 @@ pub(crate) fn skill_digest(dir: &Path) -> Result<String, String> {
         all.update(content);
     }
     Ok(abbey_support::digest::hex(all.finalize()))
+}
+
+/// A file of a skill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkillFile {
+    /// Path relative to the skill's directory.
+    pub path: PathBuf,
+    /// Size, bytes.
+    pub bytes: u64,
+    /// Whether it can be run as a program.
+    pub executable: bool,
+}
+
+/// Files of a skill by path; none for a built-in skill.
+///
+/// # Errors
+/// As for the digest of the skill.
+pub fn list_skill_files(skill: &Skill) -> Result<Vec<SkillFile>, String> {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(dir) = &skill.directory else {
+        return Ok(Vec::new());
+    };
+    let mut paths = Vec::new();
+    collect(dir, Path::new(""), 0, &mut paths)?;
+    paths.sort();
+    let file = |path: PathBuf| {
+        let meta = fs::symlink_metadata(dir.join(&path));
+        let meta = meta.map_err(|e| format!("`{}`: {e}", path.display()))?;
+        Ok(SkillFile {
+            bytes: meta.len(),
+            executable: meta.permissions().mode() & 0o111 != 0,
+            path,
+        })
+    };
+    paths.into_iter().map(file).collect()
+}
+
+/// Content of one file of a skill. The path is relative to the skill's directory and leads through no links.
+///
+/// # Errors
+/// A sentence that names the path.
+pub fn read_skill_file(skill: &Skill, path: &str) -> Result<Vec<u8>, String> {
+    let Some(dir) = &skill.directory else {
+        return Err(format!(
+            "skill `{}` is built in and has no files",
+            skill.name
+        ));
+    };
+    let failed = |e: std::io::Error| format!("`{path}` of skill `{}`: {e}", skill.name);
+    let dir = DirHandle::open_trusted(dir).map_err(failed)?;
+    let file = fs::File::from(dir.open_entry(path).map_err(failed)?);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("`{path}` of skill `{}` is not a file", skill.name));
+    }
+    let mut content = Vec::new();
+    let read = file.take(BYTES_MAX + 1).read_to_end(&mut content);
+    match read.map_err(failed)? as u64 > BYTES_MAX {
+        true => Err(format!("`{path}` has more than {BYTES_MAX} bytes")),
+        false => Ok(content),
+    }
+}
+
+/// Path of a skill's directory below the catalogue `dir`, of which a cell has a mount; `None` where it lies elsewhere.
+pub fn path_in_catalogue(dir: &Path, skill: &Skill) -> Option<PathBuf> {
+    let own = skill.directory.as_ref()?.canonicalize().ok()?;
+    let below = own.strip_prefix(dir.canonicalize().ok()?).ok()?;
+    (below != Path::new("")).then(|| below.to_owned())
 }
 
 fn collect(

@@ -1,19 +1,13 @@
 //! Skills: a directory with `SKILL.md` in the Agent Skills format; Abbey's own keys are strings in
 //! `metadata`.
-//!
-//! Source: Agent Skills specification (six front-matter keys: name, description, license,
-//! compatibility, metadata, allowed-tools).
 
+use crate::front_matter::{read_front_matter, split_front_matter};
 use abbey_support::input::read_input_text;
-use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Largest `SKILL.md`, bytes.
 const TEXT_MAX: u64 = 256 << 10;
-/// Longest description, characters.
-const DESCRIPTION_MAX: usize = 1024;
 
 /// Host facts that a skill may be granted to read.
 pub const FACTS: [&str; 9] = [
@@ -60,7 +54,7 @@ pub(crate) const STOCK: [(&str, &str); 22] = stock![
 pub enum Program {
     /// A program of this binary, by name.
     Builtin(String),
-    /// An executable file of the skill's directory.
+    /// An executable file, relative to the skill's directory.
     File(PathBuf),
 }
 
@@ -89,6 +83,12 @@ pub struct Skill {
     pub owner: Option<String>,
     /// Search words of the skill.
     pub tags: Vec<String>,
+    /// Instructions: what stands below the front matter.
+    pub body: String,
+    /// Directory of its files; `None` for a built-in skill.
+    pub directory: Option<PathBuf>,
+    /// What in its front matter is ignored.
+    pub warnings: Vec<String>,
 }
 
 /// Every error of an invalid skill.
@@ -101,27 +101,6 @@ pub struct InvalidSkill {
     pub mistakes: Vec<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct FrontMatter {
-    name: String,
-    description: String,
-    #[serde(default)]
-    #[expect(dead_code, reason = "part of the format; Abbey does not act on it")]
-    license: Option<String>,
-    #[serde(default)]
-    #[expect(dead_code, reason = "part of the format; Abbey does not act on it")]
-    compatibility: Option<String>,
-    #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "part of the format; Abbey's own policy decides about tools"
-    )]
-    allowed_tools: Option<String>,
-    #[serde(default)]
-    metadata: BTreeMap<String, String>,
-}
-
 /// Parses the text of a `SKILL.md`. `dir` is the directory in which its program must exist; `None`
 /// allows only built-in programs.
 ///
@@ -132,49 +111,14 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
         name: name.to_owned(),
         mistakes,
     };
-    let front = text
-        .strip_prefix("---\n")
-        .and_then(|rest| rest.split_once("\n---"))
-        .map(|(front, _)| front)
-        .ok_or_else(|| {
-            invalid(vec![
-                "`SKILL.md` must begin with YAML front matter between two lines of `---`"
-                    .to_owned(),
-            ])
-        })?;
-    let front: FrontMatter = serde_saphyr::from_str(front)
-        .map_err(|e| invalid(vec![format!("the front matter is not valid: {e}")]))?;
-    let mut mistakes = Vec::new();
-    if front.name != name {
+    let (front, body) = split_front_matter(text).map_err(|why| invalid(vec![why]))?;
+    let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
+    let front = read_front_matter(&front, &mut mistakes, &mut warnings);
+    if front.name != name && !front.name.is_empty() {
         mistakes.push(format!(
             "its name `{}` differs from its directory `{name}`",
             front.name
         ));
-    }
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if front.name.is_empty() || front.name.len() > 64 || !front.name.bytes().all(legal) {
-        mistakes.push(
-            "its name may contain only lower-case letters, digits and hyphens, at most 64"
-                .to_owned(),
-        );
-    }
-    if front.description.trim().is_empty() || front.description.chars().count() > DESCRIPTION_MAX {
-        mistakes.push(format!(
-            "its description must have 1 to {DESCRIPTION_MAX} characters"
-        ));
-    }
-    for key in front.metadata.keys().filter(|k| k.starts_with("abbey-")) {
-        if ![
-            "abbey-match",
-            "abbey-args",
-            "abbey-program",
-            "abbey-grants",
-            "abbey-risk",
-        ]
-        .contains(&key.as_str())
-        {
-            mistakes.push(format!("metadata `{key}` is not known"));
-        }
     }
     let get = |key: &str| front.metadata.get(key).map(String::as_str);
     let lines = |key: &str| -> Vec<String> {
@@ -219,12 +163,16 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
         None => {
             let inside = !text.starts_with('/') && !text.split('/').any(|part| part == "..");
             let path = dir.map(|d| d.join(text)).filter(|p| inside && p.is_file());
-            if path.is_none() {
-                mistakes.push(format!(
+            match &path {
+                None => mistakes.push(format!(
                     "`abbey-program`: `{text}` is not a file of the skill's directory"
-                ));
+                )),
+                Some(path) if !is_executable(path) => mistakes.push(format!(
+                    "`abbey-program`: `{text}` is not executable; run `chmod a+rx` on it"
+                )),
+                Some(_) => {}
             }
-            path.map(Program::File)
+            path.map(|_| Program::File(PathBuf::from(text)))
         }
     });
     if program.is_some() && patterns.is_empty() {
@@ -263,17 +211,15 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
     if !mistakes.is_empty() {
         return Err(invalid(mistakes));
     }
-    let tags = get("tags").unwrap_or("").split([' ', ',', '\n']);
-    let tags: Vec<String> = tags
-        .filter(|t| !t.is_empty())
-        .map(str::to_lowercase)
-        .collect();
     Ok(Skill {
         owner: None,
-        tags,
+        version: front.metadata.get("version").cloned(),
+        tags: front.tags,
         name: front.name,
         description: front.description,
-        version: front.metadata.get("version").cloned(),
+        body,
+        directory: dir.map(Path::to_owned),
+        warnings,
         program,
         patterns,
         args,
@@ -281,6 +227,13 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
         risk,
         hash: abbey_support::digest::sha256_hex(text.as_bytes()),
     })
+}
+
+/// Whether a file has a permission bit for execution.
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Reads and validates the skill in a directory.
@@ -292,7 +245,12 @@ pub fn load_skill(dir: &Path) -> Result<Skill, InvalidSkill> {
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let path = dir.join("SKILL.md");
+    // Some collections write it in lower case.
+    let lower = dir.join("skill.md");
+    let path = match dir.join("SKILL.md") {
+        path if path.exists() || !lower.exists() => path,
+        _ => lower,
+    };
     let unreadable = |why: String| InvalidSkill {
         name: name.clone(),
         mistakes: vec![format!("`{}`: {why}", path.display())],
@@ -309,15 +267,26 @@ pub fn load_skill(dir: &Path) -> Result<Skill, InvalidSkill> {
 /// A sentence that lists every violation.
 pub fn check_arguments(schema: &Value, args: &Value) -> Result<(), String> {
     let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
-    let wrong: Vec<String> = validator
+    let mut wrong: Vec<String> = validator
         .iter_errors(args)
-        .map(|e| format!("{}: {e}", e.instance_path()))
+        .map(|e| match e.instance_path().as_str() {
+            "" => e.to_string(),
+            path => format!("{path}: {e}"),
+        })
         .collect();
     if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(wrong.join("; "))
+        return Ok(());
     }
+    let known = schema["properties"].as_object();
+    let known: Vec<&str> = known
+        .into_iter()
+        .flat_map(|p| p.keys().map(String::as_str))
+        .collect();
+    wrong.push(match known.is_empty() {
+        true => "it has no arguments".to_owned(),
+        false => format!("its arguments are {}", known.join(", ")),
+    });
+    Err(wrong.join("; "))
 }
 
 #[cfg(test)]
@@ -339,14 +308,6 @@ mod tests {
         let error = parse_skill("mine", text, None).unwrap_err();
         assert_eq!(error.mistakes.len(), 4, "{error}");
         assert!(parse_skill("mine", "no front matter", None).is_err());
-        assert!(
-            parse_skill(
-                "mine",
-                "---\nname: mine\ndescription: d\nextra: 1\n---\n",
-                None
-            )
-            .is_err()
-        );
     }
 
     #[test]

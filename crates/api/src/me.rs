@@ -5,7 +5,9 @@ use crate::budgets::BudgetScope;
 use crate::documents::{DocumentBody, DocumentDoc, DocumentQuery, DocumentsDoc, DocumentsQuery};
 use crate::headers::{IdempotencyKey, Lease};
 use crate::macros::{documents, operations, queries, requests};
-use crate::skills::{SkillView, SkillsDoc, SkillsQuery};
+use crate::skills::{
+    SkillFileDoc, SkillFileQuery, SkillTextDoc, SkillView, SkillsDoc, SkillsQuery,
+};
 use crate::tasks::ReportedUsageView;
 use crate::tasks::{DelegateBody, TaskDoc, TaskView, WaitQuery};
 use abbey_model::{EndReason, ResultSource};
@@ -283,6 +285,10 @@ operations! {
         POST "/api/v1/self/approvals/{approval}/use" use_approval(approval) [body UseBody] [header lease: Lease] -> json(ApprovalView);
         /// Skills that the agent may use, or those that match a query.
         GET "/api/v1/self/skills" skills() [query SkillsQuery] -> json(SkillsDoc);
+        /// Instructions of a skill that the agent may use, and its files.
+        GET "/api/v1/self/skills/{skill}" skill(skill) -> json(SkillTextDoc);
+        /// Content of one of its files.
+        GET "/api/v1/self/skills/{skill}/file" skill_file(skill) [query SkillFileQuery] -> json(SkillFileDoc);
         /// Tools of the tool servers that the agent uses.
         GET "/api/v1/self/tools" tools() [query ToolsQuery] -> json(ToolsDoc);
         /// Calls a tool within a running task; each call is logged.

@@ -26,6 +26,43 @@ documents! {
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
+        /// Skills whose files differ from those in force, by name: `abbey up` puts them in force.
+        #[serde(default)]
+        changed: Vec<String>,
+    }
+    /// Instructions of a skill, and its files.
+    SkillTextDoc {
+        /// Always 1.
+        version: u32,
+        /// Name of the skill.
+        name: String,
+        /// Digest of its files.
+        hash: String,
+        /// Instructions: what `SKILL.md` has below its front matter.
+        text: String,
+        /// Directory of its files as the agent's cell sees it, read-only; absent where the cell has none.
+        #[serde(default)]
+        directory: Option<String>,
+        /// Its files, by path.
+        files: Vec<SkillFileView>,
+    }
+    /// A file of a skill.
+    SkillFileView {
+        /// Path relative to the skill's directory.
+        path: String,
+        /// Size, bytes.
+        bytes: u64,
+        /// Whether it can be run as a program.
+        executable: bool,
+    }
+    /// Content of a file of a skill.
+    SkillFileDoc {
+        /// Always 1.
+        version: u32,
+        /// Path relative to the skill's directory.
+        path: String,
+        /// Content as Base64.
+        base64: String,
     }
     /// A skill.
     SkillView {
@@ -41,7 +78,8 @@ documents! {
         owner: Option<String>,
         /// Words that it is found by.
         tags: Vec<String>,
-        /// Program that it runs.
+        /// Program that it runs: `builtin:NAME`, or a path. An agent gets the path in its cell, or `skill-file:PATH` where its
+        /// cell has no mount of the skill's files.
         program: Option<String>,
         /// Patterns that it matches.
         patterns: Vec<String>,
@@ -59,6 +97,11 @@ documents! {
 }
 
 queries! {
+    /// Which file of a skill to read.
+    SkillFileQuery {
+        /// Path relative to the skill's directory.
+        path: String,
+    }
     /// Which skills to list.
     SkillsQuery {
         /// Words to search for.

@@ -11,7 +11,7 @@ use crate::microvm::{
     guest_instructions, write_config,
 };
 use crate::sandbox::oci_seccomp_profile;
-use crate::spec::Container;
+use crate::spec::{Container, SKILLS_IN_CELL};
 use crate::sys::accounts;
 use crate::sys::programs::{SYSTEM_PATH, is_installed, open_files_of_cell};
 use crate::{CellProgram, CellSpec, Error, Result};
@@ -192,6 +192,7 @@ pub(super) fn podman_run_arguments(
         "/agent/workspace",
         "rw,nosuid,nodev",
     );
+    volume(&container.skills, SKILLS_IN_CELL, "ro,nosuid,nodev");
     add(&["--workdir", "/", "--entrypoint", "/abbey/lib/ld.so"]);
     add(&[&local_image(&container.image)]);
     add(&[
@@ -322,6 +323,7 @@ mod tests {
             image: "base".to_owned(),
             images: "/h/images".into(),
             files: "/h/agents/a".into(),
+            skills: "/h/skills".into(),
         };
         let all = podman_run_arguments(
             &spec,

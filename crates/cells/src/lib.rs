@@ -49,7 +49,7 @@ pub use guest::{GuestRequest, OWN_IN_GUEST, run_guest};
 pub use record::CellRecord;
 pub use spec::{
     Bind, BootOrigin, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, HouseTag,
-    ListenAddress, MicroVm, PortForward, Sandbox,
+    ListenAddress, MicroVm, PortForward, SKILLS_IN_CELL, Sandbox,
 };
 pub use sys::cgroup::{CgroupUsage, ControlGroups};
 pub use sys::host::{installed_locales, read_meminfo};

@@ -17,8 +17,10 @@ words! {
         EditFile = "edit_file",
         /// Reads and appends to long-term memory.
         Memory = "memory",
-        /// Searches the skills this agent may use.
+        /// Lists and searches the skills that this agent may use, and reads their instructions and files.
         SearchSkills = "search_skills",
+        /// Runs programs among the files of its skills, in the cell; needs `search_skills`. `shell` grants it too.
+        RunSkillScript = "run_skill_script",
         /// Delegates a subtask to another agent.
         Delegate = "delegate",
         /// Asks another agent a question.
@@ -34,7 +36,7 @@ words! {
 
 /// Limits of what a run may do; enforced outside the model.
 ///
-/// **Shape:** the default grants everything that stays in the workspace; `shell` is granted by
+/// **Shape:** the default grants everything that stays in the workspace; `shell` and `run_skill_script` are granted by
 /// name, and `all` is an explicit word in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +60,7 @@ impl Default for ToolPolicy {
             tools: Tool::ALL
                 .iter()
                 .copied()
-                .filter(|t| *t != Tool::Shell)
+                .filter(|t| !matches!(t, Tool::Shell | Tool::RunSkillScript))
                 .collect(),
             paths: Vec::new(),
             turns_max: 16,

@@ -41,7 +41,7 @@ pub const ALL: &[Template] = &[
         name: "orchestrator",
         role: "orchestrator",
         summary: "Breaks work down, hands it on, answers for the whole",
-        skills: &["cell-status", "service-status", "log-search"],
+        skills: &["report", "cell-status", "service-status", "log-search"],
         shell: false,
         charter: include_str!("../templates/orchestrator.md"),
     },
@@ -52,6 +52,7 @@ pub const ALL: &[Template] = &[
         skills: &[
             "disk-usage",
             "system-stats",
+            "report",
             "cell-status",
             "service-status",
             "log-search",

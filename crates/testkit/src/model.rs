@@ -46,6 +46,8 @@ struct Script {
     trace: Mutex<Option<String>>,
     /// What the newest call was told before its task.
     told: Mutex<String>,
+    /// The newest call, whole.
+    newest: Mutex<Value>,
 }
 
 /// Serves the scripted model on a loopback port until the process ends.
@@ -63,6 +65,7 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
         calls: AtomicU64::new(0),
         trace: Mutex::default(),
         told: Mutex::default(),
+        newest: Mutex::default(),
     });
     let router = Router::new()
         .route("/v1/models", get(async || Json(json!({ "object": "list", "data": [{ "id": "scripted-1", "object": "model" }] }))))
@@ -70,6 +73,7 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
         .route("/calls", get(async |State(s): State<Arc<Script>>| Json(json!({ "calls": s.calls.load(Ordering::SeqCst) }))))
         .route("/traceparent", get(async |State(s): State<Arc<Script>>| Json(json!(*s.trace.lock().unwrap_or_else(PoisonError::into_inner)))))
         .route("/told", get(async |State(s): State<Arc<Script>>| s.told.lock().unwrap_or_else(PoisonError::into_inner).clone()))
+        .route("/newest", get(async |State(s): State<Arc<Script>>| Json(s.newest.lock().unwrap_or_else(PoisonError::into_inner).clone())))
         .route("/script", post(replace))
         .with_state(script);
     axum::serve(listener, router).await
@@ -103,6 +107,7 @@ async fn chat(
     *script.trace.lock().unwrap_or_else(PoisonError::into_inner) = trace.map(str::to_owned);
     let told = call["messages"][0]["content"].as_str().unwrap_or_default();
     told.clone_into(&mut script.told.lock().unwrap_or_else(PoisonError::into_inner));
+    call.clone_into(&mut script.newest.lock().unwrap_or_else(PoisonError::into_inner));
     let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
     let next = script
         .turns

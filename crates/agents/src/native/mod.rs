@@ -1,12 +1,15 @@
 //! The native runtime's way of doing one task: by a skill's program, by the files in `work/`, or by a model with tools.
 
+mod captured;
 mod documents;
 mod model_run;
 mod model_turn;
 mod prompt;
 mod session;
 mod skill_approval;
+mod skill_files;
 mod skill_run;
+mod skill_tools;
 mod tool_servers;
 mod tools;
 mod work_files;

@@ -214,7 +214,7 @@ async fn system_prompt(context: &RunContext<'_>) -> Result<String, String> {
         &file("AGENTS.md"),
         &file("MEMORY.md"),
         &skills.skills,
-        &context.policy.tools,
+        &tools::tool_names(&context.policy),
         charter.language.as_deref(),
     ))
 }

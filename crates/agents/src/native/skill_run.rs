@@ -1,26 +1,19 @@
 //! A run whose task matched a skill: the skill's program does it, and no model is called.
 
 use super::RunContext;
+use super::captured::{run_captured, shorten};
 use super::skill_approval::{self, Decision};
+use super::skill_files;
 use crate::programs::{APPROVED, ASK, ASKS};
 use crate::runtime::driver::TurnEnd;
 use abbey_api::{SkillView, UseBody};
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::digest::sha256_hex;
 use serde_json::{Value, json};
-use std::process::{ExitStatus, Stdio};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-/// Longest part of a program's standard error that is kept, in bytes.
-const STDERR_MAX: u64 = 64 << 10;
-
-/// What a skill's program printed, and how it ended.
-struct Output {
-    stdout: String,
-    stderr: String,
-    status: ExitStatus,
-}
+/// Longest part of a program's standard error that explains a failure, in bytes.
+const FAILURE_MAX: usize = 64 << 10;
 
 /// Runs the program of a skill with the task's arguments, and returns its result as the end of the
 /// turn.
@@ -38,13 +31,20 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
     let Some(program) = &skill.program else {
         return skill_failed(format!("skill `{}` has no program to run", skill.name));
     };
-    let mut command = match program.strip_prefix("builtin:") {
-        Some(name) => {
-            let mut command = own_program();
-            command.args(["role", "native", "--skill", name]);
-            command
+    let client = &assignment.client;
+    // Keeps a copy of the skill's files until the program has ended.
+    let mut copied = None;
+    let mut command = if let Some(name) = program.strip_prefix("builtin:") {
+        let mut command = own_program();
+        command.args(["role", "native", "--skill", name]);
+        command
+    } else if let Some(path) = program.strip_prefix(skill_files::BY_API) {
+        match skill_files::open_dir(client, &skill.name).await {
+            Ok(dir) => Command::new(copied.insert(dir).path().join(path)),
+            Err(why) => return skill_failed(why),
         }
-        None => Command::new(program),
+    } else {
+        Command::new(program)
     };
     match skill_approval::last_decision(offer, &skill.name, &args) {
         Decision::Denied(text) => {
@@ -67,15 +67,10 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
     let span = span.get(..16).unwrap_or_default();
     // Source: W3C Trace Context; programs that trace read this variable.
     command.env("TRACEPARENT", format!("00-{}-{span}-01", offer.trace));
-    let output_max = context.policy.output_bytes_max;
-    let output = match run_program(&mut command, &args, output_max).await {
-        Ok(Some(output)) => output,
-        Ok(None) => {
-            return TurnEnd::Failed {
-                reason: EndReason::OutputLimit,
-                text: format!("skill `{}` wrote more than {output_max} bytes", skill.name),
-            };
-        }
+    let output_max = usize::try_from(context.policy.output_bytes_max).unwrap_or(usize::MAX);
+    let input = args.to_string().into_bytes();
+    let output = match run_captured(&mut command, Some(input), output_max).await {
+        Ok(output) => output,
         Err(e) => {
             return skill_failed(format!(
                 "could not run the program of skill `{}`: {e}",
@@ -83,21 +78,21 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
             ));
         }
     };
-    let answer: Value = serde_json::from_str(&output.stdout)
-        .unwrap_or_else(|_| json!({ "text": output.stdout.trim() }));
+    let stdout = output.stdout.text();
+    let answer = Answer::of(&stdout);
     context.session.append(&json!({
         "event": "skill", "run": assignment.run, "skill": skill.name, "skill_hash": skill.hash, "args": args,
-        "status": output.status.code(), "output_hash": sha256_hex(output.stdout.as_bytes()),
+        "status": output.status.code(), "output_hash": sha256_hex(stdout.as_bytes()),
     }));
     if output.status.code() == Some(ASKS)
-        && let Some(why) = answer[ASK]["why"].as_str()
+        && let Some(why) = answer.ask["why"].as_str()
     {
         return skill_approval::request_approval(assignment, (&skill.name, args), why).await;
     }
     context.events.receipts(1);
-    let mut text = answer["text"].as_str().unwrap_or_default().to_owned();
+    let Answer { mut text, data, .. } = answer;
     if output.status.success() {
-        let missing = context.missing_fields(&answer["data"]);
+        let missing = context.missing_fields(&data);
         if !missing.is_empty() {
             return skill_failed(format!(
                 "the result of skill `{}` is missing the fields {}, which the author of the task requires",
@@ -108,52 +103,55 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
         return TurnEnd::Completed {
             text,
             source: ResultSource::Skill,
-            data: answer["data"].clone(),
+            data,
         };
     }
     if text.is_empty() {
-        output.stderr.trim().clone_into(&mut text);
+        output.stderr.text().trim().clone_into(&mut text);
+        text = shorten(text, FAILURE_MAX);
     }
     skill_failed(format!("{text} ({})", output.status))
 }
 
-/// Runs a program with JSON arguments on its standard input. `None` when it wrote more than `output_max` bytes.
-async fn run_program(
-    command: &mut Command,
-    args: &Value,
-    output_max: u64,
-) -> std::io::Result<Option<Output>> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ended_early = stdin.write_all(args.to_string().as_bytes()).await;
-    }
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let read_out = async {
-        if let Some(pipe) = stdout {
-            let _broken = pipe.take(output_max + 1).read_to_end(&mut out).await;
+/// What a skill's program printed.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    /// Result for people.
+    text: String,
+    /// Result for programs.
+    data: Value,
+    /// Approval that it needs, if any.
+    ask: Value,
+}
+
+impl Answer {
+    /// An object with `text`, `data` or a request for an approval is an answer in Abbey's form. Anything else is the
+    /// result as it was printed, and its data too if it is an object.
+    fn of(stdout: &str) -> Answer {
+        let printed = stdout.trim().to_owned();
+        let Ok(Value::Object(mut object)) = serde_json::from_str::<Value>(&printed) else {
+            return Answer {
+                text: printed,
+                data: Value::Null,
+                ask: Value::Null,
+            };
+        };
+        let ask = object.remove(ASK).filter(Value::is_object);
+        let text = match object.get("text") {
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => None,
+            None if ask.is_some() => Some(String::new()),
+            None => object.contains_key("data").then(|| printed.clone()),
+        };
+        Answer {
+            data: match &text {
+                Some(_) => object.remove("data").unwrap_or_default(),
+                None => Value::Object(object),
+            },
+            text: text.unwrap_or(printed),
+            ask: ask.unwrap_or_default(),
         }
-    };
-    let read_err = async {
-        if let Some(pipe) = stderr {
-            let _broken = pipe.take(STDERR_MAX).read_to_end(&mut err).await;
-        }
-    };
-    tokio::join!(read_out, read_err);
-    if out.len() as u64 > output_max {
-        return Ok(None);
     }
-    Ok(Some(Output {
-        status: child.wait().await?,
-        stdout: String::from_utf8_lossy(&out).into_owned(),
-        stderr: String::from_utf8_lossy(&err).into_owned(),
-    }))
 }
 
 fn skill_failed(text: String) -> TurnEnd {
@@ -174,4 +172,31 @@ fn own_program() -> Command {
     command.arg("--library-path").arg(&libraries);
     command.arg(libraries.with_file_name("abbey"));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_prints_is_its_result() {
+        for printed in ["12", "null", "true", "[1, 2]", "\"word\"", "rang at noon"] {
+            let answer = Answer::of(&format!("{printed}\n"));
+            assert_eq!((answer.text.as_str(), answer.data), (printed, Value::Null));
+        }
+        let object = Answer::of("{\"count\": 3}\n");
+        assert_eq!(object.text, "{\"count\": 3}");
+        assert_eq!(object.data, json!({ "count": 3 }));
+        let number = Answer::of("{\"text\": 5}");
+        assert_eq!(number.text, "{\"text\": 5}");
+        assert_eq!(number.data, json!({ "text": 5 }));
+        let own = Answer::of("{\"text\": \"rang\", \"data\": {\"times\": 3}}");
+        assert_eq!(own.text, "rang");
+        assert_eq!(own.data, json!({ "times": 3 }));
+        let asks = Answer::of(&format!("{{\"{ASK}\": {{\"why\": \"it stops\"}}}}"));
+        assert_eq!(
+            (asks.text.as_str(), &asks.ask["why"]),
+            ("", &json!("it stops"))
+        );
+    }
 }

@@ -1,22 +1,24 @@
 //! Built-in tools of a model: their definitions, and their execution within the tool policy.
 
+use super::captured::{run_captured, shorten};
 use super::model_turn::ToolCall;
+use super::skill_tools;
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{ApprovalBody, DelegateBody, SkillView, SkillsQuery, UseBody, WaitQuery};
+use abbey_api::{ApprovalBody, DelegateBody, UseBody, WaitQuery};
 use abbey_model::{TaskState, Tool, ToolPolicy};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 
 /// Longest part of a tool's answer that a model is shown, in bytes.
 const SHOWN_MAX: usize = 32 << 10;
+/// Longest part of each output of a program that is kept, in bytes.
+const OUTPUT_MAX: usize = 24 << 10;
 /// Longest time of one program.
 const SHELL_MAX: Duration = Duration::from_secs(300);
 /// Largest file that is read or edited, in bytes.
@@ -32,9 +34,8 @@ pub(super) struct Receipt {
 /// completions.
 pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
     let text = |doc: &str| json!({ "type": "string", "description": doc });
-    policy
-        .tools
-        .iter()
+    let others = policy.tools.iter().filter(|tool| !is_for_skills(**tool));
+    let others = others
         .map(|tool| {
             let (doc, properties, required): (&str, Value, &[&str]) = match tool {
                 Tool::Shell => (
@@ -58,7 +59,7 @@ pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
                     json!({ "action": { "enum": ["list", "read", "save"] }, "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
                     &["action"],
                 ),
-                Tool::SearchSkills => ("Finds skills by words.", json!({ "query": text("Words.") }), &["query"]),
+                Tool::SearchSkills | Tool::RunSkillScript => ("", Value::Null, &[]),
                 Tool::Delegate => (
                     "Delegates a subtask to another agent, and waits for the result unless `wait` is false.",
                     json!({
@@ -112,12 +113,29 @@ pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
                     &["result"],
                 ),
             };
-            json!({ "type": "function", "function": {
-                "name": tool.name(), "description": doc,
-                "parameters": { "type": "object", "properties": properties, "required": required, "additionalProperties": false },
-            } })
-        })
-        .collect()
+            function(tool.name(), doc, properties, required)
+        });
+    others.chain(skill_tools::definitions(policy)).collect()
+}
+
+/// Whether a grant stands for tools that [`skill_tools`] defines and performs.
+fn is_for_skills(tool: Tool) -> bool {
+    matches!(tool, Tool::SearchSkills | Tool::RunSkillScript)
+}
+
+/// Names of the tools that a policy grants, in the order of their definitions.
+pub(super) fn tool_names(policy: &ToolPolicy) -> Vec<&'static str> {
+    let others = policy.tools.iter().filter(|tool| !is_for_skills(**tool));
+    let others = others.map(|tool| tool.name());
+    others.chain(skill_tools::tool_names(policy)).collect()
+}
+
+/// Definition of one tool in the format of chat completions.
+pub(super) fn function(name: &str, doc: &str, properties: Value, required: &[&str]) -> Value {
+    json!({ "type": "function", "function": {
+        "name": name, "description": doc,
+        "parameters": { "type": "object", "properties": properties, "required": required, "additionalProperties": false },
+    } })
 }
 
 /// Performs a tool call of the model within the tool policy, and returns the answer.
@@ -127,13 +145,19 @@ pub(super) async fn call_tool(
     lease: &Lease,
     call: &ToolCall,
 ) -> Receipt {
+    let args = serde_json::from_str::<Value>(&call.arguments);
+    let args = args.map_err(|e| format!("the arguments are not JSON: {e}"));
+    if skill_tools::tool_names(policy).contains(&call.name.as_str()) {
+        return Receipt::of(match args {
+            Ok(args) => skill_tools::call(client, &call.name, &args).await,
+            Err(why) => Err(why),
+        });
+    }
     let outcome = match call.name.parse::<Tool>() {
-        Ok(tool) if policy.tools.contains(&tool) => {
-            match serde_json::from_str::<Value>(&call.arguments) {
-                Ok(args) => perform(client, policy, lease, tool, &args).await,
-                Err(e) => Err(format!("the arguments are not JSON: {e}")),
-            }
-        }
+        Ok(tool) if policy.tools.contains(&tool) => match args {
+            Ok(args) => perform(client, policy, lease, tool, &args).await,
+            Err(why) => Err(why),
+        },
         Ok(tool) => Err(format!("the tool `{tool}` is not granted")),
         Err(error) => Err(error),
     };
@@ -141,20 +165,13 @@ pub(super) async fn call_tool(
 }
 
 impl Receipt {
-    /// Converts the outcome of a call into the answer for the model, truncated to its limit.
+    /// Converts the outcome of a call into the answer for the model: head and tail, if it is too long.
     pub(super) fn of(outcome: Result<String, String>) -> Receipt {
-        let (ok, mut text) = match outcome {
+        let (ok, text) = match outcome {
             Ok(text) => (true, text),
             Err(text) => (false, format!("refused or failed: {text}")),
         };
-        if text.len() > SHOWN_MAX {
-            let mut end = SHOWN_MAX;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
-            text.push_str("\n[truncated]");
-        }
+        let text = shorten(text, SHOWN_MAX);
         Receipt { ok, text }
     }
 }
@@ -173,7 +190,15 @@ async fn perform(
     };
     match tool {
         Tool::Shell => shell(args).await,
-        Tool::ReadFile => read(policy, get("path")?),
+        Tool::ReadFile => {
+            let path = get("path")?;
+            if policy.tools.contains(&Tool::SearchSkills)
+                && let Some(read) = skill_tools::read_mounted(client, path).await
+            {
+                return read;
+            }
+            read(policy, path)
+        }
         Tool::WriteFile => {
             let (path, content) = (get("path")?, get("content")?);
             write(policy, path, content)?;
@@ -192,17 +217,7 @@ async fn perform(
             }
         }
         Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
-        Tool::SearchSkills => {
-            let query = SkillsQuery {
-                q: Some(get("query")?.to_owned()),
-                ..SkillsQuery::default()
-            };
-            let found = client.me().skills(&query).await;
-            let found = found.map_err(|e| e.to_string())?;
-            let line = |s: &SkillView| format!("{}: {}", s.name, s.description);
-            let lines: Vec<String> = found.skills.iter().map(line).collect();
-            Ok(lines.join("\n"))
-        }
+        Tool::SearchSkills | Tool::RunSkillScript => Err(format!("there is no tool `{tool}`")),
         Tool::Delegate => delegate(client, lease, args, Delegation::Subtask).await,
         Tool::Ask => delegate(client, lease, args, Delegation::Question).await,
         Tool::Document => super::documents::use_documents(client, lease, args).await,
@@ -353,45 +368,22 @@ async fn shell(args: &Value) -> Result<String, String> {
         .filter_map(Value::as_str)
         .collect();
     let (program, rest) = argv.split_first().ok_or("`argv` names no program")?;
-    let mut child = tokio::process::Command::new(program)
-        .args(rest)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| format!("could not run `{program}`: {e}"))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let limit = SHOWN_MAX as u64;
-    let collect = async {
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let read = async {
-            if let Some(pipe) = stdout {
-                let _broken = pipe.take(limit).read_to_end(&mut out).await;
-            }
-        };
-        let read_err = async {
-            if let Some(pipe) = stderr {
-                let _broken = pipe.take(limit).read_to_end(&mut err).await;
-            }
-        };
-        tokio::join!(read, read_err);
-        (out, err, child.wait().await)
-    };
-    let (out, err, status) = tokio::time::timeout(SHELL_MAX, collect)
+    let mut command = tokio::process::Command::new(program);
+    command.args(rest);
+    let run = run_captured(&mut command, None, OUTPUT_MAX);
+    let ended = tokio::time::timeout(SHELL_MAX, run)
         .await
-        .map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?;
-    let status = status.map_err(|e| e.to_string())?;
+        .map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?
+        .map_err(|e| format!("could not run `{program}`: {e}"))?;
     let text = format!(
-        "{status}\n{}{}",
-        String::from_utf8_lossy(&out),
-        String::from_utf8_lossy(&err)
+        "{}\n{}{}",
+        ended.status,
+        ended.stdout.text(),
+        ended.stderr.text()
     );
-    if status.success() {
-        Ok(text)
-    } else {
-        Err(text)
+    match ended.status.success() {
+        true => Ok(text),
+        false => Err(text),
     }
 }
 

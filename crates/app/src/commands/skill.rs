@@ -1,11 +1,11 @@
 //! `abbey skill`: lists, searches, shows, checks and runs skills.
 
-use crate::connect::operator_client;
+use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output;
 use abbey_api::{AddTask, SkillView, SkillsDoc, SkillsQuery, VERSION};
-use abbey_daemon::Home;
+use abbey_daemon::{Home, find_skills_of_stopped_house};
 use clap::Subcommand;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,18 +52,15 @@ pub(crate) enum SkillCommand {
 pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) -> Outcome {
     match command {
         SkillCommand::List => {
-            let client = operator_client(home)?;
-            let doc = client.skills().list(&SkillsQuery::default()).await?;
+            let doc = find_skills(home, None).await?;
             print_skills(json, &doc);
+            print_changed(json, &doc, |_| true);
             Ok(exit::OK)
         }
         SkillCommand::Search { query } => {
-            let query = SkillsQuery {
-                q: Some(query),
-                ..SkillsQuery::default()
-            };
-            let doc = operator_client(home)?.skills().list(&query).await?;
+            let doc = find_skills(home, Some(query)).await?;
             print_skills(json, &doc);
+            print_changed(json, &doc, |_| true);
             Ok(if doc.skills.is_empty() {
                 exit::NOT_FOUND
             } else {
@@ -71,12 +68,15 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             })
         }
         SkillCommand::Show { name } => {
-            let client = operator_client(home)?;
-            let doc = client.skills().list(&SkillsQuery::default()).await?;
+            let doc = find_skills(home, None).await?;
             let missing = || {
-                Failure::plain(format!("there is no skill `{name}`"))
-                    .hint("`abbey skill list` lists all skills")
-                    .with_code(exit::NOT_FOUND)
+                let failure = Failure::plain(format!("there is no skill `{name}`"));
+                let failure = match doc.changed.contains(&name) {
+                    true => failure
+                        .hint("it is in the directory of skills, but not in force: run `abbey up`"),
+                    false => failure.hint("`abbey skill list` lists all skills"),
+                };
+                failure.with_code(exit::NOT_FOUND)
             };
             let skill = doc
                 .skills
@@ -87,6 +87,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 true => output::print_json(skill),
                 false => print_skill(skill),
             }
+            print_changed(json, &doc, |changed| changed == name);
             Ok(exit::OK)
         }
         SkillCommand::Check { dir } => {
@@ -101,13 +102,20 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 .map_err(|e| Failure::plain(e.to_string()))?;
             if json {
                 output::print_json(
-                    &serde_json::json!({ "version": VERSION, "name": skill.name, "hash": skill.hash, "ok": true }),
+                    &serde_json::json!({ "version": VERSION, "name": skill.name, "hash": skill.hash, "ok": true, "warnings": skill.warnings }),
                 );
             } else {
+                for warning in &skill.warnings {
+                    output::print_line(&format!("warning: {warning}"));
+                }
                 output::print_line(&format!(
-                    "{} is valid: {} patterns, hash {}",
+                    "{} is valid: {}, hash {}",
                     skill.name,
-                    skill.patterns.len(),
+                    match (&skill.program, skill.patterns.len()) {
+                        (None, _) => "instructions for a model".to_owned(),
+                        (Some(_), 1) => "a program with 1 pattern".to_owned(),
+                        (Some(_), count) => format!("a program with {count} patterns"),
+                    },
                     skill.hash
                 ));
             }
@@ -136,6 +144,33 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let doc = client.tasks().add(&body, None).await?;
             task_output::wait_for_end(&client, json, &doc.task.id, Duration::from_secs(900)).await
         }
+    }
+}
+
+/// Skills of the house: those in force if it runs, otherwise what its files say.
+async fn find_skills(home: &Home, words: Option<String>) -> Result<SkillsDoc, Failure> {
+    if !is_control_plane_up(home).await {
+        output::print_message(
+            "the control plane does not answer; this is what the files of the house say, without the agents that have a skill",
+        );
+        return Ok(find_skills_of_stopped_house(home, words.as_deref()));
+    }
+    let query = SkillsQuery {
+        q: words,
+        ..SkillsQuery::default()
+    };
+    Ok(operator_client(home)?.skills().list(&query).await?)
+}
+
+/// Names the skills whose files differ from those in force.
+fn print_changed(json: bool, doc: &SkillsDoc, shown: impl Fn(&str) -> bool) {
+    let changed: Vec<&str> = doc.changed.iter().map(String::as_str).collect();
+    let changed: Vec<&str> = changed.into_iter().filter(|name| shown(name)).collect();
+    if !json && !changed.is_empty() {
+        output::print_message(&format!(
+            "changed in the directory of skills since the last `abbey up`: {}; run `abbey up` to put it in force",
+            changed.join(", ")
+        ));
     }
 }
 

@@ -38,6 +38,7 @@ fn each_agent_has_its_own_user_environment_and_files() {
         names,
         [
             "ABBEY_AGENT",
+            "ABBEY_SKILLS",
             "ABBEY_TOKEN_FILE",
             "ABBEY_URL",
             "ANTHROPIC_API_KEY",

@@ -123,6 +123,34 @@ fn hostd_refuses_access_to_other_owners_resources() {
         spec.sandbox.as_mut().unwrap().binds.push(bind);
         refused(start(spec), rule);
     }
+    // Every agent may read the house's skills, at one place, and nothing else is put there.
+    for (source, writable, path, rule) in [
+        ("skills", true, "/agent/skills", "may have only"),
+        ("credentials", false, "/agent/skills", "may have only"),
+        ("agents/b/home", false, "/agent/skills", "may have only"),
+        ("skills", false, "/x", "belongs to the house"),
+        ("skills/tides", false, "/agent/skills", "may have only"),
+    ] {
+        let mut spec = spec(&hostd, agent("a"), Some(uid));
+        let bind = Bind {
+            source: home.join(source),
+            path: path.into(),
+            writable,
+        };
+        spec.sandbox.as_mut().unwrap().binds.push(bind);
+        refused(start(spec), rule);
+    }
+    let skills = Bind {
+        source: home.join("skills"),
+        path: "/agent/skills".into(),
+        writable: false,
+    };
+    let mut open = spec(&hostd, agent("a"), Some(uid));
+    open.sandbox.as_mut().unwrap().binds.push(skills);
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(home.join("skills"), mode(0o777)).unwrap();
+    refused(start(open), "can be changed by other users");
+    std::fs::set_permissions(home.join("skills"), mode(0o755)).unwrap();
     // A kind without its walls is not that kind.
     let mut bare = spec(&hostd, agent("a"), Some(uid));
     bare.sandbox = None;

@@ -64,6 +64,7 @@ mod schedules;
 mod secrets;
 mod service_manager_units;
 mod shared_documents;
+mod skills;
 mod terminal_output;
 mod tokens;
 mod tool_servers;

@@ -7,12 +7,13 @@ use crate::allocation::{Allocation, Allocations, UIDS};
 use crate::external;
 use crate::files::archive::DISKS;
 use crate::microvm::drives::SIZE_MIN;
-use crate::spec::{BootOrigin, MicroVm};
+use crate::spec::{BootOrigin, MicroVm, SKILLS_IN_CELL};
 use crate::{Bind, CellSpec, ForwardTarget, ListenAddress, PortForward};
 use abbey_model::{CellKind, CellName, Limits, Slug, Vmm, overlap};
+use abbey_support::beneath::DirHandle;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Largest drive, bytes.
 const DRIVE_MAX: u64 = 16 << 40;
@@ -72,6 +73,7 @@ pub(super) fn validate_spec(
         }
         container.images = config.images_dir();
         container.files = config.owner_dir(&cell);
+        container.skills = catalogue(config)?;
     }
     if let Some(microvm) = &mut spec.microvm {
         sized(microvm)?;
@@ -246,6 +248,16 @@ fn bindable(
     if !plain(&bind.source) || !plain(&bind.path) {
         return Err(format!("`{source}` is not a plain absolute path"));
     }
+    if bind.path == Path::new(SKILLS_IN_CELL) && matches!(cell, CellName::Agent(_)) {
+        let skills = catalogue(config)?;
+        return match bind.source == skills && !bind.writable {
+            true => Ok(()),
+            false => Err(format!(
+                "{cell} may have only `{}` at `{SKILLS_IN_CELL}`, and not write it",
+                skills.display()
+            )),
+        };
+    }
     if let Ok(own) = bind.source.strip_prefix(config.owner_dir(cell)) {
         return own_bind(cell, own).map_err(|why| format!("{why}: `{source}`"));
     }
@@ -281,6 +293,23 @@ fn bindable(
     }
     bind.source = real;
     Ok(())
+}
+
+/// Directory of the house's skills, which every agent may read. Nobody but the user of hostd can put another in its place
+/// or an entry into it.
+fn catalogue(config: &HostdConfig) -> Result<PathBuf, String> {
+    let path = config.home.join("skills");
+    let failed = |e: std::io::Error| format!("`{}` cannot be mounted: {e}", path.display());
+    let dir = DirHandle::open_own(&config.home).and_then(|home| home.open_dir("skills"));
+    let stat = dir.and_then(|dir| dir.stat()).map_err(failed)?;
+    let own = stat.st_uid == rustix::process::geteuid().as_raw();
+    match own && stat.st_mode & 0o022 == 0 {
+        true => Ok(path),
+        false => Err(format!(
+            "`{}` can be changed by other users, so it is not mounted; give it the mode 755 and the owner of the house",
+            path.display()
+        )),
+    }
 }
 
 /// An owner's directory as a whole, or an entry of it, but nothing below what the owner can replace by a link.

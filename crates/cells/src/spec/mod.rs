@@ -82,6 +82,9 @@ pub struct Bind {
     pub writable: bool,
 }
 
+/// Path of the house's skills in a sandbox or container of an agent, read-only.
+pub const SKILLS_IN_CELL: &str = "/agent/skills";
+
 /// Isolation of a sandboxed program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
@@ -107,6 +110,9 @@ pub struct Container {
     pub images: PathBuf,
     /// Directory of the owner's files; set by hostd.
     pub files: PathBuf,
+    /// Directory of the house's skills; set by hostd.
+    #[serde(default)]
+    pub skills: PathBuf,
 }
 
 /// Specification of one boot of a cell. Sent to hostd over its socket, never in arguments.

@@ -4,11 +4,11 @@
 
 use crate::api_server::agent_leases::lease_proof;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, paginate};
+use crate::api_server::web::{self, Path};
 use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
-use crate::api_server::{agent_leases, agent_subtasks, model_api, openapi};
+use crate::api_server::{agent_leases, agent_skills, agent_subtasks, model_api, openapi};
 use crate::core::error::Result;
-use crate::insight::{facts, ledger_views, skill_views, task_views};
+use crate::insight::{facts, ledger_views, task_views};
 use crate::work::lookup::parse_task_ref;
 use crate::work::operations;
 use abbey_api::*;
@@ -36,7 +36,7 @@ fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         .merge(agent_subtasks::routes())
         .routes(routes!(ask_approval))
         .routes(routes!(use_approval))
-        .routes(routes!(skills))
+        .merge(agent_skills::routes())
         .routes(routes!(fact))
         .routes(routes!(operate))
         .merge(crate::api_server::documents_api::agent_routes())
@@ -212,31 +212,6 @@ async fn use_approval(
     let number = crate::work::approvals::parse_approval_number(&name)?;
     let used = crate::work::approvals::use_approval(&api.work, slug, token, number, body);
     Ok(Doc(used.await?))
-}
-
-/// Results are limited to what the caller may use (S4-13).
-#[utoipa::path(
-    get, path = "/api/v1/self/skills", operation_id = "me_skills", tag = "me",
-    summary = "Skills that the agent may use, or those that match a query",
-    params(SkillsQuery),
-    responses((status = 200, body = SkillsDoc)),
-)]
-async fn skills(
-    State(api): Shared,
-    Extension(Me(slug)): Extension<Me>,
-    Query(query): Query<SkillsQuery>,
-) -> Result<Doc<SkillsDoc>> {
-    let current = api.core.plan.require()?;
-    let agent = current.find_agent(&slug)?;
-    let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
-    let found = skill_views::find_skills(&api.work, query.q.as_deref(), allowed);
-    let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
-    Ok(Doc(SkillsDoc {
-        version: VERSION,
-        skills,
-        cursor,
-    }))
 }
 
 /// A fact is read only while a task of the caller runs a skill that was granted it.

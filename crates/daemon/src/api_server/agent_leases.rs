@@ -57,9 +57,17 @@ pub(crate) fn policy_of(
     if agent.asks.is_none() {
         policy.tools.remove(&abbey_model::Tool::Ask);
     }
+    if agent.skills.is_empty() {
+        policy.tools.remove(&abbey_model::Tool::SearchSkills);
+    }
     let mut documents = current.house.documents.values();
     if !documents.any(|d| d.read_by(&agent.slug)) {
         policy.tools.remove(&abbey_model::Tool::Document);
+    }
+    // An agent that may run any program may run those of its skills. Workers of earlier releases, which run on in their
+    // cells after an upgrade, know no tool of this name.
+    if policy.tools.contains(&abbey_model::Tool::Shell) {
+        policy.tools.remove(&abbey_model::Tool::RunSkillScript);
     }
     policy
 }
@@ -131,7 +139,8 @@ async fn offer(api: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> 
         text: task.text.clone(),
         revision: task.version,
         snapshot: api.core.store.audit_head(),
-        skill: skill.map(|s| skill_views::skill_view(&api.work, s, Some(task.route.score))),
+        skill: skill
+            .map(|s| skill_views::skill_of_agent(&api.work, agent, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),

@@ -7,6 +7,7 @@ pub(crate) mod agent_api;
 pub(crate) mod agent_leases;
 pub(crate) mod agent_lifecycle;
 pub(crate) mod agent_quotas;
+pub(crate) mod agent_skills;
 pub(crate) mod agent_subtasks;
 pub(crate) mod attach;
 pub(crate) mod controlplane_api;

@@ -14,7 +14,7 @@ use crate::api_server::{
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
 use crate::core::{audit_checkpoints, checkpoint_sinks, runtime, signing_key};
-use crate::insight::skill_views::find_skills;
+use crate::insight::skill_views::find_skills_in_force;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
 use abbey_api::*;
@@ -419,13 +419,14 @@ async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Resul
     responses((status = 200, body = SkillsDoc)),
 )]
 async fn skills(State(api): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
-    let found = find_skills(&api.work, query.q.as_deref(), |_| true);
+    let found = find_skills_in_force(&api.work, query.q.as_deref());
     let name = |s: &SkillView| s.name.clone();
     let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SkillsDoc {
         version: VERSION,
         skills,
         cursor,
+        changed: found.changed,
     }))
 }
 

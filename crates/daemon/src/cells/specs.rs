@@ -9,7 +9,7 @@ use abbey_api::Problem;
 use abbey_cells::microvm::{BootOrigin, MicroVm};
 use abbey_cells::{
     Bind, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, ListenAddress, PortForward,
-    Sandbox,
+    SKILLS_IN_CELL, Sandbox,
 };
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::{Agent, ReachableService, Service, ServiceKind};
@@ -58,9 +58,19 @@ const SERVICE_ROOT: &str = "/service";
 /// Host directories that every sandbox contains.
 const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 
-/// Bind mounts of an agent's sandbox: home and workspace, with its charter read-only unless it may
+/// Directory of the house's skills as an agent's cell of this kind sees it, read-only; `host` is its path on the host.
+/// A microVM or jail has none: its agent reads files of skills by the agent API.
+pub(crate) fn catalogue_in_cell(host: &Path, cell: CellKind) -> Option<PathBuf> {
+    match cell {
+        CellKind::Process => Some(host.to_owned()),
+        CellKind::Sandbox | CellKind::Container => Some(PathBuf::from(SKILLS_IN_CELL)),
+        CellKind::Microvm | CellKind::Jail => None,
+    }
+}
+
+/// Bind mounts of an agent's sandbox: home, workspace and the house's skills, with its charter read-only unless it may
 /// write it (S2-23).
-fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>) -> Vec<Bind> {
+fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>, skills: &Path) -> Vec<Bind> {
     let bind = |source: &Path, path: &Path, writable| Bind {
         source: source.to_owned(),
         path: path.to_owned(),
@@ -77,6 +87,7 @@ fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>) -> Vec<Bin
             false,
         ));
     }
+    binds.push(bind(skills, Path::new(SKILLS_IN_CELL), false));
     binds
 }
 
@@ -450,6 +461,7 @@ pub(crate) fn cell_spec(
                 image: agent.image.clone(),
                 images: PathBuf::new(),
                 files: PathBuf::new(),
+                skills: PathBuf::new(),
             });
             let (inside, sandbox) = match agent.cell {
                 CellKind::Process => (layout.clone(), None),
@@ -463,6 +475,7 @@ pub(crate) fn cell_spec(
                             &layout,
                             &inside,
                             (!agent.charter_writable).then_some(runtime.files.charter),
+                            &home.skills_dir(),
                         ),
                         profile: agent.profile,
                         tmp: tmpfs_size(&agent.limits),
@@ -477,6 +490,9 @@ pub(crate) fn cell_spec(
                 port: door,
                 model_key: &key,
             });
+            if let Some(skills) = catalogue_in_cell(&home.skills_dir(), agent.cell) {
+                env.push(("ABBEY_SKILLS".to_owned(), skills.display().to_string()));
+            }
             env.extend(connectivity.environment());
             env.extend(service_client_environment(
                 &inside.home,

@@ -77,6 +77,26 @@ impl SkillLibrary {
         Arc::clone(&self.current.read())
     }
 
+    /// Names of the skills whose files differ from those that were last read.
+    pub(crate) fn changed_on_disk(&self) -> Vec<String> {
+        let (current, fresh) = (
+            self.current(),
+            abbey_agents::library::load_catalogue(&self.dir),
+        );
+        let hashes = |all: &BTreeMap<String, Skill>| -> BTreeMap<String, String> {
+            all.iter()
+                .map(|(n, s)| (n.clone(), s.hash.clone()))
+                .collect()
+        };
+        let (before, after) = (hashes(&current.all), hashes(&fresh.0));
+        let names = before.keys().chain(after.keys());
+        let names = names.filter(|name| before.get(*name) != after.get(*name));
+        let mut names: Vec<String> = names.cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Reads the directory again.
     pub(crate) fn reload(&self) {
         let fresh = SkillSet::load(&self.dir, &self.current());

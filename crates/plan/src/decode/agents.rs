@@ -91,12 +91,42 @@ impl Decoder<'_> {
         let line = entry.place.line;
         let mut agent = Agent::read(&value, slug.clone(), line, settings, BTreeMap::new())?;
         agent.schedules = self.decode_schedules(entry.value.get("schedules"));
+        self.add_skills(&mut agent, entry);
         let (skills, pins) = pinned(std::mem::take(&mut agent.skills));
         agent.skills = with_scheduled(skills, &agent.schedules);
         agent.pins = pins;
         self.check_agent(&agent, entry, providers);
         self.share(&mut agent, entry, house);
         Some(agent)
+    }
+
+    /// Replaces `+NAME` in the list of skills by the skills of the template, followed by those that are named.
+    fn add_skills(&mut self, agent: &mut Agent, entry: &Entry) {
+        let is_added = |skill: &String| skill.starts_with('+');
+        if !agent.skills.iter().any(is_added) {
+            return;
+        }
+        if !agent.skills.iter().all(is_added) {
+            self.report_mistake(
+                entry.value.get("skills"),
+                "a list of skills adds to the template's (`+NAME` for every entry) or replaces it (no `+`), not both",
+            );
+            return;
+        }
+        let template = text(Some(&entry.value), "template").and_then(templates::find);
+        let of_template = template.map_or(&[][..], |t| t.skills);
+        let mut skills: Vec<String> = of_template.iter().map(|s| (*s).to_owned()).collect();
+        for added in agent.skills.drain(..) {
+            let added = added.trim_start_matches('+').to_owned();
+            let name = added.split('@').next().unwrap_or_default();
+            // `+NAME@VERSION` pins a skill that the template has already.
+            match skills.iter_mut().find(|s| *s == name) {
+                Some(known) => *known = added,
+                None => skills.push(added),
+            }
+        }
+        agent.settings.set("skills", json!(skills), None);
+        agent.skills = skills;
     }
 
     /// Values of an agent that are neither written nor the same for all: by its slug and its template.

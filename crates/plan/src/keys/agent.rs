@@ -78,7 +78,8 @@ keys! {
         pub cell: CellKind = Key::new("cell", CELLS, Restart).authority(&["sandbox", "microvm", "container"]).default("sandbox").inherited(),
         /// Model, as `PROVIDER/MODEL`. From the next run on.
         pub model: Option<ModelRef> = Key::new("model", Shape::Model, Live).inherited(),
-        /// Skills assigned to it, in place of its template's; `NAME@VERSION` pins a version.
+        /// Skills assigned to it, in place of its template's, or in addition to them if each is written `+NAME`;
+        /// `NAME@VERSION` pins a version.
         pub skills: Vec<String> = Key::new("skills", Shape::List(&Shape::Text), Live),
         /// Its daily budget; the share of the house's budget is already worked out.
         pub daily: AgentBudgetKeys = Key::new("budget", Shape::Section(AgentBudgetKeys::KEYS), Live).authority(BUDGET_LIMITS).of_this_house(),
