@@ -3,9 +3,10 @@
 use crate::rows::{Columns, Query, Rows, params};
 use crate::{Error, ModelUsage, Result, RunCost, RunRow};
 use abbey_engine::admission::Route;
+use abbey_engine::task::Wait;
 use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};
 
-const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
+const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at, failure FROM runs";
 
 /// Most runs that [`list_costs`] answers with.
 const COSTS_MAX: u32 = 5000;
@@ -31,6 +32,7 @@ fn read_run(columns: &mut Columns<'_>) -> Result<RunRow> {
         facts: columns.json()?,
         started_at: columns.get()?,
         ended_at: columns.get()?,
+        failure: columns.get()?,
     })
 }
 
@@ -48,6 +50,16 @@ pub(crate) fn load(rows: &dyn Rows, run: RunId) -> Result<RunRow> {
         what: "run",
         name: run.to_string(),
     })
+}
+
+/// Reads why the last model call of a run was refused for now; none when it was not.
+pub(crate) fn wait(rows: &dyn Rows, run: RunId) -> Result<Option<Wait>> {
+    let found = rows.first(
+        "SELECT wait FROM runs WHERE id = ?1",
+        params![run.to_string()],
+        |c| c.json_optional(),
+    )?;
+    Ok(found.flatten())
 }
 
 /// Reads the runs of one task, oldest first.
