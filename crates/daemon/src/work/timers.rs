@@ -1,4 +1,4 @@
-//! Timed loops: expired leases and retries, wakes of agents, retention.
+//! Timed loops: expired leases, waits and retries, wakes of agents, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
@@ -58,8 +58,13 @@ async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     }
     let changed = work.core.store.expire_deadlines().await?;
     for task in changed {
-        if matches!(task.phase, Phase::Pending { not_before } if not_before <= work.core.store.now())
-        {
+        let due = match task.phase {
+            Phase::Pending { not_before } => not_before <= work.core.store.now(),
+            // Its wait is over, or there is room in its budget.
+            Phase::Parked { .. } => true,
+            _ => false,
+        };
+        if due {
             work.readmit_task(&task).await?;
         }
     }
