@@ -35,6 +35,35 @@ pub struct Route {
     pub args: BTreeMap<String, String>,
     /// Score of the match.
     pub score: u32,
+    /// Agents that it was offered to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered_to: Vec<Slug>,
+    /// Agents that could do it as well, and were not chosen or had to wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Slug>,
+}
+
+impl Route {
+    /// The route with the agents of a decision, out of those that are eligible.
+    fn with_agents<'a>(
+        self,
+        decision: &Admission,
+        eligible: impl Iterator<Item = &'a Slug>,
+    ) -> Route {
+        let offered_to = match decision {
+            Admission::Offer(agents) => agents.clone(),
+            Admission::Park(_) => Vec::new(),
+        };
+        let others = eligible
+            .filter(|a| !offered_to.contains(a))
+            .cloned()
+            .collect();
+        Route {
+            offered_to,
+            others,
+            ..self
+        }
+    }
 }
 
 /// Decides which agents are offered a task, or why it must wait, and which skill it runs. `fit` is the match of the
@@ -77,9 +106,13 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
                 skill: Some(found.skill.clone()),
                 args: found.args.clone(),
                 score: found.score,
+                ..Route::default()
             };
-            let owners = pool.iter().filter(|a| owners.contains(&a.slug));
-            return (offer_or_park(owners.map(|a| (&a.slug, a.run_wait.as_ref()))), route);
+            let nearest = pool.iter().filter(|a| owners.contains(&a.slug));
+            let decision = offer_or_park(nearest.map(|a| (&a.slug, a.run_wait.as_ref())));
+            let eligible = pool.iter().filter(|a| place(a).is_some()).map(|a| &a.slug);
+            let route = route.with_agents(&decision, eligible);
+            return (decision, route);
         }
     }
     // No skill decides: a model must, and an unassigned task goes to the top of the org chart.
@@ -106,7 +139,10 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
     let able = with_model
         .iter()
         .map(|a| (&a.slug, a.run_wait.as_ref().or(a.model_wait.as_ref())));
-    (offer_or_park(able), Route::default())
+    let decision = offer_or_park(able);
+    let eligible = with_model.iter().map(|a| &a.slug);
+    let route = Route::default().with_agents(&decision, eligible);
+    (decision, route)
 }
 
 /// Offers a task to those agents that need not wait; parks it for all their reasons when every one must.

@@ -5,12 +5,10 @@
 //! that turns out larger than its reservation is recorded all the same.
 
 use crate::task::Wait;
-use abbey_model::{
-    BudgetState, Metric, Scope, Timestamp, WaitCode, WaitKind, WaitingFor, Window,
-};
+use abbey_model::{BudgetState, Metric, Scope, Timestamp, WaitCode, WaitKind, WaitingFor, Window};
+pub use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-pub use jiff::tz::TimeZone;
 
 /// Budget of one scope and metric: limit, spending and reservations.
 #[derive(Debug, Clone, PartialEq, Eq)]

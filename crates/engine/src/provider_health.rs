@@ -170,7 +170,11 @@ mod tests {
             now = until;
         }
         assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(condition.refuses_until(now), None, "one call is let through");
+        assert_eq!(
+            condition.refuses_until(now),
+            None,
+            "one call is let through"
+        );
         let condition = condition.observe(Observation::Answered, now);
         assert_eq!(condition, ProviderCondition::Available);
     }
@@ -187,7 +191,10 @@ mod tests {
         // A call that was under way changes nothing; a later instant holds.
         assert_eq!(condition.observe(asked(1), Timestamp(7)), condition);
         let longer = condition.observe(asked(7200), Timestamp(7));
-        assert_eq!(longer.refuses_until(Timestamp(8)), Some(Timestamp(7_200_007)));
+        assert_eq!(
+            longer.refuses_until(Timestamp(8)),
+            Some(Timestamp(7_200_007))
+        );
     }
 
     proptest! {

@@ -5,9 +5,9 @@
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{
     Authorization, BoxFuture, CallOutcome, Caller, Credentials, Demand, Gateway, GatewayParts,
-    Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers, RetryAfter,
-    Reading, Refusal, ReservationRefused, ReservationRequest, Router, Settlement, StreamReader,
-    Target, UpstreamRequest, Usage, UsageSource,
+    Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
+    Reading, Refusal, ReservationRefused, ReservationRequest, RetryAfter, Router, Settlement,
+    StreamReader, Target, UpstreamRequest, Usage, UsageSource,
 };
 use abbey_model::{Id, NanoUsd, ReservationId, Secret, Tokens};
 use abbey_support::http_client::HttpClient;

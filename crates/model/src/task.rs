@@ -182,6 +182,10 @@ words! {
         Quarantined = "quarantined",
         /// In a final state.
         Terminal = "terminal",
+        /// How it was routed.
+        Routed = "routed",
+        /// How an attempt ended.
+        Attempt = "attempt",
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a task waits for.
 
-use crate::words::words;
 use crate::Timestamp;
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 
 words! {

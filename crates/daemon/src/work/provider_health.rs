@@ -74,7 +74,9 @@ impl ProviderConditions {
         match retry_after {
             RetryAfter::Delay(delay) => Millis(millis(delay)),
             RetryAfter::At(at) => {
-                let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let since = at
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
                 Timestamp(millis(since)).since(self.store.now())
             }
         }

@@ -12,8 +12,8 @@ use crate::{
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
 use abbey_model::{
-    BudgetAmounts, CellName, EndReason, Generation, Millis, Principal, ResultSource, RunId, RunState, Slug,
-    TaskRef, Verified,
+    BudgetAmounts, CellName, EndReason, Generation, Millis, Principal, ResultSource, RunId,
+    RunState, Slug, TaskRef, Verified,
 };
 use serde_json::{Value, json};
 
@@ -232,7 +232,8 @@ pub(crate) fn fail(
             params![run.to_string(), &text],
         )?;
     }
-    let detail = json!({ "reason": reason, "text": text, "waiting_for": step.task.phase.waiting_for() });
+    let detail =
+        json!({ "reason": reason, "text": text, "waiting_for": step.task.phase.waiting_for() });
     if matches!(event, Event::Fail { .. }) {
         row.failure = Some(text);
     }

@@ -82,12 +82,7 @@ pub(crate) fn merge_facts(old: RunFacts, new: &RunFacts) -> RunFacts {
 }
 
 /// Ends a run; one that only had to wait does not count as a run of its budgets.
-fn end_run(
-    tx: &mut Tx<'_>,
-    end: RunEnd,
-    facts: Option<&RunFacts>,
-    waited: bool,
-) -> Result<()> {
+fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>, waited: bool) -> Result<()> {
     let row = runs::load(tx.rows, end.run)?;
     let state = run::step(row.state, run::Event::Ended(end.state))
         .map_err(|e| Error::Row(e.to_string()))?;

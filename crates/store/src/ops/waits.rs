@@ -17,7 +17,12 @@ const WOKEN_MAX: u32 = 8;
 pub(crate) fn fill_in(tx: &mut Tx<'_>, row: &TaskRow, agent: &mut AgentFact) -> Result<()> {
     agent.run_wait = of_run(tx, &agent.slug, row, &agent.run)?;
     agent.model_wait = match agent.has_model {
-        true => of_model(tx, &agent.slug, agent.provider.as_deref(), &demands(&row.phase))?,
+        true => of_model(
+            tx,
+            &agent.slug,
+            agent.provider.as_deref(),
+            &demands(&row.phase),
+        )?,
         false => None,
     };
     Ok(())

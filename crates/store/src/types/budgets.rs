@@ -88,4 +88,6 @@ pub struct ModelUsage {
     pub cost_nano_usd: u64,
     /// Number of runs with a call of unknown price.
     pub cost_unknown: u64,
+    /// Number of runs with a call of unknown usage, which the other numbers leave out.
+    pub usage_unknown: u64,
 }

@@ -256,7 +256,11 @@ fn a_changed_time_zone_forgets_no_spending(bench: &mut Bench) {
     ] {
         spend(bench, "agent-a", &claimed, 100);
         set(zone);
-        assert_eq!(bench.account("house", Metric::Tokens).spent, spent, "{zone}");
+        assert_eq!(
+            bench.account("house", Metric::Tokens).spent,
+            spent,
+            "{zone}"
+        );
     }
     let account = bench.account("house", Metric::Tokens);
     let left = account.resets_at.unwrap().since(bench.store().now());
