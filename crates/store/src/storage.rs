@@ -135,6 +135,9 @@ operations! {
     /// Records that a model call of an agent's run was refused for now, so that its task waits if the run fails for that.
     write record_run_wait(agent: Slug, run: Option<RunId>, wait: Wait) -> () =
         |tx| provider_health::record_run_wait(tx, &agent, run, &wait);
+    /// Lets calls be sent again to providers that were changed.
+    write reset_provider_health(providers: Vec<String>, who: Principal) -> () =
+        |tx| provider_health::reset(tx, &providers, &who);
     /// Condition of every provider whose last calls failed.
     read provider_health() -> BTreeMap<String, ProviderCondition> = |rows, _| provider_health::list(rows);
     /// Charges in full the model calls that were in flight at a crash; returns how many there were.

@@ -4,7 +4,7 @@ use abbey_engine::provider_health::{Observation, ProviderCondition};
 use abbey_gateway::{
     BoxFuture, CallOutcome, Caller, OutcomeCounts, ProviderHealth, Refusal, RetryAfter, Target,
 };
-use abbey_model::{Millis, ProviderFailure, Timestamp};
+use abbey_model::{Millis, Principal, ProviderFailure, Timestamp};
 use abbey_store::{ProviderOutcome, Storage};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -34,6 +34,24 @@ impl ProviderConditions {
     pub(crate) async fn load(&self) -> Result<(), abbey_store::Error> {
         *self.failing.write() = self.store.provider_health().await?;
         Ok(())
+    }
+
+    /// Lets calls be sent again at once to providers that `who` changed.
+    pub(crate) async fn reset(
+        &self,
+        providers: Vec<String>,
+        who: Principal,
+    ) -> Result<(), abbey_store::Error> {
+        let failing = self.failing();
+        let providers: Vec<String> = providers
+            .into_iter()
+            .filter(|p| failing.contains_key(p))
+            .collect();
+        if providers.is_empty() {
+            return Ok(());
+        }
+        self.store.reset_provider_health(providers, who).await?;
+        self.load().await
     }
 
     /// Condition of every provider whose last calls failed.

@@ -6,9 +6,13 @@ use crate::transaction::Tx;
 use crate::{ProviderOutcome, Result};
 use abbey_engine::provider_health::{Observation, ProviderCondition};
 use abbey_engine::task::Wait;
-use abbey_model::{Principal, RunId, Slug, WaitKind};
+use abbey_model::{Principal, ProviderFailure, RunId, Slug, WaitKind};
 use serde_json::json;
 use std::collections::BTreeMap;
+
+/// Waits for a provider's server errors after which one that follows a good answer to another task costs an attempt: a
+/// request that a provider can't serve must not hold up all others for ever.
+const FREE_SERVER_ERRORS: u32 = 3;
 
 /// Reads the condition of every provider whose last calls failed.
 pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<String, ProviderCondition>> {
@@ -42,6 +46,7 @@ pub(crate) fn record_outcome(
     let after = before.observe(outcome.seen, tx.now);
     if let Observation::Failed { failure, .. } = outcome.seen
         && failure.is_free()
+        && !is_fault_of_task(tx, outcome, failure, before)?
         && let Some(wait) = after.last_failure(provider)
     {
         record_run_wait(tx, &outcome.agent, outcome.run, &wait)?;
@@ -72,6 +77,42 @@ pub(crate) fn record_outcome(
     let detail = json!({ "condition": after });
     audit_log::append(tx, &Principal::House, action, provider, detail)?;
     Ok(after)
+}
+
+/// Lets calls be sent at once to providers that the operator changed, whatever their last calls were like.
+pub(crate) fn reset(tx: &mut Tx<'_>, providers: &[String], who: &Principal) -> Result<()> {
+    for provider in providers {
+        let known = tx.execute(
+            "DELETE FROM provider_health WHERE provider = ?1",
+            params![provider.as_str()],
+        )?;
+        if known > 0 {
+            waits::end(tx, WaitKind::Provider, provider)?;
+            audit_log::append(tx, who, "provider.reset", provider, json!({}))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the failure is rather the fault of the caller's task: its calls failed often, and the provider served
+/// others in between.
+fn is_fault_of_task(
+    tx: &Tx<'_>,
+    outcome: &ProviderOutcome,
+    failure: ProviderFailure,
+    before: ProviderCondition,
+) -> Result<bool> {
+    if failure != ProviderFailure::ServerError || before != ProviderCondition::Available {
+        return Ok(false);
+    }
+    let Some((task, _)) = ledger::live_run(tx, &outcome.agent, outcome.run)? else {
+        return Ok(false);
+    };
+    let waits: u32 = tx.rows.aggregate(
+        "SELECT count(*) FROM runs WHERE task = ?1 AND wait IS NOT NULL AND reason = 'provider_error'",
+        params![task.to_string()],
+    )?;
+    Ok(waits >= FREE_SERVER_ERRORS)
 }
 
 /// Records that a model call of an agent's run was refused for now: if the run fails for that, its task waits. Does

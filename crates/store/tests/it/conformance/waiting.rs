@@ -16,6 +16,8 @@ cases! {
     a_settled_call_makes_room_for_those_that_wait checks settle_call expire_deadlines;
     runs_that_are_used_up_park_what_is_offered checks claim admit_task;
     tasks_wait_for_a_provider_without_costing_attempts checks record_provider_outcome provider_health claim fail;
+    a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end checks record_provider_outcome fail;
+    a_changed_provider_is_called_at_once checks reset_provider_health provider_health expire_deadlines;
     a_changed_time_zone_forgets_no_spending checks set_budgets budgets;
 }
 
@@ -191,17 +193,24 @@ fn runs_that_are_used_up_park_what_is_offered(bench: &mut Bench) {
     assert!(matches!(admitted.phase, Phase::Ready { .. }));
 }
 
-fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
-    let seen = |claimed: &Claimed, seen| ProviderOutcome {
+/// End of a call of the run to the provider `p`.
+fn call(claimed: &Claimed, seen: Observation) -> ProviderOutcome {
+    ProviderOutcome {
         provider: "p".into(),
         agent: slug("agent-a"),
         run: Some(claimed.run),
         seen,
-    };
-    let unreachable = Observation::Failed {
-        failure: ProviderFailure::Unreachable,
+    }
+}
+
+const fn failed(failure: ProviderFailure) -> Observation {
+    Observation::Failed {
+        failure,
         retry_after: None,
-    };
+    }
+}
+
+fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
     let (first, second) = (
         add_model_task(bench, "agent-a"),
         add_model_task(bench, "agent-a"),
@@ -209,7 +218,7 @@ fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
     // More often than a task may fail.
     for _ in 0..6 {
         let claimed = bench.claim(&first, "agent-a").expect("claimed");
-        let outcome = seen(&claimed, unreachable);
+        let outcome = call(&claimed, failed(ProviderFailure::Unreachable));
         let condition = bench.store().record_provider_outcome(outcome).done();
         let until = condition.refuses_until(bench.store().now()).unwrap();
         let row = fail(bench, &first, &claimed, EndReason::ProviderError);
@@ -232,7 +241,7 @@ fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
         readmit(bench, &second, "agent-a");
     }
     let claimed = bench.claim(&first, "agent-a").expect("claimed");
-    let answered = seen(&claimed, Observation::Answered);
+    let answered = call(&claimed, Observation::Answered);
     let condition = bench.store().record_provider_outcome(answered).done();
     assert_eq!(condition, ProviderCondition::Available);
     assert!(bench.store().provider_health().done().is_empty());
@@ -243,6 +252,57 @@ fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
         .collect();
     assert_eq!(edges, ["provider.cool_down", "provider.recover"]);
     assert_eq!(bench.complete(&first, "agent-a", 7).unwrap().attempts, 1);
+}
+
+fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut Bench) {
+    let (bad, good) = (
+        add_model_task(bench, "agent-a"),
+        add_model_task(bench, "agent-a"),
+    );
+    let mut states = Vec::new();
+    while states.last() != Some(&TaskState::Failed) {
+        assert!(states.len() < 10, "{states:?}");
+        let claimed = bench.claim(&bad, "agent-a").expect("claimed");
+        let outcome = call(&claimed, failed(ProviderFailure::ServerError));
+        bench.store().record_provider_outcome(outcome).done();
+        states.push(fail(bench, &bad, &claimed, EndReason::ProviderError).state());
+        bench.clock.advance(10_000);
+        readmit(bench, &good, "agent-a");
+        let claimed = bench.claim(&good, "agent-a").expect("claimed");
+        let outcome = call(&claimed, Observation::Answered);
+        bench.store().record_provider_outcome(outcome).done();
+        bench.store().revoke_leases(slug("agent-a"), None).done();
+        bench.store().cancel_task(good, Principal::Operator).done();
+        bench.store().retry_task(good, Principal::Operator).done();
+        if states.last() != Some(&TaskState::Failed) {
+            readmit(bench, &bad, "agent-a");
+        }
+    }
+    use TaskState::{Failed, Parked, Pending};
+    assert_eq!(states, [Parked, Parked, Parked, Pending, Pending, Failed]);
+}
+
+fn a_changed_provider_is_called_at_once(bench: &mut Bench) {
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    let outcome = call(&claimed, failed(ProviderFailure::Unreachable));
+    bench.store().record_provider_outcome(outcome).done();
+    waiting_for(&fail(bench, &task, &claimed, EndReason::ProviderError));
+    let reset = |names: &[&str]| {
+        let names = names.iter().map(ToString::to_string).collect();
+        let store = bench.store();
+        store
+            .reset_provider_health(names, Principal::Operator)
+            .done();
+    };
+    reset(&["q"]);
+    assert_eq!(bench.store().provider_health().done().len(), 1);
+    assert!(bench.store().expire_deadlines().done().is_empty());
+    reset(&["p", "q"]);
+    assert!(bench.store().provider_health().done().is_empty());
+    assert_eq!(bench.store().expire_deadlines().done().len(), 1);
+    let admitted = readmit(bench, &task, "agent-a");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
 }
 
 fn a_changed_time_zone_forgets_no_spending(bench: &mut Bench) {
