@@ -3,12 +3,32 @@
 use crate::{up, with_model};
 use abbey_model::TaskState;
 use abbey_testkit::args;
-use abbey_testkit::house::{House, until};
+use abbey_testkit::house::{House, Ports, until};
 use serde_json::json;
+use std::path::Path;
+use std::process::{Child, Command};
 
 /// A task of a house, as JSON.
 fn task(house: &House, number: u64) -> serde_json::Value {
     house.json(0, args!("task show TASK-{}", number))["task"].clone()
+}
+
+/// A scripted model outside of the house; ends with the test.
+struct Model(Child);
+
+impl Model {
+    fn start(port: u16) -> Model {
+        let program = Path::new(env!("CARGO_BIN_EXE_abbey")).with_file_name("abbey-scripted-model");
+        let mut command = Command::new(program);
+        Model(command.args(["--port", &port.to_string()]).spawn().unwrap())
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 fn waits_for(house: &House, number: u64, kind: &str) -> bool {
@@ -22,8 +42,11 @@ fn limited(limits: &str) -> String {
 
 #[test]
 fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
-    let house = up(&limited("tokens_per_day: 100000"));
-    house.expect(0, "service stop model");
+    let ports = Ports::allocate();
+    let house = up(&format!(
+        "house: night\nproviders: {{ scripted: {{ kind: openai, base_url: 'http://127.0.0.1:{}/v1', output_tokens_max: 200 }} }}\ndefaults: {{ cell: process, model: scripted/scripted-1 }}\nbudget: {{ tokens_per_day: 100000 }}\nagents: {{ abbot: {{ template: orchestrator }} }}\n",
+        ports.first
+    ));
     for text in ["think", "think again"] {
         house.expect(0, args!("task add {}", text));
     }
@@ -67,8 +90,7 @@ fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
         house.json(0, "ps")["failing_providers"][0]["name"],
         "scripted"
     );
-    house.expect(0, "service start model");
-    house.wait_for_model();
+    let _model = Model::start(ports.first);
     for number in [1, 2] {
         house.wait_for_task(&format!("TASK-{number}"), TaskState::Done);
         assert_eq!(task(&house, number)["attempts"], 1);
