@@ -32,7 +32,9 @@ impl Drop for Model {
 }
 
 fn waits_for(house: &House, number: u64, kind: &str) -> bool {
-    task(house, number)["waiting_for"]["kind"] == kind
+    let task = task(house, number);
+    assert_ne!(task["state"], "failed", "{task}");
+    task["waiting_for"]["kind"] == kind
 }
 
 /// Manifest of the scripted model with these limits of the day.
