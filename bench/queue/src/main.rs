@@ -90,7 +90,10 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
         skills: vec!["s".into()],
         is_root: true,
         has_model: false,
-        tokens_left: None,
+        provider: Some("p".into()),
+        run: BudgetAmounts::default(),
+        run_wait: None,
+        model_wait: None,
     };
     let fit = Match::One(Candidate {
         skill: "s".into(),

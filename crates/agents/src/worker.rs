@@ -46,6 +46,8 @@ pub async fn run_worker(client: Arc<AgentClient>, driver: &mut impl Driver) -> !
             // Another agent was faster, or the task changed: the next offer is as good.
             Err(Error::Refused(problem)) if problem.fault() == FaultKind::Conflict => {}
             Err(Error::Refused(problem)) if problem.fault() == FaultKind::Stale => {}
+            // A budget or a provider makes it wait; the house offers it again by itself.
+            Err(Error::Refused(problem)) if problem.fault() == FaultKind::Limit => {}
             Err(error) => {
                 log(&format!("could not claim {}: {error}", offer.number));
                 tokio::time::sleep(RETRY_FIRST).await;

@@ -4,8 +4,8 @@ use crate::cells::{ExecBody, LogDoc, LogQuery, TerminalQuery};
 use crate::macros::{documents, operations, queries, requests};
 use crate::tasks::Reason;
 use crate::time::Time;
-use abbey_model::Presence;
 use abbey_model::words;
+use abbey_model::{Presence, ProviderFailure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -32,9 +32,27 @@ documents! {
         generation: u64,
         /// The agents.
         agents: Vec<AgentView>,
+        /// Model providers whose last calls failed; tasks that need them wait.
+        #[serde(default)]
+        failing_providers: Vec<FailingProvider>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
+    }
+    /// A model provider whose last calls failed.
+    FailingProvider {
+        /// Name in the manifest.
+        name: String,
+        /// How the last call failed.
+        failure: ProviderFailure,
+        /// Number of failures in a row.
+        failures: u32,
+        /// When the first of them was.
+        since: Time,
+        /// From when on calls are sent to it again.
+        until: Time,
+        /// The whole in words.
+        text: String,
     }
     /// An agent and its current state.
     AgentView {

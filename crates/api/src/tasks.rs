@@ -5,7 +5,7 @@ use crate::headers::{IdempotencyKey, IfMatch};
 use crate::macros::{documents, operations, queries, requests};
 use crate::time::Time;
 use abbey_model::words;
-use abbey_model::{EndReason, Priority, ResultSource, RunState, TaskState};
+use abbey_model::{EndReason, Priority, ResultSource, RunState, TaskState, WaitKind, WaitingFor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -72,8 +72,8 @@ documents! {
         attempts: u32,
         /// What stands behind a finished task.
         verified: Option<Verification>,
-        /// What it waits for.
-        waiting_for: Option<String>,
+        /// What it waits for; absent while it runs and after its end.
+        waiting_for: Option<WaitingForView>,
         /// Skill that does it.
         skill: Option<String>,
         /// Result, once it is done.
@@ -94,6 +94,17 @@ documents! {
         created_at: Time,
         /// When it last changed.
         updated_at: Time,
+    }
+    /// What a task waits for.
+    WaitingForView {
+        /// Kind of thing.
+        kind: WaitKind,
+        /// Its name: the scope of a budget, a provider, the number of an approval, an agent; empty when there is none.
+        name: String,
+        /// First instant at which the wait can be over; absent when only an event ends it.
+        until: Option<Time>,
+        /// The whole in words.
+        text: String,
     }
     /// Result of a task.
     ResultView {
@@ -219,6 +230,43 @@ documents! {
     }
 }
 
+impl WaitingForView {
+    /// What a task waits for, with its details in words where there are some.
+    pub fn new(waiting_for: &WaitingFor, details: Option<&str>) -> Self {
+        let WaitingFor { kind, name, until } = waiting_for;
+        let until = until.map(Time);
+        let subject = match kind {
+            WaitKind::Budget => format!("budget of {}", name.replace(':', " ")),
+            WaitKind::Provider => format!("provider {name}"),
+            WaitKind::Approval => format!("approval of {name}"),
+            WaitKind::Blocked => name.clone(),
+            WaitKind::Agent => String::new(),
+            WaitKind::Claim => format!("a claim by {name}"),
+            WaitKind::Retry => "its next attempt".to_owned(),
+        };
+        let mut text = subject;
+        if let Some(until) = until {
+            let word = if *kind == WaitKind::Retry {
+                "at"
+            } else {
+                "until"
+            };
+            text = format!("{text} {word} {until}");
+        }
+        let text = match details {
+            Some(details) if text.is_empty() => details.to_owned(),
+            Some(details) => format!("{text}: {details}"),
+            None => text,
+        };
+        WaitingForView {
+            kind: *kind,
+            name: name.clone(),
+            until,
+            text,
+        }
+    }
+}
+
 requests! {
     /// A task to add.
     AddTask {
@@ -236,7 +284,7 @@ requests! {
         /// Arguments of the skill.
         #[serde(default)]
         args: BTreeMap<String, String>,
-        /// Most tokens over all runs.
+        /// Most tokens over all runs; at least 1.
         #[serde(default)]
         tokens: Option<u64>,
         /// What must hold for the task to count as done.
@@ -258,7 +306,7 @@ requests! {
         /// Recipient of the result: `agent:NAME`, `me`, or `kept` (the default).
         #[serde(default)]
         deliver: Option<String>,
-        /// Most tokens over all runs.
+        /// Most tokens over all runs; at least 1.
         #[serde(default)]
         tokens: Option<u64>,
         /// Task that this is a subtask of; agents name the one whose lease they hold.

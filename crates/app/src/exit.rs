@@ -30,7 +30,7 @@ pub(crate) const UNREACHABLE: u8 = 6;
 /// Done, but an agent is not ready, a check failed or resources are left over.
 pub(crate) const DEGRADED: u8 = 7;
 
-/// The task is parked until its budget is reset.
+/// The task is parked: it waits for a budget, a provider or an agent.
 pub(crate) const PARKED: u8 = 8;
 
 /// The time limit of the command or the wait is over.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// Longest time that one request waits on the server.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Waits at most `patience` until a task has ended, is parked, or needs a person, then prints it. Exit code: 0
-/// done, 1 failed, 5 blocked or waiting for approval, 8 parked, 124 still running.
+/// Waits at most `patience` until a task has ended, is parked for longer than 30 seconds, or needs a person, then prints
+/// it. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked, 124 not over yet.
 pub(crate) async fn wait_for_end(
     client: &Client,
     json: bool,
@@ -26,7 +26,10 @@ pub(crate) async fn wait_for_end(
         let wait = WaitQuery {
             wait_ms: u64::try_from(left.as_millis()).ok(),
         };
+        let asked = Instant::now();
         let doc = client.tasks().show(id, &wait).await?;
+        // A wait that is over soon does not end the request early.
+        let waits_long = asked.elapsed() < left;
         let code = match doc.task.state {
             TaskState::Done => Some(exit::OK),
             TaskState::Failed
@@ -34,7 +37,7 @@ pub(crate) async fn wait_for_end(
             | TaskState::Cancelled
             | TaskState::Unverified => Some(exit::FAILURE),
             TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
-            TaskState::Parked => Some(exit::PARKED),
+            TaskState::Parked if waits_long => Some(exit::PARKED),
             _ if Instant::now() >= until => Some(exit::TIMEOUT),
             _ => None,
         };
@@ -70,7 +73,7 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
     output::print_text(&number.join(t.state.into()).and(Tone::Plain, &more));
     output::print_hanging("  ", shorten_title(&t.title));
     if let Some(waiting) = &t.waiting_for {
-        output::print_hanging("  waiting for: ", output::with_local_times(waiting));
+        output::print_hanging("  waiting for: ", output::with_local_times(&waiting.text));
     }
     if let Some(failure) = &t.failure {
         output::print_hanging("  last failure: ", output::with_local_times(failure));

@@ -2,7 +2,7 @@
 
 use crate::matcher::{Candidate, Match};
 use crate::task::{Admission, Wait};
-use abbey_model::{Slug, WaitCode};
+use abbey_model::{BudgetAmounts, Slug, WaitCode};
 use std::collections::BTreeMap;
 
 /// What admission knows of one agent.
@@ -16,8 +16,14 @@ pub struct AgentFact {
     pub is_root: bool,
     /// Whether a model is configured for it.
     pub has_model: bool,
-    /// Tokens left in the agent's budget and every budget above it; none when unlimited.
-    pub tokens_left: Option<u64>,
+    /// Provider of its model, by its name in the manifest.
+    pub provider: Option<String>,
+    /// Most that one of its runs reserves before it starts.
+    pub run: BudgetAmounts,
+    /// Why it can begin no run now; none when it can.
+    pub run_wait: Option<Wait>,
+    /// Why it can call no model now; none when it can.
+    pub model_wait: Option<Wait>,
 }
 
 /// How an agent is to do a task: by a skill's program, or else by a model.
@@ -29,6 +35,35 @@ pub struct Route {
     pub args: BTreeMap<String, String>,
     /// Score of the match.
     pub score: u32,
+    /// Agents that it was offered to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered_to: Vec<Slug>,
+    /// Agents that could do it as well, and were not chosen or had to wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Slug>,
+}
+
+impl Route {
+    /// The route with the agents of a decision, out of those that are eligible.
+    fn with_agents<'a>(
+        self,
+        decision: &Admission,
+        eligible: impl Iterator<Item = &'a Slug>,
+    ) -> Route {
+        let offered_to = match decision {
+            Admission::Offer(agents) => agents.clone(),
+            Admission::Park(_) => Vec::new(),
+        };
+        let others = eligible
+            .filter(|a| !offered_to.contains(a))
+            .cloned()
+            .collect();
+        Route {
+            offered_to,
+            others,
+            ..self
+        }
+    }
 }
 
 /// Decides which agents are offered a task, or why it must wait, and which skill it runs. `fit` is the match of the
@@ -71,8 +106,13 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
                 skill: Some(found.skill.clone()),
                 args: found.args.clone(),
                 score: found.score,
+                ..Route::default()
             };
-            return (Admission::Offer(owners), route);
+            let nearest = pool.iter().filter(|a| owners.contains(&a.slug));
+            let decision = offer_or_park(nearest.map(|a| (&a.slug, a.run_wait.as_ref())));
+            let eligible = pool.iter().filter(|a| place(a).is_some()).map(|a| &a.slug);
+            let route = route.with_agents(&decision, eligible);
+            return (decision, route);
         }
     }
     // No skill decides: a model must, and an unassigned task goes to the top of the org chart.
@@ -96,26 +136,34 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
         };
         return (reason, Route::default());
     }
-    let funded: Vec<Slug> = with_model
+    let able = with_model
         .iter()
-        .filter(|a| a.tokens_left != Some(0))
-        .map(|a| a.slug.clone())
-        .collect();
-    if funded.is_empty() {
-        let names: Vec<&str> = with_model.iter().map(|a| a.slug.as_str()).collect();
-        return (
-            park(
-                WaitCode::Budget,
-                format!("the token budget of {} is used up", names.join(", ")),
-            ),
-            Route::default(),
-        );
+        .map(|a| (&a.slug, a.run_wait.as_ref().or(a.model_wait.as_ref())));
+    let decision = offer_or_park(able);
+    let eligible = with_model.iter().map(|a| &a.slug);
+    let route = Route::default().with_agents(&decision, eligible);
+    (decision, route)
+}
+
+/// Offers a task to those agents that need not wait; parks it for all their reasons when every one must.
+fn offer_or_park<'a>(agents: impl Iterator<Item = (&'a Slug, Option<&'a Wait>)>) -> Admission {
+    let (mut able, mut reasons) = (Vec::new(), Vec::new());
+    for (slug, wait) in agents {
+        match wait {
+            None => able.push(slug.clone()),
+            // Agents that share a budget or a provider have one reason.
+            Some(wait) if reasons.contains(wait) => {}
+            Some(wait) => reasons.push(wait.clone()),
+        }
     }
-    (Admission::Offer(funded), Route::default())
+    match able.is_empty() {
+        true => Admission::Park(reasons),
+        false => Admission::Offer(able),
+    }
 }
 
 fn park(code: WaitCode, text: String) -> Admission {
-    Admission::Park(vec![Wait { code, text }])
+    Admission::Park(vec![Wait::without_end(code, text)])
 }
 
 #[cfg(test)]
@@ -134,7 +182,11 @@ mod tests {
             skills: skills.iter().map(|s| (*s).to_owned()).collect(),
             is_root,
             has_model,
-            tokens_left: left,
+            provider: None,
+            run: BudgetAmounts::default(),
+            run_wait: None,
+            model_wait: (left == Some(0))
+                .then(|| Wait::without_end(WaitCode::Budget, "the budget is used up".into())),
         }
     }
 

@@ -4,8 +4,11 @@
 //! `spent + reserved + amount <= limit`; `reserved` is the sum of the open reservations; spend
 //! that turns out larger than its reservation is recorded all the same.
 
-use abbey_model::{BudgetState, Metric, Scope, Timestamp, Window};
+use crate::task::Wait;
+use abbey_model::{BudgetState, Metric, Scope, Timestamp, WaitCode, WaitKind, WaitingFor, Window};
 pub use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Budget of one scope and metric: limit, spending and reservations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +34,7 @@ pub struct Account {
 }
 
 /// Refusal of a reservation, because less than the amount is left.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {metric} budget of {scope} has {left} of {limit} left, but {asked} were requested", metric = metric.name())]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Scope of the budget.
     pub scope: Scope,
@@ -44,8 +46,110 @@ pub struct Refusal {
     pub left: u64,
     /// Limit of the budget.
     pub limit: u64,
-    /// Instant at which spending starts again from 0.
-    pub resets_at: Option<Timestamp>,
+    /// Whether and when the amount can fit.
+    pub room: Room,
+}
+
+/// Amount that is to be reserved on a budget.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Scope of the budget.
+    pub scope: Scope,
+    /// Metric of the budget.
+    pub metric: Metric,
+    /// Amount.
+    pub amount: u64,
+}
+
+/// Whether an amount fits into a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It fits.
+    Now,
+    /// It fits after the reset at this instant, or once open reservations are settled for less.
+    Later(Option<Timestamp>),
+    /// It is more than the budget can ever have left, unless the limit is raised.
+    Never,
+}
+
+impl Refusal {
+    /// Reason why a task waits for this budget; none when the amount can never fit.
+    pub fn wait(&self) -> Option<Wait> {
+        match self.room {
+            Room::Never => None,
+            Room::Now => Some(self.wait_until(None)),
+            Room::Later(until) => Some(self.wait_until(until)),
+        }
+    }
+
+    /// Reason why a task waits, whether or not the amount can ever fit.
+    fn wait_until(&self, until: Option<Timestamp>) -> Wait {
+        Wait {
+            code: WaitCode::Budget,
+            text: self.to_string(),
+            waiting_for: Some(WaitingFor {
+                kind: WaitKind::Budget,
+                name: self.scope.to_string(),
+                until,
+            }),
+            demand: Some(Demand {
+                scope: self.scope.clone(),
+                metric: self.metric,
+                amount: self.asked,
+            }),
+        }
+    }
+
+    fn amount(&self, amount: u64) -> String {
+        match self.metric {
+            Metric::NanoUsd => format!("${}", dollars(amount)),
+            Metric::Tokens | Metric::Runs | Metric::Seconds => amount.to_string(),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metric = match self.metric {
+            Metric::Tokens => "token",
+            Metric::NanoUsd => "money",
+            Metric::Runs => "run",
+            Metric::Seconds => "time",
+        };
+        let unit = match self.metric {
+            Metric::Seconds => " s",
+            Metric::Tokens | Metric::NanoUsd | Metric::Runs => "",
+        };
+        write!(f, "the {metric} budget of ")?;
+        match &self.scope {
+            Scope::House => f.write_str("the house")?,
+            Scope::Agent(slug) => write!(f, "agent `{slug}`")?,
+            Scope::Task(_) => f.write_str("the task")?,
+            Scope::Run(_) => f.write_str("the run")?,
+        }
+        write!(
+            f,
+            " has {}{unit} of {}{unit} left, but {}{unit} {} needed",
+            self.amount(self.left),
+            self.amount(self.limit),
+            self.amount(self.asked),
+            if self.asked == 1 { "is" } else { "are" },
+        )?;
+        match self.room {
+            Room::Never => f.write_str("; it can never fit unless the limit is raised"),
+            Room::Now | Room::Later(_) => Ok(()),
+        }
+    }
+}
+
+/// An amount of money in dollars, without zeros at its end but with two decimals at least.
+fn dollars(nano_usd: u64) -> String {
+    let fraction = format!("{:09}", nano_usd % 1_000_000_000);
+    let shown = fraction.trim_end_matches('0');
+    let kept = &fraction[..shown.len().max(2)];
+    format!("{}.{kept}", nano_usd / 1_000_000_000)
 }
 
 impl Account {
@@ -88,26 +192,70 @@ impl Account {
         self
     }
 
+    /// The account in the window of a changed limit or time zone. What was spent in a day that is not over stays spent
+    /// until the new midnight.
+    #[must_use]
+    pub fn with_window(self, window: Window, now: Timestamp, zone: &TimeZone) -> Account {
+        let current = self.window == Window::Day && self.resets_at.is_some_and(|at| now < at);
+        let account = match (window, current) {
+            (Window::Day, true) => {
+                let (start, end) = day_bounds(now, zone);
+                return Account {
+                    period_start: start,
+                    resets_at: Some(end),
+                    ..self
+                };
+            }
+            (window, _) => Account {
+                window,
+                resets_at: None,
+                ..self
+            },
+        };
+        account.as_of(now, zone)
+    }
+
+    /// Whether `amount` can be reserved now, later, or never under the present limit.
+    pub fn room_for(&self, amount: u64) -> Room {
+        let Some(limit) = self.limit else {
+            return Room::Now;
+        };
+        let spent_and = |more: u64| self.spent.saturating_add(more).saturating_add(amount);
+        match self.window {
+            _ if spent_and(self.reserved) <= limit => Room::Now,
+            Window::Day if amount <= limit => Room::Later(self.resets_at),
+            Window::Total if spent_and(0) <= limit => Room::Later(None),
+            Window::Day | Window::Total => Room::Never,
+        }
+    }
+
+    /// Refusal of `amount`; none while it fits.
+    pub fn refusal(&self, amount: u64) -> Option<Refusal> {
+        let room = self.room_for(amount);
+        let limit = self.limit.filter(|_| room != Room::Now)?;
+        Some(Refusal {
+            scope: self.scope.clone(),
+            metric: self.metric,
+            asked: amount,
+            left: self.remaining().unwrap_or(0),
+            limit,
+            room,
+        })
+    }
+
+    /// Reason why whatever needs `amount` waits; none while it fits. An amount that can never fit waits for a raise.
+    pub fn wait_for(&self, amount: u64) -> Option<Wait> {
+        let refusal = self.refusal(amount)?;
+        Some(refusal.wait().unwrap_or_else(|| refusal.wait_until(None)))
+    }
+
     /// Reserves `amount`.
     ///
     /// # Errors
     /// [`Refusal`] when less than that remains; the account is unchanged then.
     pub fn reserve(&mut self, amount: u64) -> Result<(), Refusal> {
-        if let (Some(limit), Some(left)) = (self.limit, self.remaining())
-            && self
-                .spent
-                .saturating_add(self.reserved)
-                .saturating_add(amount)
-                > limit
-        {
-            return Err(Refusal {
-                scope: self.scope.clone(),
-                metric: self.metric,
-                asked: amount,
-                left,
-                limit,
-                resets_at: self.resets_at,
-            });
+        if let Some(refusal) = self.refusal(amount) {
+            return Err(refusal);
         }
         self.reserved = self.reserved.saturating_add(amount);
         Ok(())

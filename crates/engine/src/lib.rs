@@ -10,6 +10,7 @@ pub mod approval;
 pub mod authority;
 pub mod budget;
 pub mod matcher;
+pub mod provider_health;
 pub mod queue;
 pub mod run;
 pub mod saga;

@@ -1,6 +1,6 @@
 //! Properties that hold for every sequence of events, and the full table of who may do what.
 
-use crate::budget::Account;
+use crate::budget::{Account, Room};
 use crate::task::{self, Admission, Event, Phase, Refusal, Task, Wait};
 use abbey_model::*;
 use proptest::prelude::*;
@@ -27,10 +27,7 @@ fn every_phase() -> Vec<Phase> {
             not_before: Timestamp(0),
         },
         Phase::Parked {
-            reasons: vec![Wait {
-                code: WaitCode::NoModel,
-                text: "no".into(),
-            }],
+            reasons: vec![Wait::without_end(WaitCode::NoModel, "no".into())],
         },
         Phase::Ready {
             candidates: vec![agent(0)],
@@ -79,6 +76,11 @@ fn every_event() -> Vec<Event> {
             token,
             reason: EndReason::AgentError,
         },
+        Event::Wait {
+            token,
+            reason: EndReason::ProviderError,
+            reasons: vec![Wait::without_end(WaitCode::Provider, "no".into())],
+        },
         Event::Block {
             token,
             on: "operator".into(),
@@ -115,6 +117,7 @@ fn the_transition_table_is_exactly_this() {
         ("renew", &[Agent], &[Running]),
         ("complete", &[Agent], &[Running]),
         ("fail", &[Agent], &[Running]),
+        ("wait", &[Agent], &[Running]),
         ("block", &[Agent], &[Running]),
         ("ask", &[Agent], &[Running]),
         (
@@ -194,7 +197,7 @@ fn the_transition_table_is_exactly_this() {
             }
         }
     }
-    assert_eq!(checked, 11 * 16 * 3);
+    assert_eq!(checked, 11 * 17 * 3);
 }
 
 #[test]
@@ -270,6 +273,7 @@ enum Op {
     Claim(u8),
     Complete(u8, u64),
     Fail(u8, u64),
+    Wait(u8, u64),
     Renew(u8, u64),
     Expire,
     Lost(u64),
@@ -284,6 +288,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0u8..3).prop_map(Op::Claim),
         (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Complete(a, t)),
         (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Fail(a, t)),
+        (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Wait(a, t)),
         (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Renew(a, t)),
         Just(Op::Expire),
         (0u64..6).prop_map(Op::Lost),
@@ -314,6 +319,10 @@ proptest! {
                 }
                 Op::Complete(a, t) => (Event::Complete { token: LeaseToken(t), verified: Some(Verified::None) }, Principal::Agent(agent(a))),
                 Op::Fail(a, t) => (Event::Fail { token: LeaseToken(t), reason: EndReason::ProviderError }, Principal::Agent(agent(a))),
+                Op::Wait(a, t) => {
+                    let reasons = vec![Wait::without_end(WaitCode::Budget, "no".into())];
+                    (Event::Wait { token: LeaseToken(t), reason: EndReason::BudgetExhausted, reasons }, Principal::Agent(agent(a)))
+                }
                 Op::Renew(a, t) => (Event::Renew { token: LeaseToken(t), ttl: Millis(100) }, Principal::Agent(agent(a))),
                 Op::Expire => (Event::Expire, Principal::House),
                 Op::Lost(t) => (Event::HolderLost { token: LeaseToken(t) }, Principal::House),
@@ -331,7 +340,11 @@ proptest! {
                 if let Some(begun) = step.begins {
                     prop_assert_eq!(open.replace(begun), None);
                 }
-                if matches!(event, Event::Complete { .. } | Event::Fail { .. } | Event::Renew { .. }) {
+                if matches!(event, Event::Wait { .. }) {
+                    prop_assert_eq!(step.task.attempts + 1, before.attempts, "waiting costs no attempt");
+                    prop_assert!(!step.task.phase.state().is_terminal());
+                }
+                if matches!(event, Event::Complete { .. } | Event::Fail { .. } | Event::Wait { .. } | Event::Renew { .. }) {
                     let lease = before.phase.lease().expect("only a held task takes a holder's write");
                     prop_assert!(now < lease.expires_at);
                     prop_assert_eq!(who.agent(), Some(&lease.holder));
@@ -357,6 +370,12 @@ proptest! {
         for (reserve, amount, actual) in ops {
             if reserve {
                 let fits = account.spent + account.reserved + amount <= limit;
+                let room = account.room_for(amount);
+                prop_assert_eq!(room == Room::Now, fits);
+                // What can never fit does not fit when nothing is reserved; everything else does then.
+                let alone = account.spent + amount <= limit;
+                prop_assert_eq!(room == Room::Never, !alone);
+                prop_assert_eq!(account.wait_for(amount).is_none(), fits);
                 prop_assert_eq!(account.reserve(amount).is_ok(), fits);
                 if fits { open.push(amount); }
             } else if let Some(held) = open.pop() {

@@ -7,6 +7,7 @@
 //!    ▲               │ Claim (grants the lease: token + 1)
 //!    │               ▼
 //!    │◀─backoff── Running ──Complete──▶ Done | Unverified
+//!    │               │ ├──Wait, costs no attempt──▶ Parked
 //!    │               │ ├──Fail, too many losses──▶ Failed
 //!    │               │ └──WallTime──▶ TimedOut
 //!    │◀─Answered── AwaitingApproval ◀──Ask── Running

@@ -33,7 +33,7 @@ pub use meter::{InFlight, Meter, ReservationRefused, ReservationRequest, Reserve
 pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
 pub use provider::{
     Authorization, CallOutcome, Credentials, OutcomeCounts, Prices, Provider, ProviderHealth,
-    Providers,
+    Providers, RetryAfter,
 };
 pub use refusal::Refusal;
 pub use route::{Caller, Router, Target};

@@ -1,11 +1,12 @@
 //! Providers as the gateway sees them: where they are, how a call is authorized, and whether they answer.
 
-use crate::{BoxFuture, Refusal, Target, Usage};
+use crate::{BoxFuture, Caller, Refusal, Target, Usage};
 use abbey_model::{NanoUsd, Secret, Tokens};
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// A provider of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,19 +125,59 @@ impl CallOutcome {
     }
 }
 
-/// The health of providers: decides whether a target is tried, and learns from every call.
-pub trait ProviderHealth: Send + Sync {
-    /// Whether a call may be sent to a target now.
-    fn admits(&self, target: &Target) -> bool;
-    /// Records how a call ended.
-    fn record(&self, target: &Target, outcome: CallOutcome);
+/// Time that a provider asks for before the next call (RFC 9110, section 10.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// This long.
+    Delay(Duration),
+    /// Until this instant.
+    At(SystemTime),
 }
 
-/// Health that admits every target and counts outcomes by provider, for metrics.
+impl RetryAfter {
+    /// Reads the header `Retry-After`; none when it is missing or in neither of its forms.
+    pub fn of(headers: &HeaderMap) -> Option<RetryAfter> {
+        let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        let seconds = text.parse().ok().map(Duration::from_secs);
+        let instant = || httpdate::parse_http_date(text).ok().map(RetryAfter::At);
+        seconds.map(RetryAfter::Delay).or_else(instant)
+    }
+}
+
+/// The health of providers: decides whether a target is tried, and learns from every call.
+pub trait ProviderHealth: Send + Sync {
+    /// Lets a call to a target through.
+    ///
+    /// # Errors
+    /// A [`Refusal`] while none is to be sent there.
+    fn admit<'a>(
+        &'a self,
+        caller: &'a Caller,
+        target: &'a Target,
+    ) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// Records how a call ended, before the caller learns of it.
+    fn record<'a>(
+        &'a self,
+        caller: &'a Caller,
+        target: &'a Target,
+        outcome: CallOutcome,
+        retry_after: Option<RetryAfter>,
+    ) -> BoxFuture<'a, ()>;
+}
+
+/// Counts of outcomes by provider, for metrics.
 #[derive(Debug, Default)]
 pub struct OutcomeCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
 
 impl OutcomeCounts {
+    /// Counts the end of a call.
+    pub fn count(&self, target: &Target, outcome: CallOutcome) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts
+            .entry((target.provider.clone(), outcome.class()))
+            .or_default() += 1;
+    }
+
     /// Number of calls since the start of the process, by provider and [`CallOutcome::class`].
     pub fn snapshot(&self) -> BTreeMap<(String, &'static str), u64> {
         self.0
@@ -146,15 +187,24 @@ impl OutcomeCounts {
     }
 }
 
-impl ProviderHealth for OutcomeCounts {
-    fn admits(&self, _target: &Target) -> bool {
-        true
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn record(&self, target: &Target, outcome: CallOutcome) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts
-            .entry((target.provider.clone(), outcome.class()))
-            .or_default() += 1;
+    #[test]
+    fn a_provider_asks_for_time_in_seconds_or_until_a_date() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+            RetryAfter::of(&headers)
+        };
+        let minute = Duration::from_secs(60);
+        assert_eq!(read(" 60 "), Some(RetryAfter::Delay(minute)));
+        let date = SystemTime::UNIX_EPOCH + minute;
+        let text = "Thu, 01 Jan 1970 00:01:00 GMT";
+        assert_eq!(read(text), Some(RetryAfter::At(date)));
+        for wrong in ["", "soon", "-1", "1.5", "99999999999999999999999"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

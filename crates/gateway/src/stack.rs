@@ -1,7 +1,7 @@
 //! One model call, from the caller's bytes to the settled reservation, in the order in which the steps happen.
 
 use crate::protocol::{Limits, ModelCall, Protocol, Reading, StreamReader};
-use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers};
+use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers, RetryAfter};
 use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
     Settlement, Target, Usage, UsageSource,
@@ -14,7 +14,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +99,8 @@ impl Gateway {
             call.requested_model()
         ));
         for target in candidates {
-            if !self.0.health.admits(&target) {
+            if let Err(refusal) = self.0.health.admit(caller, &target).await {
+                refused = refusal;
                 continue;
             }
             let provider = self.0.providers.find(&target.provider)?;
@@ -112,7 +113,7 @@ impl Gateway {
                 // Stream, meter and settle.
                 Attempt::Answered(answer, paid) => {
                     return self
-                        .pass_back(limits, call.as_ref(), chosen, *answer, paid)
+                        .pass_back(caller, limits, call.as_ref(), chosen, (*answer, paid))
                         .await;
                 }
             }
@@ -180,12 +181,14 @@ impl Gateway {
         );
         match error {
             HttpError::Connect(_) => {
-                self.0.health.record(target, CallOutcome::Unreachable);
+                self.record(caller, target, CallOutcome::Unreachable, None)
+                    .await;
                 in_flight.settle(Settlement::Released).await;
                 Ok(Attempt::NotSent(refusal))
             }
             HttpError::NoAnswer(_) | HttpError::Answer(_) => {
-                self.0.health.record(target, CallOutcome::NoAnswer);
+                self.record(caller, target, CallOutcome::NoAnswer, None)
+                    .await;
                 in_flight
                     .settle(Settlement::Unmetered { model: None })
                     .await;
@@ -194,14 +197,25 @@ impl Gateway {
         }
     }
 
+    async fn record(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        outcome: CallOutcome,
+        retry_after: Option<RetryAfter>,
+    ) {
+        let health = &self.0.health;
+        health.record(caller, target, outcome, retry_after).await;
+    }
+
     /// Passes the answer back to the caller, reads its usage on the way, and settles.
     async fn pass_back(
         &self,
+        caller: &Caller,
         limits: Limits,
         call: &dyn ModelCall,
         chosen: Chosen,
-        answer: hyper::Response<Incoming>,
-        paid: InFlight,
+        (answer, paid): (hyper::Response<Incoming>, InFlight),
     ) -> Result<Response, Refusal> {
         let status = answer.status();
         if status.is_success()
@@ -211,6 +225,7 @@ impl Gateway {
             let content_type = HeaderValue::from_static(reader.content_type());
             let relay = Relay {
                 gateway: self.clone(),
+                caller: caller.clone(),
                 limits,
                 chosen,
                 reader,
@@ -230,9 +245,12 @@ impl Gateway {
         }
 
         let content_type = answer.headers().get(CONTENT_TYPE).cloned();
+        let asked = RetryAfter::of(answer.headers()).filter(|_| !status.is_success());
+        let retry_after = answer.headers().get(RETRY_AFTER).cloned();
         let whole = Limited::new(answer.into_body(), limits.answer_bytes_max);
         let Ok(body) = whole.collect().await else {
-            self.0.health.record(&chosen.target, CallOutcome::Truncated);
+            self.record(caller, &chosen.target, CallOutcome::Truncated, None)
+                .await;
             paid.settle(Settlement::Unmetered { model: None }).await;
             return Err(Refusal::new(
                 StatusCode::BAD_GATEWAY,
@@ -254,12 +272,15 @@ impl Gateway {
             },
         };
         let outcome = CallOutcome::Answered(status.as_u16());
-        self.0.health.record(&chosen.target, outcome);
+        self.record(caller, &chosen.target, outcome, asked).await;
         paid.settle(settled).await;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         if let Some(content_type) = content_type {
             response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, retry_after);
         }
         Ok(response)
     }
@@ -269,6 +290,7 @@ impl Gateway {
 /// reading at once: the usage at the end is what the provider bills.
 struct Relay {
     gateway: Gateway,
+    caller: Caller,
     limits: Limits,
     chosen: Chosen,
     reader: Box<dyn StreamReader>,
@@ -305,7 +327,8 @@ impl Relay {
             let _caller_gone = self.to_caller.send(Err(cut)).await;
             CallOutcome::Truncated
         };
-        self.gateway.0.health.record(&self.chosen.target, outcome);
+        let (caller, target) = (&self.caller, &self.chosen.target);
+        self.gateway.record(caller, target, outcome, None).await;
         let settled = settlement(&self.chosen.provider, self.reader.reading());
         paid.settle(settled).await;
     }

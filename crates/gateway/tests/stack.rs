@@ -6,8 +6,8 @@ use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{
     Authorization, BoxFuture, CallOutcome, Caller, Credentials, Demand, Gateway, GatewayParts,
     Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
-    Reading, Refusal, ReservationRefused, ReservationRequest, Router, Settlement, StreamReader,
-    Target, UpstreamRequest, Usage, UsageSource,
+    Reading, Refusal, ReservationRefused, ReservationRequest, RetryAfter, Router, Settlement,
+    StreamReader, Target, UpstreamRequest, Usage, UsageSource,
 };
 use abbey_model::{Id, NanoUsd, ReservationId, Secret, Tokens};
 use abbey_support::http_client::HttpClient;
@@ -234,11 +234,28 @@ impl Credentials for Shared {
 }
 
 impl ProviderHealth for Shared {
-    fn admits(&self, target: &Target) -> bool {
-        self.0.unhealthy.as_ref() != Some(target)
+    fn admit<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        target: &'a Target,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        let ill = self.0.unhealthy.as_ref() == Some(target);
+        Box::pin(async move {
+            match ill {
+                true => Err(Refusal::provider_unavailable("it is ill")),
+                false => Ok(()),
+            }
+        })
     }
-    fn record(&self, target: &Target, outcome: CallOutcome) {
-        self.0.outcomes.record(target, outcome);
+    fn record<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        target: &'a Target,
+        outcome: CallOutcome,
+        _retry_after: Option<RetryAfter>,
+    ) -> BoxFuture<'a, ()> {
+        self.0.outcomes.count(target, outcome);
+        Box::pin(async {})
     }
 }
 

@@ -26,6 +26,7 @@ mod task;
 mod time;
 mod tool;
 mod units;
+mod waiting;
 #[doc(hidden)]
 pub mod words;
 
@@ -64,3 +65,4 @@ pub use task::{
 pub use time::{Millis, Timestamp};
 pub use tool::{Tool, ToolPolicy};
 pub use units::{Bytes, NanoUsd, Tokens};
+pub use waiting::{ProviderFailure, WaitKind, WaitingFor};

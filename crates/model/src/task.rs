@@ -164,6 +164,8 @@ words! {
         NoModel = "no_model",
         /// A budget is exhausted.
         Budget = "budget",
+        /// A model provider is cooling down after failures.
+        Provider = "provider",
         /// The assignee is stopped, paused or not up.
         AgentDown = "agent_down",
         /// The assignee has as many runs as it may.
@@ -180,6 +182,10 @@ words! {
         Quarantined = "quarantined",
         /// In a final state.
         Terminal = "terminal",
+        /// How it was routed.
+        Routed = "routed",
+        /// How an attempt ended.
+        Attempt = "attempt",
     }
 }
 

@@ -91,7 +91,7 @@ impl Network {
 }
 
 /// A model provider.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
     /// Base of its API, or the service that speaks it.
     pub endpoint: Endpoint,

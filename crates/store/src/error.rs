@@ -1,5 +1,6 @@
 //! Errors of the store.
 
+use abbey_engine::task::Wait;
 use abbey_engine::{budget, task};
 use abbey_model::{FaultKind, Slug};
 use std::path::PathBuf;
@@ -77,6 +78,9 @@ pub enum Error {
         /// Number of runs that it has.
         running: u32,
     },
+    /// A task of this kind can't be begun now.
+    #[error("{}; wait for other work", .0.text)]
+    MustWait(Wait),
     /// A model call belongs to a run without a valid lease.
     #[error("run {0} has no valid lease, so it may not call a model")]
     NoLease(String),
@@ -178,7 +182,7 @@ impl Error {
                 | task::Refusal::LeaseOver { .. }
                 | task::Refusal::NotDue => FaultKind::Conflict,
             },
-            Error::Budget(_) => FaultKind::Limit,
+            Error::Budget(_) | Error::MustWait(_) => FaultKind::Limit,
             Error::Authority(refusal) => match refusal {
                 abbey_engine::authority::Refusal::TooMany { .. } => FaultKind::Limit,
                 abbey_engine::authority::Refusal::NotAllowed { .. }

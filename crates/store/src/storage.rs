@@ -8,7 +8,8 @@ use crate::{
     ApprovalRequest, ApprovalUse, AuditEntry, AuditVerification, DocumentRow, Escalation,
     KnownCheckpoints, NewDocumentVersion, NewEscalation, Reply, Result, SignedHead,
 };
-use abbey_engine::task::Event;
+use abbey_engine::provider_health::ProviderCondition;
+use abbey_engine::task::{Event, Wait};
 use abbey_engine::{approval, budget, saga};
 use abbey_model::{
     CellName, FirstFiles, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug,
@@ -128,6 +129,17 @@ operations! {
     /// Ends a reservation with what the call used.
     write settle_call(reservation: ReservationId, used: CallUsage) -> () =
         |tx| ledger::settle_call(tx, reservation, &used);
+    /// Records how a call to a provider ended; the provider's condition afterwards.
+    write record_provider_outcome(outcome: ProviderOutcome) -> ProviderCondition =
+        |tx| provider_health::record_outcome(tx, &outcome);
+    /// Records that a model call of an agent's run was refused for now, so that its task waits if the run fails for that.
+    write record_run_wait(agent: Slug, run: Option<RunId>, wait: Wait) -> () =
+        |tx| provider_health::record_run_wait(tx, &agent, run, &wait);
+    /// Lets calls be sent again to providers that were changed.
+    write reset_provider_health(providers: Vec<String>, who: Principal) -> () =
+        |tx| provider_health::reset(tx, &providers, &who);
+    /// Condition of every provider whose last calls failed.
+    read provider_health() -> BTreeMap<String, ProviderCondition> = |rows, _| provider_health::list(rows);
     /// Charges in full the model calls that were in flight at a crash; returns how many there were.
     write charge_lost_calls() -> u64 = |tx| ledger::charge_lost_calls(tx);
     /// Sets budget limits; amounts already spent stay.

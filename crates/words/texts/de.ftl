@@ -33,6 +33,7 @@ waiting-for-approval = { $count ->
    *[other] { $count } Aufgaben warten auf eine Genehmigung
 }
 see-approvals = falls Sie entscheiden können: `abbey approvals` listet die Anfragen
+provider-fails = der Anbieter { $provider } versagt seit { $since }; vor { $until } geht kein Aufruf an ihn, und Aufgaben, die ihn brauchen, warten
 tasks-parked = { $count ->
     [one] { $count } Aufgabe ist zurückgestellt
    *[other] { $count } Aufgaben sind zurückgestellt
@@ -53,6 +54,14 @@ tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
     [one] { $runs } Lauf: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
    *[other] { $runs } Läufe: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
+}
+tokens-use-unknown = { $runs ->
+    [one] { $runs } Lauf mit unbekanntem Verbrauch, dem alles Reservierte angerechnet ist
+   *[other] { $runs } Läufe mit unbekanntem Verbrauch, denen alles Reservierte angerechnet ist
+}
+tokens-use-partly = { $runs ->
+    [one] { $runs } Lauf, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
+   *[other] { $runs } Läufe, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
 }
 tokens-none = keine Modellaufrufe
 tokens-all = alle

@@ -33,6 +33,7 @@ waiting-for-approval = { $count ->
    *[other] { $count } tasks wait for an approval
 }
 see-approvals = if you can decide, `abbey approvals` lists the requests
+provider-fails = provider { $provider } has failed since { $since }; no call is sent to it before { $until }, and tasks that need it wait
 tasks-parked = { $count ->
     [one] { $count } task is parked
    *[other] { $count } tasks are parked
@@ -53,6 +54,14 @@ tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
     [one] { $runs } run: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
    *[other] { $runs } runs: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
+}
+tokens-use-unknown = { $runs ->
+    [one] { $runs } run of unknown usage, charged with all that was reserved
+   *[other] { $runs } runs of unknown usage, charged with all that was reserved
+}
+tokens-use-partly = { $runs ->
+    [one] { $runs } run, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
+   *[other] { $runs } runs, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
 }
 tokens-none = no model calls
 tokens-all = all

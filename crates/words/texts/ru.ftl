@@ -35,6 +35,7 @@ waiting-for-approval = { $count ->
    *[many] { $count } задач ждут утверждения
 }
 see-approvals = если вы можете решить, `abbey approvals` покажет запросы
+provider-fails = провайдер { $provider } не работает с { $since }; до { $until } вызовы ему не отправляются, и задачи, которым он нужен, ждут
 tasks-parked = { $count ->
     [one] { $count } задача отложена
     [few] { $count } задачи отложены
@@ -57,6 +58,16 @@ tokens-use = { $runs ->
     [one] { $runs } запуск: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
     [few] { $runs } запуска: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
    *[many] { $runs } запусков: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
+}
+tokens-use-unknown = { $runs ->
+    [one] { $runs } запуск с неизвестным расходом, списано всё зарезервированное
+    [few] { $runs } запуска с неизвестным расходом, списано всё зарезервированное
+   *[many] { $runs } запусков с неизвестным расходом, списано всё зарезервированное
+}
+tokens-use-partly = { $runs ->
+    [one] { $runs } запуск, с неизвестным расходом: { $unknown }; известно: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
+    [few] { $runs } запуска, с неизвестным расходом: { $unknown }; известно: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
+   *[many] { $runs } запусков, с неизвестным расходом: { $unknown }; известно: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
 }
 tokens-none = вызовов модели нет
 tokens-all = все

@@ -37,6 +37,7 @@ waiting-for-approval = { $count ->
    *[other] { $count } nalog čaka na odobritev
 }
 see-approvals = če lahko odločate, `abbey approvals` našteje zahteve
+provider-fails = ponudnik { $provider } odpoveduje od { $since }; pred { $until } ne dobi nobenega klica, naloge, ki ga potrebujejo, pa čakajo
 tasks-parked = { $count ->
     [one] { $count } naloga je odložena
     [two] { $count } nalogi sta odloženi
@@ -61,6 +62,18 @@ tokens-use = { $runs ->
     [two] { $runs } zagona: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
     [few] { $runs } zagoni: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
    *[other] { $runs } zagonov: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
+}
+tokens-use-unknown = { $runs ->
+    [one] { $runs } zagon z neznano porabo, ki se mu šteje vse rezervirano
+    [two] { $runs } zagona z neznano porabo, ki se jima šteje vse rezervirano
+    [few] { $runs } zagoni z neznano porabo, ki se jim šteje vse rezervirano
+   *[other] { $runs } zagonov z neznano porabo, ki se jim šteje vse rezervirano
+}
+tokens-use-partly = { $runs ->
+    [one] { $runs } zagon, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
+    [two] { $runs } zagona, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
+    [few] { $runs } zagoni, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
+   *[other] { $runs } zagonov, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
 }
 tokens-none = ni klicev modela
 tokens-all = vsi

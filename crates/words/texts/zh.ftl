@@ -27,6 +27,7 @@ why-agent = 如果这不是预期的，`abbey why { $agent }` 会说明原因
 tasks-in = 任务 { $state }
 waiting-for-approval = { $count } 个任务等待批准
 see-approvals = 如果您可以决定，`abbey approvals` 会列出请求
+provider-fails = 提供商 { $provider } 自 { $since } 起出错；{ $until } 之前不会向它发送调用，需要它的任务会等待
 tasks-parked = { $count } 个任务被搁置
 see-task-why = 如果需要原因，`abbey task why` 会说明每个任务在等待什么
 
@@ -42,6 +43,8 @@ budget-then = 如果其间有任务需要模型，它们会被搁置到额度重
 
 tokens-label = { $agent }，{ $model }
 tokens-use = { $runs } 次运行：输入 { $input }，输出 { $output }，缓存 { $cached }，{ $cost } USD
+tokens-use-unknown = { $runs } 次用量未知的运行，按全部预留量计费
+tokens-use-partly = { $runs } 次运行，其中 { $unknown } 次用量未知；已知：输入 { $input }，输出 { $output }，缓存 { $cached }，{ $cost } USD
 tokens-none = 没有调用过模型
 tokens-all = 合计
 tokens-unknown = { $count } 次运行的费用未知

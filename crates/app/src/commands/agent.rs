@@ -203,6 +203,7 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
             house: String::new(),
             generation: 0,
             agents: vec![view],
+            failing_providers: Vec::new(),
             cursor: None,
         });
     }

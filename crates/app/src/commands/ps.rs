@@ -67,4 +67,8 @@ pub(crate) fn print_fleet(fleet: &FleetDoc, services: &[ServiceView]) {
         output::print_line("");
         print_services(services, &[]);
     }
+    for provider in &fleet.failing_providers {
+        output::print_line("");
+        output::print_hanging("", output::with_local_times(&provider.text));
+    }
 }

@@ -24,7 +24,7 @@ fn ask(within_s: u64) -> Value {
 fn waits(house: &House, text: &str) -> (String, String) {
     let doc = house.json(5, args!("task add {} --wait", text));
     assert_eq!(doc["task"]["state"], "awaiting_approval");
-    let waiting = doc["task"]["waiting_for"].as_str().unwrap();
+    let waiting = doc["task"]["waiting_for"]["text"].as_str().unwrap();
     let approval = waiting.split(' ').find(|w| w.starts_with("APPR-")).unwrap();
     let number = doc["task"]["number"].as_str().unwrap().to_owned();
     (number, approval.trim_end_matches(',').to_owned())

@@ -13,6 +13,7 @@ mod attach;
 mod audit_log;
 mod backend_conformance;
 mod backups;
+mod budgets_and_outages;
 mod checkpoint_sinks;
 mod command_line;
 mod compatibility_api;

@@ -202,7 +202,15 @@ async fn claim(
             current.charter_of(&slug).as_bytes(),
         )),
     };
-    let claimed = api.core.store.claim(claim).await?;
+    let claimed = match api.core.store.claim(claim).await {
+        // It can't begin now: admission finds out until when, and nobody is offered it before.
+        Err(error @ (abbey_store::Error::Budget(_) | abbey_store::Error::MustWait(_))) => {
+            let row = api.core.store.task(task).await?;
+            api.work.readmit_task(&row).await?;
+            return Err(error.into());
+        }
+        claimed => claimed?,
+    };
     Ok(Doc(ClaimDoc {
         version: VERSION,
         task: claimed.task.id.to_string(),

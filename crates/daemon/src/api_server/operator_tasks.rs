@@ -9,12 +9,12 @@ use crate::api_server::web::{
 use crate::api_server::web::{Path, Query};
 use crate::core::error::Result;
 use crate::insight::task_views;
-use crate::work::lookup::parse_slug;
 use crate::work::lookup::{
     find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
 };
+use crate::work::lookup::{parse_slug, parse_token_limit};
 use abbey_api::*;
-use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState, Tokens};
+use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskFilter};
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -146,7 +146,7 @@ async fn add_task(
         assignee,
         priority: parse_priority(body.priority.as_deref())?,
         budget: BudgetAmounts {
-            tokens: Tokens(body.tokens.unwrap_or(0)),
+            tokens: parse_token_limit(body.tokens)?,
             ..BudgetAmounts::default()
         },
         policy: None,

@@ -141,6 +141,7 @@ pub(crate) async fn open_control_plane(
     let traces = Traces::new(&signing_key);
     let lease_ttl = lease_ttl.unwrap_or(LEASE_TTL);
     let work = Arc::new(WorkState::new(Arc::clone(&cells), traces, lease_ttl));
+    work.providers.load().await?;
     let api = Arc::new(ApiState::new(Arc::clone(&work)));
     let operator = state.load_or_create_operator_token()?;
     let hash = sha256_hex(operator.expose().as_bytes());

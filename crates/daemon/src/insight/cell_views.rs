@@ -9,10 +9,11 @@ use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
 use abbey_agents::runtime;
 use abbey_api::{
-    AgentView, AgentWhyDoc, BudgetBrief, FleetDoc, Problem, Reason, ServiceView, ServicesDoc, Time,
-    VERSION,
+    AgentView, AgentWhyDoc, BudgetBrief, FailingProvider, FleetDoc, Problem, Reason, ServiceView,
+    ServicesDoc, Time, VERSION,
 };
 use abbey_engine::budget::Account;
+use abbey_engine::provider_health::ProviderCondition;
 use abbey_engine::supervision;
 use abbey_model::{CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState};
 use abbey_store::{TaskFilter, TaskRow};
@@ -27,6 +28,7 @@ pub(crate) async fn fleet_doc(work: &Arc<WorkState>) -> Result<FleetDoc> {
             house: String::new(),
             generation: 0,
             agents: Vec::new(),
+            failing_providers: Vec::new(),
             cursor: None,
         });
     };
@@ -52,8 +54,42 @@ pub(crate) async fn fleet_doc(work: &Arc<WorkState>) -> Result<FleetDoc> {
         house: current.house.name.to_string(),
         generation: current.generation,
         agents,
+        failing_providers: failing_providers(work),
         cursor: None,
     })
+}
+
+/// Providers whose last calls failed.
+pub(crate) fn failing_providers(work: &WorkState) -> Vec<FailingProvider> {
+    let view = |(name, condition): (String, ProviderCondition)| {
+        let ProviderCondition::CoolingDown {
+            since,
+            until,
+            failures,
+            failure,
+        } = condition
+        else {
+            return None;
+        };
+        let wait = condition.last_failure(&name)?;
+        let (since, until) = (Time(since), Time(until));
+        Some(FailingProvider {
+            text: format!(
+                "{} since {since}; no call is sent to it before {until}, and tasks that need it wait",
+                wait.text
+            ),
+            name,
+            failure,
+            failures,
+            since,
+            until,
+        })
+    };
+    work.providers
+        .failing()
+        .into_iter()
+        .filter_map(view)
+        .collect()
 }
 
 /// Current status of one agent.

@@ -72,7 +72,7 @@ fn register_house_metrics(work: &Arc<WorkState>, registry: &mut Registry) {
         head,
     );
     let calls: Family<Labels, Counter> = Family::default();
-    for ((provider, outcome), count) in work.provider_outcomes.snapshot() {
+    for ((provider, outcome), count) in work.providers.counts.snapshot() {
         let labels = vec![("provider", provider), ("outcome", outcome.to_owned())];
         calls.get_or_create(&labels).inc_by(count);
     }

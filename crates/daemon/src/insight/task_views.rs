@@ -5,8 +5,9 @@ use crate::insight::cell_views::fleet_doc;
 use crate::work::state::WorkState;
 use abbey_api::{
     LinkView, Reason, ReportedUsageView, ResultView, RunView, TaskDoc, TaskView, Time, TreeDoc,
-    TreeRow, UsageSource, UsageView, VERSION, Verification, WhyDoc,
+    TreeRow, UsageSource, UsageView, VERSION, Verification, WaitingForView, WhyDoc,
 };
+use abbey_engine::matcher::SCORE_MAX;
 use abbey_engine::task::Phase;
 use abbey_model::{Presence, Slug, TaskRef, Verified, WaitCode};
 use abbey_store::{RunRow, TaskRow};
@@ -14,36 +15,18 @@ use std::sync::Arc;
 
 /// A task of the store as an API document, with these runs.
 pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
-    let (verified, waiting_for) = match &row.phase {
-        Phase::Done { verified } => (Some(verification_view(*verified)), None),
-        Phase::Unverified => (Some(Verification::Unverified), None),
-        Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
-        Phase::Ready { candidates } => (
-            None,
-            Some(format!("a claim by {}", join_with_or(candidates))),
-        ),
-        Phase::Running { lease } => (
-            None,
-            Some(format!(
-                "{}, until {} unless renewed",
-                lease.holder,
-                Time(lease.expires_at)
-            )),
-        ),
-        Phase::Pending { not_before } => (
-            None,
-            Some(format!("its next attempt at {}", Time(*not_before))),
-        ),
-        Phase::Blocked { on, why } => (None, Some(format!("{on}: {why}"))),
-        Phase::AwaitingApproval { approval, until } => (
-            None,
-            Some(format!(
-                "approval of APPR-{approval}, until {}",
-                Time(*until)
-            )),
-        ),
-        Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled => (None, None),
+    let verified = match &row.phase {
+        Phase::Done { verified } => Some(verification_view(*verified)),
+        Phase::Unverified => Some(Verification::Unverified),
+        _ => None,
     };
+    let details = match &row.phase {
+        Phase::Parked { reasons } => reasons.first().map(|r| r.text.as_str()),
+        Phase::Blocked { why, .. } => Some(why.as_str()),
+        _ => None,
+    };
+    let waiting_for = row.phase.waiting_for();
+    let waiting_for = waiting_for.map(|w| WaitingForView::new(&w, details));
     TaskView {
         id: row.id.to_string(),
         number: format!("TASK-{}", row.number),
@@ -174,7 +157,18 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
                 format!("next attempt at {}; {last}", Time(*not_before)),
             );
         }
-        Phase::Parked { reasons } => reasons.iter().for_each(|r| say(r.code, r.text.clone())),
+        Phase::Parked { reasons } => {
+            for reason in reasons {
+                let text = match &reason.waiting_for {
+                    Some(w) => {
+                        let waits = WaitingForView::new(w, Some(&reason.text));
+                        format!("it waits for the {}", waits.text)
+                    }
+                    None => reason.text.clone(),
+                };
+                say(reason.code, text);
+            }
+        }
         Phase::Ready { candidates } => {
             say(
                 WaitCode::Offered,
@@ -248,12 +242,76 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             say(WaitCode::Terminal, format!("it is {}", row.state()))
         }
     }
+    if let Some(text) = routing_text(row) {
+        say(WaitCode::Routed, text);
+    }
+    let runs = work.core.store.runs(row.id).await?;
+    let ended: Vec<&RunRow> = runs.iter().filter(|r| r.ended_at.is_some()).collect();
+    if let Some(earlier) = ended.len().checked_sub(ATTEMPTS_SHOWN).filter(|n| *n > 0) {
+        say(
+            WaitCode::Attempt,
+            format!("{earlier} earlier runs are left out"),
+        );
+    }
+    let shown = ended.len().saturating_sub(ATTEMPTS_SHOWN);
+    for run in &ended[shown..] {
+        say(WaitCode::Attempt, attempt_text(run));
+    }
     Ok(WhyDoc {
         version: VERSION,
         task: format!("TASK-{}", row.number),
         state: row.state(),
         reasons,
     })
+}
+
+/// Runs that are explained at most, the newest ones.
+const ATTEMPTS_SHOWN: usize = 20;
+
+/// Why the agents that do a task were chosen, and who else could do it; none while that is undecided.
+fn routing_text(row: &TaskRow) -> Option<String> {
+    let route = &row.route;
+    let agent = row.assignee.as_ref();
+    if route.offered_to.is_empty() && agent.is_none() {
+        return None;
+    }
+    let chosen = match route.offered_to.is_empty() {
+        true => agent.map(ToString::to_string).unwrap_or_default(),
+        false => join_with_or(&route.offered_to),
+    };
+    let rule = match (&route.skill, row.pinned) {
+        (Some(skill), _) if route.score > SCORE_MAX => {
+            format!("the skill `{skill}` was named, and it went to {chosen}")
+        }
+        (Some(skill), _) => format!(
+            "its text matches the skill `{skill}` (score {} of {SCORE_MAX}), and it went to {chosen}",
+            route.score
+        ),
+        (None, true) => format!("{} named {chosen}, and no skill matches", row.author),
+        (None, false) => {
+            format!("no skill matches, so it went to {chosen} at the top of the organization")
+        }
+    };
+    let others = match (&route.skill, route.others.is_empty()) {
+        (_, true) => String::new(),
+        (Some(_), false) => format!("; {} has the skill as well", join_with_or(&route.others)),
+        (None, false) => format!("; {} had to wait", join_with_or(&route.others)),
+    };
+    Some(format!("{rule}{others}"))
+}
+
+/// How a run ended, and why.
+fn attempt_text(run: &RunRow) -> String {
+    let reason = run.reason.map_or_else(String::new, |r| format!(" ({r})"));
+    let failure = run
+        .failure
+        .as_ref()
+        .map_or_else(String::new, |f| format!(": {f}"));
+    let started = Time(run.started_at);
+    format!(
+        "{} ran it at {started}: {}{reason}{failure}",
+        run.agent, run.state
+    )
 }
 
 /// A task with all its subtasks as an API document, each with its depth.

@@ -192,6 +192,7 @@ async fn commit_plan(
         .map(|c| c.applied.clone())
         .unwrap_or_default();
     let plan = &planned.plan;
+    let changed = changed_providers(work, planned);
     let internal =
         |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
     let commit = NewGeneration {
@@ -225,6 +226,7 @@ async fn commit_plan(
         left_out: Vec::new(),
     });
     log_model_changes(work, &before, planned, body.reason.as_deref(), &who).await?;
+    work.providers.reset(changed, who).await?;
     // Only new cells are set to up: a stopped agent stays stopped.
     let known = work.core.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
@@ -242,6 +244,20 @@ async fn commit_plan(
         work.core.store.set_cell(cell, change).await?;
     }
     Ok(())
+}
+
+/// Providers of the plan in force that the new plan changes or no longer has.
+fn changed_providers(work: &WorkState, planned: &Planned) -> Vec<String> {
+    let Some(current) = work.core.plan.current() else {
+        return Vec::new();
+    };
+    let providers = current.house.providers.iter();
+    let changed = providers.filter(|(name, old)| {
+        let mut new = planned.house.providers.iter();
+        new.find(|(n, _)| n == name)
+            .is_none_or(|(_, new)| new != *old)
+    });
+    changed.map(|(name, _)| name.to_string()).collect()
 }
 
 /// Parses a manifest.

@@ -3,6 +3,7 @@
 
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
+use crate::work::lookup::parse_token_limit;
 use crate::work::state::WorkState;
 use crate::work::{forge, outcomes};
 use abbey_api::{DelegateBody, Problem};
@@ -10,7 +11,7 @@ use abbey_engine::authority::{self, Bounds};
 use abbey_engine::matcher::Match;
 use abbey_model::{
     BudgetAmounts, ChannelAddress, FaultKind, Grant, LeaseToken, Millis, Principal, Priority,
-    Recipient, Slug, TaskRef, Tokens,
+    Recipient, Slug, TaskRef,
 };
 use abbey_store::{Added, DelegationRequest, NewAuditEntry, NewTask, Notice, Topic};
 use abbey_support::retry::Backoff;
@@ -117,7 +118,7 @@ pub(crate) async fn delegate_task(
             DelegationKind::Question => Priority::P2,
         },
         budget: BudgetAmounts {
-            tokens: Tokens(body.tokens.unwrap_or(0)),
+            tokens: parse_token_limit(body.tokens)?,
             ..BudgetAmounts::default()
         },
         policy: None,

@@ -4,7 +4,7 @@ use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{Candidate, Match, SCORE_MAX};
-use abbey_model::{BudgetAmounts, Principal, Priority, Slug};
+use abbey_model::{BudgetAmounts, Millis, Principal, Priority, Slug};
 use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, TaskRow};
 use std::collections::BTreeMap;
@@ -71,7 +71,14 @@ impl WorkState {
             is_root: agent.reports_to.is_none(),
             // An agent that works by files brings its own model.
             has_model: agent.model.is_some() || agent.files.is_some(),
-            tokens_left: None,
+            provider: agent.model.as_ref().map(|m| m.provider.to_string()),
+            run: BudgetAmounts {
+                runs: 1,
+                seconds: u64::try_from(Millis(agent.tools.wall_ms_max).secs_ceil()).unwrap_or(0),
+                ..BudgetAmounts::default()
+            },
+            run_wait: None,
+            model_wait: None,
         };
         current.house.agents.values().map(fact).collect()
     }

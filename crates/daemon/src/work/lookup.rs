@@ -4,7 +4,7 @@
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::Problem;
-use abbey_model::{FaultKind, Priority, Slug, TaskRef, TaskState};
+use abbey_model::{FaultKind, Millis, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens};
 use abbey_store::Topic;
 use std::time::Duration;
 
@@ -64,8 +64,27 @@ pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
     })?)
 }
 
-/// Waits until a task has ended, is parked, blocked or awaiting approval, or `patience` is over,
-/// and returns it as it is then.
+/// Token limit of a new task; 0 when it has none.
+///
+/// # Errors
+/// `Invalid` for a limit of 0, under which no model could be called.
+pub(crate) fn parse_token_limit(tokens: Option<u64>) -> Result<Tokens> {
+    match tokens {
+        Some(0) => Err(Problem::new(
+            FaultKind::Invalid,
+            "a token limit of 0 lets the task call no model",
+        )
+        .remedy("give at least 1, or leave the limit out; a skill's program needs no tokens")
+        .into()),
+        tokens => Ok(Tokens(tokens.unwrap_or(0))),
+    }
+}
+
+/// Wait of a parked task that callers wait through.
+const SHORT_WAIT: Millis = Millis::from_secs(30);
+
+/// Waits until a task has ended, is parked for longer than [`SHORT_WAIT`], blocked or awaiting approval, or `patience` is
+/// over, and returns it as it is then.
 pub(crate) async fn wait_until_ended_or_waiting(
     work: &WorkState,
     task: TaskRef,
@@ -76,11 +95,13 @@ pub(crate) async fn wait_until_ended_or_waiting(
     loop {
         tasks.mark_unchanged();
         let row = work.core.store.task(task).await?;
-        let resting = row.state().is_terminal()
-            || matches!(
-                row.state(),
-                TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
-            );
+        let short = |until: Timestamp| until.since(work.core.store.now()) < SHORT_WAIT;
+        let resting = match row.state() {
+            // A wait that is over soon ends by itself.
+            TaskState::Parked => !row.phase.parked_until().is_some_and(short),
+            TaskState::Blocked | TaskState::AwaitingApproval => true,
+            state => state.is_terminal(),
+        };
         if resting || work.core.rt.now() >= until {
             return Ok(row);
         }

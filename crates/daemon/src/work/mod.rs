@@ -16,6 +16,7 @@ pub(crate) mod model_gateway;
 mod model_meter;
 pub(crate) mod operations;
 pub(crate) mod outcomes;
+pub(crate) mod provider_health;
 pub(crate) mod queue;
 pub(crate) mod schedules;
 pub(crate) mod skills;

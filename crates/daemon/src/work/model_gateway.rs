@@ -19,7 +19,7 @@ pub(crate) fn build_model_gateway(work: &Arc<WorkState>) -> Gateway {
         router: Arc::clone(&plan) as Arc<dyn Router>,
         providers: Arc::clone(&plan) as Arc<dyn Providers>,
         credentials: plan,
-        health: Arc::clone(&work.provider_outcomes) as _,
+        health: Arc::clone(&work.providers) as _,
         http: work.core.http.clone(),
     })
 }

@@ -24,19 +24,28 @@ impl Meter for StoreMeter {
                 model: request.target.to_string(),
             };
             work.counters.model_calls.fetch_add(1, Ordering::Relaxed);
-            work.core.store.reserve_call(call).await.map_err(|error| {
-                let (code, resets_at) = match &error {
-                    Error::Budget(refusal) => ("budget_exhausted", refusal.resets_at),
-                    Error::NoLease(_) => ("no_lease", None),
-                    _ => ("unavailable", None),
-                };
-                let retry_after_s = resets_at
-                    .and_then(|at| u64::try_from(at.since(work.core.store.now()).secs_ceil()).ok());
-                ReservationRefused {
-                    code,
-                    text: error.to_string(),
-                    retry_after_s,
+            let (agent, run) = (call.agent.clone(), call.run);
+            let error = match work.core.store.reserve_call(call).await {
+                Ok(reserved) => return Ok(reserved),
+                Err(error) => error,
+            };
+            let (code, wait) = match &error {
+                Error::Budget(refusal) => ("budget_exhausted", refusal.wait()),
+                Error::NoLease(_) => ("no_lease", None),
+                _ => ("unavailable", None),
+            };
+            let until = wait.as_ref().and_then(|w| w.waiting_for.as_ref()?.until);
+            if let Some(wait) = wait {
+                let recorded = work.core.store.record_run_wait(agent, run, wait).await;
+                if let Err(error) = recorded {
+                    tracing::error!(%error, "the wait of a run for its budget could not be recorded");
                 }
+            }
+            let seconds = until.map(|at| at.since(work.core.store.now()).secs_ceil());
+            Err(ReservationRefused {
+                code,
+                text: error.to_string(),
+                retry_after_s: seconds.and_then(|s| u64::try_from(s).ok()),
             })
         })
     }

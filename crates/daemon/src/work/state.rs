@@ -3,9 +3,9 @@
 use crate::cells::state::CellsState;
 use crate::core::state::CoreState;
 use crate::work::counters::Counters;
+use crate::work::provider_health::ProviderConditions;
 use crate::work::skills::SkillLibrary;
 use crate::work::trace::Traces;
-use abbey_gateway::OutcomeCounts;
 use abbey_model::{Millis, Slug};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ pub(crate) struct WorkState {
     pub(crate) traces: Traces,
     /// Counters for metrics.
     pub(crate) counters: Counters,
-    /// Outcomes of calls to model providers.
-    pub(crate) provider_outcomes: Arc<OutcomeCounts>,
+    /// Health of model providers.
+    pub(crate) providers: Arc<ProviderConditions>,
     /// Duration of a lease.
     pub(crate) lease_ttl: Millis,
     /// Configuration generation that each agent works under.
@@ -35,11 +35,11 @@ impl WorkState {
         let core = Arc::clone(&cells.core);
         WorkState {
             skills: SkillLibrary::load(core.home.skills_dir()),
+            providers: Arc::new(ProviderConditions::new(Arc::clone(&core.store))),
             core,
             cells,
             traces,
             counters: Counters::default(),
-            provider_outcomes: Arc::default(),
             lease_ttl,
             acknowledged: RwLock::default(),
         }

@@ -1,4 +1,4 @@
-//! Timed loops: expired leases and retries, wakes of agents, retention.
+//! Timed loops: expired leases, waits and retries, wakes of agents, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
@@ -58,8 +58,13 @@ async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     }
     let changed = work.core.store.expire_deadlines().await?;
     for task in changed {
-        if matches!(task.phase, Phase::Pending { not_before } if not_before <= work.core.store.now())
-        {
+        let due = match task.phase {
+            Phase::Pending { not_before } => not_before <= work.core.store.now(),
+            // Its wait is over, or there is room in its budget.
+            Phase::Parked { .. } => true,
+            _ => false,
+        };
+        if due {
             work.readmit_task(&task).await?;
         }
     }
@@ -271,5 +276,75 @@ agents:
             .unwrap();
         assert_eq!(tasks.len(), 1, "one wake, one task");
         assert_eq!(tasks[0].route.skill.as_deref(), Some("disk-usage"));
+    }
+
+    const LIMITED: &str = "version: 1
+house: night
+listen: { address: 127.0.0.1:0 }
+providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1 } }
+defaults: { cell: process, model: p/m, waive: [limits] }
+budget: { runs_per_day: 1, timezone: Europe/Ljubljana }
+agents:
+  abbot: { template: orchestrator }
+";
+
+    /// A task that waits for the budget of a day is offered again at midnight of the budget's time zone, by the timer
+    /// alone.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn parked_tasks_resume_at_the_reset_of_their_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock(AtomicI64::new(1_800_000_000_000)));
+        let plane = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
+        let body = abbey_api::ManifestBody {
+            render: None,
+            manifest: LIMITED.to_owned(),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+            reason: None,
+            environment: BTreeMap::new(),
+            consent: Vec::new(),
+            renamed: BTreeMap::new(),
+            first_files: BTreeMap::new(),
+        };
+        plans::apply_manifest(&plane.api, body, None, Principal::Operator)
+            .await
+            .unwrap();
+        let store = &plane.core.store;
+        let abbot: Slug = "abbot".parse().unwrap();
+        let add = async || {
+            let new = plane.work.house_task(&abbot, "write a haiku".to_owned());
+            store.add_task(new).await.unwrap().task
+        };
+        let claim = |task: &abbey_store::TaskRow| abbey_store::Claim {
+            task: abbey_model::TaskRef::Id(task.id),
+            agent: abbot.clone(),
+            generation: abbey_model::Generation(1),
+            ttl: Millis::from_secs(30),
+            wall: Millis::from_secs(900),
+            runs_max: 10,
+            seen: None,
+            configured_model: None,
+            effective_model: Some("p/m".to_owned()),
+            charter_hash: None,
+        };
+        let first = add().await;
+        store.claim(claim(&first)).await.unwrap();
+        store
+            .cancel_task(abbey_model::TaskRef::Id(first.id), Principal::Operator)
+            .await
+            .unwrap();
+        let second = add().await;
+        let until = second.phase.parked_until().expect("it waits for midnight");
+        // 2027-01-15T08:00:00Z, where the next midnight in Ljubljana is at 23:00.
+        assert_eq!(until.since(Timestamp(1_800_000_000_000)).human(), "15 h");
+        let state = async || {
+            expire_due_deadlines(&plane.work).await.unwrap();
+            let task = abbey_model::TaskRef::Id(second.id);
+            store.task(task).await.unwrap().state()
+        };
+        clock.0.store(until.0 - 1, Ordering::SeqCst);
+        assert_eq!(state().await, abbey_model::TaskState::Parked);
+        clock.0.store(until.0, Ordering::SeqCst);
+        assert_eq!(state().await, abbey_model::TaskState::Ready);
     }
 }

@@ -1,6 +1,6 @@
 //! What can happen to a task, which principals may cause it, and what a step results in.
 
-use super::phase::{Admission, Task};
+use super::phase::{Admission, Task, Wait};
 use abbey_model::{
     EndReason, Generation, LeaseToken, Millis, Principal, PrincipalKind, RunId, RunState, Slug,
     TaskState, Timestamp, Verified,
@@ -42,6 +42,16 @@ pub enum Event {
         token: LeaseToken,
         /// Reason of the end.
         reason: EndReason,
+    },
+    /// The holder of the lease cannot go on now, through no fault of its own: a budget or a provider made it wait. The
+    /// run ends and costs no attempt.
+    Wait {
+        /// Fencing token of the lease.
+        token: LeaseToken,
+        /// Reason of the run's end.
+        reason: EndReason,
+        /// What it waits for; never empty.
+        reasons: Vec<Wait>,
     },
     /// The holder of the lease cannot go on without something from outside.
     Block {
@@ -96,6 +106,7 @@ impl Event {
             Event::Renew { .. } => "renew",
             Event::Complete { .. } => "complete",
             Event::Fail { .. } => "fail",
+            Event::Wait { .. } => "wait",
             Event::Block { .. } => "block",
             Event::Ask { .. } => "ask",
             Event::Answered { .. } => "answered",
@@ -118,6 +129,7 @@ impl Event {
             | Event::Renew { .. }
             | Event::Complete { .. }
             | Event::Fail { .. }
+            | Event::Wait { .. }
             | Event::Ask { .. }
             | Event::Block { .. } => matches!(who, PrincipalKind::Agent),
             Event::Answered { .. } => matches!(who, PrincipalKind::Operator | PrincipalKind::House),

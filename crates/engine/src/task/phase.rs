@@ -1,8 +1,9 @@
 //! A task as its state machine sees it: phase, lease, and where admission sends it.
 
+use crate::budget::Demand;
 use abbey_model::{
     EndReason, Generation, LeaseToken, Principal, RunId, Slug, TaskState, Timestamp, Verified,
-    WaitCode,
+    WaitCode, WaitKind, WaitingFor,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,24 @@ pub struct Wait {
     pub code: WaitCode,
     /// Reason for people.
     pub text: String,
+    /// What it waits for; none when a person must change the manifest or the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitingFor>,
+    /// Amount that a budget must have left first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
+}
+
+impl Wait {
+    /// A wait that only a change of the manifest or of the task ends.
+    pub fn without_end(code: WaitCode, text: String) -> Wait {
+        Wait {
+            code,
+            text,
+            waiting_for: None,
+            demand: None,
+        }
+    }
 }
 
 /// State of a task with exactly the data that exists in it.
@@ -42,8 +61,9 @@ pub enum Phase {
         /// First instant at which it may be offered.
         not_before: Timestamp,
     },
-    /// Cannot start as the house stands: no eligible agent, no budget left, an ambiguous skill. It is admitted again
-    /// whenever one of these changes, and may be escalated.
+    /// Cannot start as the house stands: no eligible agent, no budget left, a provider that cools down, an ambiguous
+    /// skill. It is admitted again whenever one of these changes and at the earliest instant of its reasons, and may be
+    /// escalated.
     Parked {
         /// Reasons why it cannot start; never empty.
         reasons: Vec<Wait>,
@@ -113,6 +133,45 @@ impl Phase {
         }
     }
 
+    /// What the task waits for; none while it runs and after its end.
+    pub fn waiting_for(&self) -> Option<WaitingFor> {
+        let (kind, name, until) = match self {
+            Phase::Pending { not_before } => (WaitKind::Retry, String::new(), Some(*not_before)),
+            Phase::Parked { reasons } => {
+                let named = reasons.iter().find_map(|r| r.waiting_for.clone());
+                return Some(named.unwrap_or_else(|| WaitingFor {
+                    kind: WaitKind::Agent,
+                    name: String::new(),
+                    until: None,
+                }));
+            }
+            Phase::Ready { candidates } => {
+                let names: Vec<&str> = candidates.iter().map(Slug::as_str).collect();
+                (WaitKind::Claim, names.join(" or "), None)
+            }
+            Phase::Blocked { on, .. } => (WaitKind::Blocked, on.clone(), None),
+            Phase::AwaitingApproval { approval, until } => {
+                (WaitKind::Approval, format!("APPR-{approval}"), Some(*until))
+            }
+            Phase::Running { .. }
+            | Phase::Done { .. }
+            | Phase::Unverified
+            | Phase::Failed { .. }
+            | Phase::TimedOut
+            | Phase::Cancelled => return None,
+        };
+        Some(WaitingFor { kind, name, until })
+    }
+
+    /// First instant at which a parked task is to be admitted again by itself; none when only an event does that.
+    pub fn parked_until(&self) -> Option<Timestamp> {
+        let Phase::Parked { reasons } = self else {
+            return None;
+        };
+        let ends = |r: &Wait| r.waiting_for.as_ref().and_then(|w| w.until);
+        reasons.iter().filter_map(ends).min()
+    }
+
     /// Lease of a running task.
     pub const fn lease(&self) -> Option<&Lease> {
         match self {
@@ -129,7 +188,7 @@ pub struct Task {
     pub phase: Phase,
     /// Fencing token of the newest lease; 0 before the first.
     pub token: LeaseToken,
-    /// Number of runs since the task was added or an operator retried it.
+    /// Number of runs since the task was added or an operator retried it, without those that only had to wait.
     pub attempts: u32,
     /// Principal that added the task.
     pub author: Principal,

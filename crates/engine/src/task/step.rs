@@ -100,6 +100,23 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             let lease = held(task, *token, who, now, event.name())?;
             Ok(failed(task, lease, *reason, now))
         }
+        Event::Wait {
+            token,
+            reason,
+            reasons,
+        } => {
+            assert!(!reasons.is_empty(), "a parked task has a reason");
+            let lease = held(task, *token, who, now, event.name())?;
+            let end = RunEnd {
+                run: lease.run,
+                state: RunState::Failed,
+                reason: *reason,
+            };
+            let reasons = reasons.clone();
+            let mut next = ended(task, Phase::Parked { reasons }, end);
+            next.task.attempts = task.attempts.saturating_sub(1);
+            Ok(next)
+        }
         Event::Block { token, on, why } => {
             let lease = held(task, *token, who, now, event.name())?;
             let end = RunEnd {

@@ -2,7 +2,7 @@
 
 use super::task_rows::{self, engine_task, store, task_name};
 use super::transitions::{merge_facts, store_transition};
-use super::{approvals, audit_log, delegation, ledger, runs};
+use super::{approvals, audit_log, delegation, ledger, runs, waits};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
 use abbey_model::{
-    BudgetAmounts, CellName, Generation, Millis, Principal, ResultSource, RunId, RunState, Slug,
-    TaskRef, Verified,
+    BudgetAmounts, CellName, EndReason, Generation, Millis, Principal, ResultSource, RunId,
+    RunState, Slug, TaskRef, Verified,
 };
 use serde_json::{Value, json};
 
@@ -63,6 +63,13 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
         seconds: u64::try_from(claim.wall.secs_ceil()).unwrap_or(0),
         ..BudgetAmounts::default()
     };
+    if row.route.skill.is_none() {
+        let model = claim.effective_model.as_deref();
+        let provider = model.and_then(|m| m.split_once('/')).map(|(p, _)| p);
+        if let Some(wait) = waits::of_model(tx, &claim.agent, provider, &[])? {
+            return Err(Error::MustWait(wait));
+        }
+    }
     ledger::reserve_run(tx, &claim.agent, row.id, run, amounts)?;
     let state =
         run::step(RunState::Queued, run::Event::Claimed).map_err(|e| Error::Row(e.to_string()))?;
@@ -187,7 +194,8 @@ fn redact_outcome(tx: &Tx<'_>, outcome: Outcome) -> Outcome {
     }
 }
 
-/// Ends a run as failed; the task is queued for another attempt or fails, as the reason permits.
+/// Ends a run as failed; the task is queued for another attempt or fails, as the reason permits. A run whose last model
+/// call was refused for now, and that failed for no other reason, lets its task wait.
 pub(crate) fn fail(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -197,17 +205,49 @@ pub(crate) fn fail(
 ) -> Result<TaskRow> {
     let mut row = task_rows::load(tx.rows, task)?;
     let who = Principal::Agent(proof.agent.clone());
-    let event = Event::Fail {
-        token: proof.token,
-        reason: failure.reason,
+    let text = tx.redact(&failure.text);
+    let token = proof.token;
+    let reason = failure.reason;
+    let run = row.phase.lease().map(|l| l.run);
+    let wait = match run {
+        Some(run) if may_be_a_wait(reason) => runs::wait(tx.rows, run)?,
+        _ => None,
+    };
+    let (event, action) = match wait {
+        Some(wait) => {
+            let reasons = vec![wait];
+            let event = Event::Wait {
+                token,
+                reason,
+                reasons,
+            };
+            (event, "task.wait")
+        }
+        None => (Event::Fail { token, reason }, "task.fail"),
     };
     let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
-    let text = tx.redact(&failure.text);
-    let detail = json!({ "reason": failure.reason, "text": text });
-    row.failure = Some(text);
-    let entry = ("task.fail", detail);
-    store_transition(tx, &mut row, step, &who, entry, Some(facts))?;
+    if let Some(run) = run {
+        tx.execute(
+            "UPDATE runs SET failure = ?2 WHERE id = ?1",
+            params![run.to_string(), &text],
+        )?;
+    }
+    let detail =
+        json!({ "reason": reason, "text": text, "waiting_for": step.task.phase.waiting_for() });
+    if matches!(event, Event::Fail { .. }) {
+        row.failure = Some(text);
+    }
+    store_transition(tx, &mut row, step, &who, (action, detail), Some(facts))?;
     Ok(row)
+}
+
+/// Whether a worker may give this reason when a model call was refused to it. Other runtimes than the native one know
+/// no better than that their program failed.
+const fn may_be_a_wait(reason: EndReason) -> bool {
+    matches!(
+        reason,
+        EndReason::ProviderError | EndReason::BudgetExhausted | EndReason::AgentError
+    )
 }
 
 /// Ends a run because its task waits for something outside: `on` names it, `why` gives the reason.
@@ -303,8 +343,8 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
             _ if overdue => Event::Overdue,
             Phase::Running { lease } if tx.now >= lease.wall_ends_at => Event::WallTime,
             Phase::Running { .. } => Event::Expire,
-            // A pause is over: the caller, who knows the agents, admits the task again.
-            Phase::Pending { .. } => {
+            // A pause or a wait is over: the caller, who knows the agents, admits the task again.
+            Phase::Pending { .. } | Phase::Parked { .. } => {
                 changed.push(row);
                 continue;
             }

@@ -1,6 +1,6 @@
 //! The ledger: reservations on every enclosing budget, all or none, settled exactly once.
 
-use super::{audit_log, task_rows};
+use super::{audit_log, task_rows, waits};
 use crate::rows::{Columns, Query, Rows, params, parse};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -42,7 +42,7 @@ pub(crate) fn time_zone(rows: &dyn Rows) -> Result<TimeZone> {
 }
 
 /// The account of a scope as it stands now; read once for each group of operations.
-fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Account>> {
+pub(crate) fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Account>> {
     let key = (scope.to_string(), metric.name());
     if let Some(cached) = tx.accounts.get(&key) {
         return Ok(cached.as_ref().map(|(a, _)| a.clone()));
@@ -106,9 +106,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
             Some(old) => Account {
                 limit: limit.limit,
                 warn_percent: limit.warn_percent,
-                window: limit.window,
-                resets_at: None,
-                ..old
+                ..old.with_window(limit.window, tx.now, &tx.zone)
             },
             None => Account {
                 scope: limit.scope.clone(),
@@ -187,28 +185,6 @@ fn open_account(tx: &mut Tx<'_>, scope: Scope, metric: Metric, limit: Option<u64
         put_account(tx, account);
     }
     Ok(())
-}
-
-/// Tokens that an agent can still spend under its own budget and the house's; none when neither limits tokens, 0 when
-/// the money is used up.
-pub(crate) fn tokens_left(tx: &mut Tx<'_>, agent: &Slug) -> Result<Option<u64>> {
-    let mut least: Option<u64> = None;
-    for scope in [Scope::House, Scope::Agent(agent.clone())] {
-        for metric in [Metric::Tokens, Metric::NanoUsd] {
-            let left = account(tx, &scope, metric)?.and_then(|a| a.remaining());
-            // Money left says whether anything can be bought, not how many tokens.
-            let left = if metric == Metric::NanoUsd {
-                left.filter(|l| *l == 0)
-            } else {
-                left
-            };
-            least = match (least, left) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-    }
-    Ok(least)
 }
 
 /// Everything that a call of a run is charged to, with the tasks above its own.
@@ -306,15 +282,15 @@ pub(crate) fn reserve_run(
     Ok(())
 }
 
-/// Ends the reservation of a run and charges the wall seconds that it took.
-pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64) -> Result<()> {
+/// Ends the reservation of a run and charges the wall seconds that it took, and one run unless it only had to wait.
+pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64, waited: bool) -> Result<()> {
     let found: Option<String> = tx.rows.value(
         "SELECT id FROM reservations WHERE run = ?1 AND kind = 'run'",
         params![run.to_string()],
     )?;
     let Some(id) = found else { return Ok(()) };
     let actual = BudgetAmounts {
-        runs: 1,
+        runs: u64::from(!waited),
         seconds,
         ..BudgetAmounts::default()
     };
@@ -351,7 +327,9 @@ fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &BudgetAmounts)
                 && let Some(mut account) = account(tx, scope, metric)?
             {
                 account.settle(held, used);
-                put_account(tx, account);
+                put_account(tx, account.clone());
+                // An open reservation was in the way of others, whether it turned out smaller or not.
+                waits::wake_for_room(tx, &account)?;
             }
         }
     }
@@ -365,23 +343,35 @@ fn not_open(id: ReservationId) -> Error {
     }
 }
 
+/// The task and run that a model call of an agent belongs to: the run that the caller named, or else the agent's only one.
+pub(crate) fn live_run(
+    tx: &Tx<'_>,
+    agent: &Slug,
+    named: Option<RunId>,
+) -> Result<Option<(TaskId, RunId)>> {
+    let held = tx.rows.all(
+        "SELECT id, phase FROM tasks WHERE holder = ?1",
+        params![agent.as_str()],
+        |c| Ok((c.parse::<TaskId>()?, c.json::<Phase>()?)),
+    )?;
+    let mut fitting = held.iter().filter_map(|(task, phase)| {
+        let lease = phase.lease().filter(|l| l.expires_at > tx.now)?;
+        let matches = named.is_none_or(|run| run == lease.run);
+        matches.then_some((*task, lease.run))
+    });
+    Ok(match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    })
+}
+
 /// Reserves the amounts of a model call on the budgets of the house, agent, tasks and run that it is charged to.
 ///
 /// # Errors
 /// [`Error::NoLease`] unless the agent has exactly one running task that the call can belong to; or the refusal of a
 /// budget, and then nothing is reserved.
 pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<ReservationId> {
-    let held = tx.rows.all(
-        "SELECT id, phase FROM tasks WHERE holder = ?1",
-        params![call.agent.as_str()],
-        |c| Ok((c.parse::<TaskId>()?, c.json::<Phase>()?)),
-    )?;
-    let mut fitting = held.iter().filter_map(|(task, phase)| {
-        let lease = phase.lease().filter(|l| l.expires_at > tx.now)?;
-        let matches = call.run.is_none_or(|run| run == lease.run);
-        matches.then_some((*task, lease.run))
-    });
-    let (Some((task, run)), None) = (fitting.next(), fitting.next()) else {
+    let Some((task, run)) = live_run(tx, &call.agent, call.run)? else {
         return Err(Error::NoLease(call.run.map_or_else(
             || "(name it in the header Abbey-Run)".to_owned(),
             |run| run.to_string(),
@@ -399,6 +389,11 @@ pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<Re
         kind: "call",
     };
     let id = insert_reservation(tx, &purpose, &call.amounts, &scopes)?;
+    // An earlier refusal is over.
+    tx.execute(
+        "UPDATE runs SET wait = NULL WHERE id = ?1 AND wait IS NOT NULL",
+        params![run.to_string()],
+    )?;
     let detail = json!({ "run": run, "reservation": id, "tokens": call.amounts.tokens, "model": call.model });
     let who = Principal::Agent(call.agent.clone());
     audit_log::append(tx, &who, "budget.reserve", "model-call", detail)?;

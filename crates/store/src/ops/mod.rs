@@ -18,6 +18,7 @@ pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod outbox;
+pub(crate) mod provider_health;
 pub(crate) mod renames;
 pub(crate) mod retention;
 pub(crate) mod runs;
@@ -26,6 +27,7 @@ pub(crate) mod schedules;
 pub(crate) mod task_rows;
 pub(crate) mod tasks;
 pub(crate) mod transitions;
+pub(crate) mod waits;
 pub(crate) mod wakes;
 pub(crate) mod workflows;
 

@@ -3,9 +3,10 @@
 use crate::rows::{Columns, Query, Rows, params};
 use crate::{Error, ModelUsage, Result, RunCost, RunRow};
 use abbey_engine::admission::Route;
+use abbey_engine::task::Wait;
 use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};
 
-const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
+const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at, failure FROM runs";
 
 /// Most runs that [`list_costs`] answers with.
 const COSTS_MAX: u32 = 5000;
@@ -31,6 +32,7 @@ fn read_run(columns: &mut Columns<'_>) -> Result<RunRow> {
         facts: columns.json()?,
         started_at: columns.get()?,
         ended_at: columns.get()?,
+        failure: columns.get()?,
     })
 }
 
@@ -48,6 +50,16 @@ pub(crate) fn load(rows: &dyn Rows, run: RunId) -> Result<RunRow> {
         what: "run",
         name: run.to_string(),
     })
+}
+
+/// Reads why the last model call of a run was refused for now; none when it was not.
+pub(crate) fn wait(rows: &dyn Rows, run: RunId) -> Result<Option<Wait>> {
+    let found = rows.first(
+        "SELECT wait FROM runs WHERE id = ?1",
+        params![run.to_string()],
+        |c| c.json_optional(),
+    )?;
+    Ok(found.flatten())
 }
 
 /// Reads the runs of one task, oldest first.
@@ -80,7 +92,7 @@ pub(crate) fn list_costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCos
 /// Sums the model usage of the runs that started at or after `since`, by agent and model.
 pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
     rows.all(
-        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT), CAST(sum(CASE WHEN usage_source = 'unknown' THEN 1 ELSE 0 END) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
         params![since],
         |c| {
             Ok(ModelUsage {
@@ -92,6 +104,7 @@ pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<M
                 cached: c.get()?,
                 cost_nano_usd: c.get()?,
                 cost_unknown: c.get()?,
+                usage_unknown: c.get()?,
             })
         },
     )

@@ -6,7 +6,7 @@ use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Error, Result, TaskFilter, TaskRow};
 use abbey_engine::task::{Phase, Task};
-use abbey_model::{LeaseToken, Slug, TaskId, TaskRef, Timestamp};
+use abbey_model::{LeaseToken, Slug, TaskId, TaskRef, Timestamp, WaitKind};
 use std::ops::ControlFlow;
 
 const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at, link FROM tasks";
@@ -222,19 +222,36 @@ pub(crate) fn store(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()
         tx.publish(Topic::Deadlines);
     }
     tx.execute(
-        "UPDATE tasks SET state = ?2, phase = ?3, holder = ?4, assignee = ?5, attempts = ?6, token = ?7, route = ?8, result = ?9, failure = ?10, version = ?11, deadline = ?12, updated_at = ?13 WHERE number = ?1",
+        "UPDATE tasks SET state = ?2, phase = ?3, holder = ?4, assignee = ?5, attempts = ?6, token = ?7, route = ?8, result = ?9, failure = ?10, version = ?11, deadline = ?12, updated_at = ?13, waiting = ?14 WHERE number = ?1",
         params![
             row.number, row.state().name(), serde_json::to_string(&row.phase)?,
             row.phase.lease().map(|l| l.holder.as_str()), row.assignee.as_ref().map(Slug::as_str),
             row.attempts, row.token.0, serde_json::to_string(&row.route)?,
             row.result.as_ref().map(serde_json::to_string).transpose()?, &row.failure,
-            row.version, deadline, tx.now,
+            row.version, deadline, tx.now, waiting_key(row),
         ],
     )?;
     Ok(())
 }
 
-/// When the house must act on a task by itself: its lease, wall time, pause, approval or due time is over.
+/// What a parked task waits for, as the end of the wait looks for it.
+fn waiting_key(row: &TaskRow) -> Option<String> {
+    let parked = matches!(row.phase, Phase::Parked { .. });
+    let waiting_for = row.phase.waiting_for().filter(|_| parked)?;
+    matches!(waiting_for.kind, WaitKind::Budget | WaitKind::Provider).then(|| waiting_for.key())
+}
+
+/// Sets the deadline of a task again that was made due and stays as it is, so that it is not due for ever.
+pub(crate) fn restore_deadline(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
+    let next = deadline(row).filter(|at| *at > tx.now);
+    tx.execute(
+        "UPDATE tasks SET deadline = ?2 WHERE number = ?1 AND deadline <= ?3",
+        params![row.number, next, tx.now],
+    )?;
+    Ok(())
+}
+
+/// When the house must act on a task by itself: its wait, lease, wall time, pause, approval or due time is over.
 fn deadline(row: &TaskRow) -> Option<Timestamp> {
     let due = row.link.as_ref().and_then(|l| l.due);
     let due = due.filter(|_| !row.state().is_terminal());
@@ -242,8 +259,8 @@ fn deadline(row: &TaskRow) -> Option<Timestamp> {
         Phase::Pending { not_before } => Some(*not_before),
         Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at)),
         Phase::AwaitingApproval { until, .. } => Some(*until),
-        Phase::Parked { .. }
-        | Phase::Ready { .. }
+        Phase::Parked { .. } => row.phase.parked_until(),
+        Phase::Ready { .. }
         | Phase::Blocked { .. }
         | Phase::Done { .. }
         | Phase::Unverified

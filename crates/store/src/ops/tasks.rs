@@ -1,12 +1,13 @@
 //! Tasks as rows: adding, reading, editing and admitting them.
 
-use super::task_rows::{engine_task, load, store, task_name};
+use super::task_rows::{self, engine_task, load, store, task_name};
 use super::transitions::store_transition;
-use super::{audit_log, delegation, ledger};
+use super::{audit_log, delegation, ledger, waits};
 use crate::rows::{Query, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Added, Error, Intake, NewTask, Result, TaskEdit, TaskRow};
+use abbey_engine::matcher::Match;
 use abbey_engine::task::{self, Event, Phase};
 use abbey_engine::{admission, queue};
 use abbey_model::{LeaseToken, Principal, Slug, TaskId, TaskRef};
@@ -169,12 +170,24 @@ pub(crate) fn admit(tx: &mut Tx<'_>, task: TaskRef, intake: &Intake) -> Result<T
 
 /// Runs admission and stores its decision: offered to candidates, or parked with reasons.
 fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Result<()> {
+    let assignee = row.assignee.clone().filter(|_| row.pinned);
+    let matched: Vec<&str> = match &intake.fit {
+        Match::One(found) => vec![&found.skill],
+        Match::Ambiguous(found) => found.iter().map(|c| c.skill.as_str()).collect(),
+        Match::None => Vec::new(),
+    };
     let mut agents = intake.agents.clone();
     for agent in &mut agents {
-        agent.tokens_left = ledger::tokens_left(tx, &agent.slug)?;
+        // Only agents that may be chosen are looked up.
+        let may_be = match &assignee {
+            Some(only) => *only == agent.slug,
+            None => agent.is_root || agent.skills.iter().any(|s| matched.contains(&s.as_str())),
+        };
+        if may_be {
+            waits::fill_in(tx, row, agent)?;
+        }
     }
-    let assignee = row.assignee.as_ref().filter(|_| row.pinned);
-    let (decision, route) = admission::admit(assignee, &intake.fit, &agents);
+    let (decision, route) = admission::admit(assignee.as_ref(), &intake.fit, &agents);
     let step = task::step(
         &engine_task(row),
         &Event::Admit(decision),
@@ -183,7 +196,7 @@ fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resul
     )?;
     if step.task.phase == row.phase && route == row.route {
         // The same decision again is no change: a claim based on it stays good.
-        return Ok(());
+        return task_rows::restore_deadline(tx, row);
     }
     row.route = route;
     for value in row.route.args.values_mut() {

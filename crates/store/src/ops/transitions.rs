@@ -6,7 +6,7 @@ use crate::rows::params;
 use crate::transaction::Tx;
 use crate::{Error, Result, RunFacts, TaskRow};
 use abbey_engine::run;
-use abbey_engine::task::{self, Event, RunEnd, Step};
+use abbey_engine::task::{self, Event, Phase, RunEnd, Step};
 use abbey_model::{Principal, TaskRef};
 use serde_json::{Value, json};
 
@@ -52,7 +52,8 @@ pub(crate) fn store_transition(
     facts: Option<&RunFacts>,
 ) -> Result<()> {
     if let Some(end) = step.ends {
-        end_run(tx, end, facts)?;
+        let waited = matches!(step.task.phase, Phase::Parked { .. });
+        end_run(tx, end, facts, waited)?;
         if let Value::Object(map) = &mut detail {
             map.insert("run".to_owned(), json!(end.run));
             map.insert("reason".to_owned(), json!(end.reason));
@@ -80,7 +81,8 @@ pub(crate) fn merge_facts(old: RunFacts, new: &RunFacts) -> RunFacts {
     }
 }
 
-fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>) -> Result<()> {
+/// Ends a run; one that only had to wait does not count as a run of its budgets.
+fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>, waited: bool) -> Result<()> {
     let row = runs::load(tx.rows, end.run)?;
     let state = run::step(row.state, run::Event::Ended(end.state))
         .map_err(|e| Error::Row(e.to_string()))?;
@@ -99,5 +101,5 @@ fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>) -> Result<()>
         ],
     )?;
     let seconds = u64::try_from(tx.now.since(row.started_at).secs_ceil()).unwrap_or(0);
-    ledger::settle_run(tx, end.run, seconds)
+    ledger::settle_run(tx, end.run, seconds, waited)
 }

@@ -1,5 +1,6 @@
 //! Budgets, reservations, and usage.
 
+use abbey_engine::provider_health::Observation;
 use abbey_model::{BudgetAmounts, Metric, RunId, Scope, Slug, Window};
 
 /// One limit of a budget.
@@ -28,6 +29,19 @@ pub struct CallReservation {
     pub amounts: BudgetAmounts,
     /// Model that the call goes to.
     pub model: String,
+}
+
+/// How a call to a model provider ended.
+#[derive(Debug, Clone)]
+pub struct ProviderOutcome {
+    /// Provider, by its name in the manifest.
+    pub provider: String,
+    /// Agent that called, from authentication.
+    pub agent: Slug,
+    /// Run that the call belongs to; the agent's only live run when absent.
+    pub run: Option<RunId>,
+    /// How it ended.
+    pub seen: Observation,
 }
 
 /// Usage of a model call.
@@ -74,4 +88,6 @@ pub struct ModelUsage {
     pub cost_nano_usd: u64,
     /// Number of runs with a call of unknown price.
     pub cost_unknown: u64,
+    /// Number of runs with a call of unknown usage, which the other numbers leave out.
+    pub usage_unknown: u64,
 }

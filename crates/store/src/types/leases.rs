@@ -145,6 +145,8 @@ pub struct RunRow {
     pub started_at: Timestamp,
     /// Instant of its end.
     pub ended_at: Option<Timestamp>,
+    /// Why it failed, as its worker reported it.
+    pub failure: Option<String>,
 }
 
 /// Cost of a run that ended.

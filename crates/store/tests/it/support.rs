@@ -137,7 +137,14 @@ pub(crate) fn agent_fact(agent: &str) -> AgentFact {
         skills: vec!["s".into()],
         is_root: true,
         has_model: true,
-        tokens_left: None,
+        provider: Some("p".into()),
+        run: BudgetAmounts {
+            runs: 1,
+            seconds: 900,
+            ..BudgetAmounts::default()
+        },
+        run_wait: None,
+        model_wait: None,
     }
 }
 
@@ -340,7 +347,7 @@ pub(crate) fn claim(task: &TaskRef, agent: &str) -> Claim {
         runs_max: 1000,
         seen: None,
         configured_model: None,
-        effective_model: None,
+        effective_model: Some("p/m".into()),
         charter_hash: None,
     }
 }

@@ -175,6 +175,18 @@ pub(super) async fn check_schedules(work: &Arc<WorkState>, checks: &mut Checks) 
     Ok(())
 }
 
+/// Adds a check for each provider whose last calls failed.
+pub(super) fn check_providers(work: &WorkState, checks: &mut Checks) {
+    for provider in cell_views::failing_providers(work) {
+        let remedy = format!(
+            "if it is there, compare `providers.{}` of the manifest with it; the tasks go on by themselves once it answers",
+            provider.name
+        );
+        let id = format!("provider.{}", provider.name);
+        checks.add(&id, false, CheckSeverity::Warn, provider.text, &remedy);
+    }
+}
+
 /// Largest list of models, bytes.
 const MODELS_MAX: usize = 1 << 20;
 /// Longest wait for a list of models.

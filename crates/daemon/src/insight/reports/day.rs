@@ -58,7 +58,14 @@ fn usd(nano: u64) -> String {
 pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
     let mut report = Report::default();
     let said = |u: &ModelUsage| {
-        Text::new("tokens-use")
+        // What is unknown is not shown as 0.
+        let id = match u.usage_unknown {
+            0 => "tokens-use",
+            unknown if unknown == u.runs => "tokens-use-unknown",
+            _ => "tokens-use-partly",
+        };
+        Text::new(id)
+            .with("unknown", u.usage_unknown)
             .with("runs", u.runs)
             .with("input", u.input)
             .with("output", u.output)
@@ -77,6 +84,7 @@ pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
         sum.cached += row.cached;
         sum.cost_nano_usd += row.cost_nano_usd;
         sum.cost_unknown += row.cost_unknown;
+        sum.usage_unknown += row.usage_unknown;
     }
     match usage.is_empty() {
         true => report.observe(Text::new("tokens-all"), Text::new("tokens-none")),

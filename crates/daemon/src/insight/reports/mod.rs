@@ -117,7 +117,7 @@ pub(crate) async fn make_report(
     let since = now + Millis(-WINDOW.0);
     let report = match name {
         "status" => state::status_report(
-            &cell_views::fleet_doc(work).await?.agents,
+            &cell_views::fleet_doc(work).await?,
             &cell_views::services_doc(work).await?.services,
             &newest_tasks(work).await?,
         ),

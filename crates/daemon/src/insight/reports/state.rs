@@ -2,7 +2,7 @@
 
 use super::report::{Report, plain_number};
 use abbey_api::FindingKind;
-use abbey_api::{AgentView, ServiceView};
+use abbey_api::{FleetDoc, ServiceView};
 use abbey_engine::budget::Account;
 use abbey_model::Presence;
 use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
@@ -17,12 +17,15 @@ const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKin
 
 /// The report `status`: presence of each agent and service, and open tasks by state.
 pub(super) fn status_report(
-    agents: &[AgentView],
+    fleet: &FleetDoc,
     services: &[ServiceView],
     tasks: &[TaskRow],
 ) -> Report {
     let mut report = Report::default();
-    let agents = agents.iter().map(|a| (&a.name, a.presence, a.restarts));
+    let agents = fleet
+        .agents
+        .iter()
+        .map(|a| (&a.name, a.presence, a.restarts));
     let services = services.iter().map(|s| (&s.name, s.presence, s.restarts));
     for (name, presence, restarts) in agents.chain(services) {
         let about = |id| {
@@ -42,6 +45,13 @@ pub(super) fn status_report(
             }
             _ => report.interpret(FindingKind::Warn, about("agent-is")),
         }
+    }
+    for provider in &fleet.failing_providers {
+        let text = Text::new("provider-fails")
+            .with("provider", &provider.name)
+            .with("since", provider.since.to_string())
+            .with("until", provider.until.to_string());
+        report.interpret(FindingKind::Warn, text);
     }
     let mut states: BTreeMap<&str, u64> = BTreeMap::new();
     for task in tasks.iter().filter(|t| !t.state().is_terminal()) {

@@ -17,6 +17,7 @@ mod sagas;
 mod schedules;
 mod tasks;
 mod upkeep;
+mod waiting;
 mod workflows;
 
 use crate::support::{Bench, Factory};
@@ -40,6 +41,7 @@ const GROUPS: &[&[Case]] = &[
     sagas::CASES,
     audit_log::CASES,
     upkeep::CASES,
+    waiting::CASES,
 ];
 
 /// Cases that run at the same time; each waits for its disk most of the time.

@@ -1,0 +1,199 @@
+//! Work that can't be done now waits and goes on by itself: budgets that are used up and providers that are away.
+
+use crate::{up, with_model};
+use abbey_model::TaskState;
+use abbey_testkit::args;
+use abbey_testkit::house::{House, Ports, until};
+use serde_json::json;
+use std::path::Path;
+use std::process::{Child, Command};
+
+/// A task of a house, as JSON.
+fn task(house: &House, number: u64) -> serde_json::Value {
+    house.json(0, args!("task show TASK-{}", number))["task"].clone()
+}
+
+/// A scripted model outside of the house; ends with the test.
+struct Model(Child);
+
+impl Model {
+    fn start(port: u16) -> Model {
+        let program = Path::new(env!("CARGO_BIN_EXE_abbey")).with_file_name("abbey-scripted-model");
+        let mut command = Command::new(program);
+        Model(command.args(["--port", &port.to_string()]).spawn().unwrap())
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn waits_for(house: &House, number: u64, kind: &str) -> bool {
+    let task = task(house, number);
+    assert_ne!(task["state"], "failed", "{task}");
+    task["waiting_for"]["kind"] == kind
+}
+
+/// Manifest of the scripted model with these limits of the day.
+fn limited(limits: &str) -> String {
+    with_model("  abbot: { template: orchestrator }\n").replace("tokens_per_day: 100000", limits)
+}
+
+#[test]
+fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
+    let ports = Ports::allocate();
+    let house = up(&format!(
+        "house: night\nproviders: {{ scripted: {{ kind: openai, base_url: 'http://127.0.0.1:{}/v1', output_tokens_max: 200 }} }}\ndefaults: {{ cell: process, model: scripted/scripted-1 }}\nbudget: {{ tokens_per_day: 100000 }}\nagents: {{ abbot: {{ template: orchestrator }} }}\n",
+        ports.first
+    ));
+    for text in ["think", "think again"] {
+        house.expect(0, args!("task add {}", text));
+    }
+    for number in [1, 2] {
+        until("it waits for the provider", || {
+            waits_for(&house, number, "provider")
+        });
+        let task = task(&house, number);
+        assert_eq!(
+            (&task["state"], &task["attempts"]),
+            (&json!("parked"), &json!(0))
+        );
+        assert_eq!(task["waiting_for"]["name"], "scripted");
+        assert!(task["waiting_for"]["until"].is_string(), "{task}");
+    }
+    let why = house.json(0, "task why TASK-1");
+    assert_eq!(why["reasons"][0]["code"], "provider");
+    let failing = &house.json(0, "ps")["failing_providers"][0];
+    assert_eq!(
+        (&failing["name"], &failing["failure"]),
+        (&json!("scripted"), &json!("unreachable"))
+    );
+    assert!(
+        house
+            .expect(0, "ps")
+            .contains("provider `scripted` can't be reached")
+    );
+    assert!(house.expect(0, "report status").contains("scripted"));
+    let doctor = house.run("doctor --json");
+    let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let checks = doctor["checks"].as_array().unwrap();
+    assert!(
+        checks
+            .iter()
+            .any(|c| c["id"] == "provider.scripted" && c["state"] == "attention")
+    );
+    // The wait outlives the control plane.
+    house.kill_control_plane();
+    house.expect(0, "up");
+    assert_eq!(
+        house.json(0, "ps")["failing_providers"][0]["name"],
+        "scripted"
+    );
+    let _model = Model::start(ports.first);
+    for number in [1, 2] {
+        house.wait_for_task(&format!("TASK-{number}"), TaskState::Done);
+        assert_eq!(task(&house, number)["attempts"], 1);
+    }
+    assert!(
+        house.json(0, "ps")["failing_providers"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    let actions = |action| house.audit_entries(action).len();
+    assert_eq!(
+        (actions("provider.cool_down"), actions("provider.recover")),
+        (1, 1)
+    );
+    assert_eq!(actions("task.fail"), 0);
+}
+
+#[test]
+fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
+    let house = up(&limited("tokens_per_day: 100000"));
+    house.wait_for_model();
+    house.script_model(&json!([{ "status": 503 }, { "status": 429 }]));
+    let done = house.json(0, "task add think --wait");
+    let runs = done["task"]["runs"].as_array().unwrap();
+    assert_eq!((runs.len(), &done["task"]["attempts"]), (3, &json!(1)));
+    let why = house.json(0, "task why TASK-1");
+    let codes: Vec<&str> = why["reasons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        codes,
+        ["terminal", "routed", "attempt", "attempt", "attempt"]
+    );
+    assert!(why["reasons"][2]["text"].as_str().unwrap().contains("503"));
+    house.manifest(&limited("tokens_per_day: 100000, runs_per_day: 1"));
+    house.expect(0, "up");
+    // Long before the time limit of the wait.
+    let parked = house.json(8, "task add think --wait --timeout 10m");
+    assert_eq!(parked["task"]["waiting_for"]["name"], "house");
+    assert!(parked["task"]["waiting_for"]["until"].is_string());
+    house.manifest(&limited("tokens_per_day: 100000, runs_per_day: 10"));
+    house.expect(0, "up");
+    house.wait_for_task("TASK-2", TaskState::Done);
+}
+
+#[test]
+fn a_reservation_that_does_not_fit_now_waits_for_a_raise() {
+    let house = up(&limited("tokens_per_day: 100000"));
+    house.wait_for_model();
+    // Whatever a call reserves is what one of unknown usage costs.
+    house.script_model(&json!([{ "text": "well", "no_usage": true }]));
+    house.expect(0, "task add think --wait");
+    let spent = || {
+        let scopes = house.json(0, "budget show")["scopes"].clone();
+        let scopes = scopes.as_array().unwrap().clone();
+        let house = scopes
+            .into_iter()
+            .find(|s| s["scope"] == "house" && s["metric"] == "tokens");
+        house.unwrap()["spent"].as_u64().unwrap()
+    };
+    let once = spent();
+    house.manifest(&limited(&format!("tokens_per_day: {}", once * 3 / 2)));
+    house.expect(0, "up");
+    let parked = house.json(8, "task add think --wait");
+    let waiting = &parked["task"]["waiting_for"];
+    assert_eq!(
+        (&waiting["kind"], &waiting["name"]),
+        (&json!("budget"), &json!("house"))
+    );
+    let text = waiting["text"].as_str().unwrap();
+    for part in [
+        format!("of {} left", once * 3 / 2),
+        format!("{once} are needed"),
+    ] {
+        assert!(text.contains(&part), "{part} in {text}");
+    }
+    assert_eq!(spent(), once);
+    house.manifest(&limited(&format!("tokens_per_day: {}", once * 3)));
+    house.expect(0, "up");
+    house.wait_for_task("TASK-2", TaskState::Done);
+    // A changed time zone forgets nothing of it.
+    let before = spent();
+    let zone = format!("tokens_per_day: {}, timezone: Pacific/Kiritimati", once * 3);
+    house.manifest(&limited(&zone));
+    house.expect(0, "up");
+    assert_eq!(spent(), before);
+}
+
+#[test]
+fn a_task_without_any_tokens_is_refused() {
+    let house = up(&limited("tokens_per_day: 100000"));
+    let told = house.expect_refusal(2, "task add think --tokens 0");
+    assert!(told.contains("a token limit of 0"), "{told}");
+    assert!(
+        house.json(0, "task list")["tasks"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+}

@@ -1,0 +1,330 @@
+//! Tasks that wait for budgets and providers: what parks them, what they cost, and what ends their wait.
+
+use super::case::cases;
+use crate::support::{Bench, Done, agent_fact, limits, new_task, slug};
+use abbey_engine::matcher::Match;
+use abbey_engine::provider_health::{Observation, ProviderCondition};
+use abbey_engine::task::Phase;
+use abbey_model::*;
+use abbey_store::*;
+
+cases! {
+    a_refused_call_parks_its_task_until_the_reset checks record_run_wait fail admit_task expire_deadlines next_deadline;
+    a_raised_limit_ends_the_wait_and_a_small_raise_does_not checks set_budgets admit_task;
+    what_one_agent_is_short_of_is_no_reason_for_another checks edit_task;
+    what_can_never_fit_is_no_wait checks reserve_call fail;
+    a_settled_call_makes_room_for_those_that_wait checks settle_call expire_deadlines;
+    runs_that_are_used_up_park_what_is_offered checks claim admit_task;
+    tasks_wait_for_a_provider_without_costing_attempts checks record_provider_outcome provider_health claim fail;
+    a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end checks record_provider_outcome fail;
+    a_changed_provider_is_called_at_once checks reset_provider_health provider_health expire_deadlines;
+    a_changed_time_zone_forgets_no_spending checks set_budgets budgets;
+}
+
+/// Admission of a task that no skill matches.
+fn model_intake(agent: &str) -> Intake {
+    Intake {
+        fit: Match::None,
+        agents: vec![agent_fact(agent)],
+    }
+}
+
+fn add_model_task(bench: &Bench, agent: &str) -> TaskRef {
+    let new = NewTask {
+        intake: model_intake(agent),
+        ..new_task(agent, "write a haiku")
+    };
+    TaskRef::Id(bench.store().add_task(new).done().task.id)
+}
+
+fn readmit(bench: &Bench, task: &TaskRef, agent: &str) -> TaskRow {
+    bench.store().admit_task(*task, model_intake(agent)).done()
+}
+
+fn fail(bench: &Bench, task: &TaskRef, claimed: &Claimed, reason: EndReason) -> TaskRow {
+    let agent = claimed.task.assignee.clone().expect("an assignee");
+    let proof = bench.proof(agent.as_str(), claimed.lease.token.0);
+    let failure = Failure {
+        reason,
+        text: "the model call was rejected".into(),
+    };
+    let store = bench.store();
+    store
+        .fail(*task, proof, failure, RunFacts::default())
+        .done()
+}
+
+/// Lets a call of the run be refused, as the model gateway does, and gives whether it is a wait.
+fn refuse(bench: &Bench, agent: &str, claimed: &Claimed, tokens: u64) -> bool {
+    let Err(Error::Budget(refusal)) = bench.reserve(agent, claimed.run, tokens) else {
+        panic!("{tokens} tokens were granted");
+    };
+    let Some(wait) = refusal.wait() else {
+        return false;
+    };
+    let store = bench.store();
+    store
+        .record_run_wait(slug(agent), Some(claimed.run), wait)
+        .done();
+    true
+}
+
+fn spend(bench: &Bench, agent: &str, claimed: &Claimed, tokens: u64) {
+    let id = bench.reserve(agent, claimed.run, tokens).expect("it fits");
+    let unknown = CallUsage::Unknown { model: None };
+    bench.store().settle_call(id, unknown).done();
+}
+
+fn waiting_for(row: &TaskRow) -> WaitingFor {
+    assert_eq!(row.state(), TaskState::Parked);
+    row.phase.waiting_for().expect("it waits")
+}
+
+/// A task of agent-a that waits for 400 tokens, of which 200 are left.
+fn short_of_tokens(bench: &Bench) -> TaskRef {
+    bench.store().set_budgets(limits(1000), "UTC".into()).done();
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    spend(bench, "agent-a", &claimed, 300);
+    assert!(refuse(bench, "agent-a", &claimed, 400));
+    fail(bench, &task, &claimed, EndReason::BudgetExhausted);
+    task
+}
+
+fn a_refused_call_parks_its_task_until_the_reset(bench: &mut Bench) {
+    let task = short_of_tokens(bench);
+    let row = bench.task(&task);
+    let resets_at = bench.account("house", Metric::Tokens).resets_at;
+    let wait = waiting_for(&row);
+    assert_eq!(
+        (wait.kind, wait.name.as_str(), wait.until),
+        (WaitKind::Budget, "agent:agent-a", resets_at)
+    );
+    assert_eq!(row.attempts, 0, "waiting costs no attempt");
+    assert_eq!(row.failure, None);
+    let runs = bench.account("house", Metric::Runs);
+    assert_eq!((runs.spent, runs.reserved), (0, 0), "nor a run");
+    // It is not offered again before there is enough, whatever the occasion.
+    assert_eq!(readmit(bench, &task, "agent-a").phase, row.phase);
+    bench.reopen();
+    assert_eq!(bench.store().next_deadline().done(), resets_at);
+    assert!(bench.store().expire_deadlines().done().is_empty());
+    let left = resets_at.unwrap().since(bench.store().now());
+    bench.clock.advance(left.0);
+    let due = bench.store().expire_deadlines().done();
+    assert_eq!(due.len(), 1);
+    let admitted = readmit(bench, &task, "agent-a");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+    assert_eq!(bench.store().next_deadline().done(), None);
+}
+
+fn a_raised_limit_ends_the_wait_and_a_small_raise_does_not(bench: &mut Bench) {
+    let task = short_of_tokens(bench);
+    bench.store().set_budgets(limits(1398), "UTC".into()).done();
+    waiting_for(&readmit(bench, &task, "agent-a"));
+    bench.store().set_budgets(limits(1400), "UTC".into()).done();
+    let admitted = readmit(bench, &task, "agent-a");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+fn what_one_agent_is_short_of_is_no_reason_for_another(bench: &mut Bench) {
+    let other = short_of_tokens(bench);
+    let edit = TaskEdit {
+        text: "write a haiku".into(),
+        priority: Priority::P2,
+        assignee: Some(slug("agent-b")),
+        intake: model_intake("agent-b"),
+    };
+    let moved = bench.store().edit_task(other, edit, Principal::Operator);
+    assert!(matches!(moved.done().phase, Phase::Ready { .. }));
+}
+
+fn what_can_never_fit_is_no_wait(bench: &mut Bench) {
+    bench.store().set_budgets(limits(1000), "UTC".into()).done();
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    assert!(!refuse(bench, "agent-a", &claimed, 501));
+    let row = fail(bench, &task, &claimed, EndReason::BudgetExhausted);
+    assert_eq!(row.state(), TaskState::Failed);
+    // A refusal that a later call made up for is no excuse either.
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    spend(bench, "agent-a", &claimed, 100);
+    assert!(refuse(bench, "agent-a", &claimed, 401));
+    spend(bench, "agent-a", &claimed, 100);
+    let row = fail(bench, &task, &claimed, EndReason::AgentError);
+    assert_eq!(row.state(), TaskState::Failed);
+}
+
+fn a_settled_call_makes_room_for_those_that_wait(bench: &mut Bench) {
+    bench.store().set_budgets(limits(1000), "UTC".into()).done();
+    let (_, busy) = bench.claimed("agent-b");
+    let open = bench.reserve("agent-b", busy.run, 700).unwrap();
+    let task = add_model_task(bench, "agent-c");
+    let claimed = bench.claim(&task, "agent-c").expect("claimed");
+    assert!(refuse(bench, "agent-c", &claimed, 400));
+    let row = fail(bench, &task, &claimed, EndReason::BudgetExhausted);
+    assert_eq!(waiting_for(&row).name, "house");
+    let released = CallUsage::Released;
+    bench.store().settle_call(open, released).done();
+    let due = bench.store().expire_deadlines().done();
+    assert_eq!(due.iter().map(|t| t.id).collect::<Vec<_>>(), [row.id]);
+    let admitted = readmit(bench, &task, "agent-c");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+fn runs_that_are_used_up_park_what_is_offered(bench: &mut Bench) {
+    let runs = |most| {
+        let mut all = limits(1000);
+        all[1].limit = Some(most);
+        all
+    };
+    bench.store().set_budgets(runs(1), "UTC".into()).done();
+    let waits = add_model_task(bench, "agent-b");
+    let (task, _) = bench.claimed("agent-b");
+    bench.complete(&task, "agent-b", 1).unwrap();
+    let refused = bench.claim(&waits, "agent-b");
+    assert!(matches!(refused, Err(Error::Budget(_))), "{refused:?}");
+    let wait = waiting_for(&readmit(bench, &waits, "agent-b"));
+    assert_eq!(wait.name, "house");
+    assert_eq!(wait.until, bench.account("house", Metric::Runs).resets_at);
+    bench.store().set_budgets(runs(2), "UTC".into()).done();
+    let admitted = readmit(bench, &waits, "agent-b");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+/// End of a call of the run to the provider `p`.
+fn call(claimed: &Claimed, seen: Observation) -> ProviderOutcome {
+    ProviderOutcome {
+        provider: "p".into(),
+        agent: slug("agent-a"),
+        run: Some(claimed.run),
+        seen,
+    }
+}
+
+const fn failed(failure: ProviderFailure) -> Observation {
+    Observation::Failed {
+        failure,
+        retry_after: None,
+    }
+}
+
+fn tasks_wait_for_a_provider_without_costing_attempts(bench: &mut Bench) {
+    let (first, second) = (
+        add_model_task(bench, "agent-a"),
+        add_model_task(bench, "agent-a"),
+    );
+    // More often than a task may fail.
+    for _ in 0..6 {
+        let claimed = bench.claim(&first, "agent-a").expect("claimed");
+        let outcome = call(&claimed, failed(ProviderFailure::Unreachable));
+        let condition = bench.store().record_provider_outcome(outcome).done();
+        let until = condition.refuses_until(bench.store().now()).unwrap();
+        let row = fail(bench, &first, &claimed, EndReason::ProviderError);
+        let wait = waiting_for(&row);
+        assert_eq!(
+            (wait.kind, wait.name.as_str(), wait.until),
+            (WaitKind::Provider, "p", Some(until))
+        );
+        assert_eq!(row.attempts, 0);
+        assert!(matches!(
+            bench.claim(&second, "agent-a"),
+            Err(Error::MustWait(_))
+        ));
+        waiting_for(&readmit(bench, &second, "agent-a"));
+        bench.reopen();
+        assert_eq!(bench.store().provider_health().done()["p"], condition);
+        bench.clock.advance(until.since(bench.store().now()).0);
+        assert_eq!(bench.store().expire_deadlines().done().len(), 2);
+        readmit(bench, &first, "agent-a");
+        readmit(bench, &second, "agent-a");
+    }
+    let claimed = bench.claim(&first, "agent-a").expect("claimed");
+    let answered = call(&claimed, Observation::Answered);
+    let condition = bench.store().record_provider_outcome(answered).done();
+    assert_eq!(condition, ProviderCondition::Available);
+    assert!(bench.store().provider_health().done().is_empty());
+    let log = bench.store().audit_entries(0, 200).done().into_iter();
+    let edges: Vec<String> = log
+        .map(|e| e.action)
+        .filter(|a| a.starts_with("provider."))
+        .collect();
+    assert_eq!(edges, ["provider.cool_down", "provider.recover"]);
+    assert_eq!(bench.complete(&first, "agent-a", 7).unwrap().attempts, 1);
+}
+
+fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut Bench) {
+    let (bad, good) = (
+        add_model_task(bench, "agent-a"),
+        add_model_task(bench, "agent-a"),
+    );
+    let mut states = Vec::new();
+    while states.last() != Some(&TaskState::Failed) {
+        assert!(states.len() < 10, "{states:?}");
+        let claimed = bench.claim(&bad, "agent-a").expect("claimed");
+        let outcome = call(&claimed, failed(ProviderFailure::ServerError));
+        bench.store().record_provider_outcome(outcome).done();
+        states.push(fail(bench, &bad, &claimed, EndReason::ProviderError).state());
+        bench.clock.advance(10_000);
+        readmit(bench, &good, "agent-a");
+        let claimed = bench.claim(&good, "agent-a").expect("claimed");
+        let outcome = call(&claimed, Observation::Answered);
+        bench.store().record_provider_outcome(outcome).done();
+        bench.store().revoke_leases(slug("agent-a"), None).done();
+        bench.store().cancel_task(good, Principal::Operator).done();
+        bench.store().retry_task(good, Principal::Operator).done();
+        if states.last() != Some(&TaskState::Failed) {
+            readmit(bench, &bad, "agent-a");
+        }
+    }
+    use TaskState::{Failed, Parked, Pending};
+    assert_eq!(states, [Parked, Parked, Parked, Pending, Pending, Failed]);
+}
+
+fn a_changed_provider_is_called_at_once(bench: &mut Bench) {
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    let outcome = call(&claimed, failed(ProviderFailure::Unreachable));
+    bench.store().record_provider_outcome(outcome).done();
+    waiting_for(&fail(bench, &task, &claimed, EndReason::ProviderError));
+    let reset = |names: &[&str]| {
+        let names = names.iter().map(ToString::to_string).collect();
+        let store = bench.store();
+        store
+            .reset_provider_health(names, Principal::Operator)
+            .done();
+    };
+    reset(&["q"]);
+    assert_eq!(bench.store().provider_health().done().len(), 1);
+    assert!(bench.store().expire_deadlines().done().is_empty());
+    reset(&["p", "q"]);
+    assert!(bench.store().provider_health().done().is_empty());
+    assert_eq!(bench.store().expire_deadlines().done().len(), 1);
+    let admitted = readmit(bench, &task, "agent-a");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+fn a_changed_time_zone_forgets_no_spending(bench: &mut Bench) {
+    let set = |zone: &str| bench.store().set_budgets(limits(9000), zone.into()).done();
+    set("Etc/UTC");
+    let (_, claimed) = bench.claimed("agent-a");
+    for (zone, spent) in [
+        ("Pacific/Kiritimati", 100),
+        ("Pacific/Niue", 200),
+        ("Etc/UTC", 300),
+    ] {
+        spend(bench, "agent-a", &claimed, 100);
+        set(zone);
+        assert_eq!(
+            bench.account("house", Metric::Tokens).spent,
+            spent,
+            "{zone}"
+        );
+    }
+    let account = bench.account("house", Metric::Tokens);
+    let left = account.resets_at.unwrap().since(bench.store().now());
+    assert!(left <= Millis::from_secs(86_400));
+    bench.clock.advance(left.0);
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 0);
+}
