@@ -19,7 +19,10 @@ fn public_skills_load_or_say_why() {
             Some(words) => outcome.starts_with("refused ") && outcome.contains(words),
             None => outcome == expected,
         };
-        assert!(as_expected, "{name}: expected {expected}, but it is {outcome}");
+        assert!(
+            as_expected,
+            "{name}: expected {expected}, but it is {outcome}"
+        );
         count += 1;
     }
     assert!(count >= 40, "only {count} skills");

@@ -143,7 +143,10 @@ async fn read_skill(client: &AgentClient, name: &str) -> Result<String, String> 
     if let Some(dir) = &skill.directory {
         text.push_str(&format!("Directory, read-only: {dir}\n"));
     }
-    let others = skill.files.iter().filter(|f| !f.path.eq_ignore_ascii_case("SKILL.md"));
+    let others = skill
+        .files
+        .iter()
+        .filter(|f| !f.path.eq_ignore_ascii_case("SKILL.md"));
     let files: Vec<String> = others
         .map(|f| match f.executable {
             true => format!("{} ({} bytes, program)", f.path, f.bytes),
