@@ -1,6 +1,7 @@
 //! Admission: from a task's text and the state of the house to an offer or the reasons against.
 
-use crate::matcher::{Candidate, Match};
+use crate::matcher::{Candidate, Match, NAMED};
+use crate::routing::Suitability;
 use crate::task::{Admission, Wait};
 use abbey_model::{BudgetAmounts, Slug, WaitCode};
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub struct AgentFact {
     pub has_model: bool,
     /// Provider of its model, by its name in the manifest.
     pub provider: Option<String>,
+    /// Why work that no skill does is for it, where that is clear.
+    pub suited: Option<Suitability>,
     /// Most that one of its runs reserves before it starts.
     pub run: BudgetAmounts,
     /// Why it can begin no run now; none when it can.
@@ -41,6 +44,15 @@ pub struct Route {
     /// Agents that could do it as well, and were not chosen or had to wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Slug>,
+    /// Why this skill does it, or none; a clause.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Skills that fit it partly, for the model, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suggested: Vec<String>,
+    /// Why it was given to an agent that is made for it; none if a skill or the author decided, or nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suited: Option<Suitability>,
 }
 
 impl Route {
@@ -115,10 +127,29 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
             return (decision, route);
         }
     }
-    // No skill decides: a model must, and an unassigned task goes to the top of the org chart.
+    if let Some(named) = found.filter(|c| c.score >= NAMED) {
+        // Whoever names a skill wants its program: no model guesses instead.
+        return (
+            park(
+                WaitCode::NoCapableAgent,
+                skill_without_owner(&named.skill, assignee, agents),
+            ),
+            Route {
+                skill: Some(named.skill.clone()),
+                args: named.args.clone(),
+                score: named.score,
+                ..Route::default()
+            },
+        );
+    }
+    // No skill decides, so a model must. An unassigned task goes to the agent that is made for it, or else to the top of the
+    // org chart.
+    let suited = pool
+        .iter()
+        .find(|a| assignee.is_none() && a.has_model && a.suited.is_some());
     let thinkers: Vec<&&AgentFact> = pool
         .iter()
-        .filter(|a| assignee.is_some() || a.is_root)
+        .filter(|a| assignee.is_some() || suited.map_or(a.is_root, |s| s.slug == a.slug))
         .collect();
     let with_model: Vec<&&&AgentFact> = thinkers.iter().filter(|a| a.has_model).collect();
     if with_model.is_empty() {
@@ -141,8 +172,33 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
         .map(|a| (&a.slug, a.run_wait.as_ref().or(a.model_wait.as_ref())));
     let decision = offer_or_park(able);
     let eligible = with_model.iter().map(|a| &a.slug);
-    let route = Route::default().with_agents(&decision, eligible);
+    let route = Route {
+        suited: suited.and_then(|a| a.suited.clone()),
+        ..Route::default()
+    };
+    let route = route.with_agents(&decision, eligible);
     (decision, route)
+}
+
+/// Why a skill that was named can't run: nobody has it, or not the agent that was named; the latter with those that have it.
+pub fn skill_without_owner(skill: &str, assignee: Option<&Slug>, agents: &[AgentFact]) -> String {
+    let owners = agents
+        .iter()
+        .filter(|a| a.skills.iter().any(|s| s == skill));
+    let owners: Vec<String> = owners.map(|a| format!("`{}`", a.slug)).collect();
+    match (assignee, owners.is_empty()) {
+        (_, true) => format!(
+            "no agent has the skill `{skill}`; add it to `skills` of an agent in the manifest"
+        ),
+        (Some(slug), false) => format!(
+            "agent `{slug}` does not have the skill `{skill}`; {} has it",
+            owners.join(" or ")
+        ),
+        (None, false) => format!(
+            "the skill `{skill}` cannot run; {} has it",
+            owners.join(" or ")
+        ),
+    }
 }
 
 /// Offers a task to those agents that need not wait; parks it for all their reasons when every one must.
@@ -183,6 +239,7 @@ mod tests {
             is_root,
             has_model,
             provider: None,
+            suited: None,
             run: BudgetAmounts::default(),
             run_wait: None,
             model_wait: (left == Some(0))
@@ -245,6 +302,65 @@ mod tests {
         assert_eq!(
             admit(Some(&db), &disk(), &agents).0,
             Admission::Offer(vec![db])
+        );
+    }
+
+    #[test]
+    fn a_skill_that_was_named_never_reaches_a_model() {
+        let agents = [
+            agent("abbot", &[], true, true, None),
+            agent("sys", &["disk-usage"], false, true, None),
+        ];
+        let named = |skill: &str| {
+            Match::One(Candidate {
+                skill: skill.into(),
+                score: NAMED,
+                args: BTreeMap::new(),
+            })
+        };
+        let text = |assignee: Option<&Slug>, skill: &str| match admit(
+            assignee,
+            &named(skill),
+            &agents,
+        )
+        .0
+        {
+            Admission::Park(reasons) => reasons[0].text.clone(),
+            Admission::Offer(to) => format!("{to:?}"),
+        };
+        assert!(text(None, "git-mirror").contains("no agent has the skill `git-mirror`"));
+        let abbot: Slug = "abbot".parse().unwrap();
+        assert!(text(Some(&abbot), "disk-usage").contains("`sys` has it"));
+        assert!(text(None, "disk-usage").contains("sys"));
+    }
+
+    #[test]
+    fn thinking_goes_to_who_is_made_for_it() {
+        let suited = Suitability {
+            agent: "cad".parse().unwrap(),
+            score: 30,
+            words: vec!["mesh".into()],
+            enough: true,
+        };
+        let mut agents = [
+            agent("abbot", &[], true, true, None),
+            agent("cad", &[], false, true, None),
+        ];
+        agents[1].suited = Some(suited.clone());
+        let (admission, route) = admit(None, &Match::None, &agents);
+        assert_eq!(admission, Admission::Offer(vec!["cad".parse().unwrap()]));
+        assert_eq!(route.suited, Some(suited));
+        // Its author decides, and so does a model that is missing.
+        let abbot: Slug = "abbot".parse().unwrap();
+        assert_eq!(
+            admit(Some(&abbot), &Match::None, &agents).0,
+            Admission::Offer(vec![abbot.clone()])
+        );
+        agents[1].has_model = false;
+        let (admission, route) = admit(None, &Match::None, &agents);
+        assert_eq!(
+            (admission, route.suited),
+            (Admission::Offer(vec![abbot]), None)
         );
     }
 

@@ -12,11 +12,13 @@ pub mod budget;
 pub mod matcher;
 pub mod provider_health;
 pub mod queue;
+pub mod routing;
 pub mod run;
 pub mod saga;
 pub mod schedule;
 pub mod supervision;
 pub mod task;
+pub mod terms;
 pub mod timetable;
 pub mod workflow;
 

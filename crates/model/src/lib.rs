@@ -9,6 +9,7 @@ mod budget;
 mod cell;
 mod checkpoint;
 mod conversation;
+mod effect;
 mod evidence;
 mod fault;
 mod filter_aliases;
@@ -40,6 +41,7 @@ pub use cell::{
 };
 pub use checkpoint::{Checkpoint, CheckpointLine};
 pub use conversation::{ChannelAddress, Conversation, Session};
+pub use effect::Effect;
 pub use evidence::Evidence;
 pub use fault::FaultKind;
 pub use first_files::FirstFiles;

@@ -1,0 +1,220 @@
+//! A request as it is compared with patterns: without courtesies, and with plain blanks, quotes and punctuation.
+
+/// Longest text that is compared, bytes.
+pub const TEXT_MAX: usize = 2000;
+
+/// Courtesies before a request, in lower case, the longer before the shorter.
+const BEFORE: &[&str] = &[
+    "could you please",
+    "can you please",
+    "would you please",
+    "will you please",
+    "i would like you to",
+    "i'd like you to",
+    "i want you to",
+    "i need you to",
+    "could you",
+    "can you",
+    "would you",
+    "will you",
+    "please",
+    "kindly",
+    "hey abbey",
+    "hello",
+    "hey",
+    "hi",
+    "ok",
+    "okay",
+    "könntest du bitte",
+    "kannst du bitte",
+    "können sie bitte",
+    "könnten sie bitte",
+    "könntest du",
+    "kannst du",
+    "können sie",
+    "könnten sie",
+    "bitte",
+    "hallo",
+    "lahko prosim",
+    "ali lahko",
+    "prosim",
+    "živjo",
+    "пожалуйста",
+    "привет",
+];
+/// Courtesies before a request in scripts without blanks.
+const BEFORE_JOINED: &[&str] = &["麻烦你", "麻烦", "请帮我", "请你", "请", "帮我"];
+/// Courtesies after a request, in lower case.
+const AFTER: &[&str] = &[
+    "please",
+    "thank you",
+    "thanks",
+    "for me",
+    "right now",
+    "right away",
+    "now",
+    "bitte",
+    "danke",
+    "jetzt",
+    "sofort",
+    "prosim",
+    "hvala",
+    "zdaj",
+    "takoj",
+    "пожалуйста",
+    "спасибо",
+    "сейчас",
+];
+/// Courtesies after a request in scripts without blanks.
+const AFTER_JOINED: &[&str] = &["谢谢", "一下", "吧"];
+/// Most courtesies that are taken off at either side.
+const COURTESIES: usize = 4;
+
+/// A text, ready to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    /// The whole text with plain blanks, quotes and punctuation.
+    pub(super) plain: String,
+    /// The request in it, without courtesies and the punctuation at its end.
+    pub(super) core: String,
+    /// Whether it is put as a courtesy like `could you …`, so that its question mark asks nothing.
+    pub(super) is_polite: bool,
+    /// Whether it is longer than what is compared.
+    pub(super) is_too_long: bool,
+    /// Whether it has several lines.
+    pub(super) has_lines: bool,
+}
+
+impl Request {
+    pub(super) fn read(text: &str) -> Request {
+        let mut end = text.len().min(TEXT_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let trimmed = text[..end].trim();
+        let words: Vec<&str> = trimmed.split_whitespace().collect();
+        let plain: String = words.join(" ").chars().map(plain_character).collect();
+        let mut core = trim_end(&plain);
+        let mut is_polite = false;
+        for _ in 0..COURTESIES {
+            let Some(rest) = strip_before(core) else {
+                break;
+            };
+            is_polite = true;
+            core = rest;
+        }
+        for _ in 0..COURTESIES {
+            let Some(rest) = strip_after(core) else { break };
+            core = trim_end(rest);
+        }
+        Request {
+            core: core.to_owned(),
+            is_polite,
+            is_too_long: text.len() > TEXT_MAX,
+            has_lines: trimmed.contains(['\n', '\r', '\u{2028}', '\u{2029}']),
+            plain,
+        }
+    }
+}
+
+/// One character of another keyboard as the plain one.
+const fn plain_character(c: char) -> char {
+    match c {
+        '“' | '”' | '„' | '«' | '»' | '‟' | '「' | '」' => '"',
+        '‘' | '’' | '‚' | '‛' => '\'',
+        '？' => '?',
+        '！' => '!',
+        '。' => '.',
+        '，' | '、' => ',',
+        '；' => ';',
+        '：' => ':',
+        c => c,
+    }
+}
+
+fn trim_end(text: &str) -> &str {
+    text.trim_end_matches(['?', '!', '.', '…', ',', ' '])
+}
+
+/// The rest of a text that begins with this, whatever its case; `None` if it doesn't.
+fn strip_start<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+    let mut rest = text.chars();
+    for wanted in start.chars() {
+        let c = rest.next()?;
+        if !c.to_lowercase().eq(std::iter::once(wanted)) {
+            return None;
+        }
+    }
+    Some(rest.as_str())
+}
+
+fn strip_before(text: &str) -> Option<&str> {
+    let rest = BEFORE.iter().find_map(|start| {
+        let rest = strip_start(text, start)?;
+        let bare = rest.trim_start_matches([' ', ',', '!']);
+        (bare.len() < rest.len()).then_some(bare)
+    });
+    let joined = || {
+        BEFORE_JOINED
+            .iter()
+            .find_map(|start| text.strip_prefix(start))
+    };
+    rest.or_else(joined).filter(|rest| !rest.is_empty())
+}
+
+fn strip_after(text: &str) -> Option<&str> {
+    let rest = AFTER.iter().find_map(|end| {
+        // No courtesy has a letter whose upper case has another number of characters.
+        let from = text
+            .char_indices()
+            .rev()
+            .nth(end.chars().count().checked_sub(1)?)?
+            .0;
+        let (rest, last) = text.split_at(from);
+        let bare = rest.trim_end_matches([' ', ',']);
+        let is_end = strip_start(last, end).is_some_and(str::is_empty);
+        (is_end && bare.len() < rest.len()).then_some(bare)
+    });
+    let joined = || AFTER_JOINED.iter().find_map(|end| text.strip_suffix(end));
+    rest.or_else(joined).filter(|rest| !rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn courtesies_are_no_part_of_a_request() {
+        for (text, core) in [
+            ("  Please   back up the database. ", "back up the database"),
+            ("restart the web service, please", "restart the web service"),
+            (
+                "Could you please restart the web service?",
+                "restart the web service",
+            ),
+            (
+                "Hi, can you check the network for me, thanks!",
+                "check the network",
+            ),
+            (
+                "Bitte starte den Dienst web neu",
+                "starte den Dienst web neu",
+            ),
+            ("请重启服务 web", "重启服务 web"),
+            (
+                "ПОЖАЛУЙСТА, перезапусти сервис web",
+                "перезапусти сервис web",
+            ),
+            ("please", "please"),
+            ("pleased to meet you", "pleased to meet you"),
+            ("", ""),
+        ] {
+            assert_eq!(Request::read(text).core, core, "{text}");
+        }
+        assert!(Request::read("could you go?").is_polite);
+        assert!(!Request::read("restart web").is_polite);
+        assert!(Request::read("a\nb").has_lines && !Request::read("a\n").has_lines);
+        assert!(Request::read(&"é".repeat(TEXT_MAX)).is_too_long);
+        assert_eq!(Request::read("„x“").plain, "\"x\"");
+    }
+}
