@@ -3,30 +3,24 @@
 //! The rules are crude and the same for every caller, so that a search, a suggestion and the choice of an agent agree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// Most terms that are taken from one text; the rest is ignored.
 const TERMS_MAX: usize = 600;
 
 /// Words that say nothing about the subject of a text, and verbs that every request may have.
-const STOP: &[&str] = &[
-    "a", "about", "after", "again", "agent", "agents", "all", "also", "am", "an", "and", "another",
-    "any", "are", "as", "at", "be", "been", "before", "being", "but", "by", "can", "could",
-    "create", "did", "do", "does", "doing", "done", "each", "every", "few", "find", "for", "from",
-    "general", "get", "gets", "give", "gives", "go", "goes", "had", "has", "have", "having", "he",
-    "help", "her", "here", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just",
-    "keep", "keeps", "kindly", "let", "like", "made", "make", "makes", "making", "many", "may",
-    "me", "more", "most", "much", "must", "my", "need", "needs", "new", "no", "not", "now", "of",
-    "off", "on", "one", "only", "or", "other", "our", "out", "over", "own", "please", "put",
-    "puts", "run", "runs", "running", "she", "should", "show", "shows", "so", "some", "such",
-    "take", "takes", "task", "tasks", "tell", "tells", "than", "that", "the", "their", "them",
-    "then", "there", "these", "they", "this", "those", "to", "too", "under", "up", "us", "use",
-    "used", "uses", "using", "very", "want", "wants", "was", "we", "were", "what", "when", "where",
-    "which", "while", "who", "why", "will", "with", "without", "work", "worker", "works", "would",
-    "write", "writes", "you", "your", "der", "die", "das", "den", "dem", "des", "ein", "eine",
-    "einen", "einem", "und", "oder", "ist", "sind", "im", "ins", "mit", "von", "für", "auf", "zu",
-    "bitte", "wie", "je", "se", "na", "za", "ali", "ki", "s", "z", "v", "prosim", "и", "в", "на",
-    "с", "по", "для", "или", "это", "как",
-];
+const STOP: &str = "a about after again agent agents all also am an and another any are as at be been before being but by can could \
+    create did do does doing done each every few find for from general get gets give gives go goes had has have \
+    having he help her here him his how i if in into is it its just keep keeps kindly let like made make makes \
+    making many may me more most much must my need needs new no not now of off on one only or other our out over own \
+    please put puts run runs running she should show shows so some such take takes task tasks tell tells than that \
+    the their them then there these they this those to too under up us use used uses using very want wants was we \
+    were what when where which while who why will with without work worker works would write writes you your der die \
+    das den dem des ein eine einen einem und oder ist sind im ins mit von für auf zu bitte wie je se na za ali ki s \
+    z v prosim и в на с по для или это как";
+
+/// The stop words, as a set.
+static STOP_WORDS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| STOP.split_whitespace().collect());
 
 /// A content word: as it is written, in lower case, and its stem, by which words are compared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +47,7 @@ pub fn terms_of(text: &str) -> Vec<Term> {
         let word = word.to_lowercase();
         let mut add = |word: String| {
             let stem = stem(&word);
-            if !STOP.contains(&word.as_str()) && seen.insert(stem.clone()) {
+            if !STOP_WORDS.contains(word.as_str()) && seen.insert(stem.clone()) {
                 found.push(Term { stem, word });
             }
         };

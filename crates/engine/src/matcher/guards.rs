@@ -6,6 +6,7 @@
 //! of a model; a missing one does what nobody asked for, so the lists are wide.
 
 use super::request::Request;
+use super::word_lists::*;
 use abbey_model::Effect;
 
 /// What a guard looks for.
@@ -95,581 +96,6 @@ impl Finding {
     }
 }
 
-const NEGATIONS: &[&str] = &[
-    "not",
-    "don't",
-    "dont",
-    "doesn't",
-    "didn't",
-    "isn't",
-    "aren't",
-    "wasn't",
-    "won't",
-    "wouldn't",
-    "can't",
-    "cannot",
-    "couldn't",
-    "shouldn't",
-    "shan't",
-    "mustn't",
-    "mayn't",
-    "needn't",
-    "haven't",
-    "never",
-    "no",
-    "none",
-    "nobody",
-    "nothing",
-    "neither",
-    "nor",
-    "without",
-    "avoid",
-    "stop",
-    "refrain",
-    "forbidden",
-    "prohibited",
-    "instead",
-    "except",
-    "unless",
-    "rather",
-    "prevent",
-    "cancel",
-    "abort",
-    "skip",
-    "anything",
-    "nicht",
-    "nie",
-    "niemals",
-    "kein",
-    "keine",
-    "keinen",
-    "keinem",
-    "keiner",
-    "keines",
-    "ohne",
-    "niemand",
-    "nichts",
-    "verboten",
-    "statt",
-    "anstatt",
-    "vermeide",
-    "lass",
-    "nein",
-    "не",
-    "нет",
-    "нельзя",
-    "никогда",
-    "никто",
-    "ничего",
-    "ни",
-    "без",
-    "вместо",
-    "запрещено",
-    "отмени",
-    "хватит",
-    "ne",
-    "ni",
-    "nikoli",
-    "nikar",
-    "nikdar",
-    "niti",
-    "brez",
-    "nihče",
-    "nič",
-    "namesto",
-    "prepovedano",
-    "prekliči",
-    "nehaj",
-    "pas",
-    "jamais",
-    "sans",
-    "non",
-    "nunca",
-    "sin",
-    "mai",
-    "senza",
-    "kidding",
-    "leave",
-    "forget",
-    "joking",
-];
-const NEGATIONS_JOINED: &[&str] = &[
-    "不", "别", "勿", "没", "无需", "禁止", "避免", "停止", "取消", "莫", "未",
-];
-
-/// Words that begin a question about a thing; they hold back whatever the skill does.
-const ABOUT_BEGINNINGS: &[&str] = &[
-    "why",
-    "explain",
-    "describe",
-    "define",
-    "how to",
-    "how do i",
-    "how do you",
-    "how do we",
-    "how does",
-    "how can",
-    "how could",
-    "how should",
-    "how would",
-    "how did",
-    "how long would",
-    "what happens",
-    "what would",
-    "what does",
-    "what if",
-    "what is a",
-    "what is an",
-    "what's a",
-    "what are",
-    "what do you",
-    "should",
-    "is it safe",
-    "is it",
-    "is there a way",
-    "would it",
-    "who wrote",
-    "tell me about",
-    "tell me how",
-    "tell me why",
-    "teach",
-    "warum",
-    "wieso",
-    "weshalb",
-    "wozu",
-    "erkläre",
-    "erklär",
-    "beschreibe",
-    "wie kann",
-    "wie macht",
-    "wie mache",
-    "wie geht",
-    "was heißt",
-    "was bedeutet",
-    "was passiert",
-    "was ist ein",
-    "soll",
-    "sollte",
-    "sollen",
-    "почему",
-    "зачем",
-    "объясни",
-    "опиши",
-    "как сделать",
-    "как мне",
-    "как можно",
-    "что такое",
-    "что значит",
-    "что будет",
-    "стоит ли",
-    "zakaj",
-    "čemu",
-    "razloži",
-    "pojasni",
-    "opiši",
-    "kako naj",
-    "kako se",
-    "kaj je",
-    "kaj pomeni",
-    "kaj se zgodi",
-    "ali naj",
-    "pourquoi",
-    "que veut dire",
-    "por qué",
-];
-const ABOUT_JOINED: &[&str] = &[
-    "为什么",
-    "怎么",
-    "如何",
-    "解释",
-    "什么是",
-    "是什么",
-    "应该",
-    "会怎样",
-];
-
-/// Words that begin any question; they hold back what changes something.
-const QUESTION_BEGINNINGS: &[&str] = &[
-    "who",
-    "whose",
-    "whom",
-    "what",
-    "what's",
-    "when",
-    "where",
-    "which",
-    "how",
-    "is",
-    "are",
-    "am",
-    "was",
-    "were",
-    "did",
-    "does",
-    "has",
-    "have",
-    "had",
-    "can",
-    "could",
-    "should",
-    "would",
-    "will",
-    "may",
-    "might",
-    "must",
-    "shall",
-    "do you",
-    "do we",
-    "do i",
-    "do they",
-    "wer",
-    "was",
-    "wann",
-    "wo",
-    "welche",
-    "welcher",
-    "welches",
-    "wie",
-    "ist",
-    "sind",
-    "war",
-    "waren",
-    "hat",
-    "haben",
-    "kann",
-    "können",
-    "darf",
-    "muss",
-    "wird",
-    "würde",
-    "кто",
-    "что",
-    "когда",
-    "где",
-    "какой",
-    "какая",
-    "какие",
-    "как",
-    "можно ли",
-    "нужно ли",
-    "сколько",
-    "kdo",
-    "kaj",
-    "kdaj",
-    "kje",
-    "kateri",
-    "katera",
-    "katere",
-    "kako",
-    "ali",
-    "je",
-    "so",
-    "koliko",
-    "lahko",
-    "que",
-    "qui",
-    "est-ce",
-];
-const QUESTION_JOINED: &[&str] = &[
-    "吗", "什么", "谁", "是否", "能否", "可否", "几", "多少", "哪", "呢",
-];
-
-const CONDITIONS: &[&str] = &[
-    "if",
-    "whenever",
-    "until",
-    "till",
-    "once",
-    "suppose",
-    "supposing",
-    "imagine",
-    "assuming",
-    "assume",
-    "hypothetically",
-    "provided",
-    "otherwise",
-    "unless",
-    "case",
-    "maybe",
-    "perhaps",
-    "wenn",
-    "falls",
-    "sofern",
-    "sobald",
-    "bis",
-    "angenommen",
-    "vielleicht",
-    "если",
-    "допустим",
-    "представь",
-    "пока",
-    "может",
-    "če",
-    "ko",
-    "recimo",
-    "denimo",
-    "dokler",
-    "morda",
-    "mogoče",
-    "si",
-    "fails",
-];
-const CONDITIONS_JOINED: &[&str] = &[
-    "如果", "假如", "要是", "万一", "假设", "除非", "直到", "也许", "的话",
-];
-
-/// Words after which another request follows.
-const SEVERAL: &[&str] = &[
-    "then",
-    "afterwards",
-    "after",
-    "before",
-    "additionally",
-    "subsequently",
-    "danach",
-    "anschließend",
-    "dann",
-    "vorher",
-    "потом",
-    "затем",
-    "после",
-    "nato",
-    "potem",
-    "zatem",
-    "puis",
-    "ensuite",
-];
-const SEVERAL_JOINED: &[&str] = &["然后", "之后", "接着", "并且", "再", "以后"];
-const CONJUNCTIONS: &[&str] = &[
-    "and", "or", "plus", "und", "oder", "и", "или", "in", "ter", "et", "y",
-];
-/// Verbs of requests: after a conjunction they begin another one.
-const VERBS: &[&str] = &[
-    "restart",
-    "reboot",
-    "start",
-    "stop",
-    "back",
-    "backup",
-    "vacuum",
-    "migrate",
-    "apply",
-    "restore",
-    "merge",
-    "tag",
-    "mirror",
-    "search",
-    "grep",
-    "show",
-    "list",
-    "tell",
-    "write",
-    "give",
-    "make",
-    "take",
-    "create",
-    "check",
-    "run",
-    "delete",
-    "remove",
-    "drop",
-    "send",
-    "explain",
-    "let",
-    "report",
-    "summarise",
-    "summarize",
-    "translate",
-    "post",
-    "publish",
-    "email",
-    "mail",
-    "clean",
-    "tidy",
-    "update",
-    "install",
-    "kill",
-    "shut",
-    "open",
-    "close",
-    "read",
-    "fetch",
-    "pull",
-    "push",
-    "deploy",
-    "inform",
-    "notify",
-    "call",
-    "print",
-    "do",
-    "starte",
-    "stoppe",
-    "mach",
-    "mache",
-    "sichere",
-    "lösche",
-    "zeig",
-    "zeige",
-    "schreib",
-    "schreibe",
-    "sag",
-    "sage",
-    "schick",
-    "prüfe",
-    "перезапусти",
-    "сделай",
-    "удали",
-    "покажи",
-    "напиши",
-    "скажи",
-    "отправь",
-    "проверь",
-    "zaženi",
-    "naredi",
-    "izbriši",
-    "pokaži",
-    "napiši",
-    "povej",
-    "pošlji",
-    "preveri",
-    "ustavi",
-];
-
-const TIMES: &[&str] = &[
-    "every",
-    "each",
-    "daily",
-    "hourly",
-    "weekly",
-    "monthly",
-    "tomorrow",
-    "tonight",
-    "later",
-    "soon",
-    "monday",
-    "tuesday",
-    "wednesday",
-    "thursday",
-    "friday",
-    "saturday",
-    "sunday",
-    "mondays",
-    "fridays",
-    "o'clock",
-    "midnight",
-    "noon",
-    "next",
-    "yesterday",
-    "ago",
-    "morgen",
-    "täglich",
-    "jede",
-    "jeden",
-    "jedes",
-    "später",
-    "gestern",
-    "montag",
-    "завтра",
-    "каждый",
-    "каждую",
-    "ежедневно",
-    "вчера",
-    "позже",
-    "jutri",
-    "vsak",
-    "vsako",
-    "dnevno",
-    "včeraj",
-    "kasneje",
-    "pozneje",
-];
-const TIMES_JOINED: &[&str] = &["明天", "每天", "每周", "昨天", "稍后", "以前", "晚上"];
-
-/// Words of texts about a request.
-const ABOUT: &[&str] = &[
-    "said",
-    "says",
-    "say",
-    "saying",
-    "wrote",
-    "writes",
-    "reads",
-    "asked",
-    "told",
-    "ignore",
-    "disregard",
-    "pretend",
-    "roleplay",
-    "story",
-    "poem",
-    "novel",
-    "haiku",
-    "essay",
-    "letter",
-    "email",
-    "joke",
-    "sentence",
-    "phrase",
-    "word",
-    "words",
-    "quote",
-    "translate",
-    "translation",
-    "summarise",
-    "summarize",
-    "summary",
-    "rephrase",
-    "paraphrase",
-    "aloud",
-    "example",
-    "metaphor",
-    "title",
-    "slogan",
-    "logo",
-    "sagte",
-    "schrieb",
-    "übersetze",
-    "gedicht",
-    "geschichte",
-    "satz",
-    "wort",
-    "zusammenfassung",
-    "ignoriere",
-    "сказал",
-    "сказала",
-    "написал",
-    "переведи",
-    "стих",
-    "стихотворение",
-    "рассказ",
-    "слово",
-    "предложение",
-    "игнорируй",
-    "rekel",
-    "rekla",
-    "napisal",
-    "prevedi",
-    "pesem",
-    "zgodba",
-    "stavek",
-    "beseda",
-    "prezri",
-    "traduis",
-    "traduce",
-];
-const ABOUT_TEXT_JOINED: &[&str] = &[
-    "翻译",
-    "写一首",
-    "故事",
-    "诗",
-    "他说",
-    "她说",
-    "忽略",
-    "假装",
-    "句子",
-    "总结",
-];
-
 /// Words of a text in lower case, as they are written: with hyphens, apostrophes, dots and slashes inside.
 fn tokens(lower: &str) -> Vec<&str> {
     let is_part = |c: char| {
@@ -710,10 +136,16 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
         found,
         holds_back_reading: holds_back_reading && guard.holds_back_reading(),
     };
-    let word_of = |list: &[&str], joined: &[&str]| {
-        let word = words.iter().find(|w| list.contains(w)).copied();
-        word.or_else(|| joined.iter().find(|j| lower.contains(**j)).copied())
-            .map(str::to_owned)
+    let word_of = |list: &WordList, joined: &WordList| {
+        let word = words.iter().find(|w| list.has(w)).copied();
+        word.or_else(|| {
+            joined
+                .entries()
+                .iter()
+                .find(|j| lower.contains(**j))
+                .copied()
+        })
+        .map(str::to_owned)
     };
     match guard {
         Guard::TooLong => request
@@ -724,7 +156,7 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
             .then(|| finding("several lines".to_owned(), true)),
         Guard::Hidden => find_hidden(&request.plain).map(|found| finding(found, true)),
         Guard::Markup => find_markup(lower).map(|found| finding(found, true)),
-        Guard::Negation => word_of(NEGATIONS, NEGATIONS_JOINED).map(|found| finding(found, true)),
+        Guard::Negation => word_of(&NEGATIONS, &NEGATIONS_JOINED).map(|found| finding(found, true)),
         Guard::Question => {
             find_question(request, lower).map(|(found, about)| finding(found, about))
         }
@@ -737,7 +169,7 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
                 .iter()
                 .skip(1)
                 .any(|w| matches!(*w, "when" | "while" | "когда"));
-            word_of(CONDITIONS, CONDITIONS_JOINED)
+            word_of(&CONDITIONS, &CONDITIONS_JOINED)
                 .or_else(|| behind.then(|| "when".to_owned()))
                 .map(|found| finding(found, true))
         }
@@ -747,11 +179,11 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
                 matches!(pair[0], "at" | "um" | "ob" | "в" | "in")
                     && pair[1].starts_with(|c: char| c.is_ascii_digit())
             });
-            word_of(TIMES, TIMES_JOINED)
+            word_of(&TIMES, &TIMES_JOINED)
                 .or_else(|| clock.map(|pair| pair.join(" ")))
                 .map(|found| finding(found, false))
         }
-        Guard::About => word_of(ABOUT, ABOUT_TEXT_JOINED).map(|found| finding(found, true)),
+        Guard::About => word_of(&ABOUT, &ABOUT_TEXT_JOINED).map(|found| finding(found, true)),
     }
 }
 
@@ -804,9 +236,10 @@ fn find_question(request: &Request, lower: &str) -> Option<(String, bool)> {
     };
     let core = request.core.to_lowercase();
     let found = ABOUT_BEGINNINGS
+        .entries()
         .iter()
         .find(|b| begins(lower, b) || begins(&core, b));
-    let found = found.or_else(|| ABOUT_JOINED.iter().find(|b| lower.contains(**b)));
+    let found = found.or_else(|| ABOUT_JOINED.entries().iter().find(|b| lower.contains(**b)));
     if let Some(found) = found {
         // `What is a …` asks what a thing is; `is it` and `what are` can ask how it is now.
         let is_about = !matches!(
@@ -816,8 +249,16 @@ fn find_question(request: &Request, lower: &str) -> Option<(String, bool)> {
         return Some(((*found).to_owned(), is_about));
     }
     // Behind a courtesy a question mark asks nothing, and neither does the first word of `could you …`.
-    let found = QUESTION_BEGINNINGS.iter().find(|b| begins(&core, b));
-    let found = found.or_else(|| QUESTION_JOINED.iter().find(|b| lower.contains(**b)));
+    let found = QUESTION_BEGINNINGS
+        .entries()
+        .iter()
+        .find(|b| begins(&core, b));
+    let found = found.or_else(|| {
+        QUESTION_JOINED
+            .entries()
+            .iter()
+            .find(|b| lower.contains(**b))
+    });
     if let Some(found) = found {
         return Some(((*found).to_owned(), false));
     }
@@ -827,15 +268,19 @@ fn find_question(request: &Request, lower: &str) -> Option<(String, bool)> {
 
 /// Signs of a second request: another sentence, or a verb behind a conjunction or a comma.
 fn find_second_request(lower: &str, words: &[&str]) -> Option<String> {
-    if let Some(word) = words.iter().find(|w| SEVERAL.contains(w)) {
+    if let Some(word) = words.iter().find(|w| SEVERAL.has(w)) {
         return Some((*word).to_owned());
     }
-    if let Some(word) = SEVERAL_JOINED.iter().find(|w| lower.contains(**w)) {
+    if let Some(word) = SEVERAL_JOINED
+        .entries()
+        .iter()
+        .find(|w| lower.contains(**w))
+    {
         return Some((*word).to_owned());
     }
     let pair = words
         .windows(2)
-        .find(|pair| CONJUNCTIONS.contains(&pair[0]) && VERBS.contains(&pair[1]));
+        .find(|pair| CONJUNCTIONS.has(pair[0]) && VERBS.has(pair[1]));
     if let Some(pair) = pair {
         return Some(pair.join(" "));
     }
@@ -845,7 +290,7 @@ fn find_second_request(lower: &str, words: &[&str]) -> Option<String> {
         let next = tokens(rest).first().copied().unwrap_or_default();
         let ends_sentence = matches!(sign, "." | "!" | "?") && !next.is_empty();
         let is_dash = sign == "-" && lower[..at].ends_with(' ');
-        let is_verb = sign == "," && VERBS.contains(&next);
+        let is_verb = sign == "," && VERBS.has(next);
         if spaced && (ends_sentence || is_dash || is_verb || sign == ":") {
             return Some(format!("`{sign}` and what follows it"));
         }

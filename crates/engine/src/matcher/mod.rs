@@ -8,6 +8,7 @@ mod guards;
 mod named;
 mod pattern;
 mod request;
+mod word_lists;
 
 pub use guards::{Finding, Guard};
 pub use pattern::{KnownNames, Slot, SlotKind, check_pattern};

@@ -1,72 +1,10 @@
 //! A request as it is compared with patterns: without courtesies, and with plain blanks, quotes and punctuation.
 
+use super::word_lists::*;
+
 /// Longest text that is compared, bytes.
 pub const TEXT_MAX: usize = 2000;
 
-/// Courtesies before a request, in lower case, the longer before the shorter.
-const BEFORE: &[&str] = &[
-    "could you please",
-    "can you please",
-    "would you please",
-    "will you please",
-    "i would like you to",
-    "i'd like you to",
-    "i want you to",
-    "i need you to",
-    "could you",
-    "can you",
-    "would you",
-    "will you",
-    "please",
-    "kindly",
-    "hey abbey",
-    "hello",
-    "hey",
-    "hi",
-    "ok",
-    "okay",
-    "könntest du bitte",
-    "kannst du bitte",
-    "können sie bitte",
-    "könnten sie bitte",
-    "könntest du",
-    "kannst du",
-    "können sie",
-    "könnten sie",
-    "bitte",
-    "hallo",
-    "lahko prosim",
-    "ali lahko",
-    "prosim",
-    "živjo",
-    "пожалуйста",
-    "привет",
-];
-/// Courtesies before a request in scripts without blanks.
-const BEFORE_JOINED: &[&str] = &["麻烦你", "麻烦", "请帮我", "请你", "请", "帮我"];
-/// Courtesies after a request, in lower case.
-const AFTER: &[&str] = &[
-    "please",
-    "thank you",
-    "thanks",
-    "for me",
-    "right now",
-    "right away",
-    "now",
-    "bitte",
-    "danke",
-    "jetzt",
-    "sofort",
-    "prosim",
-    "hvala",
-    "zdaj",
-    "takoj",
-    "пожалуйста",
-    "спасибо",
-    "сейчас",
-];
-/// Courtesies after a request in scripts without blanks.
-const AFTER_JOINED: &[&str] = &["谢谢", "一下", "吧"];
 /// Most courtesies that are taken off at either side.
 const COURTESIES: usize = 4;
 
@@ -149,13 +87,14 @@ fn strip_start<'a>(text: &'a str, start: &str) -> Option<&'a str> {
 }
 
 fn strip_before(text: &str) -> Option<&str> {
-    let rest = BEFORE.iter().find_map(|start| {
+    let rest = COURTESIES_BEFORE.entries().iter().find_map(|start| {
         let rest = strip_start(text, start)?;
         let bare = rest.trim_start_matches([' ', ',', '!']);
         (bare.len() < rest.len()).then_some(bare)
     });
     let joined = || {
-        BEFORE_JOINED
+        COURTESIES_BEFORE_JOINED
+            .entries()
             .iter()
             .find_map(|start| text.strip_prefix(start))
     };
@@ -163,7 +102,7 @@ fn strip_before(text: &str) -> Option<&str> {
 }
 
 fn strip_after(text: &str) -> Option<&str> {
-    let rest = AFTER.iter().find_map(|end| {
+    let rest = COURTESIES_AFTER.entries().iter().find_map(|end| {
         // No courtesy has a letter whose upper case has another number of characters.
         let from = text
             .char_indices()
@@ -175,7 +114,12 @@ fn strip_after(text: &str) -> Option<&str> {
         let is_end = strip_start(last, end).is_some_and(str::is_empty);
         (is_end && bare.len() < rest.len()).then_some(bare)
     });
-    let joined = || AFTER_JOINED.iter().find_map(|end| text.strip_suffix(end));
+    let joined = || {
+        COURTESIES_AFTER_JOINED
+            .entries()
+            .iter()
+            .find_map(|end| text.strip_suffix(end))
+    };
     rest.or_else(joined).filter(|rest| !rest.is_empty())
 }
 
