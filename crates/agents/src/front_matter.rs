@@ -21,12 +21,13 @@ const KEYS: [&str; 6] = [
     "allowed-tools",
 ];
 /// Keys of `metadata` that Abbey defines.
-const OWN_KEYS: [&str; 5] = [
+const OWN_KEYS: [&str; 6] = [
     "abbey-match",
     "abbey-args",
     "abbey-program",
     "abbey-grants",
     "abbey-risk",
+    "abbey-effect",
 ];
 
 /// What the front matter of a skill says.
@@ -57,6 +58,8 @@ struct Scalars {
     grants: Option<String>,
     #[serde(rename = "abbey-risk")]
     risk: Option<String>,
+    #[serde(rename = "abbey-effect")]
+    effect: Option<String>,
 }
 
 /// Texts as they are written, also those that YAML could read as something else: `name: yes`.
@@ -182,6 +185,7 @@ pub(crate) fn read_front_matter(
                 ("abbey-match", scalars.patterns),
                 ("abbey-args", scalars.args),
                 ("abbey-program", scalars.program),
+                ("abbey-effect", scalars.effect),
                 ("abbey-grants", scalars.grants),
                 ("abbey-risk", scalars.risk),
             ];

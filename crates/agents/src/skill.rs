@@ -2,6 +2,8 @@
 //! `metadata`.
 
 use crate::front_matter::{read_front_matter, split_front_matter};
+use abbey_engine::matcher::{PatternError, Rule, check_pattern};
+use abbey_model::Effect;
 use abbey_support::input::read_input_text;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -69,8 +71,10 @@ pub struct Skill {
     pub version: Option<String>,
     /// Program that performs the skill; `None` for instructions to a model only.
     pub program: Option<Program>,
-    /// Regular expressions of the task texts that the skill matches.
+    /// Patterns of the requests that the skill does: regular expressions with slots, each over a whole request.
     pub patterns: Vec<String>,
+    /// What running it does; a program that does not declare it changes something.
+    pub effect: Effect,
     /// JSON Schema of its arguments.
     pub args: Value,
     /// Granted rights: `fact:NAME`, `op:NAME`, `workspace`.
@@ -132,11 +136,8 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
     };
     let patterns = lines("abbey-match");
     for (i, pattern) in patterns.iter().enumerate() {
-        if regex::Regex::new(pattern).is_err() {
-            mistakes.push(format!(
-                "pattern {} of `abbey-match` is not a regular expression",
-                i + 1
-            ));
+        if let Err(why) = check_pattern(pattern) {
+            mistakes.push(format!("pattern {} of `abbey-match` {why}", i + 1));
         }
     }
     let args: Value =
@@ -175,12 +176,6 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
             path.map(|_| Program::File(PathBuf::from(text)))
         }
     });
-    if program.is_some() && patterns.is_empty() {
-        mistakes.push(
-            "it has a program and no pattern in `abbey-match`, so nothing would ever run it"
-                .to_owned(),
-        );
-    }
     let grants: Vec<String> = get("abbey-grants")
         .unwrap_or("")
         .split_whitespace()
@@ -208,10 +203,21 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
             "`abbey-risk`: `{risk}` is none of low, medium, high"
         ));
     }
+    let effect = match get("abbey-effect") {
+        None if program.is_none() => Effect::Reads,
+        None => Effect::Changes,
+        Some(text) => text.parse().unwrap_or_else(|_| {
+            mistakes.push(format!(
+                "`abbey-effect`: `{text}` is none of reads, changes"
+            ));
+            Effect::Changes
+        }),
+    };
     if !mistakes.is_empty() {
         return Err(invalid(mistakes));
     }
     Ok(Skill {
+        effect,
         owner: None,
         version: front.metadata.get("version").cloned(),
         tags: front.tags,
@@ -227,6 +233,29 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
         risk,
         hash: abbey_support::digest::sha256_hex(text.as_bytes()),
     })
+}
+
+impl Skill {
+    /// What matching needs to know of the skill; `known` are rules whose patterns need not be compiled again.
+    ///
+    /// # Errors
+    /// [`PatternError`] for the first pattern that does not compile.
+    pub fn matching_rule<'a>(
+        &self,
+        mut known: impl Iterator<Item = &'a Rule>,
+    ) -> Result<Rule, PatternError> {
+        let rule = match known.find(|r| r.is_compiled_from(&self.name, &self.patterns)) {
+            Some(rule) => rule.clone(),
+            None => Rule::new(&self.name, &self.patterns)?,
+        };
+        let required = self.args["required"].as_array();
+        let words = format!("{} {} {}", self.name, self.description, self.tags.join(" "));
+        let mut rule = rule.found_by(&words);
+        rule.effect = self.effect;
+        rule.runs = self.program.is_some();
+        rule.needs_arguments = required.is_some_and(|r| !r.is_empty());
+        Ok(rule)
+    }
 }
 
 /// Whether a file has a permission bit for execution.
@@ -300,13 +329,18 @@ mod tests {
         assert!(invalid.is_empty(), "{invalid:?}");
         assert_eq!(skills.len(), STOCK.len());
         assert!(skills.values().all(|s| s.program.is_some()));
+        assert!(
+            STOCK
+                .iter()
+                .all(|(_, text)| text.contains("\n  abbey-effect: "))
+        );
     }
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        let text = "---\nname: other\ndescription: x\nmetadata:\n  abbey-match: '('\n  abbey-program: ../../bin/sh\n  abbey-grants: root\n---\n";
+        let text = "---\nname: other\ndescription: x\nmetadata:\n  abbey-match: '('\n  abbey-program: ../../bin/sh\n  abbey-grants: root\n  abbey-effect: none\n---\n";
         let error = parse_skill("mine", text, None).unwrap_err();
-        assert_eq!(error.mistakes.len(), 4, "{error}");
+        assert_eq!(error.mistakes.len(), 5, "{error}");
         assert!(parse_skill("mine", "no front matter", None).is_err());
     }
 

@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("launch", &[]),
     ("cells", &["model", "plan", "launch", "support"]),
     ("api", &["model", "support"]),
-    ("agents", &["model", "api", "support"]),
+    ("agents", &["model", "engine", "api", "support"]),
     ("gateway", &["model", "support"]),
     ("services", &["support"]),
     ("words", &[]),

@@ -82,11 +82,41 @@ fn run_for_output(repository: &Path, args: &[&str]) -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-/// Path of a repository below the workspace (the working directory).
+/// Directory of the workspace that is its only repository.
+///
+/// # Errors
+/// If there is none, or more than one.
+fn only_repository() -> Result<String, String> {
+    let entries = std::fs::read_dir(".").map_err(|e| e.to_string())?;
+    let is_repository = |name: &String| {
+        let path = Path::new(name);
+        path.join(".git").is_dir() || (path.join("HEAD").is_file() && path.join("refs").is_dir())
+    };
+    let names = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut found: Vec<String> = names.filter(is_repository).collect();
+    found.sort();
+    match found.as_slice() {
+        [] => Err("the workspace has no git repository; clone one, or name it".to_owned()),
+        [one] => Ok(one.clone()),
+        several => Err(format!(
+            "the workspace has the repositories {}; name one of them",
+            several.join(", ")
+        )),
+    }
+}
+
+/// Name and path of a repository below the workspace (the working directory); the only one when the name is empty.
 ///
 /// # Errors
 /// If the path leaves the workspace or is not a repository.
-fn open_repository(repository: &str) -> Result<PathBuf, String> {
+fn open_repository(name: &str) -> Result<(String, PathBuf), String> {
+    let name = match name.is_empty() {
+        true => only_repository()?,
+        false => name.to_owned(),
+    };
+    let repository = name.as_str();
     let workspace = std::env::current_dir()
         .and_then(|d| d.canonicalize())
         .map_err(|e| e.to_string())?;
@@ -101,7 +131,29 @@ fn open_repository(repository: &str) -> Result<PathBuf, String> {
     }
     run_for_output(&path, &["rev-parse", "--git-dir"])
         .map_err(|_| format!("`{repository}` is not a git repository"))?;
-    Ok(path)
+    Ok((name, path))
+}
+
+/// Commit of a pull request, from the places where forges and clones keep it.
+fn commit_of_pull_request(repository: &Path, number: &str) -> Result<String, String> {
+    let places = [
+        "refs/pull/{}/head",
+        "refs/remotes/origin/pull/{}/head",
+        "refs/remotes/origin/pr/{}",
+        "refs/heads/pr-{}",
+    ];
+    let places = places.iter().map(|place| place.replace("{}", number));
+    let find = |name: &String| {
+        let commit = format!("{name}^{{commit}}");
+        run_for_output(repository, &["rev-parse", "--verify", "--quiet", &commit]).ok()
+    };
+    places.clone().find_map(|name| find(&name)).ok_or_else(|| {
+        let places: Vec<String> = places.collect();
+        format!(
+            "pull request {number} is not in the repository; fetch it to one of {}",
+            places.join(", ")
+        )
+    })
 }
 
 fn commit_of(repository: &Path, branch: &str) -> Result<String, String> {
@@ -191,11 +243,24 @@ fn list_refs(store: &Path) -> Vec<String> {
     told.map_or_else(|_| Vec::new(), |t| t.lines().map(str::to_owned).collect())
 }
 
-/// Program `git-merge`: merges a branch into another without using the working tree, and moves the
-/// target branch in one step.
-pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outcome {
-    let path = open_repository(repository)?;
-    let (from, onto) = (commit_of(&path, source)?, commit_of(&path, target)?);
+/// Program `git-merge`: merges a branch, or a pull request when there is no `source`, into another without using the working
+/// tree, and moves the target branch in one step.
+pub(super) fn merge_branch(
+    repository: &str,
+    source: &str,
+    pull_request: &str,
+    target: &str,
+) -> Outcome {
+    let (repository, path) = open_repository(repository)?;
+    let (source, from) = match (source, pull_request) {
+        ("", "") => return Err("name a branch or a pull request to merge".to_owned()),
+        ("", number) => (
+            format!("pull request {number}"),
+            commit_of_pull_request(&path, number)?,
+        ),
+        (branch, _) => (branch.to_owned(), commit_of(&path, branch)?),
+    };
+    let onto = commit_of(&path, target)?;
     if git(&path, &["merge-base", "--is-ancestor", &from, &onto])?
         .status
         .success()
@@ -229,7 +294,12 @@ pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outc
         }
         _ => return Err(String::from_utf8_lossy(&tree.stderr).trim().to_owned()),
     }
-    let message = format!("Merge branch '{source}' into {target}");
+    let message = match pull_request {
+        number if source.starts_with("pull request ") => {
+            format!("Merge pull request {number} into {target}")
+        }
+        _ => format!("Merge branch '{source}' into {target}"),
+    };
     let commit = run_for_output(
         &path,
         &[
@@ -272,10 +342,15 @@ pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outc
     ))
 }
 
-/// Program `git-release-tag`: creates an annotated tag on a branch.
+/// Program `git-release-tag`: creates an annotated tag on a branch, the current one when none is named.
 pub(super) fn create_release_tag(repository: &str, target: &str, tag: &str) -> Outcome {
-    let path = open_repository(repository)?;
-    let commit = commit_of(&path, target)?;
+    let (repository, path) = open_repository(repository)?;
+    let target = match target {
+        "" => run_for_output(&path, &["symbolic-ref", "--quiet", "--short", "HEAD"])
+            .map_err(|_| format!("`{repository}` has no current branch; name one"))?,
+        named => named.to_owned(),
+    };
+    let commit = commit_of(&path, &target)?;
     if git(
         &path,
         &[

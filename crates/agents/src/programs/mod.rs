@@ -79,7 +79,10 @@ pub async fn run_program(name: &str) -> i32 {
             postgres::restore_database(&text("backup"), approved)
         }
         "git-mirror" => git::update_mirror(&text("url"), &text("name")),
-        "git-merge" => git::merge_branch(&text("repository"), &text("source"), &text("target")),
+        "git-merge" => {
+            let (source, pull_request) = (text("source"), text("pull_request"));
+            git::merge_branch(&text("repository"), &source, &pull_request, &text("target"))
+        }
         "git-release-tag" => {
             git::create_release_tag(&text("repository"), &text("target"), &text("tag"))
         }

@@ -173,7 +173,10 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
                 .or_else(|| behind.then(|| "when".to_owned()))
                 .map(|found| finding(found, true))
         }
-        Guard::Several => find_second_request(lower, words).map(|found| finding(found, true)),
+        // A courtesy and its comma are no request of their own.
+        Guard::Several => {
+            find_second_request(&find_core(request, lower), words).map(|found| finding(found, true))
+        }
         Guard::Later => {
             let clock = words.windows(2).find(|pair| {
                 matches!(pair[0], "at" | "um" | "ob" | "в" | "in")
@@ -264,6 +267,15 @@ fn find_question(request: &Request, lower: &str) -> Option<(String, bool)> {
     }
     let asks = lower.trim_end_matches(['"', ' ']).ends_with('?') && !request.is_polite;
     asks.then(|| ("a question mark".to_owned(), false))
+}
+
+/// The request without courtesies in a text that was made of it, in lower case; the text itself where it is not in it.
+fn find_core(request: &Request, lower: &str) -> String {
+    let core = request.core.to_lowercase();
+    match lower.contains(&core) {
+        true => core,
+        false => lower.to_owned(),
+    }
 }
 
 /// Signs of a second request: another sentence, or a verb behind a conjunction or a comma.
