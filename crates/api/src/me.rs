@@ -58,6 +58,9 @@ documents! {
         snapshot: u64,
         /// Skill that does the task, where one was matched.
         skill: Option<SkillView>,
+        /// Skills of the agent that fit the task partly, where a model does it, best first.
+        #[serde(default)]
+        suggested_skills: Vec<String>,
         /// Arguments of the skill.
         args: BTreeMap<String, String>,
         /// Model for its calls.

@@ -76,6 +76,9 @@ documents! {
         waiting_for: Option<WaitingForView>,
         /// Skill that does it.
         skill: Option<String>,
+        /// Skills that fit it partly, where a model does it, best first.
+        #[serde(default)]
+        suggested_skills: Vec<String>,
         /// Result, once it is done.
         result: Option<ResultView>,
         /// Why the last run failed.

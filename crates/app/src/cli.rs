@@ -184,7 +184,7 @@ pub(crate) enum Command {
     /// Show budgets: limits, spending and reservations.
     #[command(subcommand, after_help = "Example:\n  abbey budget show")]
     Budget(budget::BudgetCommand),
-    /// List, search, show, check or run skills.
+    /// List, search, explain, show, check or run skills.
     #[command(
         subcommand,
         after_help = "Example:\n  abbey skill search \"disk usage\""

@@ -31,6 +31,7 @@ pub use core::restore::{restore_backup, verify_backup};
 pub use core::restored_house::{consent_to_uses, uses_without_consent};
 pub use core::saved_templates::{SavedTemplate, list_saved_templates, open_saved_template};
 pub use insight::reports::render_as_text as report_text;
+pub use insight::routing_views::explain_in_stopped_house;
 pub use insight::skill_views::find_skills_of_stopped_house;
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.

@@ -3,9 +3,9 @@
 //! A pure function of the text and the agents' descriptions. Only a clear answer counts; a tie, or a text that fits nobody,
 //! is for the top of the organization.
 
-use crate::terms::{Term, document_counts, stems_of, terms_of};
+use crate::terms::{Term, stems_of, terms_of};
 use abbey_model::Slug;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Points of a word of the agent's role.
 const ROLE: u32 = 10;
@@ -49,9 +49,32 @@ impl Profile {
             (0, false)
         }
     }
+}
 
-    fn declared(&self) -> BTreeSet<String> {
-        self.role.union(&self.capabilities).cloned().collect()
+/// The agents that a task can go to, with what they are for.
+#[derive(Debug, Clone, Default)]
+pub struct Staff {
+    profiles: Vec<Profile>,
+    /// Agents whose role or capabilities have a word, by its stem.
+    having: BTreeMap<String, usize>,
+}
+
+impl Staff {
+    /// The staff with these profiles.
+    pub fn new(profiles: Vec<Profile>) -> Staff {
+        let mut having = BTreeMap::new();
+        for profile in &profiles {
+            for stem in profile.role.union(&profile.capabilities) {
+                *having.entry(stem.clone()).or_insert(0) += 1;
+            }
+        }
+        Staff { profiles, having }
+    }
+
+    /// Whether most agents have a word, so that it tells none from another.
+    fn is_common(&self, term: &Term) -> bool {
+        let having = self.having.get(&term.stem).copied().unwrap_or(0);
+        having >= 3 && having * 2 > self.profiles.len()
     }
 }
 
@@ -69,19 +92,11 @@ pub struct Suitability {
 }
 
 /// How well a text fits each agent, best first, ties by name; agents that it fits not at all are left out.
-pub fn rank_agents(text: &str, profiles: &[Profile]) -> Vec<Suitability> {
+pub fn rank_agents(text: &str, staff: &Staff) -> Vec<Suitability> {
     let mut terms = terms_of(text);
-    let declared: Vec<BTreeSet<String>> = profiles.iter().map(Profile::declared).collect();
-    let counts = document_counts(declared.iter());
-    // What most agents have tells none from another.
-    let is_common = |t: &Term| {
-        counts
-            .get(t.stem.as_str())
-            .is_some_and(|n| *n >= 3 && n * 2 > profiles.len())
-    };
-    terms.retain(|t| !is_common(t));
+    terms.retain(|t| !staff.is_common(t));
     let mut ranked: Vec<Suitability> = Vec::new();
-    for profile in profiles {
+    for profile in &staff.profiles {
         let mut one = Suitability {
             agent: profile.agent.clone(),
             score: 0,
@@ -126,8 +141,8 @@ mod tests {
         )
     }
 
-    fn house() -> Vec<Profile> {
-        vec![
+    fn house() -> Staff {
+        Staff::new(vec![
             profile(
                 "boss",
                 "orchestrator",
@@ -140,7 +155,7 @@ mod tests {
             ),
             profile("meshes", "CAD and meshing in NX", ""),
             profile("checker", "audits reports and checks claims", ""),
-        ]
+        ])
     }
 
     fn chosen(text: &str) -> Option<String> {
@@ -174,7 +189,7 @@ mod tests {
             profile("a", "audits reports", ""),
             profile("b", "audits reports", ""),
         ];
-        let ranked = rank_agents("Audit the reports", &twins);
+        let ranked = rank_agents("Audit the reports", &Staff::new(twins.to_vec()));
         assert_eq!(ranked.len(), 2);
         assert_eq!(clear_choice(&ranked), None);
     }
@@ -185,7 +200,7 @@ mod tests {
             let house = house();
             let ranked = rank_agents(&text, &house);
             prop_assert_eq!(&ranked, &rank_agents(&text, &house));
-            prop_assert!(ranked.len() <= house.len());
+            prop_assert!(ranked.len() <= house.profiles.len());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The rules are crude and the same for every caller, so that a search, a suggestion and the choice of an agent agree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// Most terms that are taken from one text; the rest is ignored.
@@ -135,17 +135,6 @@ pub fn has_term(stems: &BTreeSet<String>, stem: &str) -> bool {
     let is_beginning = stem.chars().count() >= 4;
     from.take(1)
         .any(|s| s == stem || is_beginning && s.starts_with(stem))
-}
-
-/// How often each stem occurs in these sets.
-pub(crate) fn document_counts<'a>(
-    known: impl Iterator<Item = &'a BTreeSet<String>>,
-) -> BTreeMap<&'a str, usize> {
-    let mut counts = BTreeMap::new();
-    for stem in known.flatten() {
-        *counts.entry(stem.as_str()).or_insert(0) += 1;
-    }
-    counts
 }
 
 #[cfg(test)]

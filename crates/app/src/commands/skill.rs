@@ -4,8 +4,10 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output;
-use abbey_api::{AddTask, SkillView, SkillsDoc, SkillsQuery, VERSION};
-use abbey_daemon::{Home, find_skills_of_stopped_house};
+use abbey_api::{
+    AddTask, ExplainBody, ExplainDoc, Routing, SkillView, SkillsDoc, SkillsQuery, VERSION,
+};
+use abbey_daemon::{Home, explain_in_stopped_house, find_skills_of_stopped_house};
 use clap::Subcommand;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -22,6 +24,15 @@ pub(crate) enum SkillCommand {
     Search {
         /// Text to match, like the text of a task.
         query: String,
+    },
+    /// Explain what would become of a text as a task: which skill or agent gets it, and why. Nothing is done.
+    #[command(after_help = "Example:\n  abbey skill explain \"Restart the web service\"")]
+    Explain {
+        /// Text, like the text of a task.
+        text: String,
+        /// Agent that the task would be for.
+        #[arg(long, value_name = "AGENT")]
+        to: Option<String>,
     },
     /// Show a skill.
     #[command(after_help = "Example:\n  abbey skill show system-stats")]
@@ -66,6 +77,23 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             } else {
                 exit::OK
             })
+        }
+        SkillCommand::Explain { text, to } => {
+            let doc = match is_control_plane_up(home).await {
+                true => {
+                    let body = ExplainBody { text, to };
+                    operator_client(home)?.skills().explain(&body).await?
+                }
+                false => {
+                    output::print_message(NOT_RUNNING);
+                    explain_in_stopped_house(home, &text)
+                }
+            };
+            match json {
+                true => output::print_json(&doc),
+                false => print_explanation(&doc),
+            }
+            Ok(exit::OK)
         }
         SkillCommand::Show { name } => {
             let doc = find_skills(home, None).await?;
@@ -113,6 +141,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                     skill.name,
                     match (&skill.program, skill.patterns.len()) {
                         (None, _) => "instructions for a model".to_owned(),
+                        (Some(_), 0) => "a program that runs by its name only".to_owned(),
                         (Some(_), 1) => "a program with 1 pattern".to_owned(),
                         (Some(_), count) => format!("a program with {count} patterns"),
                     },
@@ -147,12 +176,83 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
     }
 }
 
+/// Said where files are read instead of the state of the house.
+const NOT_RUNNING: &str = "the control plane does not answer; this is what the files of the house say, without the agents that have a skill";
+
+/// Prints who would do a task with a text, and every reason.
+fn print_explanation(doc: &ExplainDoc) {
+    let agents = match doc.agents.is_empty() {
+        true => "nobody".to_owned(),
+        false => doc.agents.join(" or "),
+    };
+    let outcome = match (&doc.skill, doc.routing) {
+        (Some(skill), Routing::Skill) => format!("the skill {skill} does it, without a model"),
+        (_, Routing::Nobody) => "nobody can do it now".to_owned(),
+        _ => "a model does it".to_owned(),
+    };
+    output::print_line(&outcome);
+    let none = |text: &str| match text.is_empty() {
+        true => "-".to_owned(),
+        false => text.to_owned(),
+    };
+    let args: Vec<String> = doc.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let properties = [
+        ("request", none(&doc.request)),
+        ("reason", doc.reason.clone()),
+        ("arguments", none(&args.join(" "))),
+        ("goes to", format!("{agents}: {}", none(&doc.agents_reason))),
+        ("suggested skills", none(&doc.suggested.join(", "))),
+    ];
+    for (name, value) in properties {
+        output::print_hanging(format!("  {name}: "), value);
+    }
+    for guard in &doc.guards {
+        let scope = if guard.also_reading {
+            "every skill"
+        } else {
+            "skills that change something"
+        };
+        output::print_hanging(
+            "  guard: ",
+            format!("{}, holds back {scope}: {}", guard.guard, guard.found),
+        );
+    }
+    for skill in &doc.skills {
+        output::print_hanging(
+            "  skill: ",
+            format!(
+                "{} ({}, score {}): {}",
+                skill.name, skill.effect, skill.score, skill.reason
+            ),
+        );
+        for slot in &skill.slots {
+            let refused = slot
+                .refused
+                .as_ref()
+                .map_or_else(String::new, |why| format!(": {why}"));
+            output::print_hanging(
+                "    slot: ",
+                format!("{} ({}) = {}{refused}", slot.name, slot.kind, slot.value),
+            );
+        }
+    }
+    for fit in &doc.ranking {
+        output::print_hanging(
+            "  agent: ",
+            format!(
+                "{} (score {}): {}",
+                fit.agent,
+                fit.score,
+                none(&fit.words.join(", "))
+            ),
+        );
+    }
+}
+
 /// Skills of the house: those in force if it runs, otherwise what its files say.
 async fn find_skills(home: &Home, words: Option<String>) -> Result<SkillsDoc, Failure> {
     if !is_control_plane_up(home).await {
-        output::print_message(
-            "the control plane does not answer; this is what the files of the house say, without the agents that have a skill",
-        );
+        output::print_message(NOT_RUNNING);
         return Ok(find_skills_of_stopped_house(home, words.as_deref()));
     }
     let query = SkillsQuery {
@@ -195,6 +295,7 @@ fn print_skill(skill: &SkillView) {
         ("description", Some(skill.description.clone())),
         ("owner", skill.owner.clone()),
         ("risk", Some(skill.risk.to_string())),
+        ("effect", Some(skill.effect.to_string())),
         ("agents", list(&skill.agents)),
         ("tags", list(&skill.tags)),
         ("program", skill.program.clone()),

@@ -141,6 +141,13 @@ async fn offer(api: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> 
         snapshot: api.core.store.audit_head(),
         skill: skill
             .map(|s| skill_views::skill_of_agent(&api.work, agent, s, Some(task.route.score))),
+        suggested_skills: task
+            .route
+            .suggested
+            .iter()
+            .filter(|name| agent.skills.contains(name))
+            .cloned()
+            .collect(),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),

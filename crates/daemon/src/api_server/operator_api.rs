@@ -14,9 +14,11 @@ use crate::api_server::{
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
 use crate::core::{audit_checkpoints, checkpoint_sinks, runtime, signing_key};
+use crate::insight::routing_views::explain_routing;
 use crate::insight::skill_views::find_skills_in_force;
 use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
+use crate::work::lookup::find_agent_slug;
 use abbey_api::*;
 use abbey_model::FaultKind;
 use abbey_store::{NewAuditEntry, Topic};
@@ -60,6 +62,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(events))
         .routes(routes!(budgets))
         .routes(routes!(skills))
+        .routes(routes!(explain_text))
         .routes(routes!(services))
         .routes(routes!(doctor_doc, doctor_fix))
         .routes(routes!(backup_now))
@@ -428,6 +431,28 @@ async fn skills(State(api): Shared, Query(query): Query<SkillsQuery>) -> Result<
         cursor,
         changed: found.changed,
     }))
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/skills/explain", operation_id = "skills_explain", tag = "skills",
+    summary = "What would become of a text as a task: which skill or agent gets it, and why; nothing is done and no model is asked",
+    security(("bearer" = ["read"])),
+    responses((status = 200, body = ExplainDoc)),
+)]
+async fn explain_text(
+    State(api): Shared,
+    Json(body): Json<ExplainBody>,
+) -> Result<Doc<ExplainDoc>> {
+    let assignee = body
+        .to
+        .as_deref()
+        .map(|name| find_agent_slug(&api.work, name))
+        .transpose()?;
+    Ok(Doc(explain_routing(
+        &api.work,
+        &body.text,
+        assignee.as_ref(),
+    )))
 }
 
 #[utoipa::path(

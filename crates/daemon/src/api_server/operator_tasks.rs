@@ -14,6 +14,7 @@ use crate::work::lookup::{
 };
 use crate::work::lookup::{parse_slug, parse_token_limit};
 use abbey_api::*;
+use abbey_engine::matcher::{Match, NAMED};
 use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskFilter};
 use axum::extract::State;
@@ -120,20 +121,21 @@ async fn add_task(
         .transpose()?;
     let intake = match &body.skill {
         Some(skill) => {
-            let skills = api.work.skills.current();
-            let found = skills.all.get(skill).ok_or_else(|| {
-                Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`"))
-            })?;
-            let args = serde_json::json!(body.args);
-            abbey_agents::skill::check_arguments(&found.args, &args).map_err(|why| {
-                Problem::new(
-                    FaultKind::Invalid,
-                    format!("the arguments are not valid for skill `{skill}`: {why}"),
-                )
-            })?;
+            let to = assignee.as_ref();
+            api.work.check_named_skill(skill, &body.args, to)?;
             api.work.intake_for_skill(skill, body.args.clone())
         }
-        None => api.work.intake_for_text(&text),
+        None => {
+            let intake = api.work.intake_for_text(&text);
+            // `run skill NAME` is an error here rather than a task that nobody can do.
+            if let Match::One(found) = &intake.fit
+                && found.score >= NAMED
+            {
+                let to = assignee.as_ref();
+                api.work.check_named_skill(&found.skill, &found.args, to)?;
+            }
+            intake
+        }
     };
     let key = idempotency_key(&headers, &by, "tasks")?;
     let idempotency = key.map(|key| {

@@ -8,7 +8,6 @@ use abbey_agents::skill::{Program, Skill};
 use abbey_api::{Risk, SkillView, SkillsDoc, VERSION};
 use abbey_model::CellKind;
 use abbey_plan::Agent;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A skill as an API document, with the agents that own it and its match score, if any.
@@ -31,13 +30,14 @@ fn skill_view(skill: &Skill, agents: Vec<String>, score: Option<u32>) -> SkillVi
         args: skill.args.clone(),
         grants: skill.grants.clone(),
         risk: skill.risk.parse().unwrap_or(Risk::Medium),
+        effect: skill.effect,
         agents,
         score,
     }
 }
 
 /// Agents of the plan in force that have a skill.
-fn agents_with(work: &WorkState, skill: &str) -> Vec<String> {
+pub(crate) fn agents_with(work: &WorkState, skill: &str) -> Vec<String> {
     work.core.plan.current().map_or_else(Vec::new, |c| {
         let agents = c.house.agents.values();
         let having = agents.filter(|a| a.skills.iter().any(|s| s == skill));
@@ -72,44 +72,6 @@ pub(crate) fn directory_in_cell(work: &WorkState, agent: &Agent, skill: &Skill) 
     Some(catalogue_in_cell(&host, agent.cell)?.join(below))
 }
 
-/// Words that a skill is found by: of its name, description and tags, in lower case.
-fn words_of(skill: &Skill) -> Vec<String> {
-    let text = format!(
-        "{} {} {}",
-        skill.name,
-        skill.description,
-        skill.tags.join(" ")
-    );
-    words_in(&text)
-}
-
-fn words_in(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'');
-    words
-        .filter(|w| !w.is_empty())
-        .map(str::to_lowercase)
-        .collect()
-}
-
-/// Whether one of the words is this one, or begins with it if it has three letters or more.
-fn has_word(words: &[String], word: &str) -> bool {
-    let is_begin = word.chars().count() >= 3;
-    words
-        .iter()
-        .any(|w| w == word || is_begin && w.starts_with(word))
-}
-
-/// Words of a query but those that most skills have, like `the`: they tell none from another.
-fn distinctive_words(query: &str, skills: &[&Skill]) -> Vec<String> {
-    let all: Vec<Vec<String>> = skills.iter().map(|s| words_of(s)).collect();
-    let mut words = words_in(query);
-    words.retain(|word| {
-        let having = all.iter().filter(|known| has_word(known, word)).count();
-        having * 2 <= all.len() || all.len() < 4
-    });
-    words
-}
-
 /// Skills for which `allowed` is true; with a query those that match it by pattern or by words,
 /// best first. `view` makes the document of one.
 fn find_skills(
@@ -122,19 +84,8 @@ fn find_skills(
     let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
         None => all.map(|s| view(s, None)).collect(),
         Some(query) => {
-            let scores: BTreeMap<String, u32> = skills
-                .matching_skills(query)
-                .into_iter()
-                .map(|c| (c.skill, c.score))
-                .collect();
-            let all: Vec<&Skill> = all.collect();
-            let words = distinctive_words(query, &all);
-            let score = |s: &Skill| {
-                let known = words_of(s);
-                let hits = words.iter().filter(|w| has_word(&known, w)).count();
-                let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
-                scores.get(&s.name).copied().unwrap_or(0).max(by_words)
-            };
+            let scores = skills.matching_skills(query);
+            let score = |s: &Skill| scores.get(&s.name).copied().unwrap_or(0);
             let mut found: Vec<SkillView> = all
                 .into_iter()
                 .map(|s| (score(s), s))

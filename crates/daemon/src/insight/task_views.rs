@@ -2,14 +2,14 @@
 
 use crate::core::error::Result;
 use crate::insight::cell_views::fleet_doc;
+use crate::insight::routing_views::{join_with_or, routing_text};
 use crate::work::state::WorkState;
 use abbey_api::{
     LinkView, Reason, ReportedUsageView, ResultView, RunView, TaskDoc, TaskView, Time, TreeDoc,
     TreeRow, UsageSource, UsageView, VERSION, Verification, WaitingForView, WhyDoc,
 };
-use abbey_engine::matcher::SCORE_MAX;
 use abbey_engine::task::Phase;
-use abbey_model::{Presence, Slug, TaskRef, Verified, WaitCode};
+use abbey_model::{Presence, TaskRef, Verified, WaitCode};
 use abbey_store::{RunRow, TaskRow};
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> 
         verified,
         waiting_for,
         skill: row.route.skill.clone(),
+        suggested_skills: row.route.suggested.clone(),
         result: row.result.as_ref().map(|r| ResultView {
             text: r.text.clone(),
             source: r.source,
@@ -74,14 +75,6 @@ const fn verification_view(verified: Verified) -> Verification {
         Verified::Evidence => Verification::Evidence,
         Verified::None => Verification::None,
     }
-}
-
-fn join_with_or(slugs: &[Slug]) -> String {
-    slugs
-        .iter()
-        .map(Slug::as_str)
-        .collect::<Vec<_>>()
-        .join(" or ")
 }
 
 /// A task of the store as an API document, with all its runs.
@@ -267,38 +260,6 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
 
 /// Runs that are explained at most, the newest ones.
 const ATTEMPTS_SHOWN: usize = 20;
-
-/// Why the agents that do a task were chosen, and who else could do it; none while that is undecided.
-fn routing_text(row: &TaskRow) -> Option<String> {
-    let route = &row.route;
-    let agent = row.assignee.as_ref();
-    if route.offered_to.is_empty() && agent.is_none() {
-        return None;
-    }
-    let chosen = match route.offered_to.is_empty() {
-        true => agent.map(ToString::to_string).unwrap_or_default(),
-        false => join_with_or(&route.offered_to),
-    };
-    let rule = match (&route.skill, row.pinned) {
-        (Some(skill), _) if route.score > SCORE_MAX => {
-            format!("the skill `{skill}` was named, and it went to {chosen}")
-        }
-        (Some(skill), _) => format!(
-            "its text matches the skill `{skill}` (score {} of {SCORE_MAX}), and it went to {chosen}",
-            route.score
-        ),
-        (None, true) => format!("{} named {chosen}, and no skill matches", row.author),
-        (None, false) => {
-            format!("no skill matches, so it went to {chosen} at the top of the organization")
-        }
-    };
-    let others = match (&route.skill, route.others.is_empty()) {
-        (_, true) => String::new(),
-        (Some(_), false) => format!("; {} has the skill as well", join_with_or(&route.others)),
-        (None, false) => format!("; {} had to wait", join_with_or(&route.others)),
-    };
-    Some(format!("{rule}{others}"))
-}
 
 /// How a run ended, and why.
 fn attempt_text(run: &RunRow) -> String {

@@ -3,6 +3,7 @@
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
+use abbey_engine::matcher::NAMED;
 use abbey_engine::task::Phase;
 use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
 use abbey_store::{NewEscalation, TaskEdit, TaskFilter, TaskRow, Topic};
@@ -80,10 +81,9 @@ async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
         let Some(why) = escalation_reason(&task).filter(|_| seen.insert(task.number)) else {
             continue;
         };
-        let edit = declared
-            .to
-            .as_ref()
-            .map(|to| edit_for_decider(work, &task, to));
+        // A skill that was named runs where somebody has it, so no agent can do it in its place: the operator decides.
+        let decider = declared.to.as_ref().filter(|_| task.route.score < NAMED);
+        let edit = decider.map(|to| edit_for_decider(work, &task, to));
         let new = NewEscalation {
             task: TaskRef::Number(task.number),
             within: declared.within,

@@ -3,23 +3,16 @@
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_engine::admission::AgentFact;
-use abbey_engine::matcher::{Candidate, Match, SCORE_MAX};
+use abbey_engine::matcher::{Candidate, Match, NAMED};
 use abbey_model::{BudgetAmounts, Millis, Principal, Priority, Slug};
 use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, TaskRow};
 use std::collections::BTreeMap;
 
-/// Score of a skill that the author named; higher than every match.
-const NAMED: u32 = SCORE_MAX + 1;
-
 impl WorkState {
     /// Admission input for a task with this text: matching skills and all agents.
     pub(crate) fn intake_for_text(&self, text: &str) -> Intake {
-        let fit = self.skills.current().find_unique_match(text);
-        Intake {
-            fit,
-            agents: self.agent_facts(),
-        }
+        self.route_text(text).intake
     }
 
     /// Admission input for a task whose author named a skill and its arguments.
@@ -32,6 +25,8 @@ impl WorkState {
         Intake {
             fit,
             agents: self.agent_facts(),
+            reason: format!("its author named the skill `{skill}`"),
+            suggested: Vec::new(),
         }
     }
 
@@ -61,13 +56,17 @@ impl WorkState {
     }
 
     /// What admission knows of each agent.
-    fn agent_facts(&self) -> Vec<AgentFact> {
+    pub(crate) fn agent_facts(&self) -> Vec<AgentFact> {
         let Some(current) = self.core.plan.current() else {
             return Vec::new();
         };
+        let skills = self.skills.current();
+        // A skill that is not there, or not valid, is nobody's.
+        let has = |name: &&String| skills.all.contains_key(*name);
         let fact = |agent: &Agent| AgentFact {
             slug: agent.slug.clone(),
-            skills: agent.skills.clone(),
+            skills: agent.skills.iter().filter(has).cloned().collect(),
+            suited: None,
             is_root: agent.reports_to.is_none(),
             // An agent that works by files brings its own model.
             has_model: agent.model.is_some() || agent.files.is_some(),

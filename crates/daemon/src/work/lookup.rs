@@ -47,6 +47,27 @@ pub(crate) fn find_agent_slug(work: &WorkState, text: &str) -> Result<Slug> {
     }
 }
 
+/// Words before a colon that name a kind of work and no agent.
+const LABELS: [&str; 20] = [
+    "bug", "build", "chore", "ci", "doc", "docs", "feat", "feature", "fix", "http", "https",
+    "idea", "note", "perf", "question", "refactor", "style", "task", "test", "todo",
+];
+
+/// The agent that the text of a task begins with, as in `atlas: sweep the yard`; none if it begins with no name.
+///
+/// # Errors
+/// `NotFound` if it begins with what must be the name of an agent, and there is none of this name.
+pub(crate) fn find_agent_prefix(work: &WorkState, text: &str) -> Result<Option<Slug>> {
+    let Some((name, rest)) = text.split_once(':') else {
+        return Ok(None);
+    };
+    let is_name = name.parse::<Slug>().is_ok() && rest.starts_with(' ') && !LABELS.contains(&name);
+    match is_name {
+        true => find_agent_slug(work, name).map(Some),
+        false => Ok(None),
+    }
+}
+
 /// Parses a priority, `P0` to `P3` or a word such as `high`; `P2` for `None`.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ pub(crate) mod operations;
 pub(crate) mod outcomes;
 pub(crate) mod provider_health;
 pub(crate) mod queue;
+pub(crate) mod routing;
 pub(crate) mod schedules;
 pub(crate) mod skills;
 pub(crate) mod state;

@@ -1,7 +1,7 @@
 //! The skill library in memory.
 
 use abbey_agents::skill::Skill;
-use abbey_engine::matcher::{self, Candidate, Match, Rule};
+use abbey_engine::matcher::{Explanation, Rule, explain, score_by_words};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,8 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 /// Patterns of the built-in skills, compiled once: their text never changes.
 static STOCK_RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-    let with_program = abbey_agents::library::stock_skills().filter(|s| s.program.is_some());
-    let rules = with_program.map(|s| Rule::new(&s.name, &s.patterns));
+    let rules = abbey_agents::library::stock_skills().map(|s| s.matching_rule(std::iter::empty()));
     rules.filter_map(Result::ok).collect()
 });
 
@@ -21,26 +20,20 @@ pub(crate) struct SkillSet {
     pub(crate) all: BTreeMap<String, Skill>,
     /// Errors of the skills that could not be loaded.
     pub(crate) invalid: Vec<String>,
-    rules: Vec<Rule>,
+    /// What matching knows of each skill.
+    pub(crate) rules: Vec<Rule>,
 }
 
 impl SkillSet {
     /// Reads the built-in skills and those in a directory. Patterns that are compiled already, in `before` or as built in,
     /// are not compiled again: that is what costs here.
     pub(crate) fn load(dir: &std::path::Path, before: &SkillSet) -> SkillSet {
-        let rule = |s: &Skill| {
-            let mut compiled = before.rules.iter().chain(STOCK_RULES.iter());
-            let known = compiled.find(|r| r.is_compiled_from(&s.name, &s.patterns));
-            known
-                .cloned()
-                .or_else(|| Rule::new(&s.name, &s.patterns).ok())
-        };
         let (all, invalid) = abbey_agents::library::load_catalogue(dir);
+        let compiled = || before.rules.iter().chain(STOCK_RULES.iter());
         let rules = all
             .values()
-            .filter(|s| s.program.is_some())
-            .filter_map(rule)
-            .collect();
+            .filter_map(|s| s.matching_rule(compiled()).ok());
+        let rules = rules.collect();
         SkillSet {
             all,
             invalid: invalid.iter().map(ToString::to_string).collect(),
@@ -48,14 +41,19 @@ impl SkillSet {
         }
     }
 
-    /// Skills whose patterns match a text, with their scores.
-    pub(crate) fn matching_skills(&self, text: &str) -> Vec<Candidate> {
-        matcher::score_skills(&self.rules, text)
+    /// Scores of the skills that a text has to do with, by name: by their patterns, or else by their words.
+    pub(crate) fn matching_skills(&self, text: &str) -> BTreeMap<String, u32> {
+        let mut scores: BTreeMap<String, u32> =
+            score_by_words(&self.rules, text).into_iter().collect();
+        for found in self.explain(text).considered {
+            scores.insert(found.skill, found.score);
+        }
+        scores
     }
 
-    /// Result of matching a text: one skill, several, or none.
-    pub(crate) fn find_unique_match(&self, text: &str) -> Match {
-        matcher::match_skill(&self.rules, text)
+    /// How a text is matched in a house that does not run, of which no names are known.
+    pub(crate) fn explain(&self, text: &str) -> Explanation {
+        explain(&self.rules, text, None)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cells::state::CellsState;
 use crate::core::state::CoreState;
 use crate::work::counters::Counters;
 use crate::work::provider_health::ProviderConditions;
+use crate::work::routing::Directory;
 use crate::work::skills::SkillLibrary;
 use crate::work::trace::Traces;
 use abbey_model::{Millis, Slug};
@@ -17,6 +18,8 @@ pub(crate) struct WorkState {
     pub(crate) cells: Arc<CellsState>,
     /// Skills of the house.
     pub(crate) skills: SkillLibrary,
+    /// What texts are compared with, as last made.
+    pub(crate) directory: RwLock<Option<Arc<Directory>>>,
     /// Trace ids of tasks and workflows.
     pub(crate) traces: Traces,
     /// Counters for metrics.
@@ -38,6 +41,7 @@ impl WorkState {
             providers: Arc::new(ProviderConditions::new(Arc::clone(&core.store))),
             core,
             cells,
+            directory: RwLock::default(),
             traces,
             counters: Counters::default(),
             lease_ttl,

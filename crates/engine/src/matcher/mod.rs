@@ -159,7 +159,7 @@ impl Considered {
     pub fn reason(&self) -> String {
         let refused = self.slots.iter().find_map(|s| s.refused.as_deref());
         match (&self.pattern, self.held_back_by.first(), refused) {
-            _ if self.score >= NAMED => "the request names it".to_owned(),
+            (None, ..) if self.may_run() => "the request names it".to_owned(),
             (Some(_), Some(first), _) => format!(
                 "a pattern of it covers the request, but the guard `{}` holds it back: {}",
                 first.guard.name(),
@@ -212,8 +212,9 @@ impl Explanation {
 
     /// Why a skill runs, or none does, in one sentence without its end.
     pub fn reason(&self) -> String {
+        let pattern = |c: &&Considered| c.pattern.is_some();
         match (&self.fit, self.considered.first()) {
-            (Match::One(found), _) if found.score >= NAMED => {
+            (Match::One(found), best) if best.filter(pattern).is_none() => {
                 format!("the request names the skill `{}`", found.skill)
             }
             (Match::One(found), _) => format!(
@@ -294,18 +295,6 @@ pub fn score_by_words(rules: &[Rule], query: &str) -> Vec<(String, u32)> {
     }
     found.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     found
-}
-
-/// Name of the first rule a pattern of which covers the text, whatever guards say; none if several do.
-pub fn find_covering(rules: &[Rule], text: &str) -> Option<String> {
-    let request = Request::read(text);
-    let mut found = rules.iter().filter(|rule| {
-        rule.patterns
-            .iter()
-            .any(|p| p.match_whole(&request.core, None).is_some())
-    });
-    let first = found.next()?;
-    found.next().is_none().then(|| first.skill.clone())
 }
 
 /// The skill with the best of its patterns that cover the request.

@@ -1,7 +1,7 @@
 //! Requests that name their skill: `run skill NAME KEY=VALUE …`, or the name alone.
 
 use super::request::Request;
-use super::{Candidate, Considered, NAMED, Rule, SlotKind};
+use super::{Candidate, Considered, NAMED, Rule, SCORE_MAX, SlotKind};
 use crate::matcher::Slot;
 use abbey_model::Effect;
 use std::collections::BTreeMap;
@@ -31,7 +31,10 @@ pub(super) fn find_named_skill(rules: &[Rule], request: &Request) -> Option<Cand
         let found = rules
             .iter()
             .find(|r| r.skill == first && r.runs && !r.needs_arguments);
-        return found.map(|r| named(&r.skill, BTreeMap::new()));
+        return found.map(|r| Candidate {
+            score: SCORE_MAX,
+            ..named(&r.skill, BTreeMap::new())
+        });
     }
     if !first.eq_ignore_ascii_case("run") {
         return None;
@@ -66,7 +69,7 @@ pub(super) fn considered(rules: &[Rule], found: &Candidate) -> Considered {
     Considered {
         skill: found.skill.clone(),
         effect: rule.map_or(Effect::Changes, |r| r.effect),
-        score: NAMED,
+        score: found.score,
         pattern: None,
         slots: found.args.iter().map(slot).collect(),
         words: Vec::new(),

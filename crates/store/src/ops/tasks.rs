@@ -181,13 +181,21 @@ fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resul
         // Only agents that may be chosen are looked up.
         let may_be = match &assignee {
             Some(only) => *only == agent.slug,
-            None => agent.is_root || agent.skills.iter().any(|s| matched.contains(&s.as_str())),
+            None => {
+                agent.is_root
+                    || agent.suited.is_some()
+                    || agent.skills.iter().any(|s| matched.contains(&s.as_str()))
+            }
         };
         if may_be {
             waits::fill_in(tx, row, agent)?;
         }
     }
-    let (decision, route) = admission::admit(assignee.as_ref(), &intake.fit, &agents);
+    let (decision, mut route) = admission::admit(assignee.as_ref(), &intake.fit, &agents);
+    route.reason = tx.redact(&intake.reason);
+    if route.skill.is_none() {
+        route.suggested.clone_from(&intake.suggested);
+    }
     let step = task::step(
         &engine_task(row),
         &Event::Admit(decision),

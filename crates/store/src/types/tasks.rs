@@ -19,6 +19,10 @@ pub struct Intake {
     pub fit: Match,
     /// The agents that are considered; the store fills in their budgets.
     pub agents: Vec<AgentFact>,
+    /// Why that skill does it, or none; a clause.
+    pub reason: String,
+    /// Skills that fit the text partly, for a model, best first.
+    pub suggested: Vec<String>,
 }
 
 /// A task to be added.

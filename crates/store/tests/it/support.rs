@@ -138,6 +138,7 @@ pub(crate) fn agent_fact(agent: &str) -> AgentFact {
         is_root: true,
         has_model: true,
         provider: Some("p".into()),
+        suited: None,
         run: BudgetAmounts {
             runs: 1,
             seconds: 900,
@@ -157,6 +158,8 @@ pub(crate) fn intake(agents: &[&str]) -> Intake {
             args: BTreeMap::default(),
         }),
         agents: agents.iter().map(|a| agent_fact(a)).collect(),
+        reason: String::new(),
+        suggested: Vec::new(),
     }
 }
 

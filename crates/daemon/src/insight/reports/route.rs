@@ -1,7 +1,10 @@
 //! Matches questions in words to the report that answers them, so that no model is asked (S4-31).
 
-use abbey_engine::matcher::{self, Rule};
+use regex::{Regex, RegexBuilder};
 use std::sync::OnceLock;
+
+/// Distance, in thousandths of the question, below which two reports are equally near.
+const AMBIGUITY: usize = 120;
 
 /// Regular expressions of questions, by report.
 const QUESTIONS: [(&str, &[&str]); 9] = [
@@ -34,7 +37,8 @@ const QUESTIONS: [(&str, &[&str]); 9] = [
     (
         "tokens",
         &[
-            r"how many tokens (did|have) .*(use|used|take|taken|spend|spent)",
+            r"how many tokens (did|have|were|was) .*(use|used|take|taken|spend|spent)",
+            r"how many tokens (were|was) (used|taken|spent)",
             r"(which|what) (agents?|models?) (uses?|used|takes?|took) (the )?(most )?tokens",
             r"tokens? (usage|by agent|by model)",
             r"(who|which (agent|model)) (has |have )?(spent|spends|used|uses) (the )?most( tokens| money)?( today)?",
@@ -81,28 +85,42 @@ const QUESTIONS: [(&str, &[&str]); 9] = [
     ),
 ];
 
-fn question_rules() -> &'static [Rule] {
-    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+/// Reports with the compiled expressions of their questions.
+fn question_rules() -> &'static [(&'static str, Vec<Regex>)] {
+    static RULES: OnceLock<Vec<(&'static str, Vec<Regex>)>> = OnceLock::new();
     RULES.get_or_init(|| {
-        let rule = |(name, patterns): &(&str, &[&str])| {
-            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+        let compile = |text: &&str| RegexBuilder::new(text).case_insensitive(true).build();
+        let rule = |(name, patterns): &(&'static str, &[&str])| {
             // The test compiles each of them.
-            Rule::new(name, &patterns).ok()
+            (
+                *name,
+                patterns
+                    .iter()
+                    .map(compile)
+                    .filter_map(Result::ok)
+                    .collect(),
+            )
         };
-        QUESTIONS.iter().filter_map(rule).collect()
+        QUESTIONS.iter().map(rule).collect()
     })
 }
 
 /// Name of the report that answers a question; `None` if no report or more than one matches.
 pub(crate) fn report_for_question(text: &str) -> Option<String> {
-    let mut found = matcher::score_skills(question_rules(), text);
-    found.retain(|c| c.score >= matcher::THRESHOLD);
-    found.sort_by_key(|c| std::cmp::Reverse(c.score));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    let share = |pattern: &Regex| {
+        let found = pattern.find(&text).filter(|m| !m.is_empty())?;
+        Some(found.len() * 1000 / text.len())
+    };
+    let best = |(name, patterns): &(&'static str, Vec<Regex>)| {
+        Some((patterns.iter().filter_map(share).max()?, *name))
+    };
+    let mut found: Vec<(usize, &str)> = question_rules().iter().filter_map(best).collect();
+    found.sort_by_key(|(share, _)| std::cmp::Reverse(*share));
     match found.as_slice() {
-        [one] => Some(one.skill.clone()),
-        [best, next, ..] if best.score >= next.score + matcher::AMBIGUITY => {
-            Some(best.skill.clone())
-        }
+        [(_, one)] => Some((*one).to_owned()),
+        [(best, name), (next, _), ..] if *best >= next + AMBIGUITY => Some((*name).to_owned()),
         _ => None,
     }
 }
@@ -113,11 +131,13 @@ mod tests {
 
     #[test]
     fn questions_find_their_report_and_other_words_none() {
-        assert_eq!(
-            question_rules().len(),
-            QUESTIONS.len(),
-            "every pattern compiles"
-        );
+        for ((_, compiled), (name, patterns)) in question_rules().iter().zip(QUESTIONS) {
+            assert_eq!(
+                compiled.len(),
+                patterns.len(),
+                "every pattern of {name} compiles"
+            );
+        }
         for (question, report) in [
             ("How full are the disks?", "disk"),
             ("how much space is left", "disk"),
@@ -130,6 +150,9 @@ mod tests {
             ("who may reach the internet?", "policy"),
             ("did all checks pass?", "tests"),
             ("what was done today?", "progress"),
+            ("How many tokens were used today?", "tokens"),
+            ("How is the house doing?", "status"),
+            ("Which skill costs most", "skills"),
             ("what do skills cost", "skills"),
             ("do we meet our targets?", "metrics"),
         ] {

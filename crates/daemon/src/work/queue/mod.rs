@@ -5,7 +5,7 @@ mod merge;
 mod text;
 
 use crate::core::error::Result;
-use crate::work::lookup::find_agent_slug;
+use crate::work::lookup::{find_agent_prefix, find_agent_slug};
 use crate::work::state::WorkState;
 use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
 use abbey_model::{BudgetAmounts, FaultKind, Principal, TaskRef, TaskState};
@@ -167,7 +167,10 @@ async fn apply_edit(
     };
     match act {
         QueueEdit::Add(fields, nth) => {
-            let assignee = assignee(&fields)?;
+            let assignee = match assignee(&fields)? {
+                None => find_agent_prefix(work, &fields.text)?,
+                named => named,
+            };
             // The same line of the same file is the same task, also when its number did not get into the file.
             let key = format!("queue {version} {} {nth}", fields.digest());
             let new = NewTask {

@@ -26,6 +26,8 @@ fn model_intake(agent: &str) -> Intake {
     Intake {
         fit: Match::None,
         agents: vec![agent_fact(agent)],
+        reason: String::new(),
+        suggested: Vec::new(),
     }
 }
 
