@@ -3,7 +3,7 @@
 //! A pure function of the text and the agents' descriptions. Only a clear answer counts; a tie, or a text that fits nobody,
 //! is for the top of the organization.
 
-use crate::terms::{Term, stems_of, terms_of};
+use crate::terms::{stems_of, terms_of};
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,45 +36,52 @@ impl Profile {
             charter: stems_of(charter),
         }
     }
-
-    /// Points of a word, and whether it counts as evidence by itself: a charter alone decides nothing.
-    fn points(&self, term: &Term) -> (u32, bool) {
-        if self.role.contains(&term.stem) {
-            (ROLE, true)
-        } else if self.capabilities.contains(&term.stem) {
-            (CAPABILITY, true)
-        } else if self.charter.contains(&term.stem) {
-            (CHARTER, false)
-        } else {
-            (0, false)
-        }
-    }
 }
 
 /// The agents that a task can go to, with what they are for.
 #[derive(Debug, Clone, Default)]
 pub struct Staff {
     profiles: Vec<Profile>,
+    /// Agents whose role has a word, by its stem.
+    roles: BTreeMap<String, usize>,
     /// Agents whose role or capabilities have a word, by its stem.
-    having: BTreeMap<String, usize>,
+    declared: BTreeMap<String, usize>,
 }
 
 impl Staff {
     /// The staff with these profiles.
     pub fn new(profiles: Vec<Profile>) -> Staff {
-        let mut having = BTreeMap::new();
+        let mut staff = Staff::default();
         for profile in &profiles {
+            for stem in &profile.role {
+                *staff.roles.entry(stem.clone()).or_insert(0) += 1;
+            }
             for stem in profile.role.union(&profile.capabilities) {
-                *having.entry(stem.clone()).or_insert(0) += 1;
+                *staff.declared.entry(stem.clone()).or_insert(0) += 1;
             }
         }
-        Staff { profiles, having }
+        staff.profiles = profiles;
+        staff
     }
 
     /// Whether most agents have a word, so that it tells none from another.
-    fn is_common(&self, term: &Term) -> bool {
-        let having = self.having.get(&term.stem).copied().unwrap_or(0);
+    fn is_common(&self, counts: &BTreeMap<String, usize>, stem: &str) -> bool {
+        let having = counts.get(stem).copied().unwrap_or(0);
         having >= 3 && having * 2 > self.profiles.len()
+    }
+
+    /// Points that a word gives an agent, and whether it counts as evidence by itself: a charter alone decides nothing. What
+    /// an agent's role says counts although most others have it as one word of their skills.
+    fn points(&self, profile: &Profile, stem: &str) -> (u32, bool) {
+        if profile.role.contains(stem) && !self.is_common(&self.roles, stem) {
+            (ROLE, true)
+        } else if profile.capabilities.contains(stem) && !self.is_common(&self.declared, stem) {
+            (CAPABILITY, true)
+        } else if profile.charter.contains(stem) {
+            (CHARTER, false)
+        } else {
+            (0, false)
+        }
     }
 }
 
@@ -93,8 +100,7 @@ pub struct Suitability {
 
 /// How well a text fits each agent, best first, ties by name; agents that it fits not at all are left out.
 pub fn rank_agents(text: &str, staff: &Staff) -> Vec<Suitability> {
-    let mut terms = terms_of(text);
-    terms.retain(|t| !staff.is_common(t));
+    let terms = terms_of(text);
     let mut ranked: Vec<Suitability> = Vec::new();
     for profile in &staff.profiles {
         let mut one = Suitability {
@@ -104,7 +110,7 @@ pub fn rank_agents(text: &str, staff: &Staff) -> Vec<Suitability> {
             enough: false,
         };
         for term in &terms {
-            let (points, is_evidence) = profile.points(term);
+            let (points, is_evidence) = staff.points(profile, &term.stem);
             one.score += points;
             if is_evidence {
                 one.words.push(term.word.clone());
@@ -154,7 +160,11 @@ mod tests {
                 "",
             ),
             profile("meshes", "CAD and meshing in NX", ""),
-            profile("checker", "audits reports and checks claims", ""),
+            profile(
+                "checker",
+                "audits reports and checks claims",
+                "log-search Searches the logs of every agent.",
+            ),
         ])
     }
 

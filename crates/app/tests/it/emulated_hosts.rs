@@ -125,7 +125,7 @@ fn a_house_recovers_from_a_power_cut() {
     host.expect(0, &format!("{HOUSE}sync abbey.yaml\n{UP}"));
     host.expect(
         0,
-        "cd /srv/manifest; for n in 1 2 3 4; do abbey task add \"show system stats $n\" --to a; done; abbey task add 'show system stats' --to b",
+        "cd /srv/manifest; for n in 1 2 3 4; do abbey task add \"show system stats\" --to a; done; abbey task add 'show system stats' --to b",
     );
     let pids = "grep -rhoE '\"pid\": *[0-9]+' /srv/house --include='*.json' | grep -o '[0-9]*$' | sort -un";
     let known = host.expect(0, pids);

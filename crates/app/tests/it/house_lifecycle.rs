@@ -85,16 +85,21 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
             .contains("already exists")
     );
     // Arguments never reach a shell, and never become options.
-    let hostile = house.json(
-        1,
-        "task add 'merge --upload-pack=x into main in demo' --wait",
+    let hostile = "skill run git-merge source=--upload-pack=x target=main repository=demo";
+    let told = house.expect_refusal(2, hostile);
+    assert!(told.contains("are not valid for"), "{told}");
+    let doc = house.json(0, "skill explain 'merge --upload-pack=x into main in demo'");
+    assert!(doc["skill"].is_null(), "{doc}");
+    // The only repository and its current branch need no name.
+    house.expect(
+        0,
+        "exec git-admin -- git -C demo update-ref refs/pull/42/head topic",
     );
-    assert!(
-        hostile["task"]["failure"]
-            .as_str()
-            .unwrap()
-            .contains("are not valid for")
-    );
+    let doc = house.json(0, "task add 'Merge PR #42 into main' --wait");
+    assert_eq!(doc["task"]["result"]["data"]["merged"], false, "{doc}");
+    house.expect(0, "task add 'Tag version v0.11.0' --wait");
+    let tags = house.expect(0, "exec git-admin -- git -C demo tag");
+    assert!(tags.contains("v0.11.0"), "{tags}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ mod renaming;
 mod reports;
 mod resource_exhaustion;
 mod restored_houses;
+mod routing;
 mod run_command;
 mod saved_templates;
 mod schedules;

@@ -307,7 +307,10 @@ fn cover(rule: &Rule, request: &Request, names: Option<&KnownNames>) -> Option<C
         .iter()
         .zip(&rule.sources)
         .filter_map(|(pattern, source)| {
-            let slots = pattern.match_whole(&request.core, names)?;
+            let slots = pattern.match_whole(&request.core, names).or_else(|| {
+                let has_more = request.whole != request.core;
+                has_more.then(|| pattern.match_whole(&request.whole, names))?
+            })?;
             // A value that was given a slot of its own says nothing about the rest of the request.
             let is_word = |s: &&Slot| {
                 s.refused.is_none() && s.kind != SlotKind::Group && !s.value.contains(' ')

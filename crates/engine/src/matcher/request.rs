@@ -13,6 +13,8 @@ const COURTESIES: usize = 4;
 pub(super) struct Request {
     /// The whole text with plain blanks, quotes and punctuation.
     pub(super) plain: String,
+    /// The whole text without the punctuation at its end, for patterns that have courtesies of their own.
+    pub(super) whole: String,
     /// The request in it, without courtesies and the punctuation at its end.
     pub(super) core: String,
     /// Whether it is put as a courtesy like `could you …`, so that its question mark asks nothing.
@@ -32,7 +34,8 @@ impl Request {
         let trimmed = text[..end].trim();
         let words: Vec<&str> = trimmed.split_whitespace().collect();
         let plain: String = words.join(" ").chars().map(plain_character).collect();
-        let mut core = trim_end(&plain);
+        let whole = trim_end(&plain).to_owned();
+        let mut core = whole.as_str();
         let mut is_polite = false;
         for _ in 0..COURTESIES {
             let Some(rest) = strip_before(core) else {
@@ -47,6 +50,7 @@ impl Request {
         }
         Request {
             core: core.to_owned(),
+            whole,
             is_polite,
             is_too_long: text.len() > TEXT_MAX,
             has_lines: trimmed.contains(['\n', '\r', '\u{2028}', '\u{2029}']),

@@ -166,6 +166,17 @@ fn a_skill_is_named_by_its_name() {
 }
 
 #[test]
+fn a_pattern_may_have_courtesies_of_its_own() {
+    let rules = [rule(
+        "bell",
+        Effect::Changes,
+        &["please ring {times:number} times now"],
+    )];
+    let found = explain(&rules, "Please ring 3 times now!", None).fit;
+    assert!(matches!(found, Match::One(c) if c.args["times"] == "3"));
+}
+
+#[test]
 fn the_time_is_bounded_whatever_the_text() {
     let rules = rules();
     let texts = [
