@@ -109,15 +109,21 @@ pub fn rank_agents(text: &str, staff: &Staff) -> Vec<Suitability> {
             words: Vec::new(),
             enough: false,
         };
+        let mut of_role = 0;
         for term in &terms {
             let (points, is_evidence) = staff.points(profile, &term.stem);
             one.score += points;
             if is_evidence {
                 one.words.push(term.word.clone());
+                of_role += usize::from(points == ROLE);
             }
         }
-        one.enough =
-            one.words.len() >= 2 || one.words.len() * 2 >= terms.len() && !one.words.is_empty();
+        // One word is enough only of a role and of a short text; words of skills alone must be a good part of the text.
+        let (found, of) = (one.words.len(), terms.len());
+        one.enough = match of_role {
+            0 => found >= 2 && found * 3 >= of,
+            _ => found >= 2 || found * 2 >= of,
+        };
         if one.score > 0 {
             ranked.push(one);
         }
@@ -183,6 +189,8 @@ mod tests {
             ),
             ("Audit the report on the bell tower", Some("checker")),
             ("Compose a riddle", None),
+            ("Write a poem about logs", None),
+            ("Audit this", Some("checker")),
             ("", None),
             (
                 "Write a poem about the sea in winter and the search of a sailor",

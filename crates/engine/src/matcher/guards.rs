@@ -148,9 +148,12 @@ fn look_for(guard: Guard, request: &Request, lower: &str, words: &[&str]) -> Opt
         .map(str::to_owned)
     };
     match guard {
-        Guard::TooLong => request
-            .is_too_long
-            .then(|| finding(format!("more than {} bytes", super::TEXT_MAX), true)),
+        Guard::TooLong => request.is_too_long.then(|| {
+            finding(
+                format!("more than {} bytes", super::request::TEXT_MAX),
+                true,
+            )
+        }),
         Guard::Lines => request
             .has_lines
             .then(|| finding("several lines".to_owned(), true)),
