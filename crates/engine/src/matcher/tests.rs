@@ -1,3 +1,5 @@
+//! Matching as a whole: whole requests, guards, names, explanations, and bounds for any text.
+
 use super::*;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
