@@ -1,4 +1,9 @@
 //! What people say and which skill it means: a corpus of phrases against the stock skills, with the confusion table.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test tells by failing, and by what it prints"
+)]
 
 use abbey_agents::library::stock_skills;
 use abbey_engine::matcher::{Explanation, KnownNames, Match, Rule, explain};
