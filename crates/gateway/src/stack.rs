@@ -1,6 +1,6 @@
 //! One model call, from the caller's bytes to the settled reservation, in the order in which the steps happen.
 
-use crate::protocol::{Limits, ModelCall, Protocol, Reading, StreamReader};
+use crate::protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader};
 use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers, RetryAfter};
 use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
@@ -24,6 +24,10 @@ use tokio::sync::mpsc;
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
 /// Chunks of a stream that wait for a slow caller before the provider's stream is read no further.
 const CHUNKS_QUEUED_MAX: usize = 16;
+/// Bytes that a token of a streamed answer has at most, on average. English text and code have four.
+const BYTES_PER_TOKEN_MAX: u64 = 8;
+/// Bytes that a streamed answer may always have: short ones can consist of unusually long tokens.
+const OUTPUT_BYTES_MIN: u64 = 4096;
 
 /// Parts that a gateway is composed of.
 pub struct GatewayParts {
@@ -49,6 +53,15 @@ pub struct Gateway(Arc<GatewayParts>);
 struct Chosen {
     target: Target,
     provider: Provider,
+    demand: Demand,
+}
+
+impl Chosen {
+    /// Most bytes of output that a provider can stream within the reserved tokens.
+    fn output_bytes_max(&self) -> u64 {
+        let bytes = self.demand.output.0.saturating_mul(BYTES_PER_TOKEN_MAX);
+        bytes.max(OUTPUT_BYTES_MIN)
+    }
 }
 
 /// How the attempt to send a call to one candidate ended.
@@ -104,7 +117,11 @@ impl Gateway {
                 continue;
             }
             let provider = self.0.providers.find(&target.provider)?;
-            let chosen = Chosen { target, provider };
+            let chosen = Chosen {
+                demand: call.demand(&provider),
+                target,
+                provider,
+            };
             match self
                 .reserve_and_forward(caller, call.as_ref(), &chosen)
                 .await?
@@ -126,7 +143,11 @@ impl Gateway {
         &self,
         caller: &Caller,
         call: &dyn ModelCall,
-        Chosen { target, provider }: &Chosen,
+        Chosen {
+            target,
+            provider,
+            demand,
+        }: &Chosen,
     ) -> Result<Attempt, Refusal> {
         let unavailable =
             |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
@@ -150,7 +171,6 @@ impl Gateway {
             request.headers_mut().insert(name, trace);
         }
 
-        let demand = call.demand(provider);
         let cost = provider.prices.map(|p| p.cost(demand.input, demand.output));
         let reservation = ReservationRequest {
             agent: caller.agent.clone(),
@@ -300,7 +320,9 @@ struct Relay {
 impl Relay {
     async fn run(mut self, mut body: Incoming, paid: InFlight) {
         let mut drain_ends: Option<tokio::time::Instant> = None;
-        while !self.reader.is_complete() {
+        let output_bytes_max = self.chosen.output_bytes_max();
+        let mut overran = false;
+        while !self.reader.is_complete() && !overran {
             let frame = tokio::select! {
                 frame = tokio::time::timeout(self.limits.chunk_pause_max, body.frame()) => frame,
                 () = self.to_caller.closed(), if drain_ends.is_none() => {
@@ -315,10 +337,16 @@ impl Relay {
                 continue;
             };
             let passed = self.reader.read(chunk);
+            overran = self.reader.output_bytes() > output_bytes_max;
             let _caller_gone = self.to_caller.send(Ok(passed)).await;
         }
         let outcome = if self.reader.is_complete() {
             CallOutcome::Answered(StatusCode::OK.as_u16())
+        } else if overran {
+            let refusal = self.overrun();
+            let event = self.reader.refusal_event(&refusal);
+            let _caller_gone = self.to_caller.send(Ok(event)).await;
+            CallOutcome::Overrun
         } else {
             let cut = std::io::Error::new(
                 std::io::ErrorKind::UnexpectedEof,
@@ -329,8 +357,25 @@ impl Relay {
         };
         let (caller, target) = (&self.caller, &self.chosen.target);
         self.gateway.record(caller, target, outcome, None).await;
-        let settled = settlement(&self.chosen.provider, self.reader.reading());
-        paid.settle(settled).await;
+        let mut reading = self.reader.reading();
+        let held = self.chosen.demand.input + self.chosen.demand.output;
+        // What a stream reported before it was cut is not all that is billed, unless it is more than was reserved.
+        if !self.reader.is_complete() {
+            reading.usage = reading.usage.filter(|u| u.input + u.output >= held);
+        }
+        paid.settle(settlement(&self.chosen.provider, reading))
+            .await;
+    }
+
+    fn overrun(&self) -> Refusal {
+        Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            "output_limit",
+            format!(
+                "provider `{}` went on after the {} output tokens that the call was limited to, and was cut off",
+                self.chosen.provider.name, self.chosen.demand.output.0
+            ),
+        )
     }
 }
 

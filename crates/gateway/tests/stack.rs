@@ -112,6 +112,12 @@ impl StreamReader for LineStream {
         // This protocol changes what the caller sees.
         Bytes::from(chunk.to_ascii_uppercase())
     }
+    fn output_bytes(&self) -> u64 {
+        self.buffer.len() as u64
+    }
+    fn refusal_event(&self, refusal: &Refusal) -> Bytes {
+        Bytes::from(format!("REFUSED {} {}", refusal.code, refusal.text))
+    }
     fn is_complete(&self) -> bool {
         self.complete
     }
@@ -294,6 +300,7 @@ async fn provider() -> String {
             }
             "/stream" => lines(vec!["hel", "lo\nEN", "D in=5 out=6\n"]),
             "/cut" => lines(vec!["hel", "lo\n"]),
+            "/endless" => lines(vec!["a word and another "; 1000]),
             "/chat/completions" => Response::new(Body::from(
                 json!({ "model": "m-1", "usage": { "prompt_tokens": 7, "completion_tokens": 8 } })
                     .to_string(),
@@ -497,6 +504,23 @@ async fn a_truncated_stream_reaches_the_caller_as_an_error_and_costs_the_whole_r
     assert_eq!(ledger(&fakes)[1], "settle whole reservation");
     assert_eq!(
         fakes.outcomes.snapshot()[&("main".to_owned(), "truncated")],
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_stream_beyond_its_reservation_is_cut_and_costs_the_whole_reservation() {
+    let fakes = Arc::new(fakes(&[target("main", "endless")]).await);
+    let (_, text) = call(&fakes, "/lines/allowed", true).await;
+    assert!(text.len() < 16_384, "{} bytes were passed on", text.len());
+    assert!(
+        text.contains("REFUSED output_limit provider `main` went on after the"),
+        "{text}"
+    );
+    fakes.settled.notified().await;
+    assert_eq!(ledger(&fakes)[1], "settle whole reservation");
+    assert_eq!(
+        fakes.outcomes.snapshot()[&("main".to_owned(), "overrun")],
         1
     );
 }

@@ -28,6 +28,7 @@ impl Session {
     /// When it cannot be written, or another process writes it.
     pub(crate) fn open(home: &Path) -> io::Result<Session> {
         let path = home.join("session.jsonl");
+        move_aside(&path)?;
         let mut file = open(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
             |_| {
@@ -91,6 +92,18 @@ impl Session {
     }
 }
 
+/// Moves what is no file and stands in the place of the session out of the way: a program of the agent put it there.
+fn move_aside(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let free = (1..).map(|n| path.with_extension(format!("moved-{n}")));
+            let mut free = free.skip_while(|p| fs::symlink_metadata(p).is_ok());
+            free.next().map_or(Ok(()), |to| fs::rename(path, to))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new()
         .read(true)
@@ -104,6 +117,18 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_stands_in_the_place_of_the_session_is_moved_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in [1, 2] {
+            fs::create_dir(dir.path().join("session.jsonl")).unwrap();
+            let mut session = Session::open(dir.path()).unwrap();
+            session.append(&json!({ "event": "a" }));
+            assert!(dir.path().join(format!("session.moved-{n}")).is_dir());
+            fs::remove_file(dir.path().join("session.jsonl")).unwrap();
+        }
+    }
 
     #[test]
     fn a_torn_line_is_ended_and_a_second_writer_is_refused() {

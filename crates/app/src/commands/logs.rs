@@ -4,6 +4,7 @@ use crate::connect::operator_client;
 use crate::durations::{self, milliseconds, parse_duration};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::stdout;
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{FleetQuery, LogLine, LogQuery, LogStream, ServicesQuery, Time};
@@ -161,7 +162,7 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                 }
             }
         }
-        if !args.follow {
+        if !args.follow || stdout::is_broken() {
             return Ok(exit::OK);
         }
         tokio::time::sleep(LOOK_EVERY).await;
