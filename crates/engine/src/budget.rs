@@ -51,6 +51,8 @@ pub struct Refusal {
     pub limit: u64,
     /// Whether and when the amount can fit.
     pub room: Room,
+    /// Amount that the budget can have left at most: the limit of a new day, or what is not yet spent in all.
+    most: u64,
 }
 
 /// Amount that is to be reserved on a budget.
@@ -76,6 +78,12 @@ pub enum Room {
 }
 
 impl Refusal {
+    /// Most that the budget can ever have left under its present limit; none if the amount that was asked for fits into
+    /// that.
+    pub fn most(&self) -> Option<u64> {
+        (self.room == Room::Never).then_some(self.most)
+    }
+
     /// Reason why a task waits for this budget; none when the amount can never fit.
     pub fn wait(&self) -> Option<Wait> {
         match self.room {
@@ -244,6 +252,10 @@ impl Account {
             left: limit.saturating_sub(self.spent.saturating_add(self.reserved)),
             limit,
             room,
+            most: match self.window {
+                Window::Day => limit,
+                Window::Total => limit.saturating_sub(self.spent),
+            },
         })
     }
 

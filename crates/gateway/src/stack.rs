@@ -6,7 +6,7 @@ use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
     Settlement, Target, Usage, UsageSource,
 };
-use abbey_model::{BudgetAmounts, NanoUsd};
+use abbey_model::{BudgetAmounts, NanoUsd, Tokens};
 use abbey_support::http_client::{HttpClient, HttpError};
 use axum::body::Body;
 use axum::extract::Request;
@@ -26,6 +26,8 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
 const CHUNKS_QUEUED_MAX: usize = 16;
 /// Bytes that a token of a streamed answer has at most, on average. English text and code have four.
 const BYTES_PER_TOKEN_MAX: u64 = 8;
+/// A call is made with less output than its provider allows by default only if this part of it is left.
+const OUTPUT_PART_MIN: u64 = 4;
 /// Bytes that a streamed answer may always have: short ones can consist of unusually long tokens.
 const OUTPUT_BYTES_MIN: u64 = 4096;
 
@@ -57,6 +59,35 @@ struct Chosen {
 }
 
 impl Chosen {
+    /// Prepares a call for a candidate.
+    fn new(target: Target, provider: Provider, call: &dyn ModelCall) -> Chosen {
+        Chosen {
+            demand: call.demand(&provider),
+            target,
+            provider,
+        }
+    }
+
+    /// Limits the output so that the call takes at most `tokens`, where the limit is the provider's and not the
+    /// caller's. Returns false, and changes nothing, if little of the output would be left.
+    fn fit(&mut self, tokens: Tokens, call: &dyn ModelCall) -> bool {
+        let output = tokens.0.saturating_sub(self.demand.input.0);
+        if output < self.provider.output_tokens_max / OUTPUT_PART_MIN {
+            return false;
+        }
+        let output_tokens_max = output.min(self.provider.output_tokens_max);
+        let provider = Provider {
+            output_tokens_max,
+            ..self.provider.clone()
+        };
+        let shorter = Chosen::new(self.target.clone(), provider, call);
+        let fits = shorter.demand.input + shorter.demand.output <= tokens;
+        if fits {
+            *self = shorter;
+        }
+        fits
+    }
+
     /// Most bytes of output that a provider can stream within the reserved tokens.
     fn output_bytes_max(&self) -> u64 {
         let bytes = self.demand.output.0.saturating_mul(BYTES_PER_TOKEN_MAX);
@@ -117,13 +148,9 @@ impl Gateway {
                 continue;
             }
             let provider = self.0.providers.find(&target.provider)?;
-            let chosen = Chosen {
-                demand: call.demand(&provider),
-                target,
-                provider,
-            };
+            let mut chosen = Chosen::new(target, provider, call.as_ref());
             match self
-                .reserve_and_forward(caller, call.as_ref(), &chosen)
+                .reserve_and_forward(caller, call.as_ref(), &mut chosen)
                 .await?
             {
                 Attempt::NotSent(refusal) => refused = refusal,
@@ -143,15 +170,16 @@ impl Gateway {
         &self,
         caller: &Caller,
         call: &dyn ModelCall,
-        Chosen {
-            target,
-            provider,
-            demand,
-        }: &Chosen,
+        chosen: &mut Chosen,
     ) -> Result<Attempt, Refusal> {
+        let authorization = self.0.credentials.authorization(&chosen.provider).await?;
+        let reserved = self.reserve(caller, call, chosen).await?;
+
+        let Chosen {
+            target, provider, ..
+        } = &*chosen;
         let unavailable =
             |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
-        let authorization = self.0.credentials.authorization(provider).await?;
         let upstream = call.upstream_request(provider, target);
         let mut request = hyper::Request::new(Full::new(upstream.body));
         *request.method_mut() = Method::POST;
@@ -170,21 +198,6 @@ impl Gateway {
             let name = HeaderName::from_static("traceparent");
             request.headers_mut().insert(name, trace);
         }
-
-        let cost = provider.prices.map(|p| p.cost(demand.input, demand.output));
-        let reservation = ReservationRequest {
-            agent: caller.agent.clone(),
-            run: caller.run,
-            amounts: BudgetAmounts {
-                tokens: demand.input + demand.output,
-                nano_usd: cost.unwrap_or_default(),
-                ..BudgetAmounts::default()
-            },
-            target: target.clone(),
-        };
-        let reserved = Reserved::reserve(&self.0.meter, reservation)
-            .await
-            .map_err(refusal_of_ledger)?;
 
         let in_flight = reserved.forward();
         let error = match self.0.http.send(request, FIRST_BYTE_MAX).await {
@@ -214,6 +227,42 @@ impl Gateway {
                     .await;
                 Err(refusal)
             }
+        }
+    }
+
+    /// Reserves the most that the call can cost. A call that a budget can never hold, with the output that the provider
+    /// allows by default, is made with less output.
+    async fn reserve(
+        &self,
+        caller: &Caller,
+        call: &dyn ModelCall,
+        chosen: &mut Chosen,
+    ) -> Result<Reserved, Refusal> {
+        let request = |chosen: &Chosen| {
+            let demand = chosen.demand;
+            let prices = chosen.provider.prices;
+            let cost = prices.map(|p| p.cost(demand.input, demand.output));
+            ReservationRequest {
+                agent: caller.agent.clone(),
+                run: caller.run,
+                amounts: BudgetAmounts {
+                    tokens: demand.input + demand.output,
+                    nano_usd: cost.unwrap_or_default(),
+                    ..BudgetAmounts::default()
+                },
+                target: chosen.target.clone(),
+            }
+        };
+        let refused = match Reserved::reserve(&self.0.meter, request(chosen)).await {
+            Ok(reserved) => return Ok(reserved),
+            Err(refused) => refused,
+        };
+        match refused.tokens_max {
+            Some(tokens) if chosen.fit(tokens, call) => {
+                let reserved = Reserved::reserve(&self.0.meter, request(chosen)).await;
+                reserved.map_err(refusal_of_ledger)
+            }
+            _ => Err(refusal_of_ledger(refused)),
         }
     }
 

@@ -145,6 +145,8 @@ fn read_end(text: &str) -> Option<Reading> {
 struct Fakes {
     targets: Vec<Target>,
     refuse: Option<&'static str>,
+    /// The most that the budget can ever have; no call is refused for it if not set.
+    tokens_max: Option<Tokens>,
     authorization: Authorization,
     unhealthy: Option<Target>,
     ledger: Mutex<Vec<String>>,
@@ -167,12 +169,14 @@ impl Meter for Shared {
                 "reserve {} tokens={} nano_usd={}",
                 request.target, amounts.tokens.0, amounts.nano_usd.0
             ));
-            match fakes.refuse {
+            let too_large = fakes.tokens_max.filter(|most| amounts.tokens > *most);
+            match fakes.refuse.or(too_large.map(|_| "budget_exhausted")) {
                 None => Ok(Id::from_bits(1)),
                 Some(code) => Err(ReservationRefused {
                     code,
                     text: "the daily budget is used up".to_owned(),
                     retry_after_s: Some(60),
+                    tokens_max: too_large,
                 }),
             }
         })
@@ -319,6 +323,7 @@ async fn fakes(targets: &[Target]) -> Fakes {
     Fakes {
         targets: targets.to_vec(),
         refuse: None,
+        tokens_max: None,
         authorization: Authorization::None,
         unhealthy: None,
         ledger: Mutex::default(),
@@ -554,6 +559,34 @@ async fn a_provider_can_be_authorized_by_a_header_of_its_own() {
         text.contains("authorization=None x-api-key=Some(\"k-123\")"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_call_without_a_limit_of_its_own_fits_into_a_small_budget() {
+    let body = json!({ "model": "allowed", "messages": [] }).to_string();
+    let input = body.len().div_ceil(3) as u64;
+    let reserved = async |left: u64, body: String| {
+        let fakes = Arc::new(Fakes {
+            tokens_max: Some(Tokens(input + left)),
+            ..fakes(&[target("main", "big")]).await
+        });
+        let request = Request::post("/v1/chat/completions").body(Body::from(body));
+        let (gateway, caller) = (gateway(&fakes), caller());
+        let response = gateway.serve(&OpenAiChat, &caller, request.unwrap());
+        let status = response.await.status();
+        let ledger = ledger(&fakes);
+        (
+            status,
+            ledger.iter().filter(|l| l.starts_with("reserve")).count(),
+        )
+    };
+    assert_eq!(reserved(1000, body.clone()).await, (StatusCode::OK, 1));
+    assert_eq!(reserved(60, body.clone()).await, (StatusCode::OK, 2));
+    let refused = StatusCode::TOO_MANY_REQUESTS;
+    assert_eq!(reserved(1, body).await, (refused, 1));
+    // What the caller asks for is not changed.
+    let asked = json!({ "model": "allowed", "messages": [], "max_tokens": 90 });
+    assert_eq!(reserved(60, asked.to_string()).await, (refused, 1));
 }
 
 #[tokio::test]
