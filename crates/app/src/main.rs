@@ -29,6 +29,7 @@ mod roles;
 mod table;
 mod task_output;
 mod text;
+mod transcript;
 mod units;
 mod workflow_drawing;
 

@@ -3,16 +3,13 @@
 use super::captured::{run_captured, shorten};
 use super::model_turn::ToolCall;
 use super::skill_tools;
+use super::workspace::{read, write};
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{ApprovalBody, DelegateBody, UseBody, WaitQuery};
 use abbey_model::{TaskState, Tool, ToolPolicy};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
 use std::time::Duration;
 
 /// Longest part of a tool's answer that a model is shown, in bytes.
@@ -21,8 +18,6 @@ const SHOWN_MAX: usize = 32 << 10;
 const OUTPUT_MAX: usize = 24 << 10;
 /// Longest time of one program.
 const SHELL_MAX: Duration = Duration::from_secs(300);
-/// Largest file that is read or edited, in bytes.
-const FILE_MAX: u64 = 4 << 20;
 
 /// Answer of a tool, and whether it did what was requested.
 pub(super) struct Receipt {
@@ -149,7 +144,7 @@ pub(super) async fn call_tool(
     let args = args.map_err(|e| format!("the arguments are not JSON: {e}"));
     if skill_tools::tool_names(policy).contains(&call.name.as_str()) {
         return Receipt::of(match args {
-            Ok(args) => skill_tools::call(client, &call.name, &args).await,
+            Ok(args) => skill_tools::call(client, policy, &call.name, &args).await,
             Err(why) => Err(why),
         });
     }
@@ -385,65 +380,6 @@ async fn shell(args: &Value) -> Result<String, String> {
         true => Ok(text),
         false => Err(text),
     }
-}
-
-/// Opens a file below the working directory. The kernel refuses paths and links that leave it (`openat2`).
-fn open(policy: &ToolPolicy, path: &str, flags: OFlags) -> Result<File, String> {
-    let clean = path.trim_start_matches("./");
-    if !policy.paths.is_empty() && !policy.paths.iter().any(|p| clean.starts_with(p.as_str())) {
-        return Err(format!(
-            "`{path}` is outside the granted paths ({})",
-            policy.paths.join(", ")
-        ));
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(
-        CWD,
-        Path::new(clean),
-        flags | OFlags::CLOEXEC,
-        mode(flags),
-        resolve,
-    )
-    .map(File::from)
-    .map_err(|e| format!("`{path}`: {e}"))
-}
-
-fn mode(flags: OFlags) -> Mode {
-    if flags.contains(OFlags::CREATE) {
-        Mode::from_raw_mode(0o600)
-    } else {
-        Mode::empty()
-    }
-}
-
-fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
-    let mut text = String::new();
-    let file = open(policy, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err(format!("`{path}` is not a file"));
-    }
-    file.take(FILE_MAX)
-        .read_to_string(&mut text)
-        .map_err(|e| format!("`{path}`: {e}"))?;
-    Ok(text)
-}
-
-fn write(policy: &ToolPolicy, path: &str, content: &str) -> Result<(), String> {
-    if content.len() as u64 > FILE_MAX {
-        return Err(format!("larger than {FILE_MAX} bytes"));
-    }
-    if let Some((dir, _)) = path.trim_start_matches("./").rsplit_once('/')
-        && !dir.split('/').any(|part| part == ".." || part.is_empty())
-    {
-        std::fs::create_dir_all(dir).map_err(|e| format!("`{dir}`: {e}"))?;
-    }
-    let mut file = open(
-        policy,
-        path,
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC,
-    )?;
-    file.write_all(content.as_bytes())
-        .map_err(|e| format!("`{path}`: {e}"))
 }
 
 fn memory<'a>(
