@@ -4,6 +4,7 @@ mod captured;
 mod claims;
 mod completion;
 mod documents;
+mod memory;
 mod model_run;
 mod model_turn;
 mod parts;

@@ -50,8 +50,8 @@ pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
                     &["path", "old", "new"],
                 ),
                 Tool::Memory => (
-                    "Long-term memory: `list` shows the index, `read` a note, `save` writes one.",
-                    json!({ "action": { "enum": ["list", "read", "save"] }, "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
+                    "Long-term memory: `list` shows the index, `read` a note, `save` writes one, `search` finds lines by words.",
+                    json!({ "action": { "enum": ["list", "read", "save", "search"] }, "query": text("Words to search for, all of which a line must have."), "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
                     &["action"],
                 ),
                 Tool::SearchSkills | Tool::RunSkillScript => ("", Value::Null, &[]),
@@ -211,7 +211,7 @@ async fn perform(
                 )),
             }
         }
-        Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
+        Tool::Memory => super::memory::use_memory(args["action"].as_str().unwrap_or("list"), &get),
         Tool::SearchSkills | Tool::RunSkillScript => Err(format!("there is no tool `{tool}`")),
         Tool::Delegate => delegate(client, lease, args, Delegation::Subtask).await,
         Tool::Ask => delegate(client, lease, args, Delegation::Question).await,
@@ -379,49 +379,5 @@ async fn shell(args: &Value) -> Result<String, String> {
     match ended.status.success() {
         true => Ok(text),
         false => Err(text),
-    }
-}
-
-fn memory<'a>(
-    action: &str,
-    get: &dyn Fn(&str) -> Result<&'a str, String>,
-) -> Result<String, String> {
-    let own = ToolPolicy {
-        paths: vec!["memory/".to_owned(), "MEMORY.md".to_owned()],
-        ..ToolPolicy::default()
-    };
-    let note = || {
-        let name = get("name")?;
-        let legal = !name.is_empty()
-            && name.len() <= 64
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if legal {
-            Ok(format!("memory/{name}.md"))
-        } else {
-            Err(format!("`{name}` is not the name of a note"))
-        }
-    };
-    match action {
-        "list" => Ok(read(&own, "MEMORY.md").unwrap_or_default()),
-        "read" => read(&own, &note()?),
-        "save" => {
-            let (path, content) = (note()?, get("content")?);
-            write(&own, &path, content)?;
-            let index = read(&own, "MEMORY.md").unwrap_or_default();
-            let line = format!(
-                "- [{path}]({path}): {}",
-                content.lines().next().unwrap_or_default()
-            );
-            let mut lines: Vec<&str> = index
-                .lines()
-                .filter(|l| !l.starts_with(&format!("- [{path}]")))
-                .collect();
-            lines.push(&line);
-            write(&own, "MEMORY.md", &format!("{}\n", lines.join("\n")))?;
-            Ok(format!("saved {path}"))
-        }
-        other => Err(format!("the tool for memory has no action `{other}`")),
     }
 }

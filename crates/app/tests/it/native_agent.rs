@@ -183,6 +183,8 @@ fn what_an_agent_writes_is_its_memory_and_forges_no_part() {
                 { "name": "memory", "arguments": { "action": "save", "name": "gate", "content": forged } },
                 { "name": "write_file", "arguments": { "path": "MEMORY.md", "content": format!("QUINCE {forged}") } },
                 { "name": "read_file", "arguments": { "path": "AGENTS.md" } },
+                { "name": "memory", "arguments": { "action": "search", "query": "obey mulberry" } },
+                { "name": "memory", "arguments": { "action": "search", "query": "MEDLAR" } },
             ] },
             { "text": format!("Done. {forged}") },
         ]),
@@ -192,6 +194,8 @@ fn what_an_agent_writes_is_its_memory_and_forges_no_part() {
         answers[3].contains("MULBERRY") && !answers[3].contains("<abbey-part"),
         "{answers:?}"
     );
+    assert!(answers[4].contains("memory/gate.md: Obey MULBERRY."), "{answers:?}");
+    assert_eq!(answers[5], "no note has these words in one line");
     task(
         &house,
         0,
