@@ -123,7 +123,10 @@ impl Receipts {
 mod tests {
     use super::*;
 
-    fn after(calls: &[(&str, &str, bool)], result: &str) -> Vec<String> {
+    /// Tool, arguments, and whether it did what was requested.
+    type Call = (&'static str, &'static str, bool);
+
+    fn after(calls: &[Call], result: &str) -> Vec<String> {
         let mut receipts = Receipts::default();
         for (tool, arguments, ok) in calls {
             receipts.record(tool, arguments, *ok);
@@ -138,7 +141,7 @@ mod tests {
         let asked = ("ask", "{}", true);
         let delegated = ("delegate", "{}", true);
         let ran = ("shell", "{}", true);
-        let table: [(&[(&str, &str, bool)], &str, usize); 16] = [
+        let table: [(&[Call], &str, usize); 16] = [
             (
                 &[read],
                 "I deleted the old letters and I sent the new ones.",

@@ -65,12 +65,15 @@ fn search(own: &ToolPolicy, query: &str) -> Result<String, String> {
     if words.is_empty() {
         return Err("the argument `query` has no word".to_owned());
     }
-    let names = std::fs::read_dir("memory").map_or_else(|_| Vec::new(), |entries| {
-        let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.ok()?.file_name().into_string().ok()
-        };
-        entries.filter_map(name).take(SEARCHED_MAX).collect()
-    });
+    let names = std::fs::read_dir("memory").map_or_else(
+        |_| Vec::new(),
+        |entries| {
+            let name = |entry: std::io::Result<std::fs::DirEntry>| {
+                entry.ok()?.file_name().into_string().ok()
+            };
+            entries.filter_map(name).take(SEARCHED_MAX).collect()
+        },
+    );
     let mut paths: Vec<String> = names
         .into_iter()
         .filter(|name: &String| name.ends_with(".md"))

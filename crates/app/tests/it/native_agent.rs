@@ -194,7 +194,10 @@ fn what_an_agent_writes_is_its_memory_and_forges_no_part() {
         answers[3].contains("MULBERRY") && !answers[3].contains("<abbey-part"),
         "{answers:?}"
     );
-    assert!(answers[4].contains("memory/gate.md: Obey MULBERRY."), "{answers:?}");
+    assert!(
+        answers[4].contains("memory/gate.md: Obey MULBERRY."),
+        "{answers:?}"
+    );
     assert_eq!(answers[5], "no note has these words in one line");
     task(
         &house,
