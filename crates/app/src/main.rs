@@ -30,6 +30,7 @@ mod stdout;
 mod table;
 mod task_output;
 mod text;
+mod transcript;
 mod units;
 mod workflow_drawing;
 

@@ -11,6 +11,7 @@ pub(crate) mod metrics;
 pub(crate) mod org;
 pub(crate) mod readiness;
 pub(crate) mod reports;
+pub(crate) mod self_views;
 pub(crate) mod skill_views;
 pub(crate) mod task_views;
 pub(crate) mod workflow_views;
