@@ -1,6 +1,6 @@
 //! Checks of a house against its host before a plan is carried out: notes with severity, subject and remedy.
 
-use crate::agent_values::AgentBudget;
+use crate::agent_values::{AgentBudget, NOBODY, taken_by_keyword};
 use crate::house::House;
 use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
@@ -14,10 +14,6 @@ use std::collections::BTreeSet;
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
 /// Least memory of any other cell: with less, what starts its program is killed.
 const CELL_MEMORY_MIN: Bytes = Bytes(8 << 20);
-/// Words that keys and commands take for something else than an agent: everybody, and the people of the house.
-const KEYWORDS: [&str; 2] = ["all", "operator"];
-/// Word that stands for no agent. An agent of this name can't be named where rights are given, so it gets none by mistake.
-const NOBODY: &str = "none";
 /// Least bytes a second of a disk.
 const IO_MIN: Bytes = Bytes(1 << 20);
 /// First port at which an ordinary user listens: Linux, ip(7), `ip_unprivileged_port_start`.
@@ -527,14 +523,6 @@ fn limits_unenforced(reason: &str, path: &str) -> String {
     format!(
         "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `{path}.waive: [limits]` (`defaults.waive: [limits]` for everything)"
     )
-}
-
-/// Why an agent should not have a name; none unless keys and commands take it for something else.
-pub(crate) fn taken_by_keyword(name: &Slug) -> Option<String> {
-    let taken = KEYWORDS.contains(&name.as_str()) || name.as_str() == NOBODY;
-    taken.then(|| {
-        format!("`{name}` means something else where agents are named; give it another name")
-    })
 }
 
 /// Budgets in dollars, and providers without prices whose calls they would have to hold.

@@ -1,6 +1,6 @@
 //! Renaming of an agent in a manifest's text: its entry and every key that refers to it.
 
-use crate::check;
+use crate::agent_values::taken_by_keyword;
 use crate::edit::{insert, splice};
 use crate::house::House;
 use crate::key::Shape;
@@ -30,7 +30,7 @@ pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mi
         return Err(vec![place.mistake(taken)]);
     }
     // Whoever may delegate to the agent could delegate to everybody, or to nobody, afterwards.
-    if let Some(taken) = check::taken_by_keyword(new) {
+    if let Some(taken) = taken_by_keyword(new) {
         return Err(vec![root.place.mistake(taken)]);
     }
     let mut places = Vec::new();
