@@ -11,6 +11,7 @@ mod native;
 pub mod programs;
 pub mod runtime;
 pub mod skill;
+pub mod transcript;
 pub mod worker;
 
 pub use agent_api::StartError;

@@ -10,6 +10,7 @@ use crate::skills::{
 };
 use crate::tasks::ReportedUsageView;
 use crate::tasks::{DelegateBody, TaskDoc, TaskView, WaitQuery};
+use crate::time::Time;
 use abbey_model::{EndReason, ResultSource};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -41,6 +42,43 @@ documents! {
         policy: Value,
         /// Number of the plan that last changed its configuration; to be named when waiting for work.
         config: u64,
+        /// Agent that it reports to.
+        #[serde(default)]
+        reports_to: Option<String>,
+        /// Other agents of the house, those first that it may delegate to or ask, or has a relation to; at most 64.
+        #[serde(default)]
+        colleagues: Vec<ColleagueView>,
+        /// Number of other agents that `colleagues` leaves out.
+        #[serde(default)]
+        colleagues_left_out: u32,
+        /// When this was read, by the clock of the house.
+        #[serde(default)]
+        now: Option<Time>,
+        /// Time zone of the house.
+        #[serde(default)]
+        timezone: String,
+        /// The same instant in that time zone, like `Sunday, 2026-11-29 11:40 +01:00`.
+        #[serde(default)]
+        local_time: String,
+    }
+    /// Another agent, as an agent sees it.
+    ColleagueView {
+        /// Slug of the agent.
+        name: String,
+        /// Name for people.
+        display_name: String,
+        /// Role, as the manifest describes it.
+        role: String,
+        /// How it stands to the reading agent, in words.
+        relations: Vec<String>,
+        /// Whether the reading agent may delegate to it.
+        may_delegate: bool,
+        /// Whether the reading agent may ask it.
+        may_ask: bool,
+        /// Whether only tasks for `skills` may be delegated to it.
+        only_skills: bool,
+        /// Skills for which the reading agent may delegate tasks to it; at most 32.
+        skills: Vec<String>,
     }
     /// An offer of a task.
     OfferDoc {
@@ -228,9 +266,12 @@ requests! {
         /// Tool calls with a receipt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipts: Option<u32>,
-        /// Whether the result claims actions without a receipt.
+        /// Whether the result claims actions without a receipt of their kind.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         flagged: Option<bool>,
+        /// Claims of the result for which there is no receipt of their kind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claims: Option<Vec<String>>,
         /// Tokens that the runtime itself has counted in the run so far.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reported_usage: Option<ReportedUsageView>,
@@ -288,6 +329,8 @@ operations! {
         POST "/api/v1/self/approvals/{approval}/use" use_approval(approval) [body UseBody] [header lease: Lease] -> json(ApprovalView);
         /// Skills that the agent may use, or those that match a query.
         GET "/api/v1/self/skills" skills() [query SkillsQuery] -> json(SkillsDoc);
+        /// Skills of other agents for which the agent may delegate tasks to them; `agents` names those.
+        GET "/api/v1/self/colleagues/skills" skills_of_colleagues() [query SkillsQuery] -> json(SkillsDoc);
         /// Instructions of a skill that the agent may use, and its files.
         GET "/api/v1/self/skills/{skill}" skill(skill) -> json(SkillTextDoc);
         /// Content of one of its files.

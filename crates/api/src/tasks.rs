@@ -16,6 +16,8 @@ words! {
         Skill = "skill",
         /// Declared evidence was checked.
         Evidence = "evidence",
+        /// Another agent approved the result; nothing else was declared as evidence.
+        Review = "review",
         /// The agent's word alone.
         None = "none",
         /// Declared evidence could not be checked.
@@ -149,8 +151,11 @@ documents! {
         session: Option<Vec<u64>>,
         /// Number of tool calls with a receipt.
         receipts: Option<u32>,
-        /// Whether the result claims actions without a receipt.
+        /// Whether the result claims actions without a receipt of their kind.
         flagged: bool,
+        /// Those claims, shortened.
+        #[serde(default)]
+        claims: Vec<String>,
         /// When it started.
         started_at: Time,
         /// When it ended.

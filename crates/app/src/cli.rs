@@ -254,6 +254,11 @@ impl Command {
     pub(crate) fn passes_signals_on(&self) -> bool {
         matches!(self, Command::Exec(_) | Command::Cp(_))
     }
+
+    /// Whether the exit code is that of a program in a cell, so that a failure of Abbey itself has one of its own.
+    pub(crate) fn ends_as_program(&self) -> bool {
+        matches!(self, Command::Exec(_) | Command::Run(_))
+    }
 }
 
 impl Cli {

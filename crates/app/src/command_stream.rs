@@ -1,6 +1,7 @@
 //! Output of a program that runs in a fresh cell, passed through as it arrives; for `abbey run`.
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::stdout;
 use abbey_api::client::{Error, Streaming};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -35,7 +36,7 @@ pub(crate) fn read_stdin_base64() -> Result<Option<String>, Failure> {
 /// Gives a failure of Abbey itself the exit code 125, which tells it apart from the exit codes of the program that
 /// runs in the cell.
 pub(crate) fn internal_failure(failure: impl Into<Failure>) -> Failure {
-    failure.into().with_code(125)
+    failure.into().with_code(exit::INTERNAL)
 }
 
 /// Calls `on_output` with each message of the output stream of a program in a cell, and returns the final message,
@@ -74,7 +75,7 @@ pub(crate) fn decode_output(output: &Value, stream: &str) -> Option<Vec<u8>> {
 /// Writes the bytes of an output message to standard output and standard error.
 pub(crate) fn print_program_output(output: &Value) {
     if let Some(bytes) = decode_output(output, "stdout") {
-        let _reader_gone = std::io::stdout().lock().write_all(&bytes);
+        stdout::write(&bytes);
     }
     if let Some(bytes) = decode_output(output, "stderr") {
         let _reader_gone = std::io::stderr().lock().write_all(&bytes);
@@ -86,5 +87,5 @@ pub(crate) fn program_exit_code(end: &Value) -> u8 {
     end["exit"]
         .as_u64()
         .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(125)
+        .unwrap_or(exit::INTERNAL)
 }

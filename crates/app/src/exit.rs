@@ -36,6 +36,9 @@ pub(crate) const PARKED: u8 = 8;
 /// The time limit of the command or the wait is over.
 pub(crate) const TIMEOUT: u8 = 124;
 
+/// Abbey failed, where other exit codes are those of a program.
+pub(crate) const INTERNAL: u8 = 125;
+
 /// The command was interrupted with Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 

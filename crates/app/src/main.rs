@@ -26,14 +26,17 @@ mod plan_output;
 mod program_session;
 mod readiness;
 mod roles;
+mod stdout;
 mod table;
 mod task_output;
 mod text;
+mod transcript;
 mod units;
 mod workflow_drawing;
 
 use clap::FromArgMatches;
 use clap::error::ErrorKind;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -62,8 +65,8 @@ fn main() -> ExitCode {
             ) =>
         {
             let help = help::render_help(&args, width);
-            anstream::print!("{}", help.ansi());
-            return ExitCode::from(exit::OK);
+            stdout::check(write!(anstream::stdout(), "{}", help.ansi()));
+            return ExitCode::from(stdout::finish(exit::OK, false, false));
         }
         Err(error) => {
             let usage = error.use_stderr();
@@ -72,9 +75,10 @@ fn main() -> ExitCode {
                 let text = text.trim_start_matches("error: ").trim_end();
                 exit::Failure::usage(text).print(true);
             } else {
-                let _closed = error.print();
+                stdout::check(error.print());
             }
-            return ExitCode::from(if usage { exit::USAGE } else { exit::OK });
+            let code = if usage { exit::USAGE } else { exit::OK };
+            return ExitCode::from(stdout::finish(code, false, false));
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         output::hide_progress();
     }
     let passes_signals_on = cli.command.passes_signals_on();
+    let of_program = cli.command.ends_as_program();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
@@ -102,11 +107,12 @@ fn main() -> ExitCode {
             }
         }
     });
-    match outcome {
-        Ok(code) => ExitCode::from(code),
+    let code = match outcome {
+        Ok(code) => code,
         Err(failure) => {
             failure.print(json);
-            ExitCode::from(failure.code())
+            failure.code()
         }
-    }
+    };
+    ExitCode::from(stdout::finish(code, of_program, json))
 }

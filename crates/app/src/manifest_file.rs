@@ -331,7 +331,8 @@ pub(crate) fn manifest_failure(list: &[Mistake]) -> Failure {
 
 /// As [`manifest_failure`], for an edit of the entry of an agent: exit code 3 if the manifest has no such agent.
 pub(crate) fn agent_edit_failure(text: &str, agent: &Slug, list: &[Mistake]) -> Failure {
-    let known = manifest::agent_entry(text, agent).is_ok();
+    // A manifest that can't be read has another mistake than a missing agent.
+    let known = manifest::parse(text).map_or(true, |house| house.agents.contains_key(agent));
     let failure = manifest_failure(list);
     match known {
         true => failure,

@@ -1,5 +1,6 @@
 //! Output: tables for people, JSON documents for programs, progress on a terminal.
 
+use crate::stdout;
 use crate::table::{Table, hanging};
 use crate::text::{Text, escape, escape_with};
 use abbey_api::{Reason, Time};
@@ -14,26 +15,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prints a document as indented JSON on standard output.
 pub(crate) fn print_json(document: &impl Serialize) {
-    write_json(
-        std::io::stdout().lock(),
-        serde_json::to_string_pretty(document),
-    );
+    let text = serde_json::to_string_pretty(document);
+    stdout::check(write_json(std::io::stdout().lock(), text));
 }
 
 /// Prints a document as JSON on one line of standard output.
 pub(crate) fn print_json_line(document: &impl Serialize) {
-    write_json(std::io::stdout().lock(), serde_json::to_string(document));
+    let text = serde_json::to_string(document);
+    stdout::check(write_json(std::io::stdout().lock(), text));
 }
 
 /// Prints a document as JSON on one line of standard error.
 pub(crate) fn print_json_error(document: &impl Serialize) {
-    write_json(std::io::stderr().lock(), serde_json::to_string(document));
+    let text = serde_json::to_string(document);
+    let _reader_gone = write_json(std::io::stderr().lock(), text);
 }
 
-fn write_json(mut out: impl Write, document: serde_json::Result<String>) {
+fn write_json(mut out: impl Write, document: serde_json::Result<String>) -> std::io::Result<()> {
     let escaped = |c: char| format!("\\u{:04x}", u32::from(c));
     let text = escape_with(&document.unwrap_or_default(), escaped);
-    let _reader_gone = writeln!(out, "{text}");
+    writeln!(out, "{text}")
 }
 
 /// Clears the terminal on standard output; does nothing if that is something else.
@@ -41,7 +42,7 @@ pub(crate) fn clear_screen() {
     let mut out = std::io::stdout().lock();
     if out.is_terminal() {
         // ECMA-48: cursor to the first column of the first line, erase in page.
-        let _reader_gone = out.write_all(b"\x1b[H\x1b[2J");
+        stdout::check(out.write_all(b"\x1b[H\x1b[2J"));
     }
 }
 
@@ -121,7 +122,7 @@ pub(crate) fn set_colors(choice: ColorChoice) {
     choice.write_global();
 }
 
-/// Prints one line on standard output; a closed pipe is no failure.
+/// Prints one line on standard output.
 pub(crate) fn print_line(text: &str) {
     print_text(&text.into());
 }
@@ -129,7 +130,7 @@ pub(crate) fn print_line(text: &str) {
 /// Prints one line with tones on standard output.
 pub(crate) fn print_text(text: &Text) {
     let text = text.render();
-    let _reader_gone = writeln!(anstream::stdout().lock(), "{text}");
+    stdout::check(writeln!(anstream::stdout().lock(), "{text}"));
 }
 
 /// Prints a line for people on standard error, so that it does not mix with output for programs.
@@ -297,7 +298,7 @@ mod tests {
     fn json_keeps_its_meaning() {
         let text = "x\x1b\u{9b}\u{202e}\"y";
         let mut out = Vec::new();
-        write_json(&mut out, serde_json::to_string(text));
+        write_json(&mut out, serde_json::to_string(text)).unwrap();
         let printed = String::from_utf8(out).unwrap();
         assert!(printed.is_ascii(), "{printed}");
         assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), text);

@@ -19,6 +19,7 @@ pub(crate) fn run_role(args: &[OsString]) -> ExitCode {
         "guest" => abbey_cells::run_guest(),
         "service" => service(&args[1..]),
         "copy" => copy(word(1), args.get(2).map(Path::new)),
+        "transcript" => transcript(&args[1..]),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {
@@ -74,6 +75,22 @@ fn copy(action: &str, path: Option<&Path>) -> ExitCode {
                 std::io::ErrorKind::NotFound => exit::NOT_FOUND,
                 _ => exit::FAILURE,
             })
+        }
+    }
+}
+
+/// The side of `abbey logs --transcript` in a cell: writes events of the session, of the runs that the arguments name.
+fn transcript(runs: &[OsString]) -> ExitCode {
+    let runs: Vec<String> = runs
+        .iter()
+        .filter_map(|run| run.to_str().map(str::to_owned))
+        .collect();
+    let out = std::io::BufWriter::new(std::io::stdout().lock());
+    match abbey_agents::transcript::write_session_events(out, &runs) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => {
+            eprintln!("error: cannot read the session of this agent: {error}");
+            ExitCode::from(exit::FAILURE)
         }
     }
 }

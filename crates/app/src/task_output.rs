@@ -76,7 +76,11 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
         output::print_hanging("  waiting for: ", output::with_local_times(&waiting.text));
     }
     if let Some(failure) = &t.failure {
-        output::print_hanging("  last failure: ", output::with_local_times(failure));
+        let label = match t.state {
+            TaskState::Unverified => "  unverified: ",
+            _ => "  last failure: ",
+        };
+        output::print_hanging(label, output::with_local_times(failure));
     }
     for evidence in t.link.iter().flat_map(|l| &l.evidence) {
         output::print_hanging("  evidence: ", evidence.to_string());
@@ -100,10 +104,16 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
             }
             _ => String::new(),
         };
-        let flag = if run.flagged {
-            ", FLAGGED: the result claims an action without a receipt"
-        } else {
-            ""
+        let flag = match (run.flagged, run.claims.is_empty()) {
+            (false, _) => String::new(),
+            (true, true) => ", FLAGGED: the result claims an action without a receipt".to_owned(),
+            (true, false) => {
+                let claims: Vec<String> = run.claims.iter().map(|c| format!("\"{c}\"")).collect();
+                format!(
+                    ", FLAGGED: the result claims actions without a receipt of their kind: {}",
+                    claims.join(", ")
+                )
+            }
         };
         let line = format!(
             "run {} {} ({}), {model}{counted}{flag}",

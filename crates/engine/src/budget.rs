@@ -10,6 +10,9 @@ pub use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// Most that an account can hold, which is what the store can hold.
+const AMOUNT_MAX: u64 = i64::MAX as u64;
+
 /// Budget of one scope and metric: limit, spending and reservations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -48,6 +51,8 @@ pub struct Refusal {
     pub limit: u64,
     /// Whether and when the amount can fit.
     pub room: Room,
+    /// Amount that the budget can have left at most: the limit of a new day, or what is not yet spent in all.
+    most: u64,
 }
 
 /// Amount that is to be reserved on a budget.
@@ -73,6 +78,12 @@ pub enum Room {
 }
 
 impl Refusal {
+    /// Most that the budget can ever have left under its present limit; none if the amount that was asked for fits into
+    /// that.
+    pub fn most(&self) -> Option<u64> {
+        (self.room == Room::Never).then_some(self.most)
+    }
+
     /// Reason why a task waits for this budget; none when the amount can never fit.
     pub fn wait(&self) -> Option<Wait> {
         match self.room {
@@ -217,9 +228,7 @@ impl Account {
 
     /// Whether `amount` can be reserved now, later, or never under the present limit.
     pub fn room_for(&self, amount: u64) -> Room {
-        let Some(limit) = self.limit else {
-            return Room::Now;
-        };
+        let limit = self.limit.unwrap_or(AMOUNT_MAX);
         let spent_and = |more: u64| self.spent.saturating_add(more).saturating_add(amount);
         match self.window {
             _ if spent_and(self.reserved) <= limit => Room::Now,
@@ -232,14 +241,21 @@ impl Account {
     /// Refusal of `amount`; none while it fits.
     pub fn refusal(&self, amount: u64) -> Option<Refusal> {
         let room = self.room_for(amount);
-        let limit = self.limit.filter(|_| room != Room::Now)?;
+        if room == Room::Now {
+            return None;
+        }
+        let limit = self.limit.unwrap_or(AMOUNT_MAX);
         Some(Refusal {
             scope: self.scope.clone(),
             metric: self.metric,
             asked: amount,
-            left: self.remaining().unwrap_or(0),
+            left: limit.saturating_sub(self.spent.saturating_add(self.reserved)),
             limit,
             room,
+            most: match self.window {
+                Window::Day => limit,
+                Window::Total => limit.saturating_sub(self.spent),
+            },
         })
     }
 
@@ -271,7 +287,14 @@ impl Account {
             "a reservation is settled exactly once"
         );
         self.reserved -= reserved;
-        self.spent = self.spent.saturating_add(actual);
+        self.spent = self.spent.saturating_add(actual).min(AMOUNT_MAX);
+    }
+
+    /// The level that spending has reached since `before`, to be told once: a warning, or that nothing is left.
+    pub fn level_reached(&self, before: BudgetState) -> Option<BudgetState> {
+        let level = self.state();
+        let told = matches!(level, BudgetState::Warning | BudgetState::Exhausted);
+        (told && level > before).then_some(level)
     }
 }
 
@@ -320,6 +343,23 @@ mod tests {
         assert_eq!(a.state(), BudgetState::Warning);
         assert!(a.reserve(11).is_err());
         a.reserve(10).unwrap();
+    }
+
+    #[test]
+    fn a_level_is_told_once_and_amounts_beyond_what_can_be_stored_are_refused() {
+        let mut a = account(Some(100));
+        let mut told = Vec::new();
+        for spent in [50, 29, 1, 10, 10, 50] {
+            let before = a.state();
+            a.settle(0, spent);
+            told.extend(a.level_reached(before));
+        }
+        assert_eq!(told, [BudgetState::Warning, BudgetState::Exhausted]);
+        let mut unlimited = account(None);
+        unlimited.reserve(u64::MAX / 4).unwrap();
+        assert!(unlimited.reserve(u64::MAX / 2).is_err());
+        unlimited.settle(u64::MAX / 4, u64::MAX);
+        assert_eq!((unlimited.spent, unlimited.reserved), (AMOUNT_MAX, 0));
     }
 
     #[test]

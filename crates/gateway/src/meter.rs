@@ -8,7 +8,7 @@
 //! ```
 
 use crate::{BoxFuture, Target, Usage};
-use abbey_model::{BudgetAmounts, NanoUsd, ReservationId, RunId, Slug};
+use abbey_model::{BudgetAmounts, NanoUsd, ReservationId, RunId, Slug, Tokens};
 use std::sync::Arc;
 
 /// A request to reserve funds for one call.
@@ -54,6 +54,8 @@ pub struct ReservationRefused {
     pub text: String,
     /// Seconds after which it may succeed, when that is known.
     pub retry_after_s: Option<u64>,
+    /// Most tokens that the budget which refused it can ever have left, if the call is larger than that.
+    pub tokens_max: Option<Tokens>,
 }
 
 /// The ledger, as the gateway sees it.

@@ -106,6 +106,8 @@ pub enum CallOutcome {
     NoAnswer,
     /// The answer or stream ended before its end.
     Truncated,
+    /// The provider went on beyond the output limit of the call, and was cut off.
+    Overrun,
 }
 
 impl CallOutcome {
@@ -121,6 +123,7 @@ impl CallOutcome {
             CallOutcome::Unreachable => "unreachable",
             CallOutcome::NoAnswer => "no_answer",
             CallOutcome::Truncated => "truncated",
+            CallOutcome::Overrun => "overrun",
         }
     }
 }

@@ -1,12 +1,12 @@
 //! One model call, from the caller's bytes to the settled reservation, in the order in which the steps happen.
 
-use crate::protocol::{Limits, ModelCall, Protocol, Reading, StreamReader};
+use crate::protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader};
 use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers, RetryAfter};
 use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
     Settlement, Target, Usage, UsageSource,
 };
-use abbey_model::{BudgetAmounts, NanoUsd};
+use abbey_model::{BudgetAmounts, NanoUsd, Tokens};
 use abbey_support::http_client::{HttpClient, HttpError};
 use axum::body::Body;
 use axum::extract::Request;
@@ -24,6 +24,12 @@ use tokio::sync::mpsc;
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
 /// Chunks of a stream that wait for a slow caller before the provider's stream is read no further.
 const CHUNKS_QUEUED_MAX: usize = 16;
+/// Bytes that a token of a streamed answer has at most, on average. English text and code have four.
+const BYTES_PER_TOKEN_MAX: u64 = 8;
+/// A call is made with less output than its provider allows by default only if this part of it is left.
+const OUTPUT_PART_MIN: u64 = 4;
+/// Bytes that a streamed answer may always have: short ones can consist of unusually long tokens.
+const OUTPUT_BYTES_MIN: u64 = 4096;
 
 /// Parts that a gateway is composed of.
 pub struct GatewayParts {
@@ -49,6 +55,44 @@ pub struct Gateway(Arc<GatewayParts>);
 struct Chosen {
     target: Target,
     provider: Provider,
+    demand: Demand,
+}
+
+impl Chosen {
+    /// Prepares a call for a candidate.
+    fn new(target: Target, provider: Provider, call: &dyn ModelCall) -> Chosen {
+        Chosen {
+            demand: call.demand(&provider),
+            target,
+            provider,
+        }
+    }
+
+    /// Limits the output so that the call takes at most `tokens`, where the limit is the provider's and not the
+    /// caller's. Returns false, and changes nothing, if little of the output would be left.
+    fn fit(&mut self, tokens: Tokens, call: &dyn ModelCall) -> bool {
+        let output = tokens.0.saturating_sub(self.demand.input.0);
+        if output < self.provider.output_tokens_max / OUTPUT_PART_MIN {
+            return false;
+        }
+        let output_tokens_max = output.min(self.provider.output_tokens_max);
+        let provider = Provider {
+            output_tokens_max,
+            ..self.provider.clone()
+        };
+        let shorter = Chosen::new(self.target.clone(), provider, call);
+        let fits = shorter.demand.input + shorter.demand.output <= tokens;
+        if fits {
+            *self = shorter;
+        }
+        fits
+    }
+
+    /// Most bytes of output that a provider can stream within the reserved tokens.
+    fn output_bytes_max(&self) -> u64 {
+        let bytes = self.demand.output.0.saturating_mul(BYTES_PER_TOKEN_MAX);
+        bytes.max(OUTPUT_BYTES_MIN)
+    }
 }
 
 /// How the attempt to send a call to one candidate ended.
@@ -104,9 +148,9 @@ impl Gateway {
                 continue;
             }
             let provider = self.0.providers.find(&target.provider)?;
-            let chosen = Chosen { target, provider };
+            let mut chosen = Chosen::new(target, provider, call.as_ref());
             match self
-                .reserve_and_forward(caller, call.as_ref(), &chosen)
+                .reserve_and_forward(caller, call.as_ref(), &mut chosen)
                 .await?
             {
                 Attempt::NotSent(refusal) => refused = refusal,
@@ -126,11 +170,16 @@ impl Gateway {
         &self,
         caller: &Caller,
         call: &dyn ModelCall,
-        Chosen { target, provider }: &Chosen,
+        chosen: &mut Chosen,
     ) -> Result<Attempt, Refusal> {
+        let authorization = self.0.credentials.authorization(&chosen.provider).await?;
+        let reserved = self.reserve(caller, call, chosen).await?;
+
+        let Chosen {
+            target, provider, ..
+        } = &*chosen;
         let unavailable =
             |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
-        let authorization = self.0.credentials.authorization(provider).await?;
         let upstream = call.upstream_request(provider, target);
         let mut request = hyper::Request::new(Full::new(upstream.body));
         *request.method_mut() = Method::POST;
@@ -149,22 +198,6 @@ impl Gateway {
             let name = HeaderName::from_static("traceparent");
             request.headers_mut().insert(name, trace);
         }
-
-        let demand = call.demand(provider);
-        let cost = provider.prices.map(|p| p.cost(demand.input, demand.output));
-        let reservation = ReservationRequest {
-            agent: caller.agent.clone(),
-            run: caller.run,
-            amounts: BudgetAmounts {
-                tokens: demand.input + demand.output,
-                nano_usd: cost.unwrap_or_default(),
-                ..BudgetAmounts::default()
-            },
-            target: target.clone(),
-        };
-        let reserved = Reserved::reserve(&self.0.meter, reservation)
-            .await
-            .map_err(refusal_of_ledger)?;
 
         let in_flight = reserved.forward();
         let error = match self.0.http.send(request, FIRST_BYTE_MAX).await {
@@ -194,6 +227,42 @@ impl Gateway {
                     .await;
                 Err(refusal)
             }
+        }
+    }
+
+    /// Reserves the most that the call can cost. A call that a budget can never hold, with the output that the provider
+    /// allows by default, is made with less output.
+    async fn reserve(
+        &self,
+        caller: &Caller,
+        call: &dyn ModelCall,
+        chosen: &mut Chosen,
+    ) -> Result<Reserved, Refusal> {
+        let request = |chosen: &Chosen| {
+            let demand = chosen.demand;
+            let prices = chosen.provider.prices;
+            let cost = prices.map(|p| p.cost(demand.input, demand.output));
+            ReservationRequest {
+                agent: caller.agent.clone(),
+                run: caller.run,
+                amounts: BudgetAmounts {
+                    tokens: demand.input + demand.output,
+                    nano_usd: cost.unwrap_or_default(),
+                    ..BudgetAmounts::default()
+                },
+                target: chosen.target.clone(),
+            }
+        };
+        let refused = match Reserved::reserve(&self.0.meter, request(chosen)).await {
+            Ok(reserved) => return Ok(reserved),
+            Err(refused) => refused,
+        };
+        match refused.tokens_max {
+            Some(tokens) if chosen.fit(tokens, call) => {
+                let reserved = Reserved::reserve(&self.0.meter, request(chosen)).await;
+                reserved.map_err(refusal_of_ledger)
+            }
+            _ => Err(refusal_of_ledger(refused)),
         }
     }
 
@@ -300,7 +369,9 @@ struct Relay {
 impl Relay {
     async fn run(mut self, mut body: Incoming, paid: InFlight) {
         let mut drain_ends: Option<tokio::time::Instant> = None;
-        while !self.reader.is_complete() {
+        let output_bytes_max = self.chosen.output_bytes_max();
+        let mut overran = false;
+        while !self.reader.is_complete() && !overran {
             let frame = tokio::select! {
                 frame = tokio::time::timeout(self.limits.chunk_pause_max, body.frame()) => frame,
                 () = self.to_caller.closed(), if drain_ends.is_none() => {
@@ -315,10 +386,16 @@ impl Relay {
                 continue;
             };
             let passed = self.reader.read(chunk);
+            overran = self.reader.output_bytes() > output_bytes_max;
             let _caller_gone = self.to_caller.send(Ok(passed)).await;
         }
         let outcome = if self.reader.is_complete() {
             CallOutcome::Answered(StatusCode::OK.as_u16())
+        } else if overran {
+            let refusal = self.overrun();
+            let event = self.reader.refusal_event(&refusal);
+            let _caller_gone = self.to_caller.send(Ok(event)).await;
+            CallOutcome::Overrun
         } else {
             let cut = std::io::Error::new(
                 std::io::ErrorKind::UnexpectedEof,
@@ -329,8 +406,25 @@ impl Relay {
         };
         let (caller, target) = (&self.caller, &self.chosen.target);
         self.gateway.record(caller, target, outcome, None).await;
-        let settled = settlement(&self.chosen.provider, self.reader.reading());
-        paid.settle(settled).await;
+        let mut reading = self.reader.reading();
+        let held = self.chosen.demand.input + self.chosen.demand.output;
+        // What a stream reported before it was cut is not all that is billed, unless it is more than was reserved.
+        if !self.reader.is_complete() {
+            reading.usage = reading.usage.filter(|u| u.input + u.output >= held);
+        }
+        paid.settle(settlement(&self.chosen.provider, reading))
+            .await;
+    }
+
+    fn overrun(&self) -> Refusal {
+        Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            "output_limit",
+            format!(
+                "provider `{}` went on after the {} output tokens that the call was limited to, and was cut off",
+                self.chosen.provider.name, self.chosen.demand.output.0
+            ),
+        )
     }
 }
 

@@ -112,6 +112,12 @@ impl StreamReader for LineStream {
         // This protocol changes what the caller sees.
         Bytes::from(chunk.to_ascii_uppercase())
     }
+    fn output_bytes(&self) -> u64 {
+        self.buffer.len() as u64
+    }
+    fn refusal_event(&self, refusal: &Refusal) -> Bytes {
+        Bytes::from(format!("REFUSED {} {}", refusal.code, refusal.text))
+    }
     fn is_complete(&self) -> bool {
         self.complete
     }
@@ -139,6 +145,8 @@ fn read_end(text: &str) -> Option<Reading> {
 struct Fakes {
     targets: Vec<Target>,
     refuse: Option<&'static str>,
+    /// The most that the budget can ever have; no call is refused for it if not set.
+    tokens_max: Option<Tokens>,
     authorization: Authorization,
     unhealthy: Option<Target>,
     ledger: Mutex<Vec<String>>,
@@ -161,12 +169,14 @@ impl Meter for Shared {
                 "reserve {} tokens={} nano_usd={}",
                 request.target, amounts.tokens.0, amounts.nano_usd.0
             ));
-            match fakes.refuse {
+            let too_large = fakes.tokens_max.filter(|most| amounts.tokens > *most);
+            match fakes.refuse.or(too_large.map(|_| "budget_exhausted")) {
                 None => Ok(Id::from_bits(1)),
                 Some(code) => Err(ReservationRefused {
                     code,
                     text: "the daily budget is used up".to_owned(),
                     retry_after_s: Some(60),
+                    tokens_max: too_large,
                 }),
             }
         })
@@ -294,6 +304,7 @@ async fn provider() -> String {
             }
             "/stream" => lines(vec!["hel", "lo\nEN", "D in=5 out=6\n"]),
             "/cut" => lines(vec!["hel", "lo\n"]),
+            "/endless" => lines(vec!["a word and another "; 1000]),
             "/chat/completions" => Response::new(Body::from(
                 json!({ "model": "m-1", "usage": { "prompt_tokens": 7, "completion_tokens": 8 } })
                     .to_string(),
@@ -312,6 +323,7 @@ async fn fakes(targets: &[Target]) -> Fakes {
     Fakes {
         targets: targets.to_vec(),
         refuse: None,
+        tokens_max: None,
         authorization: Authorization::None,
         unhealthy: None,
         ledger: Mutex::default(),
@@ -502,6 +514,23 @@ async fn a_truncated_stream_reaches_the_caller_as_an_error_and_costs_the_whole_r
 }
 
 #[tokio::test]
+async fn a_stream_beyond_its_reservation_is_cut_and_costs_the_whole_reservation() {
+    let fakes = Arc::new(fakes(&[target("main", "endless")]).await);
+    let (_, text) = call(&fakes, "/lines/allowed", true).await;
+    assert!(text.len() < 16_384, "{} bytes were passed on", text.len());
+    assert!(
+        text.contains("REFUSED output_limit provider `main` went on after the"),
+        "{text}"
+    );
+    fakes.settled.notified().await;
+    assert_eq!(ledger(&fakes)[1], "settle whole reservation");
+    assert_eq!(
+        fakes.outcomes.snapshot()[&("main".to_owned(), "overrun")],
+        1
+    );
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_does_not_stop_the_metering() {
     let fakes = Arc::new(fakes(&[target("main", "stream")]).await);
     let request = Request::post("/lines/allowed").header("x-stream", "1");
@@ -530,6 +559,34 @@ async fn a_provider_can_be_authorized_by_a_header_of_its_own() {
         text.contains("authorization=None x-api-key=Some(\"k-123\")"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_call_without_a_limit_of_its_own_fits_into_a_small_budget() {
+    let body = json!({ "model": "allowed", "messages": [] }).to_string();
+    let input = body.len().div_ceil(3) as u64;
+    let reserved = async |left: u64, body: String| {
+        let fakes = Arc::new(Fakes {
+            tokens_max: Some(Tokens(input + left)),
+            ..fakes(&[target("main", "big")]).await
+        });
+        let request = Request::post("/v1/chat/completions").body(Body::from(body));
+        let (gateway, caller) = (gateway(&fakes), caller());
+        let response = gateway.serve(&OpenAiChat, &caller, request.unwrap());
+        let status = response.await.status();
+        let ledger = ledger(&fakes);
+        (
+            status,
+            ledger.iter().filter(|l| l.starts_with("reserve")).count(),
+        )
+    };
+    assert_eq!(reserved(1000, body.clone()).await, (StatusCode::OK, 1));
+    assert_eq!(reserved(60, body.clone()).await, (StatusCode::OK, 2));
+    let refused = StatusCode::TOO_MANY_REQUESTS;
+    assert_eq!(reserved(1, body).await, (refused, 1));
+    // What the caller asks for is not changed.
+    let asked = json!({ "model": "allowed", "messages": [], "max_tokens": 90 });
+    assert_eq!(reserved(60, asked.to_string()).await, (refused, 1));
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub use manifest::{SecretRef, SecretRefError};
 pub use network::{
     Destination, Egress, EgressRule, RESERVED, Subnet, is_private, is_reserved, overlap,
 };
-pub use note::{IDENTITY_FILES, is_note_name};
+pub use note::{DEFAULT_NOTES, IDENTITY_FILES, is_note_name};
 pub use principal::{
     AccessScope, AccessScopes, CredentialGrant, Permission, Principal, PrincipalKind,
 };

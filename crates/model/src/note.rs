@@ -10,6 +10,10 @@ pub const IDENTITY_FILES: [&str; 6] = [
     "HEARTBEAT.md",
 ];
 
+/// Text of `AGENTS.md` in the workspace of a new agent. The file is the agent's, so its model is shown it as notes, and not
+/// while it is this text.
+pub const DEFAULT_NOTES: &str = "# Notes of this agent\n\nHow this agent works. It may change this file, whose content is shown to its model as its own notes.\n";
+
 /// Longest name, in bytes.
 const NAME_MAX: usize = 80;
 

@@ -54,3 +54,16 @@ pub struct AgentBudget {
 
 /// Kinds of relations between agents.
 pub const RELATIONS: [&str; 4] = ["lineage", "mentor", "works_with", "may_ask"];
+
+/// Words that keys and commands take for something else than an agent: everybody, and the people of the house.
+const KEYWORDS: [&str; 2] = ["all", "operator"];
+/// Word that stands for no agent. An agent of this name can't be named where rights are given, so it gets none by mistake.
+pub(crate) const NOBODY: &str = "none";
+
+/// Why an agent should not have a name; none unless keys and commands take it for something else.
+pub(crate) fn taken_by_keyword(name: &Slug) -> Option<String> {
+    let taken = KEYWORDS.contains(&name.as_str()) || name.as_str() == NOBODY;
+    taken.then(|| {
+        format!("`{name}` means something else where agents are named; give it another name")
+    })
+}

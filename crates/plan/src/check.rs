@@ -1,6 +1,6 @@
 //! Checks of a house against its host before a plan is carried out: notes with severity, subject and remedy.
 
-use crate::agent_values::AgentBudget;
+use crate::agent_values::{AgentBudget, NOBODY, taken_by_keyword};
 use crate::house::House;
 use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
 /// Least memory of any other cell: with less, what starts its program is killed.
 const CELL_MEMORY_MIN: Bytes = Bytes(8 << 20);
-/// Words that keys and commands take for something else than an agent.
-const KEYWORDS: [&str; 3] = ["all", "none", "operator"];
 /// Least bytes a second of a disk.
 const IO_MIN: Bytes = Bytes(1 << 20);
+/// First port at which an ordinary user listens: Linux, ip(7), `ip_unprivileged_port_start`.
+const PORT_MIN: u16 = 1024;
 /// Ports that Linux gives a bridge. Source: `BR_MAX_PORTS` of its net/bridge, which counts one that is none.
 pub const BRIDGE_PORTS_MAX: usize = 1023;
 /// Longest path of a Unix socket that every platform takes, in bytes.
@@ -73,12 +73,12 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         let subject = format!("agent:{}", agent.slug);
         let current = inventory.current.as_ref();
         let is_new = current.is_none_or(|c| !c.house.agents.contains_key(&agent.slug));
-        if is_new && KEYWORDS.contains(&agent.slug.as_str()) {
-            let text = format!(
-                "`{}` means something else where agents are named; give it another name",
-                agent.slug
-            );
-            note(Severity::Fatal, &subject, text);
+        if is_new && let Some(text) = taken_by_keyword(&agent.slug) {
+            let severity = match agent.slug.as_str() {
+                NOBODY => Severity::Warning,
+                _ => Severity::Fatal,
+            };
+            note(severity, &subject, text);
         }
         if !agent.cell.isolates() {
             let user = if inventory.host.uid_first.is_some() {
@@ -170,6 +170,16 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
     }
+    for (subject, provider) in unpriced_money(house) {
+        let key = match subject.as_str() {
+            "house" => "budget.usd_per_day".to_owned(),
+            agent => format!("budget.usd_per_day of {}", agent.replacen(':', " ", 1)),
+        };
+        let text = format!(
+            "`{key}` can't hold for calls to provider `{provider}`, which have no price; set its `input_usd_per_mtok` and `output_usd_per_mtok` (0 if they cost nothing)"
+        );
+        note(Severity::Fatal, &subject, text);
+    }
     for (name, _) in house.providers.iter().filter(|(_, p)| p.half_priced) {
         note(
             Severity::Warning,
@@ -196,6 +206,16 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         }
     }
     for service in house.services.values() {
+        let own = |port: &u16| *port < PORT_MIN && service.at.is_none();
+        // Podman lets programs of a container listen anywhere in its network.
+        if service.cell != CellKind::Container
+            && let Some(port) = service.port.filter(own)
+        {
+            let text = format!(
+                "`port` {port} is below {PORT_MIN}, where programs of a cell can't listen; give it a higher one, and `expose: {port}` offers it at port {port} of the host"
+            );
+            note(Severity::Fatal, &format!("service:{}", service.slug), text);
+        }
         let used = |agent: &Agent| {
             let at_slot = service.shared && service.slot.is_some() && agent.cell.isolates();
             at_slot || agent.uses.contains(&service.slug)
@@ -503,4 +523,26 @@ fn limits_unenforced(reason: &str, path: &str) -> String {
     format!(
         "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `{path}.waive: [limits]` (`defaults.waive: [limits]` for everything)"
     )
+}
+
+/// Budgets in dollars, and providers without prices whose calls they would have to hold.
+fn unpriced_money(house: &House) -> Vec<(String, &Slug)> {
+    let unpriced = |agent: &Agent| {
+        let model = agent.model.as_ref()?;
+        let (name, provider) = house.providers.get_key_value(&model.provider)?;
+        provider.price.is_none().then_some(name)
+    };
+    let mut found = BTreeSet::new();
+    for agent in house.agents.values() {
+        let Some(provider) = unpriced(agent) else {
+            continue;
+        };
+        if house.budget.limits().nano_usd.is_some() {
+            found.insert(("house".to_owned(), provider));
+        }
+        if agent.budget().nano_usd.is_some() {
+            found.insert((format!("agent:{}", agent.slug), provider));
+        }
+    }
+    found.into_iter().collect()
 }

@@ -1,5 +1,6 @@
 //! Renaming of an agent in a manifest's text: its entry and every key that refers to it.
 
+use crate::agent_values::taken_by_keyword;
 use crate::edit::{insert, splice};
 use crate::house::House;
 use crate::key::Shape;
@@ -11,7 +12,7 @@ use abbey_model::Slug;
 /// and repositories keep their names, by `names` of their services. Everything else, comments included, stays.
 ///
 /// # Errors
-/// When the text is not a manifest, has no such agent or one of the new name, or a place is written in a style that
+/// When the text is not a manifest, has no such agent or one of the new name, the new name is a keyword, or a place is written in a style that
 /// cannot be edited.
 pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mistake>> {
     let house = crate::parse(text)?;
@@ -27,6 +28,10 @@ pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mi
         };
         let taken = format!("agent `{new}` already exists in the manifest");
         return Err(vec![place.mistake(taken)]);
+    }
+    // Whoever may delegate to the agent could delegate to everybody, or to nobody, afterwards.
+    if let Some(taken) = taken_by_keyword(new) {
+        return Err(vec![root.place.mistake(taken)]);
     }
     let mut places = Vec::new();
     find_references(&MANIFEST, &root, old.as_str(), &mut places);
@@ -232,7 +237,13 @@ documents:
         let again = rename_agent(&after, &slug("young"), &slug("old")).unwrap();
         let house = crate::parse(&again).unwrap();
         assert_eq!(house.services[&slug("db")].name_for(&slug("old")), "ab_old");
-        for (from, to) in [("nobody", "x"), ("old", "other")] {
+        for (from, to) in [
+            ("nobody", "x"),
+            ("old", "other"),
+            ("old", "all"),
+            ("old", "none"),
+            ("old", "operator"),
+        ] {
             assert!(rename_agent(before, &slug(from), &slug(to)).is_err());
         }
     }

@@ -3,7 +3,7 @@
 //! Without a script it answers every question by saying that it is scripted, and counts tokens by
 //! words. A script is a JSON list of turns, taken one a call; each may hold `text`, `tool_calls`
 //! (`name`, `arguments`), `usage: null` for a provider that reports none, `cut: true` for a stream
-//! that breaks off, `status` for an error, and `delay_ms`.
+//! that breaks off, `finish` for a finish reason, `refusal`, `reasoning`, `status` for an error, and `delay_ms`.
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
@@ -28,9 +28,22 @@ struct Turn {
     tool_calls: Vec<ToolCall>,
     no_usage: bool,
     cut: bool,
+    finish: Option<String>,
+    refusal: String,
+    reasoning: String,
     status: Option<u16>,
     delay_ms: u64,
     model: Option<String>,
+}
+
+impl Turn {
+    fn finish_reason(&self) -> &str {
+        match &self.finish {
+            Some(reason) => reason,
+            None if self.tool_calls.is_empty() => "stop",
+            None => "tool_calls",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -156,11 +169,7 @@ async fn chat(
         if !calls.is_empty() {
             message["tool_calls"] = calls.into();
         }
-        let finish = if turn.tool_calls.is_empty() {
-            "stop"
-        } else {
-            "tool_calls"
-        };
+        let finish = turn.finish_reason();
         let mut body = json!({ "id": id, "object": "chat.completion", "model": model, "choices": [{ "index": 0, "message": message, "finish_reason": finish }] });
         if !turn.no_usage {
             body["usage"] = usage;
@@ -197,6 +206,12 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
         Bytes::from(format!("data: {body}\n\n"))
     };
     let mut frames = vec![chunk(json!({ "role": "assistant", "content": "" }), None)];
+    if !turn.reasoning.is_empty() {
+        frames.push(chunk(json!({ "reasoning_content": turn.reasoning }), None));
+    }
+    if !turn.refusal.is_empty() {
+        frames.push(chunk(json!({ "refusal": turn.refusal }), None));
+    }
     frames.extend(
         turn.text
             .split_inclusive(' ')
@@ -208,12 +223,7 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
     if turn.cut {
         return frames;
     }
-    let finish = if turn.tool_calls.is_empty() {
-        "stop"
-    } else {
-        "tool_calls"
-    };
-    frames.push(chunk(json!({}), Some(finish)));
+    frames.push(chunk(json!({}), Some(turn.finish_reason())));
     if let Some(usage) = usage {
         let body = json!({ "id": id, "object": "chat.completion.chunk", "model": model, "choices": [], "usage": usage });
         frames.push(Bytes::from(format!("data: {body}\n\n")));
@@ -226,7 +236,7 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
 fn answer(call: &Value) -> String {
     let asked = call["messages"]
         .as_array()
-        .and_then(|m| m.iter().rev().find(|m| m["role"] == "user"))
+        .and_then(|m| m.iter().find(|m| m["role"] == "user"))
         .and_then(|m| m["content"].as_str())
         .unwrap_or_default();
     let asked: String = asked.chars().take(120).collect();

@@ -1,10 +1,15 @@
 //! The native runtime's way of doing one task: by a skill's program, by the files in `work/`, or by a model with tools.
 
 mod captured;
+mod claims;
+mod completion;
 mod documents;
+mod memory;
 mod model_run;
 mod model_turn;
+mod parts;
 mod prompt;
+mod recall;
 mod session;
 mod skill_approval;
 mod skill_files;
@@ -13,8 +18,9 @@ mod skill_tools;
 mod tool_servers;
 mod tools;
 mod work_files;
+mod workspace;
 
-pub(crate) use session::Session;
+pub(crate) use session::{Session, newest_files, read_end};
 pub(crate) use work_files::archive_result;
 
 use crate::runtime::driver::{Assignment, Events, TurnEnd};

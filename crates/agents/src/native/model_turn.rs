@@ -11,6 +11,8 @@ use http_body_util::{BodyExt, BodyStream, Limited};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+/// Most tool calls of one turn.
+const CALLS_MAX: usize = 64;
 /// Largest error body that is read, in bytes.
 const ERROR_MAX: usize = 64 << 10;
 
@@ -21,6 +23,12 @@ pub(super) struct Turn {
     pub(super) calls: Vec<ToolCall>,
     /// Tokens that the provider reported with the turn; none when it reported nothing.
     pub(super) usage: Option<ReportedUsageView>,
+    /// Why the turn ended, in the provider's words; none when it gave no reason.
+    pub(super) finish: Option<String>,
+    /// Text with which the model refused; empty when it did not.
+    pub(super) refusal: String,
+    /// Whether there was reasoning beside the answer.
+    pub(super) reasoned: bool,
 }
 
 /// A tool call that a model requests. Its arguments are untrusted input.
@@ -146,6 +154,11 @@ pub(super) async fn request_turn(
         let delta = &chunk["choices"][0]["delta"];
         turn.text
             .push_str(delta["content"].as_str().unwrap_or_default());
+        turn.refusal
+            .push_str(delta["refusal"].as_str().unwrap_or_default());
+        turn.reasoned |= ["reasoning_content", "reasoning"]
+            .iter()
+            .any(|key| delta[*key].as_str().is_some_and(|text| !text.is_empty()));
         for part in delta["tool_calls"].as_array().into_iter().flatten() {
             let call = calls
                 .entry(part["index"].as_u64().unwrap_or(0))
@@ -157,14 +170,27 @@ pub(super) async fn request_turn(
             add(|c| &mut c.name, &part["function"]["name"]);
             add(|c| &mut c.arguments, &part["function"]["arguments"]);
         }
-        let size = turn.text.len() + calls.values().map(|c| c.arguments.len()).sum::<usize>();
-        if size as u64 > output_max || calls.len() > 64 {
+        if calls.len() > CALLS_MAX {
+            return Err((
+                EndReason::OutputLimit,
+                format!(
+                    "the model requested more than {CALLS_MAX} tool calls in one turn, which is the limit; none of them was carried out"
+                ),
+            ));
+        }
+        let size = turn.text.len()
+            + turn.refusal.len()
+            + calls.values().map(|c| c.arguments.len()).sum::<usize>();
+        if size as u64 > output_max {
             return Err((
                 EndReason::OutputLimit,
                 format!("the model wrote more than {output_max} bytes"),
             ));
         }
-        finished |= !chunk["choices"][0]["finish_reason"].is_null();
+        if let Some(reason) = chunk["choices"][0]["finish_reason"].as_str() {
+            turn.finish = Some(reason.to_owned());
+            finished = true;
+        }
     }
     if !finished {
         return Err(provider(

@@ -62,7 +62,7 @@ fn definition(name: &str) -> (&'static str, Value, &'static [&'static str]) {
             &[],
         ),
         "search_skills" => (
-            "Finds skills by words.",
+            "Finds skills by words: your own, and those of agents that you may delegate to.",
             json!({ "query": text("Words.") }),
             &["query"],
         ),
@@ -94,14 +94,26 @@ fn definition(name: &str) -> (&'static str, Value, &'static [&'static str]) {
 }
 
 /// Performs a call of a tool for skills; the caller has checked that the policy grants it.
-pub(super) async fn call(client: &AgentClient, name: &str, args: &Value) -> Result<String, String> {
+pub(super) async fn call(
+    client: &AgentClient,
+    policy: &ToolPolicy,
+    name: &str,
+    args: &Value,
+) -> Result<String, String> {
     let get = |key: &str| {
         let text = args[key].as_str();
         text.ok_or_else(|| format!("the argument `{key}` is missing"))
     };
     match name {
         "list_skills" => list(client, None).await,
-        "search_skills" => list(client, Some(get("query")?.to_owned())).await,
+        "search_skills" => {
+            let words = get("query")?;
+            let own = list(client, Some(words.to_owned())).await?;
+            match policy.tools.contains(&Tool::Delegate) {
+                true => Ok(with_skills_of_colleagues(client, own, words).await),
+                false => Ok(own),
+            }
+        }
         "read_skill" => read_skill(client, get("name")?).await,
         "read_skill_file" => {
             let from = args["from_line"].as_u64().unwrap_or(1);
@@ -135,6 +147,32 @@ async fn list(client: &AgentClient, words: Option<String>) -> Result<String, Str
         true => "no skill".to_owned(),
         false => lines.join("\n"),
     })
+}
+
+/// Adds the skills of agents to which the caller may delegate. A control plane that does not know them adds none.
+async fn with_skills_of_colleagues(client: &AgentClient, own: String, words: &str) -> String {
+    let query = SkillsQuery {
+        q: Some(words.to_owned()),
+        ..SkillsQuery::default()
+    };
+    let found = client.me().skills_of_colleagues(&query).await;
+    let skills = found.map_or_else(|_| Vec::new(), |doc| doc.skills);
+    if skills.is_empty() {
+        return own;
+    }
+    let line = |s: &SkillView| {
+        format!(
+            "{}: {} (delegate to: {})",
+            s.name,
+            s.description,
+            s.agents.join(", ")
+        )
+    };
+    let lines: Vec<String> = skills.iter().map(line).collect();
+    format!(
+        "Your own skills:\n{own}\n\nSkills of other agents:\n{}",
+        lines.join("\n")
+    )
 }
 
 async fn read_skill(client: &AgentClient, name: &str) -> Result<String, String> {

@@ -3,16 +3,13 @@
 use super::captured::{run_captured, shorten};
 use super::model_turn::ToolCall;
 use super::skill_tools;
+use super::workspace::{read, write};
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{ApprovalBody, DelegateBody, UseBody, WaitQuery};
 use abbey_model::{TaskState, Tool, ToolPolicy};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
 use std::time::Duration;
 
 /// Longest part of a tool's answer that a model is shown, in bytes.
@@ -21,8 +18,6 @@ const SHOWN_MAX: usize = 32 << 10;
 const OUTPUT_MAX: usize = 24 << 10;
 /// Longest time of one program.
 const SHELL_MAX: Duration = Duration::from_secs(300);
-/// Largest file that is read or edited, in bytes.
-const FILE_MAX: u64 = 4 << 20;
 
 /// Answer of a tool, and whether it did what was requested.
 pub(super) struct Receipt {
@@ -55,8 +50,8 @@ pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
                     &["path", "old", "new"],
                 ),
                 Tool::Memory => (
-                    "Long-term memory: `list` shows the index, `read` a note, `save` writes one.",
-                    json!({ "action": { "enum": ["list", "read", "save"] }, "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
+                    "Long-term memory: `list` shows the index, `read` a note, `save` writes one, `search` finds lines by words.",
+                    json!({ "action": { "enum": ["list", "read", "save", "search"] }, "query": text("Words to search for, all of which a line must have."), "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
                     &["action"],
                 ),
                 Tool::SearchSkills | Tool::RunSkillScript => ("", Value::Null, &[]),
@@ -149,7 +144,7 @@ pub(super) async fn call_tool(
     let args = args.map_err(|e| format!("the arguments are not JSON: {e}"));
     if skill_tools::tool_names(policy).contains(&call.name.as_str()) {
         return Receipt::of(match args {
-            Ok(args) => skill_tools::call(client, &call.name, &args).await,
+            Ok(args) => skill_tools::call(client, policy, &call.name, &args).await,
             Err(why) => Err(why),
         });
     }
@@ -216,7 +211,7 @@ async fn perform(
                 )),
             }
         }
-        Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
+        Tool::Memory => super::memory::use_memory(args["action"].as_str().unwrap_or("list"), &get),
         Tool::SearchSkills | Tool::RunSkillScript => Err(format!("there is no tool `{tool}`")),
         Tool::Delegate => delegate(client, lease, args, Delegation::Subtask).await,
         Tool::Ask => delegate(client, lease, args, Delegation::Question).await,
@@ -384,108 +379,5 @@ async fn shell(args: &Value) -> Result<String, String> {
     match ended.status.success() {
         true => Ok(text),
         false => Err(text),
-    }
-}
-
-/// Opens a file below the working directory. The kernel refuses paths and links that leave it (`openat2`).
-fn open(policy: &ToolPolicy, path: &str, flags: OFlags) -> Result<File, String> {
-    let clean = path.trim_start_matches("./");
-    if !policy.paths.is_empty() && !policy.paths.iter().any(|p| clean.starts_with(p.as_str())) {
-        return Err(format!(
-            "`{path}` is outside the granted paths ({})",
-            policy.paths.join(", ")
-        ));
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(
-        CWD,
-        Path::new(clean),
-        flags | OFlags::CLOEXEC,
-        mode(flags),
-        resolve,
-    )
-    .map(File::from)
-    .map_err(|e| format!("`{path}`: {e}"))
-}
-
-fn mode(flags: OFlags) -> Mode {
-    if flags.contains(OFlags::CREATE) {
-        Mode::from_raw_mode(0o600)
-    } else {
-        Mode::empty()
-    }
-}
-
-fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
-    let mut text = String::new();
-    let file = open(policy, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err(format!("`{path}` is not a file"));
-    }
-    file.take(FILE_MAX)
-        .read_to_string(&mut text)
-        .map_err(|e| format!("`{path}`: {e}"))?;
-    Ok(text)
-}
-
-fn write(policy: &ToolPolicy, path: &str, content: &str) -> Result<(), String> {
-    if content.len() as u64 > FILE_MAX {
-        return Err(format!("larger than {FILE_MAX} bytes"));
-    }
-    if let Some((dir, _)) = path.trim_start_matches("./").rsplit_once('/')
-        && !dir.split('/').any(|part| part == ".." || part.is_empty())
-    {
-        std::fs::create_dir_all(dir).map_err(|e| format!("`{dir}`: {e}"))?;
-    }
-    let mut file = open(
-        policy,
-        path,
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC,
-    )?;
-    file.write_all(content.as_bytes())
-        .map_err(|e| format!("`{path}`: {e}"))
-}
-
-fn memory<'a>(
-    action: &str,
-    get: &dyn Fn(&str) -> Result<&'a str, String>,
-) -> Result<String, String> {
-    let own = ToolPolicy {
-        paths: vec!["memory/".to_owned(), "MEMORY.md".to_owned()],
-        ..ToolPolicy::default()
-    };
-    let note = || {
-        let name = get("name")?;
-        let legal = !name.is_empty()
-            && name.len() <= 64
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if legal {
-            Ok(format!("memory/{name}.md"))
-        } else {
-            Err(format!("`{name}` is not the name of a note"))
-        }
-    };
-    match action {
-        "list" => Ok(read(&own, "MEMORY.md").unwrap_or_default()),
-        "read" => read(&own, &note()?),
-        "save" => {
-            let (path, content) = (note()?, get("content")?);
-            write(&own, &path, content)?;
-            let index = read(&own, "MEMORY.md").unwrap_or_default();
-            let line = format!(
-                "- [{path}]({path}): {}",
-                content.lines().next().unwrap_or_default()
-            );
-            let mut lines: Vec<&str> = index
-                .lines()
-                .filter(|l| !l.starts_with(&format!("- [{path}]")))
-                .collect();
-            lines.push(&line);
-            write(&own, "MEMORY.md", &format!("{}\n", lines.join("\n")))?;
-            Ok(format!("saved {path}"))
-        }
-        other => Err(format!("the tool for memory has no action `{other}`")),
     }
 }

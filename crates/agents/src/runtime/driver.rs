@@ -117,9 +117,12 @@ impl Events {
         self.record(|facts| facts.receipts = Some(count));
     }
 
-    /// Whether the result claims actions for which there is no receipt.
-    pub fn flagged(&self, flagged: bool) {
-        self.record(|facts| facts.flagged = Some(flagged));
+    /// Claims of the result for which there is no receipt of their kind; the run is flagged when there are any.
+    pub fn unsupported_claims(&self, claims: Vec<String>) {
+        self.record(|facts| {
+            facts.flagged = Some(!claims.is_empty());
+            facts.claims = (!claims.is_empty()).then_some(claims);
+        });
     }
 
     /// Adds tokens that the runtime has counted since the last call. They are compared with what the model gateway

@@ -22,7 +22,7 @@ pub(super) static SPEC: RuntimeSpec = RuntimeSpec {
     stop_grace: Millis::from_secs(10),
     exit_codes: &[(
         1,
-        "the driver could not start; the log of the cell shows the reason",
+        "the driver could not start; `abbey logs` of the agent shows the reason",
     )],
 };
 

@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
 use crate::output;
+use crate::stdout;
 use crate::text::{Text, Tone};
 use crate::units::describe_details;
 use abbey_api::client::Client;
@@ -232,6 +233,9 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
                         Err(_) => {
                             output::print_message(&format!("{}: {}", event.event, event.data))
                         }
+                    }
+                    if stdout::is_broken() {
+                        return Ok(exit::OK);
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;

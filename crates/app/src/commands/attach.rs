@@ -4,11 +4,12 @@ use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::local_terminal::{DETACH_KEY, RawMode, read_stdin, size_bytes, terminal_size};
 use crate::output;
+use crate::stdout;
 use abbey_api::TerminalQuery;
 use abbey_daemon::Home;
 use abbey_support::frame::encode_frame;
 use hyper_util::rt::TokioIo;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,8 +41,7 @@ pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
         let sent = tokio::select! {
             read = output_stream.read(&mut buffer) => match read {
                 Ok(n @ 1..) => {
-                    let mut out = std::io::stdout().lock();
-                    let _reader_gone = out.write_all(&buffer[..n]).and_then(|()| out.flush());
+                    stdout::write(&buffer[..n]);
                     continue;
                 }
                 _ => break true,

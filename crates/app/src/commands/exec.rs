@@ -5,6 +5,7 @@ use crate::exit::{self, Outcome};
 use crate::local_terminal::{self, DETACH_KEY, RawMode};
 use crate::output;
 use crate::program_session::{SessionEnd, ToProgram, run_session};
+use crate::stdout;
 use abbey_api::{ExecBody, ExecTerminal};
 use abbey_cells::program_stream;
 use abbey_daemon::Home;
@@ -129,14 +130,12 @@ async fn next_input(
 /// Writes the program's output where it belongs, until the session or the reader ends.
 fn write_output(mut outputs: mpsc::Receiver<(u8, Vec<u8>)>) {
     while let Some((kind, bytes)) = outputs.blocking_recv() {
-        let written = match kind {
-            program_stream::ERRORS => std::io::stderr().lock().write_all(&bytes),
-            _ => {
-                let mut out = std::io::stdout().lock();
-                out.write_all(&bytes).and_then(|()| out.flush())
-            }
-        };
-        if written.is_err() {
+        match kind {
+            program_stream::ERRORS if std::io::stderr().lock().write_all(&bytes).is_err() => return,
+            program_stream::ERRORS => {}
+            _ => stdout::write(&bytes),
+        }
+        if stdout::is_broken() {
             return;
         }
     }

@@ -4,7 +4,9 @@ use crate::connect::operator_client;
 use crate::durations::{self, milliseconds, parse_duration};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::stdout;
 use crate::text::{Text, Tone};
+use crate::transcript::{print_transcript, read_session_events, time_of};
 use abbey_api::client::Client;
 use abbey_api::{FleetQuery, LogLine, LogQuery, LogStream, ServicesQuery, Time};
 use abbey_daemon::Home;
@@ -29,6 +31,10 @@ pub(crate) struct LogsArgs {
     /// Only lines that are at most this old, like `10m`.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) since: Option<Duration>,
+    /// What the agent and its model wrote, the calls of tools and what these answered, instead of the cell's output. The
+    /// agent must be running.
+    #[arg(long, conflicts_with_all = ["follow", "all"])]
+    pub(crate) transcript: bool,
 }
 
 /// Lines that are asked for where the number is not what limits them.
@@ -109,12 +115,34 @@ impl Source {
 /// `abbey logs`: prints the last lines that agents wrote to their standard streams; new ones as they arrive with
 /// `--follow`.
 pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
+    if args.transcript {
+        return print_transcripts(home, json, args).await;
+    }
     print_logs(home, json, Kind::Agent, args).await
+}
+
+/// Prints the newest events of the sessions of agents.
+async fn print_transcripts(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
+    let oldest = args.since.map(since);
+    for name in &args.names {
+        let mut events = read_session_events(home, name, &[]).await?;
+        events.retain(|e| oldest.is_none_or(|oldest| time_of(e).is_some_and(|at| at >= oldest)));
+        let surplus = events.len().saturating_sub(args.lines as usize);
+        if args.names.len() > 1 && !json {
+            output::print_text(&Text::toned(Tone::Heading, &format!("{name}:")));
+        }
+        print_transcript(json, name, events.get(surplus..).unwrap_or_default())?;
+    }
+    Ok(exit::OK)
 }
 
 /// Prints the last log lines of agents or services, by time, with the name where there are several; new ones as they
 /// arrive with `--follow`.
 pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsArgs) -> Outcome {
+    if args.transcript {
+        return Err(Failure::usage("a service has no transcript")
+            .hint("`abbey logs AGENT --transcript` shows that of an agent"));
+    }
     let client = operator_client(home)?;
     let oldest = args.since.map(since);
     let mut sources = match args.all {
@@ -161,7 +189,7 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
                 }
             }
         }
-        if !args.follow {
+        if !args.follow || stdout::is_broken() {
             return Ok(exit::OK);
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -6,6 +6,7 @@ use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
 use crate::output;
+use crate::stdout;
 use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 use clap::Args;
@@ -53,7 +54,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                 print_fleet(&doc.fleet, &doc.services);
             }
         }
-        if !args.watch {
+        if !args.watch || stdout::is_broken() {
             return Ok(exit::OK);
         }
         tokio::time::sleep(LOOK_EVERY).await;

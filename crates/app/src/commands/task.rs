@@ -7,6 +7,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output::{print_task, shorten_title, wait_for_end};
 use crate::text::{Text, Tone};
+use crate::transcript::{print_transcript, read_session_events};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
@@ -43,6 +44,10 @@ pub(crate) enum TaskCommand {
         /// Show the task with all its subtasks instead.
         #[arg(long)]
         tree: bool,
+        /// Show instead what its agents and their models wrote, the calls of tools and what these answered. The agents
+        /// must be running.
+        #[arg(long, conflicts_with = "tree")]
+        transcript: bool,
     },
     /// Explain why a task waits or how it ended.
     #[command(after_help = "Example:\n  abbey task why TASK-12")]
@@ -170,8 +175,15 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             }
             Ok(exit::OK)
         }
-        TaskCommand::Show { task, tree: true } => print_tree(&client, json, &task).await,
-        TaskCommand::Show { task, tree: false } => {
+        TaskCommand::Show {
+            task, tree: true, ..
+        } => print_tree(&client, json, &task).await,
+        TaskCommand::Show {
+            task,
+            transcript: true,
+            ..
+        } => print_task_transcript(home, &client, json, &task).await,
+        TaskCommand::Show { task, .. } => {
             let now = WaitQuery::default();
             let doc = client.tasks().show(&task, &now).await?;
             print_task(json, &doc);
@@ -313,6 +325,31 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         return Ok(exit::OK);
     }
     wait_for_end(client, json, &doc.task.id, args.timeout).await
+}
+
+/// Prints the transcripts of a task's runs, in the order of their beginning.
+async fn print_task_transcript(home: &Home, client: &Client, json: bool, task: &str) -> Outcome {
+    let doc = client.tasks().show(task, &WaitQuery::default()).await?;
+    let mut runs_of: Vec<(String, Vec<String>)> = Vec::new();
+    for run in doc.task.runs {
+        match runs_of.iter_mut().find(|(agent, _)| *agent == run.agent) {
+            Some((_, runs)) => runs.push(run.id),
+            None => runs_of.push((run.agent, vec![run.id])),
+        }
+    }
+    if runs_of.is_empty() {
+        let text = format!("{} has no run yet", doc.task.number);
+        return Err(Failure::plain(text).with_code(exit::NOT_FOUND));
+    }
+    for (agent, runs) in &runs_of {
+        let events = read_session_events(home, agent, runs).await?;
+        if events.is_empty() && !json {
+            let text = format!("the session of `{agent}` has nothing about this task any more");
+            output::print_message(&text);
+        }
+        print_transcript(json, agent, &events)?;
+    }
+    Ok(exit::OK)
 }
 
 /// Prints a task with all its subtasks.

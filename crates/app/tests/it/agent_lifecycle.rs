@@ -273,6 +273,18 @@ fn restore_survives_a_crash_with_all_files() {
 }
 
 /// Files at the place of a new agent that were put there for nobody: it does not inherit them, and they are not lost.
+/// What its programs did to its own files costs an agent no more than a restart.
+#[test]
+fn a_restart_puts_back_the_credential_and_the_session_of_an_agent() {
+    let house = up("house: h\nagents: { cir: { template: sysadmin } }\n");
+    let broken = "cd /agent/home && rm -f token session.jsonl && mkdir session.jsonl";
+    house.expect(0, args!("exec cir -- sh -c {}", broken));
+    house.expect(0, "restart cir");
+    house.expect(0, "task add 'show system stats' --to cir --wait");
+    let kept = house.expect(0, "exec cir -- sh -c 'cd /agent/home && ls -d session*'");
+    assert_eq!(kept, "session.jsonl\nsession.moved-1\n");
+}
+
 #[test]
 fn a_new_agent_inherits_no_files_that_lie_at_its_place() {
     let house = stand();

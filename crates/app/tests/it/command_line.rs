@@ -476,7 +476,7 @@ fn exit_codes_are_those_of_the_table() {
     );
     house.manifest("house: codes\nagents: { a: { reports_to: nobody } }\n");
     check("a wrong manifest", &[("plan", 2)]);
-    house.manifest("house: codes\nservices: { w: { command: [w], port: 70 }, v: { command: [v], port: 70 } }\nagents: { a: { uses: [w, v] } }\n");
+    house.manifest("house: codes\nservices: { w: { command: [w], port: 7070 }, v: { command: [v], port: 7070 } }\nagents: { a: { uses: [w, v] } }\n");
     check("a plan that cannot be applied", &[("plan", 4)]);
     assert!(wrong.is_empty(), "{wrong}");
 }

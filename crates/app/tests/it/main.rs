@@ -51,6 +51,7 @@ mod locales;
 mod long_run_under_kills;
 mod microvms;
 mod named_ports;
+mod native_agent;
 mod neighbours;
 mod network;
 mod plan_changes;

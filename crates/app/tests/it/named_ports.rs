@@ -98,6 +98,16 @@ fn two_uses_of_one_port_of_the_host_are_refused() {
 }
 
 #[test]
+fn a_port_at_which_no_program_of_a_cell_can_listen_is_refused() {
+    let house = house();
+    house.manifest(&format!(
+        "house: h\nservices:\n  web: {{ {WEB}, port: 80 }}\nagents: {{ a: {{}} }}\n"
+    ));
+    let told = house.expect(4, "plan");
+    assert!(told.contains("`expose: 80`"), "{told}");
+}
+
+#[test]
 fn a_service_is_exposed_at_a_privileged_port_that_root_applied() {
     let house = house();
     if !rustix::process::geteuid().is_root() {

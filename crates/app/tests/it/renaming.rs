@@ -6,6 +6,20 @@ use abbey_testkit::args;
 use abbey_testkit::crash::arm_crash_point;
 use abbey_testkit::house::{House, until};
 
+#[test]
+fn no_agent_gets_a_name_that_stands_for_others() {
+    let house =
+        up("house: words\nagents: { zed: {}, yan: { delegates_to: [zed], asks: [zed] } }\n");
+    let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    for word in ["all", "none", "operator"] {
+        let told = house.expect_refusal(4, args!("agent rename zed {}", word));
+        assert!(told.contains("means something else"), "{told}");
+    }
+    let after = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    assert_eq!(before, after);
+    house.expect_refusal(4, "agent new all");
+}
+
 const MANIFEST: &str = "house: names
 services:
   db: { kind: postgres }

@@ -68,6 +68,9 @@ fn a_restored_house_does_not_run_beside_its_original() {
     let (second, _) = restored(&archive, "");
     let manifest = second.home().join("manifest/abbey.yaml");
     let up = args!("up -f {}", manifest.display().to_string());
+    // `plan` says beforehand what `up` would.
+    let planned = second.expect(4, args!("plan -f {}", manifest.display().to_string()));
+    assert!(planned.contains("restored from a backup"), "{planned}");
     let told = second.expect_refusal(1, up);
     let home = first.home().display().to_string();
     assert!(

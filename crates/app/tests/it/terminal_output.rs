@@ -264,3 +264,46 @@ fn screens_of_80_columns_are_as_recorded() {
         shown(&screen(&house, 40, &[("NO_COLOR", "1")], "plan"))
     );
 }
+
+/// A list that was cut off by a full disk must not pass for a whole one.
+#[test]
+fn what_cannot_be_written_fails_the_command() {
+    let house = up("house: h\nagents: { ana: { cell: process } }\n");
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    for (args, code) in [
+        ("ps", 1),
+        ("ps --json", 1),
+        ("activity export", 1),
+        ("task list", 1),
+        ("plan --schema", 1),
+        ("--help", 1),
+        ("completions bash", 1),
+        ("exec ana -- seq 5", 125),
+        ("exec ana -- seq 100000", 125),
+        ("task show TASK-9", 3),
+    ] {
+        let output = house.command(args).stdout(full().unwrap()).output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args}: {told}");
+        let named = told.contains("No space left on device");
+        assert_eq!(named, code != 3, "{args}: {told}");
+    }
+}
+
+/// A reader that has had enough is no failure, and ends what would print on for ever.
+#[test]
+fn a_reader_that_goes_away_ends_the_command() {
+    use std::io::{BufRead, BufReader};
+    let house = up("house: h\nagents: { ana: { cell: process } }\n");
+    for args in ["ps --watch", "ps --watch --json", "activity export"] {
+        let mut command = house.command(args);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn();
+        let child = child.as_mut().unwrap();
+        let mut first = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut first).unwrap();
+        drop(out);
+        assert!(child.wait().unwrap().success(), "{args}");
+    }
+}

@@ -168,7 +168,7 @@ fn review_evidence_needs_the_reviewers_approval() {
             &done["result"]["text"],
             &done["attempts"]
         ),
-        (&json!("evidence"), &json!("with an ending"), &json!(2))
+        (&json!("review"), &json!("with an ending"), &json!(2))
     );
     let runs = house.json(0, "task list --agent critic");
     assert_eq!(runs["tasks"].as_array().unwrap().len(), 2, "{runs}");

@@ -56,3 +56,4 @@ pub use startup::{
     detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
     is_privileged_hostd_running, listening_process, socket_owner,
 };
+pub use users_lock::running_twin;

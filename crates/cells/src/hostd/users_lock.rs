@@ -6,9 +6,29 @@ use crate::sys::host::HOST_FILES;
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+
+fn refusal(home: &str) -> String {
+    format!(
+        "the house in `{home}` runs with the same users and names, since one of both was restored from a backup of the other; take that one down first: `abbey --home {home} down`"
+    )
+}
+
+/// Why the house with this directory of hostd can't start beside another one that runs; none if it can, or if this
+/// process is not root. Takes no lock.
+pub fn running_twin(hostd_dir: &Path) -> Option<String> {
+    let allocations = fs::read(hostd_dir.join("claims.json")).ok()?;
+    let allocations: allocation::Allocations = serde_json::from_slice(&allocations).ok()?;
+    let path = Path::new(HOST_FILES).join(format!("users-{}", allocations.uid_first));
+    let mut file = fs::File::open(path).ok()?;
+    lock::lock_holder(&file)?;
+    let mut home = String::new();
+    file.read_to_string(&mut home).ok()?;
+    let own = hostd_dir.parent()?;
+    (Path::new(&home) != own).then(|| refusal(&home))
+}
 
 /// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
 ///
@@ -32,9 +52,7 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
         let home = fs::read_to_string(&path).unwrap_or_default();
         return Err(Error::Hostd {
             op: "start",
-            why: format!(
-                "the house in `{home}` runs with the same users and names, since one of both was restored from a backup of the other; take that one down first: `abbey --home {home} down`"
-            ),
+            why: refusal(&home),
         });
     };
     // For the message above alone.

@@ -8,7 +8,7 @@ use crate::api_server::web::{self, Path};
 use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
 use crate::api_server::{agent_leases, agent_skills, agent_subtasks, model_api, openapi};
 use crate::core::error::Result;
-use crate::insight::{facts, ledger_views, task_views};
+use crate::insight::{facts, ledger_views, self_views, task_views};
 use crate::work::lookup::parse_task_ref;
 use crate::work::operations;
 use abbey_api::*;
@@ -154,6 +154,8 @@ async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Do
         .cloned()
         .collect();
     let tasks = api.core.store.offers(slug.clone(), 20).await?;
+    let (colleagues, colleagues_left_out) = self_views::colleagues_of(&current, agent);
+    let (now, zone) = (api.core.store.now(), &current.house.budget.timezone);
     Ok(Doc(SelfDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -170,6 +172,12 @@ async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Do
         charter_hash: abbey_support::digest::sha256_hex(current.charter_of(&slug).as_bytes()),
         policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
         config: current.config_generation_of(&slug),
+        reports_to: agent.reports_to.as_ref().map(ToString::to_string),
+        colleagues,
+        colleagues_left_out,
+        now: Some(now.into()),
+        timezone: zone.clone(),
+        local_time: self_views::local_time(now, zone),
     }))
 }
 

@@ -29,6 +29,10 @@ type Shared = State<Arc<ApiState>>;
 /// Longest wait in one request, for an offer or for the end of a subtask.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(55);
 
+/// Most claims of a result that are stored, and the longest one in characters.
+const CLAIMS_MAX: usize = 8;
+const CLAIM_MAX: usize = 200;
+
 /// Routes for an agent's own credential.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
@@ -246,6 +250,12 @@ pub(crate) fn lease_proof(api: &ApiState, slug: Slug, headers: &HeaderMap) -> Re
     })
 }
 
+/// Claims of a run within the bounds of what is stored about it.
+fn bounded_claims(claims: Vec<String>) -> Vec<String> {
+    let short = |claim: String| claim.chars().take(CLAIM_MAX).collect();
+    claims.into_iter().take(CLAIMS_MAX).map(short).collect()
+}
+
 fn facts_of(facts: RunFactsView) -> RunFacts {
     RunFacts {
         prompt_hash: facts.prompt_hash,
@@ -254,6 +264,7 @@ fn facts_of(facts: RunFactsView) -> RunFacts {
         session_end: facts.session_end,
         receipts: facts.receipts,
         flagged: facts.flagged,
+        claims: facts.claims.map(bounded_claims),
         reported_usage: facts.reported_usage.map(|u| ReportedUsage {
             input: u.input,
             output: u.output,
@@ -329,7 +340,7 @@ async fn complete(
             EvidenceResult::Holds => EvidenceCheck::Holds,
             EvidenceResult::Unknown(why) => {
                 tracing::warn!(task = %task, why, "evidence could not be verified");
-                EvidenceCheck::Unknown
+                EvidenceCheck::Unknown(why)
             }
             EvidenceResult::Missing(text) => {
                 let failure = Failure {

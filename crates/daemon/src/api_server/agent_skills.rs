@@ -4,7 +4,7 @@
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Me, Path, Query, paginate};
 use crate::core::error::Result;
-use crate::insight::skill_views;
+use crate::insight::{self_views, skill_views};
 use abbey_agents::library::{list_skill_files, read_skill_file};
 use abbey_agents::skill::Skill;
 use abbey_api::*;
@@ -23,6 +23,7 @@ type Shared = State<Arc<ApiState>>;
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(skills))
+        .routes(routes!(skills_of_colleagues))
         .routes(routes!(skill))
         .routes(routes!(skill_file))
 }
@@ -41,6 +42,30 @@ async fn skills(
     let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
     let found = skill_views::find_skills_of_agent(&api.work, agent, query.q.as_deref());
+    let name = |s: &SkillView| s.name.clone();
+    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(SkillsDoc {
+        version: VERSION,
+        skills,
+        cursor,
+        changed: Vec::new(),
+    }))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/colleagues/skills", operation_id = "me_skills_of_colleagues", tag = "me",
+    summary = "Skills of other agents for which the agent may delegate tasks to them; `agents` names those",
+    params(SkillsQuery),
+    responses((status = 200, body = SkillsDoc)),
+)]
+async fn skills_of_colleagues(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<SkillsQuery>,
+) -> Result<Doc<SkillsDoc>> {
+    let current = api.core.plan.require()?;
+    let delegable = self_views::delegable_skills(&current, current.find_agent(&slug)?);
+    let found = skill_views::find_skills_of_others(&api.work, &delegable, query.q.as_deref());
     let name = |s: &SkillView| s.name.clone();
     let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SkillsDoc {

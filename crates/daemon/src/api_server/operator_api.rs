@@ -202,9 +202,10 @@ async fn down(State(api): Shared, Caller(by): Caller) -> Doc<DownDoc> {
     responses((status = 200, body = PlanDoc)),
 )]
 async fn plan(State(api): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
-    Ok(Doc(
-        apply::plan_without_applying(&api.work, body, None).await?
-    ))
+    Ok(Doc(apply::plan_without_applying(
+        &api.work, body, None, None,
+    )
+    .await?))
 }
 
 #[utoipa::path(

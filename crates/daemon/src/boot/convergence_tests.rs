@@ -130,14 +130,14 @@ fn body(manifest: &str, renamed: Option<(&str, &str)>) -> ManifestBody {
 impl Life {
     /// Whether the plan of a manifest is refused.
     async fn refuses(&self, body: ManifestBody) -> bool {
-        let planned = plan_without_applying(&self.plane.work, body, None);
+        let planned = plan_without_applying(&self.plane.work, body, None, None);
         let notes = planned.await.unwrap().notes;
         notes.iter().any(|n| n.severity == PlanSeverity::Fatal)
     }
 
     /// Applies a manifest with consent to everything that its plan removes. A plan that is not refused is applied.
     async fn apply(&self, mut body: ManifestBody) {
-        let doc = plan_without_applying(&self.plane.work, body.clone(), None)
+        let doc = plan_without_applying(&self.plane.work, body.clone(), None, None)
             .await
             .unwrap();
         body.consent = doc.steps.iter().map(PlanStep::subject).collect();
@@ -249,7 +249,7 @@ impl Life {
                 })
                 .collect();
             assert_eq!(holders, agents, "{manifest}");
-            let again = plan_without_applying(&plane.work, body(manifest, None), None);
+            let again = plan_without_applying(&plane.work, body(manifest, None), None, None);
             let steps = again.await.unwrap().steps;
             assert!(steps.is_empty(), "{steps:?}: {manifest}");
         });

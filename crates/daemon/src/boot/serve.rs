@@ -252,9 +252,11 @@ pub async fn plan_offline(
     home: PathBuf,
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
-    let house = StoppedHouse::open(Home::new(home)).await?;
+    let home = Home::new(home);
+    let held_up = abbey_cells::hostd::running_twin(&home.hostd_dir());
+    let house = StoppedHouse::open(home).await?;
     let work = &house.plane.work;
-    crate::planning::apply::plan_without_applying(work, body, house.runs_as).await
+    crate::planning::apply::plan_without_applying(work, body, house.runs_as, held_up).await
 }
 
 /// Checks a house whose control plane does not answer, from its home and a copy of its state. Starts nothing.

@@ -3,7 +3,7 @@
 
 use crate::cells::state::CellsState;
 use crate::core::credentials::CredentialTable;
-use crate::core::error::Result;
+use crate::core::error::{Error, Result};
 use crate::core::home::generate_token;
 use crate::core::hostd;
 use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
@@ -63,6 +63,19 @@ pub(crate) async fn rotate_agent_credentials(
         .revoke_tokens(principal, issued, overlap)
         .await?;
     reload_credentials(cells).await
+}
+
+/// Writes the credential that an agent has for the agent API into its files once more.
+pub(crate) async fn restore_agent_token(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
+    let path = agent_token_file(cells, slug);
+    let content = cells.core.home.read_text(&path);
+    let content = content.map_err(Error::file("read", &path))?;
+    let files = vec![FileEntry {
+        name: FileName::Token,
+        content,
+    }];
+    let owner = CellName::Agent(slug.clone());
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
 }
 
 /// Secret with which an agent authenticates at a service; `None` if it has none yet.

@@ -17,7 +17,9 @@ use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{CellName, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug};
+use abbey_model::{
+    CellName, DEFAULT_NOTES, FaultKind, Id, Millis, Observed, Principal, SagaId, Slug,
+};
 use abbey_plan::{House, Registry};
 use abbey_store::{RenamedAgent, SagaRow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -485,10 +487,7 @@ async fn write_house_files(cells: &CellsState, current: &PlanInForce, slug: &Slu
     };
     let files = vec![
         entry(charter, current.charter_of(slug)),
-        entry(
-            FileName::Rules,
-            "# Rules of this house\n\nFinish with a result that another can check.\n",
-        ),
+        entry(FileName::Rules, DEFAULT_NOTES),
         entry(FileName::Memory, ""),
         entry(FileName::Heartbeat, ""),
     ];

@@ -4,6 +4,7 @@
 //! cell on each pass, keeps cells independent of each other, and publishes its observations.
 //! Queries never come here.
 
+use crate::cells::agent_credentials::restore_agent_token;
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::cells::{memory, process_end, specs, status};
@@ -455,6 +456,15 @@ async fn start_cell(
     let Some(spec) = specs::cell_spec(cells, &current, cell)? else {
         return Ok(());
     };
+    // Its programs may have removed what it authenticates with.
+    if let CellName::Agent(slug) = cell
+        && generation > Generation(1)
+    {
+        // If that fails, its program says what it is missing.
+        if let Err(error) = restore_agent_token(cells, slug).await {
+            tracing::warn!(%cell, error = error.chain(), "the credential of the agent could not be put back");
+        }
+    }
     let backend = Arc::clone(&cells.backend);
     let outcome = call_backend(move || backend.start(&spec, generation)).await;
     if let Err(error) = outcome {

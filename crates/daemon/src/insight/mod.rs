@@ -12,6 +12,7 @@ pub(crate) mod org;
 pub(crate) mod readiness;
 pub(crate) mod reports;
 pub(crate) mod routing_views;
+pub(crate) mod self_views;
 pub(crate) mod skill_views;
 pub(crate) mod task_views;
 pub(crate) mod workflow_views;

@@ -6,8 +6,9 @@ use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
 use abbey_agents::skill::{Program, Skill};
 use abbey_api::{Risk, SkillView, SkillsDoc, VERSION};
-use abbey_model::CellKind;
+use abbey_model::{CellKind, Slug};
 use abbey_plan::Agent;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A skill as an API document, with the agents that own it and its match score, if any.
@@ -113,6 +114,31 @@ pub(crate) fn find_skills_of_agent(
     let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
     find_skills(&work.skills.current(), query, allowed, |skill, score| {
         skill_of_agent(work, agent, skill, score)
+    })
+}
+
+/// Skills of `other` for which `agent` may delegate tasks to it.
+pub(crate) fn agents_may_do<'a>(
+    agent: &'a Agent,
+    other: &'a Agent,
+) -> impl Iterator<Item = &'a String> {
+    let may = agent.slug != other.slug && agent.delegates.includes(&other.slug);
+    let limits = agent.grants.get(&other.slug).map(|g| &g.skills);
+    let limits = limits.filter(|skills| !skills.is_empty());
+    let skills = other.skills.iter().filter(move |_| may);
+    skills.filter(move |s| limits.is_none_or(|only| only.contains(s.as_str())))
+}
+
+/// Skills of other agents for which `agents` may be given tasks, or those that match a query.
+pub(crate) fn find_skills_of_others(
+    work: &WorkState,
+    delegable: &BTreeMap<String, Vec<Slug>>,
+    query: Option<&str>,
+) -> SkillsDoc {
+    let allowed = |name: &str| delegable.contains_key(name);
+    find_skills(&work.skills.current(), query, allowed, |skill, score| {
+        let agents = delegable.get(&skill.name).into_iter().flatten();
+        skill_view(skill, agents.map(ToString::to_string).collect(), score)
     })
 }
 

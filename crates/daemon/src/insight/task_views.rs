@@ -9,14 +9,14 @@ use abbey_api::{
     TreeRow, UsageSource, UsageView, VERSION, Verification, WaitingForView, WhyDoc,
 };
 use abbey_engine::task::Phase;
-use abbey_model::{Presence, TaskRef, Verified, WaitCode};
+use abbey_model::{Evidence, Presence, TaskRef, Verified, WaitCode};
 use abbey_store::{RunRow, TaskRow};
 use std::sync::Arc;
 
 /// A task of the store as an API document, with these runs.
 pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
     let verified = match &row.phase {
-        Phase::Done { verified } => Some(verification_view(*verified)),
+        Phase::Done { verified } => Some(verification_view(*verified, row)),
         Phase::Unverified => Some(Verification::Unverified),
         _ => None,
     };
@@ -69,9 +69,15 @@ pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> 
     }
 }
 
-const fn verification_view(verified: Verified) -> Verification {
+/// What stands behind a task that is done.
+fn verification_view(verified: Verified, row: &TaskRow) -> Verification {
+    let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
+    let reviewed = |e: &Evidence| matches!(e, Evidence::Review(_));
     match verified {
         Verified::Skill => Verification::Skill,
+        Verified::Evidence if !declared.is_empty() && declared.iter().all(reviewed) => {
+            Verification::Review
+        }
         Verified::Evidence => Verification::Evidence,
         Verified::None => Verification::None,
     }
@@ -125,6 +131,7 @@ pub(crate) fn run_view(row: &RunRow) -> RunView {
             .map(|(a, b)| vec![a, b]),
         receipts: row.facts.receipts,
         flagged: row.facts.flagged.unwrap_or(false),
+        claims: row.facts.claims.clone().unwrap_or_default(),
         started_at: row.started_at.into(),
         ended_at: row.ended_at.map(Time),
     }
@@ -229,9 +236,15 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             }
         }
         Phase::Done { verified } => {
+            let verified = verification_view(*verified, row);
             say(WaitCode::Terminal, format!("done; verified by: {verified}"))
         }
-        Phase::Unverified | Phase::TimedOut | Phase::Cancelled => {
+        Phase::Unverified => {
+            let why = row.failure.as_deref();
+            let why = why.unwrap_or("the declared evidence could not be checked");
+            say(WaitCode::Terminal, format!("it is unverified: {why}"))
+        }
+        Phase::TimedOut | Phase::Cancelled => {
             say(WaitCode::Terminal, format!("it is {}", row.state()))
         }
     }

@@ -39,13 +39,19 @@ struct Planned {
 }
 
 /// Plans a manifest and changes nothing. `runs_as` is the user that the control plane will run as,
-/// if another user plans in its place.
+/// if another user plans in its place; `held_up` is why the house can't start.
 pub(crate) async fn plan_without_applying(
     work: &Arc<WorkState>,
     body: ManifestBody,
     runs_as: Option<u32>,
+    held_up: Option<String>,
 ) -> Result<PlanDoc> {
     let mut planned = plan_manifest(work, &body).await?;
+    planned.plan.notes.extend(held_up.map(|text| Note {
+        severity: Severity::Fatal,
+        subject: "house".to_owned(),
+        text,
+    }));
     if let Some(user) = runs_as {
         let closed = file_access::unreadable_files(&planned.house, &body.base_dir, user);
         let fatal = closed.into_iter().map(|(subject, text)| Note {

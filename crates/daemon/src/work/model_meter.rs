@@ -2,7 +2,7 @@
 
 use crate::work::state::WorkState;
 use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
-use abbey_model::ReservationId;
+use abbey_model::{Metric, ReservationId, Tokens};
 use abbey_store::{CallReservation, CallUsage, Error};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,11 +41,16 @@ impl Meter for StoreMeter {
                     tracing::error!(%error, "the wait of a run for its budget could not be recorded");
                 }
             }
+            let tokens_max = match &error {
+                Error::Budget(refusal) if refusal.metric == Metric::Tokens => refusal.most(),
+                _ => None,
+            };
             let seconds = until.map(|at| at.since(work.core.store.now()).secs_ceil());
             Err(ReservationRefused {
                 code,
                 text: error.to_string(),
                 retry_after_s: seconds.and_then(|s| u64::try_from(s).ok()),
+                tokens_max: tokens_max.map(Tokens),
             })
         })
     }

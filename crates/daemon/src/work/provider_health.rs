@@ -150,7 +150,7 @@ impl ProviderHealth for ProviderConditions {
             CallOutcome::Unreachable => Some(failed(ProviderFailure::Unreachable)),
             CallOutcome::NoAnswer => Some(failed(ProviderFailure::NoAnswer)),
             // The provider is there, and what it sent is paid for.
-            CallOutcome::Truncated => None,
+            CallOutcome::Truncated | CallOutcome::Overrun => None,
         };
         Box::pin(async move {
             if let Some(seen) = seen {

@@ -111,6 +111,12 @@ pub trait StreamReader: Send {
     /// others where the protocol changes the stream.
     fn read(&mut self, chunk: Bytes) -> Bytes;
 
+    /// Bytes of text that the model wrote so far, in all choices, with its reasoning and the arguments of its tools.
+    fn output_bytes(&self) -> u64;
+
+    /// The refusal as an event of this stream, for a stream that the gateway ends early.
+    fn refusal_event(&self, refusal: &Refusal) -> Bytes;
+
     /// Whether the end marker of the protocol was read. A stream that closes without it is truncated.
     fn is_complete(&self) -> bool;
 

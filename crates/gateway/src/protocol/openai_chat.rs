@@ -17,6 +17,15 @@ use serde_json::{Value, json};
 const BYTES_PER_TOKEN: usize = 3;
 /// Longest model name that is recorded, in characters.
 const MODEL_NAME_MAX: usize = 200;
+/// Most output tokens of a choice, and most input or output tokens of a call, that are taken for true. The largest
+/// context windows have a tenth of it.
+const TOKENS_MAX: u64 = 100_000_000;
+/// Most choices of a call.
+const CHOICES_MAX: u64 = 1000;
+/// Keys that limit the output of one choice. The largest of them counts, since a provider may follow any.
+const OUTPUT_LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+/// Keys that say how often the output is made and billed.
+const MULTIPLIERS: [&str; 2] = ["n", "best_of"];
 
 /// The protocol.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,18 +43,22 @@ impl Protocol for OpenAiChat {
         if !request["messages"].is_array() {
             return Err(Refusal::invalid_request("the body has no list `messages`"));
         }
+        let largest = |keys: [&str; 2], max| -> Result<Option<u64>, Refusal> {
+            let found = keys.map(|key| whole_number(&request, key, max));
+            let [first, second] = found;
+            Ok(first?.max(second?))
+        };
         Ok(Box::new(ChatCall {
             request_bytes: body.len(),
             model,
+            output_limit: largest(OUTPUT_LIMITS, TOKENS_MAX)?,
+            choices: largest(MULTIPLIERS, CHOICES_MAX)?.unwrap_or(1),
             request,
         }))
     }
 
     fn refusal(&self, refusal: &Refusal) -> Response {
-        let body = json!({
-            "error": { "message": refusal.text, "type": "abbey", "code": refusal.code }
-        });
-        let mut response = Response::new(Body::from(body.to_string()));
+        let mut response = Response::new(Body::from(error_document(refusal).to_string()));
         *response.status_mut() = refusal.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -56,23 +69,40 @@ impl Protocol for OpenAiChat {
     }
 }
 
+/// A number of the request that its cost depends on, from 1 to `max`; none if it is not set.
+fn whole_number(request: &Value, key: &str, max: u64) -> Result<Option<u64>, Refusal> {
+    let value = &request[key];
+    if value.is_null() {
+        return Ok(None);
+    }
+    // JSON does not tell 2 from 2.0, and providers take both.
+    let number = value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        // Exact: `max` is far below the integers that a double can't hold.
+        (number.fract() == 0.0 && (1.0..=max as f64).contains(&number)).then_some(number as u64)
+    });
+    match number {
+        Some(number) if (1..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(Refusal::invalid_request(format!(
+            "`{key}` is not a whole number from 1 to {max}"
+        ))),
+    }
+}
+
 /// A parsed chat request.
 struct ChatCall {
     request_bytes: usize,
     model: String,
+    /// Output limit of one choice that the caller set.
+    output_limit: Option<u64>,
+    /// Number of answers that are made and billed.
+    choices: u64,
     request: Value,
 }
 
 impl ChatCall {
     fn is_streamed(&self) -> bool {
         self.request["stream"] == true
-    }
-
-    /// Output limit that the caller set, for one choice.
-    fn output_limit(&self) -> Option<u64> {
-        ["max_completion_tokens", "max_tokens"]
-            .iter()
-            .find_map(|key| self.request[*key].as_u64())
     }
 }
 
@@ -82,19 +112,17 @@ impl ModelCall for ChatCall {
     }
 
     fn demand(&self, provider: &Provider) -> Demand {
-        let limit = self.output_limit().unwrap_or(provider.output_tokens_max);
-        // The limit holds for each of the `n` choices.
-        let choices = self.request["n"].as_u64().unwrap_or(1).max(1);
+        let limit = self.output_limit.unwrap_or(provider.output_tokens_max);
         Demand {
             input: Tokens(self.request_bytes.div_ceil(BYTES_PER_TOKEN) as u64),
-            output: Tokens(limit.saturating_mul(choices)),
+            output: Tokens(limit.saturating_mul(self.choices)),
         }
     }
 
     fn upstream_request(&self, provider: &Provider, target: &Target) -> UpstreamRequest {
         let mut request = self.request.clone();
         request["model"] = target.model.clone().into();
-        if self.output_limit().is_none() {
+        if self.output_limit.is_none() {
             request["max_tokens"] = provider.output_tokens_max.into();
         }
         if self.is_streamed() {
@@ -132,6 +160,7 @@ impl ModelCall for ChatCall {
 struct ChatStream {
     events: EventDecoder,
     reading: Reading,
+    output_bytes: u64,
     complete: bool,
 }
 
@@ -147,6 +176,9 @@ impl StreamReader for ChatStream {
                 break;
             }
             let part: Value = serde_json::from_str(&event.data).unwrap_or_default();
+            for choice in part["choices"].as_array().into_iter().flatten() {
+                self.output_bytes += text_bytes(&choice["delta"]);
+            }
             self.reading.model = model_of(&part).or(self.reading.model.take());
             self.reading.usage = usage_of(&part).or(self.reading.usage);
         }
@@ -157,9 +189,31 @@ impl StreamReader for ChatStream {
         self.complete
     }
 
+    fn output_bytes(&self) -> u64 {
+        self.output_bytes
+    }
+
+    fn refusal_event(&self, refusal: &Refusal) -> Bytes {
+        Bytes::from(format!("data: {}\n\n", error_document(refusal)))
+    }
+
     fn reading(&self) -> Reading {
         self.reading.clone()
     }
+}
+
+/// Bytes of all texts in a piece of an answer, whatever they are named: content, reasoning, arguments of tools.
+fn text_bytes(delta: &Value) -> u64 {
+    match delta {
+        Value::String(text) => text.len() as u64,
+        Value::Array(parts) => parts.iter().map(text_bytes).sum(),
+        Value::Object(parts) => parts.values().map(text_bytes).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+fn error_document(refusal: &Refusal) -> Value {
+    json!({ "error": { "message": refusal.text, "type": "abbey", "code": refusal.code } })
 }
 
 fn model_of(answer: &Value) -> Option<String> {
@@ -169,16 +223,26 @@ fn model_of(answer: &Value) -> Option<String> {
         .map(|name| name.chars().take(MODEL_NAME_MAX).collect())
 }
 
-/// Usage of an answer; `None` unless both totals are there.
+/// Usage of an answer; `None` unless both totals are there and can be true. Some providers count what a model thinks in
+/// `total_tokens` only, so the output is the larger of `completion_tokens` and what the total leaves beside the input.
 fn usage_of(answer: &Value) -> Option<Usage> {
     let usage = &answer["usage"];
-    let part = |list: &str, key: &str| Tokens(usage[list][key].as_u64().unwrap_or(0));
+    let count = |number: &Value| number.as_u64().filter(|tokens| *tokens <= TOKENS_MAX);
+    let input = count(&usage["prompt_tokens"])?;
+    let shown = count(&usage["completion_tokens"])?;
+    let output = match &usage["total_tokens"] {
+        Value::Null => shown,
+        total => shown.max(count(total)?.saturating_sub(input)),
+    };
+    let part = |list: &str, key: &str, whole: u64| {
+        Tokens(usage[list][key].as_u64().unwrap_or(0).min(whole))
+    };
     Some(Usage {
-        input: Tokens(usage["prompt_tokens"].as_u64()?),
-        output: Tokens(usage["completion_tokens"].as_u64()?),
-        cached: part("prompt_tokens_details", "cached_tokens"),
-        cache_write: part("prompt_tokens_details", "cache_write_tokens"),
-        reasoning: part("completion_tokens_details", "reasoning_tokens"),
+        input: Tokens(input),
+        output: Tokens(output),
+        cached: part("prompt_tokens_details", "cached_tokens", input),
+        cache_write: part("prompt_tokens_details", "cache_write_tokens", input),
+        reasoning: part("completion_tokens_details", "reasoning_tokens", output),
         source: UsageSource::Provider,
     })
 }
@@ -228,7 +292,37 @@ mod tests {
             demand(json!({ "max_completion_tokens": 60, "max_tokens": 50 })),
             60
         );
+        assert_eq!(
+            demand(json!({ "max_completion_tokens": 5, "max_tokens": 50 })),
+            50
+        );
         assert_eq!(demand(json!({ "max_tokens": 50, "n": 3 })), 150);
+        assert_eq!(demand(json!({ "max_tokens": 50.0, "n": 3.0 })), 150);
+        assert_eq!(
+            demand(json!({ "max_tokens": 50, "n": null, "best_of": 4 })),
+            200
+        );
+    }
+
+    #[test]
+    fn a_number_that_the_cost_depends_on_is_whole_or_refused() {
+        for key in ["n", "best_of", "max_tokens", "max_completion_tokens"] {
+            for value in [
+                json!("100"),
+                json!(0),
+                json!(-1),
+                json!(1.5),
+                json!(1e300),
+                json!(u64::MAX),
+                json!([2]),
+                json!(true),
+            ] {
+                let mut body = json!({ "model": "m", "messages": [] });
+                body[key] = value;
+                let refusal = parse(body).err().unwrap();
+                assert!(refusal.text.contains(key), "{}", refusal.text);
+            }
+        }
     }
 
     #[test]
@@ -263,5 +357,26 @@ mod tests {
         assert_eq!((usage.cached, usage.reasoning), (Tokens(4), Tokens(3)));
         assert_eq!(reading.model.as_deref(), Some("m-1"));
         assert_eq!(call.read_answer(b"no JSON"), Reading::default());
+    }
+
+    #[test]
+    fn output_that_only_the_total_shows_counts_and_numbers_that_cannot_be_true_are_unknown() {
+        let tokens = |usage: Value| {
+            let usage = usage_of(&json!({ "usage": usage }))?;
+            Some((usage.input.0, usage.output.0))
+        };
+        let usage = |input: Value, output: Value, total: Value| json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": total });
+        let all = |i: u64, o: u64, t: u64| tokens(usage(json!(i), json!(o), json!(t)));
+        assert_eq!(all(310, 45, 805), Some((310, 495)));
+        assert_eq!(all(310, 445, 755), Some((310, 445)));
+        // A total that is too small takes nothing away.
+        assert_eq!(all(310, 45, 3), Some((310, 45)));
+        assert_eq!(all(10_000_000_000_000_000, 20, 30), None);
+        assert_eq!(all(100, 1_000_000_000_000, 30), None);
+        assert_eq!(all(100, 20, u64::MAX), None);
+        for wrong in [json!(-20), json!(100.5), json!("100"), json!(null)] {
+            assert_eq!(tokens(usage(wrong.clone(), json!(20), json!(null))), None);
+            assert_eq!(tokens(usage(json!(100), wrong, json!(null))), None);
+        }
     }
 }

@@ -159,7 +159,7 @@ pub(crate) fn complete(
         }
     }
     // What stands behind a result follows from its source, not from what the agent claims.
-    let verified = match (outcome.source, checked) {
+    let verified = match (outcome.source, &checked) {
         (_, EvidenceCheck::Holds) if declared => Some(Verified::Evidence),
         (_, _) if declared => None,
         (ResultSource::Skill, _) if row.route.skill.is_some() => Some(Verified::Skill),
@@ -173,7 +173,16 @@ pub(crate) fn complete(
         verified,
     };
     let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
-    let detail = json!({ "verified": verified, "source": outcome.source });
+    let mut detail = json!({ "verified": verified, "source": outcome.source });
+    if verified.is_none() {
+        let why = match checked {
+            EvidenceCheck::Unknown(why) => tx.redact(&why),
+            EvidenceCheck::NotRun | EvidenceCheck::Holds => "it was not checked".to_owned(),
+        };
+        let why = format!("the declared evidence could not be checked: {why}");
+        detail["why"] = why.clone().into();
+        row.failure = Some(why);
+    }
     row.result = Some(redact_outcome(tx, outcome));
     let entry = ("task.complete", detail);
     store_transition(tx, &mut row, step, &who, entry, Some(facts))?;

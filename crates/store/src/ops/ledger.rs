@@ -8,8 +8,8 @@ use crate::{BudgetLimit, CallReservation, CallUsage, Error, Result};
 use abbey_engine::budget::{Account, TimeZone};
 use abbey_engine::task::Phase;
 use abbey_model::{
-    BudgetAmounts, Metric, NanoUsd, Principal, ReservationId, RunId, Scope, Slug, TaskId,
-    Timestamp, Tokens, Window,
+    BudgetAmounts, BudgetState, Metric, NanoUsd, Principal, ReservationId, RunId, Scope, Slug,
+    TaskId, Timestamp, Tokens, Window,
 };
 use serde_json::json;
 
@@ -326,14 +326,32 @@ fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &BudgetAmounts)
             if (held > 0 || used > 0)
                 && let Some(mut account) = account(tx, scope, metric)?
             {
+                let before = account.state();
                 account.settle(held, used);
                 put_account(tx, account.clone());
+                if let Some(level) = account.level_reached(before) {
+                    report_level(tx, &account, level)?;
+                }
                 // An open reservation was in the way of others, whether it turned out smaller or not.
                 waits::wake_for_room(tx, &account)?;
             }
         }
     }
     Ok(closed)
+}
+
+/// Enters in the audit log that a budget reached its level of warning, or is used up.
+fn report_level(tx: &mut Tx<'_>, account: &Account, level: BudgetState) -> Result<()> {
+    let action = match level {
+        BudgetState::Exhausted => "budget.exhausted",
+        BudgetState::Warning | BudgetState::Ok | BudgetState::Unlimited => "budget.warning",
+    };
+    let detail = json!({
+        "metric": account.metric, "spent": account.spent, "limit": account.limit, "warn_percent": account.warn_percent,
+    });
+    let scope = account.scope.to_string();
+    audit_log::append(tx, &Principal::House, action, &scope, detail)?;
+    Ok(())
 }
 
 fn not_open(id: ReservationId) -> Error {

@@ -77,6 +77,7 @@ pub(crate) fn merge_facts(old: RunFacts, new: &RunFacts) -> RunFacts {
         session_end: new.session_end.or(old.session_end),
         receipts: new.receipts.or(old.receipts),
         flagged: new.flagged.or(old.flagged),
+        claims: new.claims.clone().or(old.claims),
         reported_usage: new.reported_usage.or(old.reported_usage),
     }
 }

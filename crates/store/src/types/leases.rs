@@ -63,14 +63,14 @@ pub struct LeaseProof {
 }
 
 /// Outcome of checking the evidence that a delegation declared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EvidenceCheck {
     /// Not checked; where evidence was declared, the same as unknown.
     NotRun,
     /// The evidence is present.
     Holds,
-    /// The evidence could not be checked.
-    Unknown,
+    /// The evidence could not be checked, and why.
+    Unknown(String),
 }
 
 /// What a worker reports about its run; fields that a report leaves out stay as they were.
@@ -87,8 +87,11 @@ pub struct RunFacts {
     pub session_end: Option<u64>,
     /// Tool calls with a receipt.
     pub receipts: Option<u32>,
-    /// Whether the result claims actions without a receipt.
+    /// Whether the result claims actions without a receipt of their kind.
     pub flagged: Option<bool>,
+    /// Those claims.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<String>>,
     /// Tokens that the runtime itself counted, for comparison with what the model gateway metered.
     pub reported_usage: Option<ReportedUsage>,
 }

@@ -262,7 +262,7 @@ fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut 
         add_model_task(bench, "agent-a"),
     );
     let mut states = Vec::new();
-    while states.last() != Some(&TaskState::Failed) {
+    while states.last() != Some(&Failed) {
         assert!(states.len() < 10, "{states:?}");
         let claimed = bench.claim(&bad, "agent-a").expect("claimed");
         let outcome = call(&claimed, failed(ProviderFailure::ServerError));
@@ -276,7 +276,7 @@ fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut 
         bench.store().revoke_leases(slug("agent-a"), None).done();
         bench.store().cancel_task(good, Principal::Operator).done();
         bench.store().retry_task(good, Principal::Operator).done();
-        if states.last() != Some(&TaskState::Failed) {
+        if states.last() != Some(&Failed) {
             readmit(bench, &bad, "agent-a");
         }
     }
