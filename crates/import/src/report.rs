@@ -2,6 +2,7 @@
 
 use crate::imported_agent::ImportedAgent;
 use abbey_model::Slug;
+use std::collections::BTreeSet;
 
 /// Entry of an import report.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +62,9 @@ pub struct Import {
     pub tasks: Vec<ImportedTask>,
     /// Report, sorted.
     pub findings: Vec<ReportEntry>,
+    /// Places (files, and keys as `FILE: KEY`) that are carried over as they are. With the places of the report they cover
+    /// the whole installation.
+    pub carried: BTreeSet<String>,
 }
 
 impl Import {
