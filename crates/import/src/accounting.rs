@@ -26,7 +26,7 @@ const ENTRIES_MAX: usize = 5000;
 const NAMED_MAX: usize = 5;
 
 /// Beginning of a path, and why what is below it is not imported. The first that fits counts.
-pub(crate) type Reasons = [(&'static str, &'static str)];
+pub(crate) type Reason<S> = (S, &'static str);
 
 /// File, directory or link that was found.
 struct Found {
@@ -38,7 +38,11 @@ struct Found {
 
 /// Reports the files and directories of the installation that are not accounted for. A directory of which nothing is
 /// accounted for is reported as one. Files with secrets are reported wherever they are.
-pub(crate) fn report_files(source: &SourceDir, import: &mut Import, reasons: &Reasons) {
+pub(crate) fn report_files<S: AsRef<str>>(
+    source: &SourceDir,
+    import: &mut Import,
+    reasons: &[Reason<S>],
+) {
     let mut all = Vec::new();
     let mut waits = vec![(String::new(), 0)];
     while let Some((dir, depth)) = waits.pop() {
@@ -80,10 +84,10 @@ pub(crate) fn report_files(source: &SourceDir, import: &mut Import, reasons: &Re
 }
 
 /// Reports what is directly in a directory that is not reported as one.
-fn report_below(
+fn report_below<S: AsRef<str>>(
     source: &SourceDir,
     import: &mut Import,
-    (all, open, reasons): (&[Found], &BTreeSet<String>, &Reasons),
+    (all, open, reasons): (&[Found], &BTreeSet<String>, &[Reason<S>]),
 ) {
     for found in all {
         let dir = found.path.rsplit_once('/').map_or("", |(dir, _)| dir);
@@ -104,7 +108,14 @@ fn report_below(
             .filter(|f| f.kind != EntryKind::Directory)
             .filter_map(inside)
             .collect();
-        let fits = |(start, _): &&(&str, &str)| {
+        // A directory without files says nothing; what is in one that was not searched is unknown.
+        let unsearched = |f: &Found| f.closed.is_some() && f.path.starts_with(&below);
+        let is_empty = files.is_empty() && found.closed.is_none() && !all.iter().any(unsearched);
+        if found.kind == EntryKind::Directory && is_empty {
+            continue;
+        }
+        let fits = |(start, _): &&Reason<S>| {
+            let start = start.as_ref();
             let rest = found.path.strip_prefix(start);
             rest.is_some_and(|r| r.is_empty() || r.starts_with('/') || start.is_empty())
         };
@@ -115,19 +126,10 @@ fn report_below(
             (_, EntryKind::Special, _) => "not a regular file".to_owned(),
             (Some((_, why)), ..) => (*why).to_owned(),
             (None, _, Some(why)) => why.to_owned(),
-            (None, EntryKind::Directory, None) if !files.is_empty() => {
-                let more = files.len().saturating_sub(NAMED_MAX);
-                let named = files
-                    .into_iter()
-                    .take(NAMED_MAX)
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                match more {
-                    0 => format!("not imported: {named}"),
-                    more => format!("not imported: {named} and {more} more files"),
-                }
-            }
-            (None, EntryKind::Directory, None) => "an empty directory".to_owned(),
+            (None, EntryKind::Directory, None) => match files.len() {
+                1..=NAMED_MAX => format!("not imported: {}", files.join(", ")),
+                count => format!("not imported, with {count} files in it"),
+            },
             (None, EntryKind::File, None) => "not imported".to_owned(),
         };
         import.add_report_entry(ReportKind::Left, shown_path(&found.path), why);

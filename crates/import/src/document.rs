@@ -5,7 +5,7 @@ use crate::skips::Skips;
 use crate::{Import, ReportKind};
 use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Parts of the names of keys that hold secrets.
 const SECRET_KEYS: [&str; 7] = [
@@ -28,6 +28,8 @@ pub(crate) struct Document<'s> {
     root: Value,
     /// Paths that were read or reported; true if they count as carried over.
     used: RefCell<BTreeMap<String, bool>>,
+    /// Paths below which something was looked for: what is below them is reported by itself.
+    opened: RefCell<BTreeSet<String>>,
     skips: &'s Skips,
 }
 
@@ -46,6 +48,7 @@ impl<'s> Document<'s> {
             place: place.to_owned(),
             root,
             used: RefCell::default(),
+            opened: RefCell::default(),
             skips,
         }
     }
@@ -72,8 +75,8 @@ impl<'s> Document<'s> {
         }
     }
 
-    /// Reports every key that was neither read nor reported, with the reason that `why` has for its path. A part of which
-    /// nothing was read is reported as one; secrets in it are reported by their keys.
+    /// Reports every key that was neither read nor reported, with the reason that `why` has for its path. A part in which
+    /// nothing was looked for is reported as one; secrets in it are reported by their keys.
     pub(crate) fn report_rest(&self, import: &mut Import, why: impl Fn(&str) -> &'static str) {
         let mut rest = Vec::new();
         self.collect_rest(&self.root, "", &mut rest);
@@ -118,7 +121,13 @@ impl<'s> Document<'s> {
     /// Adds the unread keys below `path` to `rest`; returns whether some key there was read.
     fn collect_rest(&self, value: &Value, path: &str, rest: &mut Vec<String>) -> bool {
         let known = self.used.borrow().contains_key(path);
-        if known || value.is_null() || self.skips.hides(&self.place_of(path)) {
+        let says_nothing = match value {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => map.is_empty() && !path.is_empty(),
+            _ => false,
+        };
+        if known || says_nothing || self.skips.hides(&self.place_of(path)) {
             return true;
         }
         let mut own = Vec::new();
@@ -126,7 +135,8 @@ impl<'s> Document<'s> {
         for (below, value) in children(value, path) {
             some |= self.collect_rest(value, &below, &mut own) && !value.is_null();
         }
-        match some || (path.is_empty() && !own.is_empty()) {
+        let opened = self.opened.borrow().contains(path);
+        match some || (opened && !own.is_empty()) {
             true => rest.append(&mut own),
             false => rest.push(path.to_owned()),
         }
@@ -197,6 +207,7 @@ impl<'d> Key<'d> {
     }
 
     fn child(&self, path: String, value: &'d Value) -> Key<'d> {
+        self.document.opened.borrow_mut().insert(self.path.clone());
         let skipped = !value.is_null() && self.document.skips.hides(&self.document.place_of(&path));
         Key {
             document: self.document,

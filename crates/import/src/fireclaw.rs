@@ -124,7 +124,7 @@ pub(crate) fn read_fireclaw(
     }
     report_disks(source, import);
     state.report_rest(import, |_| "no equivalent");
-    report_files(source, import, &[]);
+    report_files::<&str>(source, import, &[]);
     Ok(())
 }
 

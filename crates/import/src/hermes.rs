@@ -62,15 +62,22 @@ pub(crate) fn read_hermes(
             why: "there is neither `config.yaml` nor `SOUL.md`".to_owned(),
         });
     }
-    for name in source.list_names("profiles") {
+    let profiles = source.list_names("profiles");
+    for name in &profiles {
         // A name of an agent is a name, not a path.
         if source.is_dir(&format!("profiles/{name}")) {
             let at = format!("profiles/{name}/");
             let _reported_as_a_directory =
-                read_home(source, import, (&at, &name), (here, names, None))?;
+                read_home(source, import, (&at, name), (here, names, None))?;
         }
     }
-    report_files(source, import, &FILES);
+    let mut reasons: Vec<(String, &str)> = Vec::new();
+    for (file, why) in FILES {
+        reasons.push((file.to_owned(), why));
+        let profiles = profiles.iter();
+        reasons.extend(profiles.map(|name| (format!("profiles/{name}/{file}"), why)));
+    }
+    report_files(source, import, &reasons);
     Ok(())
 }
 
@@ -131,14 +138,6 @@ fn read_home(
     leave_skills(source, import, &format!("{at}skills"));
     if let Some(config) = &config {
         config.report_rest(import, |_| "a setting without an equivalent");
-    }
-    if !at.is_empty() {
-        for (name, why) in FILES {
-            let path = format!("{at}{name}");
-            if source.is_file(&path) {
-                source.leave(import, &path, why);
-            }
-        }
     }
     import.agents.push(agent);
     Ok(true)

@@ -18,6 +18,8 @@ const MESSAGES: &str = "routing and handling of messages is configured with each
 const TOOL_SERVERS: &str = "tool servers are declared under `services`";
 const ISOLATION: &str =
     "permissions and isolation are declared in the manifest, and none are imported";
+/// Where newer versions keep their jobs, and how they are imported.
+const JOBS_IN_DATABASE: &str = "the jobs of the scheduler are in a database: `openclaw cron list --all --json` prints them; save that as `cron/jobs.json` in this directory, and import again";
 /// Parts of the configuration that are not imported, and why.
 const PARTS: [(&str, &str); 13] = [
     ("gateway", "the house has its own APIs"),
@@ -63,7 +65,7 @@ const FILES: [(&str, &str); 5] = [
         "sessions",
         "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
     ),
-    ("state", "state of the gateway, in a database"),
+    ("state", JOBS_IN_DATABASE),
     ("skills", bundle::SKILL),
     ("logs", "logs of the gateway"),
 ];
@@ -100,6 +102,8 @@ pub(crate) fn read_openclaw(
     let defaults = agents.get("defaults");
     let rows = list_agents(&agents);
     let beats = rows.all.iter().any(|r| row_key(r, "heartbeat").is_some());
+    let beating = defaults.get("heartbeat").get("agentId");
+    let beating = beating.text().unwrap_or(&rows.default);
     let single = rows.all.len() == 1;
     let mut ids = BTreeMap::new();
     for row in &rows.all {
@@ -118,7 +122,7 @@ pub(crate) fn read_openclaw(
         import_wake(
             import,
             (&own, &defaults),
-            (beats, row.id == rows.default),
+            (beats, row.id == beating),
             &mut agent,
         );
         let is_default = row.id == rows.default;
@@ -131,14 +135,16 @@ pub(crate) fn read_openclaw(
                 agent.charter = source.read_agent_text(import, &format!("{dir}/SOUL.md"));
                 bundle::import_workspace(source, import, &dir, &mut agent);
             }
-            None => import.add_report_entry(
-                ReportKind::Left,
-                agent.place.clone(),
-                format!(
+            None => {
+                let text = format!(
                     "the workspace of `{}` is not in this directory; import it as a `bundle`",
                     one_line(&row.id)
-                ),
-            ),
+                );
+                match own.get("workspace") {
+                    said if said.is_set() => said.leave(import, text),
+                    _ => import.add_report_entry(ReportKind::Left, agent.place.clone(), text),
+                }
+            }
         }
         ids.insert(row.id.clone(), import.agents.len());
         import.agents.push(agent);
@@ -153,10 +159,13 @@ pub(crate) fn read_openclaw(
     document.report_rest(import, why_left);
     let mut reasons: Vec<(&str, &str)> = FILES.to_vec();
     reasons.push(("workspace", WORKSPACE_FILE));
-    reasons.push(("cron", match with_jobs {
-        true => "state of the other scheduler",
-        false => "its jobs are in a database: `openclaw automations list` shows them; add them with `abbey schedule add`",
-    }));
+    reasons.push((
+        "cron",
+        match with_jobs {
+            true => "state of the other scheduler",
+            false => JOBS_IN_DATABASE,
+        },
+    ));
     report_files(source, import, &reasons);
     Ok(())
 }
@@ -241,27 +250,26 @@ fn import_names(import: &mut Import, own: &Key<'_>, agent: &mut ImportedAgent) {
     agent.role = identity.get("theme").text().map(one_line);
 }
 
-fn import_model(
+fn import_model<'d>(
     import: &mut Import,
     here: &TargetHouse,
-    (own, defaults): (&Key<'_>, &Key<'_>),
+    (own, defaults): (&Key<'d>, &Key<'d>),
     agent: &mut ImportedAgent,
 ) {
-    for at in [own.get("model"), defaults.get("model")] {
-        let primary = if at.is_map() { at.get("primary") } else { at };
-        if let Some(wanted) = primary.text() {
-            agent.model = here.translate_model(import, &primary, wanted);
-            return;
-        }
+    let primary = |at: Key<'d>| if at.is_map() { at.get("primary") } else { at };
+    let (own, shared) = (primary(own.get("model")), primary(defaults.get("model")));
+    let model = if own.is_set() { own } else { shared };
+    if let Some(wanted) = model.text() {
+        agent.model = here.translate_model(import, &model, wanted);
     }
 }
 
 /// The heartbeat of an agent is its wake. Agents without one of their own have that of the defaults only if no agent has one,
-/// and then only the default agent.
+/// and then only the agent that they name, or the default one.
 fn import_wake(
     import: &mut Import,
     (own, defaults): (&Key<'_>, &Key<'_>),
-    (beats, is_default): (bool, bool),
+    (beats, is_beating): (bool, bool),
     agent: &mut ImportedAgent,
 ) {
     let shared = defaults.get("heartbeat").get("every");
@@ -270,7 +278,7 @@ fn import_wake(
             let every = heart.get("every");
             if every.is_set() { every } else { shared }
         }
-        _ if beats || !is_default => return,
+        _ if beats || !is_beating => return,
         _ => shared,
     };
     let Some(text) = every.text() else {
@@ -365,7 +373,21 @@ fn import_job(import: &mut Import, job: &Key<'_>, at: usize) {
         return job.leave(import, "disabled");
     }
     job.get("enabled").mark();
+    if job.get("trigger").is_set() {
+        return job.leave(
+            import,
+            "it runs only when a script says so; turn it into a skill, or add it by hand",
+        );
+    }
     let payload = job.get("payload");
+    if payload.get("kind").text() == Some("heartbeat") {
+        let every = job.get("schedule").get("everyMs");
+        match every.number().map(|ms| ms / 1000) {
+            Some(seconds) => import.agents[at].wake = Some(seconds.max(WAKE_MIN)),
+            None => job.leave(import, "a heartbeat without an interval"),
+        }
+        return;
+    }
     let (message, text) = (payload.get("message"), payload.get("text"));
     let prompt = if message.is_set() { message } else { text };
     let Some(task) = prompt.text() else {

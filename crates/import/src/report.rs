@@ -26,6 +26,8 @@ pub enum ReportKind {
     Withheld,
     /// A secret was found.
     Secret,
+    /// The house must have or allow it before the import can be applied.
+    Obstacle,
 }
 
 impl ReportKind {
@@ -36,6 +38,7 @@ impl ReportKind {
             ReportKind::Left => "not imported",
             ReportKind::Withheld => "needs approval",
             ReportKind::Secret => "secret",
+            ReportKind::Obstacle => "needed first",
         }
     }
 }

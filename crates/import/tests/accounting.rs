@@ -111,7 +111,7 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
                 );
             }
         }
-        Value::Null => {}
+        Value::Null | Value::Array(_) | Value::Object(_) => {}
         other => found.push((path.to_owned(), other.clone())),
     }
 }
@@ -301,6 +301,12 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
             nine,
             json!({ "payload": { "kind": "agentTurn", "message": "Think.", "model": "cloud/x", "timeoutSeconds": 90, "thinking": "high" } }),
         ),
+        json!({ "name": "beat", "agentId": "ops", "schedule": { "kind": "every", "everyMs": 600_000 }, "payload": { "kind": "heartbeat" } }),
+        job(
+            "sentinel",
+            json!({ "kind": "every", "everyMs": 60_000 }),
+            json!({ "trigger": { "script": "x" } }),
+        ),
         json!({ "id": "resting", "enabled": false, "schedule": { "kind": "every", "everyMs": 1 } }),
     ];
     let dir = installation(&[
@@ -346,7 +352,7 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
         assert!(ops.contains(part), "{part}: {ops}");
     }
     assert!(
-        !ops.contains("wake") && !ops.contains("31 *") && !ops.contains("Mars"),
+        ops.contains("wake: { every: 600s }") && !ops.contains("31 *") && !ops.contains("Mars"),
         "{ops}"
     );
     assert!(
@@ -362,6 +368,7 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
         ("jobs[water].schedule.expr", "no time zone"),
         ("jobs[long].payload.model", "cloud/x"),
         ("heartbeat.prompt", "a wake has an interval"),
+        ("jobs[sentinel]", "when a script says so"),
         ("defaults.heartbeat.every", "of its own"),
         ("workspace/hosts", "a link"),
         ("workspace/USER.md", "not UTF-8"),
@@ -489,7 +496,7 @@ fn a_company_of_another_system_is_read_or_refused_with_file_and_line() {
         "COMPANY.md: name",
         "teams/mill",
         "agents.ghost",
-        ".paperclip.yaml: routines",
+        "routines.bread",
         "AGENTS.md: team",
         "TASK.md: labels",
     ] {

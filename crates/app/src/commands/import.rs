@@ -11,7 +11,7 @@ use crate::manifest_file::{
 use crate::output::{self, print_message, print_table};
 use crate::plan_output::{print_plan, refusal};
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{AddTask, BundleFile, VERSION};
+use abbey_api::{AddTask, BundleFile, PlanDoc, PlanSeverity, VERSION};
 use abbey_daemon::{Home, manifest};
 use abbey_import::{Format, Import, ImportedAgent, ReportKind, TargetHouse, read_installation};
 use clap::Args;
@@ -44,8 +44,8 @@ pub(crate) struct ImportArgs {
 }
 
 /// `abbey import`: reads the agents of another installation, prints the import report, and unless `--dry-run` adds
-/// them to the manifest and applies it. Exit code 4 if a name is in use, or if what `abbey plan` would say of the manifest
-/// is fatal, also with `--dry-run`.
+/// them to the manifest and applies it. Exit code 4 if a name is in use, if the manifest would be invalid, also with
+/// `--dry-run`, or if the plan has fatal notes, which a dry run reports as what the house must have first.
 pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
@@ -66,7 +66,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     }
     let added = match import.agents.is_empty() {
         true => Ok(Added::Nothing(exit::OK)),
-        false => add_agents(home, json, (&file, edit, edited), args, &import).await,
+        false => add_agents(home, json, (&file, edit, edited), args, &mut import).await,
     };
     let applied = matches!(added, Ok(Added::Agents));
     let outcome = match added {
@@ -128,7 +128,7 @@ async fn add_agents(
     json: bool,
     (file, mut edit, edited): (&Path, ManifestEdit, String),
     args: &ImportArgs,
-    import: &Import,
+    import: &mut Import,
 ) -> Result<Added, Failure> {
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
@@ -155,11 +155,11 @@ async fn add_agents(
         true => operator_client(home)?.house().plan(&body).await?,
         false => abbey_daemon::plan_offline(home.root().to_owned(), body).await?,
     };
-    if let Some(refusal) = refusal(&planned) {
-        return Err(refusal.hint(NOTHING_CHANGED));
-    }
-    if !json {
-        print_plan(&planned);
+    match refusal(&planned) {
+        Some(refusal) if !args.dry_run => return Err(refusal.hint(NOTHING_CHANGED)),
+        Some(_) => report_obstacles(json, &planned, import),
+        None if !json => print_plan(&planned),
+        None => {}
     }
     if args.dry_run {
         return Ok(Added::Nothing(exit::OK));
@@ -172,6 +172,27 @@ async fn add_agents(
     }
     charters.keep();
     Ok(Added::Agents)
+}
+
+/// Reports what a house must have before the import can be applied. The source is as it should be, so a dry run succeeds.
+fn report_obstacles(json: bool, planned: &PlanDoc, import: &mut Import) {
+    let notes = planned.notes.iter();
+    for note in notes.filter(|n| n.severity == PlanSeverity::Fatal) {
+        import.add_report_entry(
+            ReportKind::Obstacle,
+            note.subject.clone(),
+            note.text.clone(),
+        );
+        if !json {
+            let text = format!(
+                "{}: {}: {}",
+                ReportKind::Obstacle.name(),
+                note.subject,
+                note.text
+            );
+            print_message(&text);
+        }
+    }
 }
 
 /// Gives the agents of an import their files and tasks.
