@@ -373,12 +373,6 @@ fn import_job(import: &mut Import, job: &Key<'_>, at: usize) {
         return job.leave(import, "disabled");
     }
     job.get("enabled").mark();
-    if job.get("trigger").is_set() {
-        return job.leave(
-            import,
-            "it runs only when a script says so; turn it into a skill, or add it by hand",
-        );
-    }
     let payload = job.get("payload");
     if payload.get("kind").text() == Some("heartbeat") {
         let every = job.get("schedule").get("everyMs");
@@ -387,6 +381,16 @@ fn import_job(import: &mut Import, job: &Key<'_>, at: usize) {
             None => job.leave(import, "a heartbeat without an interval"),
         }
         return;
+    }
+    if job.get("declarationKey").is_set() {
+        let text = "a job that OpenClaw has for itself; a house needs none of these";
+        return job.leave(import, text);
+    }
+    if job.get("trigger").is_set() {
+        return job.leave(
+            import,
+            "it runs only when a script says so; turn it into a skill, or add it by hand",
+        );
     }
     let (message, text) = (payload.get("message"), payload.get("text"));
     let prompt = if message.is_set() { message } else { text };

@@ -301,7 +301,12 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
             nine,
             json!({ "payload": { "kind": "agentTurn", "message": "Think.", "model": "cloud/x", "timeoutSeconds": 90, "thinking": "high" } }),
         ),
-        json!({ "name": "beat", "agentId": "ops", "schedule": { "kind": "every", "everyMs": 600_000 }, "payload": { "kind": "heartbeat" } }),
+        job(
+            "review",
+            json!({ "kind": "every", "everyMs": 60_000 }),
+            json!({ "declarationKey": "review:ops" }),
+        ),
+        json!({ "name": "beat", "declarationKey": "heartbeat:ops", "agentId": "ops", "schedule": { "kind": "every", "everyMs": 600_000 }, "payload": { "kind": "heartbeat" } }),
         job(
             "sentinel",
             json!({ "kind": "every", "everyMs": 60_000 }),
@@ -368,6 +373,7 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
         ("jobs[water].schedule.expr", "no time zone"),
         ("jobs[long].payload.model", "cloud/x"),
         ("heartbeat.prompt", "a wake has an interval"),
+        ("jobs[review]", "for itself"),
         ("jobs[sentinel]", "when a script says so"),
         ("defaults.heartbeat.every", "of its own"),
         ("workspace/hosts", "a link"),

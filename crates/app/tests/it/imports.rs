@@ -160,7 +160,13 @@ fn a_failed_import_changes_nothing() {
     let skip = args!("import openclaw {} --dry-run --skip cron/jobs.json", from);
     let told = house.expect(0, skip);
     assert!(told.contains("left out by `--skip`"), "{told}");
-    let told = house.expect_refusal(2, args!("import openclaw {} --skip cron/jobs", from));
+    let told = house.expect_refusal(
+        2,
+        args!(
+            "import openclaw {} --skip cron/jobs.json --skip cron/jobs",
+            from
+        ),
+    );
     assert!(told.contains("no such file or key"), "{told}");
     std::fs::remove_dir_all(theirs.join("cron")).unwrap();
     // A charter of that name lies there already, and is somebody's.
