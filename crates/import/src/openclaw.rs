@@ -1,5 +1,6 @@
 //! The directory of an OpenClaw instance. Source: its configuration reference, `agents.entries`, and, of versions
-//! before, `agents.list` and `cron/jobs.json` (read 2026-11).
+//! before, `agents.list` and `cron/jobs.json`; who has heartbeats and owns jobs: its guides `gateway/heartbeat` and `cli/cron`,
+//! version 2026.9 (read 2026-11).
 
 use crate::accounting::report_files;
 use crate::bundle::{self, WORKSPACE_FILE};
@@ -79,7 +80,7 @@ struct Row<'d> {
 /// Agents of the instance.
 struct Rows<'d> {
     all: Vec<Row<'d>>,
-    /// Id of the agent that jobs without one belong to.
+    /// Id of the agent that jobs without one belong to; empty if there is none.
     default: String,
 }
 
@@ -222,6 +223,17 @@ fn list_agents<'d>(agents: &Key<'d>) -> Rows<'d> {
         }
         (None, None) => None,
     };
+    // What the configuration names comes first; with explicit ownership the order of several agents means nothing.
+    let system = agents.get("defaults").get("systemAgent").get("agentId");
+    let marked = all
+        .iter()
+        .any(|row| row_key(row, "default").is_some_and(|d| d.is(true)));
+    let explicit = agents.get("ownership").text() == Some("explicit");
+    let whole = match system.text() {
+        Some(id) => Some(id.trim().to_owned()),
+        None if explicit && all.len() > 1 && !marked => Some(String::new()),
+        None => whole,
+    };
     if all.is_empty() && whole.is_none() {
         all.push(Row {
             id: "main".to_owned(),
@@ -349,11 +361,17 @@ fn import_jobs(
         let root = document.root();
         root.get("version").mark();
         for job in root.get("jobs").elements() {
-            let id = job.get("agentId");
-            let id = plain_id(id.text().unwrap_or(default));
+            // The second is what its own list of jobs says.
+            let (own, effective) = (job.get("agentId"), job.get("effectiveAgentId"));
+            let id = own.text().or_else(|| effective.text());
+            let id = plain_id(id.unwrap_or(default));
             let found = ids.iter().find(|(name, _)| plain_id(name) == id);
             match found {
                 Some((_, at)) => import_job(import, &job, *at),
+                None if id.is_empty() => job.leave(
+                    import,
+                    "it names no agent, and the configuration no default one",
+                ),
                 None => job.leave(
                     import,
                     format!("its agent `{}` is not imported", one_line(&id)),

@@ -1,5 +1,5 @@
-//! The configuration of an OpenClaw instance with the files that it includes. Source: its configuration reference, `$include`
-//! (read 2026-11): a path or a list of paths relative to the file, merged in order, and below the keys beside it.
+//! The configuration of an OpenClaw instance with the files that it includes. Source: its guide `gateway/config-secrets-env`
+//! of version 2026.9 (read 2026-11): a path or a list of paths relative to the file, merged in order, and below the keys beside it.
 
 use crate::parsing::{Notation, parse};
 use crate::source::SourceDir;

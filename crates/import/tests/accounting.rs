@@ -391,6 +391,28 @@ fn an_openclaw_instance_with_everything_is_accounted_for() {
 }
 
 #[test]
+fn a_job_without_an_agent_belongs_to_whom_the_configuration_names() {
+    let jobs = json!({ "jobs": [
+        job("free", json!({ "kind": "every", "everyMs": 60_000 }), json!({})),
+        job("listed", json!({ "kind": "every", "everyMs": 60_000 }), json!({ "effectiveAgentId": "a" })),
+    ] });
+    let agents = json!({ "ownership": "explicit", "entries": { "a": {}, "b": {} } });
+    let named = json!({ "ownership": "explicit", "defaults": { "systemAgent": { "agentId": "b" } }, "entries": { "a": {}, "b": {} } });
+    for (agents, owner) in [(agents, None), (named, Some("b"))] {
+        let dir = installation(&[
+            ("openclaw.json", json!({ "agents": agents })),
+            ("cron/jobs.json", jobs.clone()),
+        ]);
+        let import = read_installation(Format::Openclaw, dir.path(), &here(&[])).unwrap();
+        assert!(entry(&import, "a").contains("listed") && !entry(&import, "a").contains("free"));
+        match owner {
+            Some(owner) => assert!(entry(&import, owner).contains("free")),
+            None => assert!(found(&import, "jobs[free]")[0].contains("names no agent")),
+        }
+    }
+}
+
+#[test]
 fn a_part_that_cannot_be_included_is_an_error() {
     for (include, why) in [
         ("../agents.json5", "outside"),
