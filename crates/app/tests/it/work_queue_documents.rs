@@ -43,10 +43,11 @@ fn without_marks(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for line in content.split_inclusive(|b| *b == b'\n') {
         let find = |word: &[u8]| line.windows(word.len()).position(|w| w == word);
+        let last = |word: &[u8]| line.windows(word.len()).rposition(|w| w == word);
         if find(b"<!-- abbey ").is_some() || find(b" abbey -->").is_some() {
             continue;
         }
-        let (Some(begin), Some(comment)) = (find(b"**TASK-"), find(b" <!-- ")) else {
+        let (Some(begin), Some(comment)) = (find(b"**TASK-"), last(b" <!-- ")) else {
             out.extend_from_slice(line);
             continue;
         };
@@ -388,13 +389,10 @@ fn any_document_survives() {
         assert_survives(&bytes, &after);
         assert_eq!(after, sync(), "document {number}");
     }
+    let others = ["code", "quoted", "escaped", "work that is over", "caf"];
     let of_others: Vec<Value> = titles(&house)
         .into_iter()
-        .filter(|t| {
-            ["code", "quoted", "escaped", "over", "caf"]
-                .iter()
-                .any(|w| t.contains(w))
-        })
+        .filter(|t| others.iter().any(|w| t.starts_with(w)))
         .map(Value::from)
         .collect();
     assert_eq!(of_others, Vec::<Value>::new());

@@ -29,8 +29,8 @@ use text::{QueueEntry, TaskFields};
 const OPEN_MAX: u32 = 2000;
 /// Ended tasks that are read to find those that are listed.
 const ENDED_READ: u32 = 1000;
-/// Most tasks that a file may name.
-const NAMED_MAX: usize = 10_000;
+/// Most entries in a file.
+const ENTRIES_MAX: usize = 10_000;
 /// Longest file, bytes.
 const TEXT_MAX: usize = 2 << 20;
 
@@ -135,8 +135,8 @@ pub(crate) async fn merge_queue_file(
     let document = parse_document(&source);
     let items = &document.items;
     let numbers: BTreeSet<u64> = items.iter().filter_map(|i| i.number).collect();
-    if numbers.len() > NAMED_MAX {
-        let text = format!("a work queue file may name at most {NAMED_MAX} tasks");
+    if items.len() > ENTRIES_MAX {
+        let text = format!("a work queue file may have at most {ENTRIES_MAX} tasks");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
     let before = read_tasks(work, numbers.clone()).await?;
