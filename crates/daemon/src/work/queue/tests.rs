@@ -175,9 +175,9 @@ fn what_people_write_is_understood() {
 #[test]
 fn attributes_are_understood_or_reported_with_their_line() {
     for (line, why) in [
-        ("(P9, ezra) Sweep", "`P9` is no priority"),
-        ("(ezra, P1) Sweep", "`ezra` is no priority"),
-        ("(P1 ezra) Sweep", "`P1 ezra` is no priority"),
+        ("(P9, nobody) Sweep", "`P9` is no priority"),
+        ("(nobody, P1) Sweep", "`nobody` is no priority"),
+        ("(P1 nobody) Sweep", "`P1 nobody` is no priority"),
         ("(P1, a, ready, now) Sweep", "more than a priority"),
     ] {
         let document = parse(&format!("x\r\n\r\n- [ ] {line}\r\n"));
@@ -507,7 +507,7 @@ const PARTS: &[&str] = &[
     "§) [ ] numbered work §",
     "- [ ] work §",
     "- [ ] (P1, f) work §\n  more\n\n  - [ ] below",
-    "- [ ] (P9, ezra) work §",
+    "- [ ] (P9, nobody) work §",
     "- [x] work that is over §",
     "* [ ] starred work §",
     "+ [ ] crossed work §",
