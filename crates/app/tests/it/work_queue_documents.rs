@@ -38,13 +38,17 @@ fn titles(house: &House) -> Vec<String> {
     titles
 }
 
-/// The content without what the house adds: its comment, its own lines, and the marks of a line.
+/// The content without what the house adds: its comment, its own lines with what is indented below them, and the marks of a
+/// line.
 fn without_marks(content: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let (mut out, mut in_own) = (Vec::new(), false);
     for line in content.split_inclusive(|b| *b == b'\n') {
         let find = |word: &[u8]| line.windows(word.len()).position(|w| w == word);
         let last = |word: &[u8]| line.windows(word.len()).rposition(|w| w == word);
-        if find(b"<!-- abbey ").is_some() || find(b" abbey -->").is_some() {
+        in_own &= line.starts_with(b"  ") || line.trim_ascii().is_empty();
+        let is_own = find(b" abbey -->").is_some();
+        if is_own || in_own || find(b"<!-- abbey ").is_some() {
+            in_own |= is_own;
             continue;
         }
         let (Some(begin), Some(comment)) = (find(b"**TASK-"), last(b" <!-- ")) else {
