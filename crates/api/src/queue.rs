@@ -9,8 +9,14 @@ documents! {
         version: u32,
         /// The file as it is now.
         text: String,
+        /// Difference between the text that was sent and `text`, in order.
+        #[serde(default)]
+        edits: Vec<QueueTextEdit>,
         /// Edits that were carried out.
         done: Vec<String>,
+        /// Lines without a number that were added earlier, so that no task was added for them.
+        #[serde(default)]
+        known: Vec<String>,
         /// Edits that were refused.
         conflicts: Vec<QueueConflict>,
     }
@@ -24,6 +30,18 @@ documents! {
         wrote: String,
         /// Why it was refused.
         why: String,
+        /// Whether the line stays in the file as it was written.
+        #[serde(default)]
+        kept: bool,
+    }
+    /// A change of a text.
+    QueueTextEdit {
+        /// First byte of the UTF-8 text that is replaced.
+        start: u64,
+        /// Byte behind the last one that is replaced.
+        end: u64,
+        /// What is there instead.
+        text: String,
     }
 }
 
@@ -32,6 +50,10 @@ requests! {
     QueueBody {
         /// The whole file.
         text: String,
+        /// Offsets of characters of `text`, in bytes and ascending, that stand for bytes which are not UTF-8. Entries with
+        /// such characters are left as they are.
+        #[serde(default)]
+        undecoded: Vec<u64>,
     }
 }
 

@@ -24,6 +24,7 @@ mod manual;
 mod output;
 mod plan_output;
 mod program_session;
+mod queue_text;
 mod readiness;
 mod roles;
 mod stdout;

@@ -47,6 +47,18 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
 /// # Errors
 /// Exit code 2 if a charter file cannot be read, or is elsewhere.
 pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody, Failure> {
+    manifest_request_with(file, text, &BTreeMap::new())
+}
+
+/// As [`manifest_request`], with the texts of charters in `given`, by path, which need not be written yet.
+///
+/// # Errors
+/// As [`manifest_request`].
+pub(crate) fn manifest_request_with(
+    file: &Path,
+    text: String,
+    given: &BTreeMap<String, String>,
+) -> Result<ManifestBody, Failure> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = path
         .parent()
@@ -63,15 +75,18 @@ pub(crate) fn manifest_request(file: &Path, text: String) -> Result<ManifestBody
         }
         for agent in house.agents.values() {
             if let manifest::Charter::File(name) = &agent.charter {
-                let text = read_beside(&base, name).map_err(|e| {
-                    Failure::plain(format!(
-                        "{}:{}: cannot read the charter `{name}` of agent `{}`: {e}",
-                        file.display(),
-                        agent.line,
-                        agent.slug
-                    ))
-                    .with_code(exit::USAGE)
-                })?;
+                let text = match given.get(name) {
+                    Some(text) => text.clone(),
+                    None => read_beside(&base, name).map_err(|e| {
+                        Failure::plain(format!(
+                            "{}:{}: cannot read the charter `{name}` of agent `{}`: {e}",
+                            file.display(),
+                            agent.line,
+                            agent.slug
+                        ))
+                        .with_code(exit::USAGE)
+                    })?,
+                };
                 charters.insert(name.clone(), text);
             }
         }

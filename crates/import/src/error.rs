@@ -15,6 +15,24 @@ pub enum Error {
         /// What is missing or invalid.
         why: String,
     },
+    /// A file has a mistake.
+    #[error("{}{}: {why}", path.display(), line.map_or_else(String::new, |l| format!(":{l}")))]
+    Mistake {
+        /// Path of the file.
+        path: PathBuf,
+        /// Line of the mistake, from 1.
+        line: Option<u64>,
+        /// What is wrong.
+        why: String,
+    },
+    /// A place to be left out is not in the installation.
+    #[error(
+        "`--skip {place}`: there is no such file or key in the installation; places are written as in the import report"
+    )]
+    NothingToSkip {
+        /// Place that was named.
+        place: String,
+    },
     /// A file cannot be read.
     #[error("could not read `{}`: {source}", path.display())]
     File {

@@ -1,10 +1,13 @@
 //! `agents.json` of a host of microVMs, and the templates beside it (S5-01, S5-08).
 
+use crate::accounting::report_files;
+use crate::document::Key;
 use crate::imported_agent::ImportedAgent;
 use crate::names::{NameAssigner, one_line};
-use crate::source::{SourceDir, is_file};
+use crate::parsing::Notation;
+use crate::source::{SourceDir, is_file, redact_secrets};
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
-use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Fields that the house allocates.
@@ -18,14 +21,8 @@ const GIVEN: [&str; 7] = [
     "startedAt",
 ];
 
-/// Reads the agents of a Fireclaw host (`agents.json` and `templates/`) into `import`.
-pub(crate) fn read_fireclaw(
-    path: &Path,
-    here: &TargetHouse,
-    names: &mut NameAssigner,
-    import: &mut Import,
-) -> Result<()> {
-    // The file itself, or the directory that holds it.
+/// Opens the host's directory, from the path of it or of its file; returns the name of the file as well.
+pub(crate) fn open(path: &Path, skip: &[String]) -> Result<(SourceDir, String)> {
     let (dir, file) = match is_file(path) {
         true => (
             path.parent().unwrap_or(Path::new(".")),
@@ -38,100 +35,153 @@ pub(crate) fn read_fireclaw(
     } else {
         dir
     };
-    let source = SourceDir::open(dir)?;
     let file = file.unwrap_or_else(|| "agents.json".to_owned());
+    Ok((SourceDir::open(dir, skip)?, file))
+}
+
+/// Reads the agents of a Fireclaw host (`agents.json`, `templates/` and the names of `workspaces/`) into `import`.
+pub(crate) fn read_fireclaw(
+    source: &SourceDir,
+    file: &str,
+    here: &TargetHouse,
+    names: &mut NameAssigner,
+    import: &mut Import,
+) -> Result<()> {
     let wrong_format = |why: String| Error::WrongFormat {
-        path: path.to_owned(),
+        path: source.path.clone(),
         what: "state of a host of microVMs",
         why,
     };
-    let text = source.read_text(&file);
-    let text = text.ok_or_else(|| wrong_format(format!("`{file}` is missing")))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| wrong_format(e.to_string()))?;
+    let state = source.read_document(file, Notation::Json)?;
+    let state = state.ok_or_else(|| wrong_format(format!("`{file}` is missing")))?;
+    let mut templates = BTreeMap::new();
+    for name in source.list_names("templates") {
+        let path = format!("templates/{name}");
+        let Some(stem) = name.strip_suffix(".json").filter(|_| source.is_file(&path)) else {
+            continue;
+        };
+        if let Some(template) = source.read_document(&path, Notation::Json)? {
+            templates.insert(stem.to_owned(), (template, false));
+        }
+    }
     // A list, a list below `agents`, or by name.
-    let rows: Vec<Value> = match value.get("agents").unwrap_or(&value) {
-        Value::Array(rows) => rows.clone(),
-        Value::Object(by_name) => by_name
-            .iter()
-            .map(|(name, row)| {
-                let mut row = row.clone();
-                if row.is_object() && row["name"].is_null() {
-                    row["name"] = name.as_str().into();
-                }
-                row
-            })
-            .collect(),
+    let root = state.root();
+    let below = root.get("agents");
+    let rows = if below.is_set() { below } else { root };
+    let rows: Vec<(Option<&str>, Key<'_>)> = match (rows.is_list(), rows.is_map()) {
+        (true, _) => rows.elements().into_iter().map(|row| (None, row)).collect(),
+        (_, true) => {
+            let rows = rows.entries().into_iter();
+            rows.map(|(name, row)| (Some(name), row)).collect()
+        }
         _ => return Err(wrong_format("it lists no agents".to_owned())),
     };
-    let mut used = Vec::new();
-    for row in &rows {
-        let text = |key: &str| row[key].as_str().filter(|t| !t.is_empty());
-        let Some(was) = text("name").or(text("nick")) else {
-            import.add_report_entry(ReportKind::Left, &file, "an agent without a name");
+    for (key, row) in &rows {
+        let Some(was) = row.get("name").text().or(*key).or(row.get("nick").text()) else {
+            row.leave(import, "an agent without a name");
             continue;
         };
         let slug = names.assign(import, was, None);
-        let mut agent = ImportedAgent::new(slug, was);
-        let place = format!("{file}: {}", one_line(was));
-        agent.name = text("nick").or(text("name")).map(one_line);
+        let mut agent = ImportedAgent::new(slug, was, row.place());
+        agent.name = Some(one_line(row.get("nick").text().unwrap_or(was)));
         agent.cell = Some("microvm");
-        let template = text("template").map(str::to_owned);
-        let template = template.filter(|t| t.parse::<abbey_model::Slug>().is_ok());
-        let kind = template.as_ref().and_then(|t| {
-            used.push(t.clone());
-            let text = source.read_text(&format!("templates/{t}.json"))?;
-            serde_json::from_str::<Value>(&text).ok()
+        let template = row.get("template");
+        let kind = template.text().and_then(|t| templates.get_mut(t));
+        agent.role = template.text().map(one_line);
+        let kind = kind.map(|(document, used)| {
+            *used = true;
+            document.root()
         });
-        let from = |key: &str| {
-            kind.as_ref()
-                .and_then(|k| k[key].as_str())
-                .map(str::to_owned)
-        };
-        agent.role = template.clone();
-        agent.charter = from("persona").map(|p| {
-            let at = format!("templates/{}.json", template.as_deref().unwrap_or_default());
-            crate::source::redact_secrets(import, &at, &p)
-        });
+        fill_from_template(import, here, (row, kind.as_ref()), &mut agent);
         if agent.charter.is_none() {
-            import.add_report_entry(
-                ReportKind::Left,
-                &place,
-                "no template with a `persona` was found; imported with a stock charter",
-            );
+            let text = "no template with a `persona` was found; imported with a stock charter";
+            import.add_report_entry(ReportKind::Left, row.place(), text);
         }
-        if let Some(model) = text("model").map(str::to_owned).or(from("model")) {
-            agent.model = here.translate_model(import, &place, &model);
-        }
-        let size = row["workspaceSizeMib"].as_u64();
-        let size = size.or_else(|| kind.as_ref().and_then(|k| k["workspaceSizeMib"].as_u64()));
-        agent.workspace_mib = size.map(|mib| mib.clamp(16, 1 << 20));
-        if text("trigger").is_some() || from("trigger").is_some() {
-            import.add_report_entry(
-                ReportKind::Left,
-                &place,
-                "its trigger belongs to a channel; channels are not imported",
-            );
-        }
-        let given: Vec<&str> = GIVEN.into_iter().filter(|k| !row[*k].is_null()).collect();
-        if !given.is_empty() {
-            let text = format!("{}: allocated by the house", given.join(", "));
-            import.add_report_entry(ReportKind::Left, &place, text);
+        row.get("trigger")
+            .leave(import, "a trigger of a channel; channels are not imported");
+        for key in GIVEN {
+            row.get(key).leave(import, "allocated by the house");
         }
         import.agents.push(agent);
     }
-    for name in source.list_names("templates") {
-        let Some(stem) = name.strip_suffix(".json") else {
-            continue;
+    for (document, used) in templates.values() {
+        let root = document.root();
+        match used {
+            true => {
+                root.get("trigger")
+                    .leave(import, "a trigger of a channel; channels are not imported");
+                // Its own names say what it is for, and its agents have theirs.
+                root.get("name").mark();
+                root.get("nick")
+                    .leave(import, "each agent of the template has a name of its own");
+            }
+            false => root.leave(import, "no agent uses it; its persona can be a charter"),
+        }
+        document.report_rest(
+            import,
+            |_| "no equivalent, or an agent has a value of its own",
+        );
+    }
+    report_disks(source, import);
+    state.report_rest(import, |_| "no equivalent");
+    report_files::<&str>(source, import, &[]);
+    Ok(())
+}
+
+/// What an agent has from its row, or else from its template.
+fn fill_from_template(
+    import: &mut Import,
+    here: &TargetHouse,
+    (row, kind): (&Key<'_>, Option<&Key<'_>>),
+    agent: &mut ImportedAgent,
+) {
+    if let Some(persona) = kind.map(|k| k.get("persona"))
+        && let Some(text) = persona.text()
+    {
+        agent.charter = Some(redact_secrets(import, &persona.place(), text));
+    }
+    let own_or_shared = |key: &str| {
+        let own = row.get(key);
+        match (own.is_set(), kind) {
+            (false, Some(kind)) => kind.get(key),
+            _ => own,
+        }
+    };
+    let model = own_or_shared("model");
+    if let Some(wanted) = model.text() {
+        agent.model = here.translate_model(import, &model, wanted);
+    }
+    let size = own_or_shared("workspaceSizeMib");
+    agent.workspace_mib = size.number().map(|mib| mib.clamp(16, 1 << 20));
+    if size.number() != agent.workspace_mib
+        && let Some(mib) = agent.workspace_mib
+    {
+        size.report(
+            import,
+            ReportKind::Changed,
+            format!("imported as {mib} MiB"),
+        );
+    }
+}
+
+/// Reports the disks of the microVMs, each by its name.
+fn report_disks(source: &SourceDir, import: &mut Import) {
+    for name in source.list_names("workspaces") {
+        let path = format!("workspaces/{name}");
+        let stem = name
+            .rsplit_once('.')
+            .map_or(name.as_str(), |(stem, _)| stem);
+        let owner = import.agents.iter().find(|a| a.was == stem);
+        let text = match owner {
+            Some(agent) => format!(
+                "the disk of `{}` is not imported: mount it read-only, and copy its files with `abbey cp PATH {}:`",
+                one_line(stem),
+                agent.slug
+            ),
+            None => "a disk of no agent; not imported".to_owned(),
         };
-        if !used.iter().any(|u| u == stem) {
-            let place = format!("templates/{}", one_line(&name));
-            import.add_report_entry(
-                ReportKind::Left,
-                place,
-                "no agent uses it; its persona can be a charter",
-            );
+        if source.is_file(&path) {
+            source.leave(import, &path, text);
         }
     }
-    source.report_secrets(import);
-    Ok(())
 }

@@ -1,5 +1,7 @@
 //! An imported agent, and its entry in a manifest.
 
+use crate::names::{one_line, valid_part};
+use crate::report::{ReportEntry, ReportKind};
 use abbey_model::Slug;
 
 /// Time of a schedule.
@@ -24,6 +26,8 @@ pub struct ImportedSchedule {
     pub task: String,
     /// Policy for missed instants; the default when absent.
     pub catch_up: Option<&'static str>,
+    /// Most time for one start, in seconds; none if it is unlimited.
+    pub timeout: Option<u64>,
 }
 
 /// Imported agent.
@@ -33,6 +37,8 @@ pub struct ImportedAgent {
     pub slug: Slug,
     /// Name in the imported installation.
     pub was: String,
+    /// Place in the installation: a file or directory, or a key as `FILE: KEY`.
+    pub place: String,
     /// Display name.
     pub name: Option<String>,
     /// Role.
@@ -41,7 +47,7 @@ pub struct ImportedAgent {
     pub reports_to: Option<Slug>,
     /// Its model, as `PROVIDER/MODEL`.
     pub model: Option<String>,
-    /// ReportKind of isolation.
+    /// Kind of isolation.
     pub cell: Option<&'static str>,
     /// Assigned skills.
     pub skills: Vec<String>,
@@ -66,10 +72,11 @@ pub struct ImportedAgent {
 
 impl ImportedAgent {
     /// Agent with this slug, and the name that it had in the imported installation; nothing else is known yet.
-    pub(crate) fn new(slug: Slug, was: &str) -> ImportedAgent {
+    pub(crate) fn new(slug: Slug, was: &str, place: impl Into<String>) -> ImportedAgent {
         ImportedAgent {
             slug,
             was: was.to_owned(),
+            place: place.into(),
             name: None,
             role: None,
             reports_to: None,
@@ -93,30 +100,35 @@ impl ImportedAgent {
         Some(format!("charters/{}.md", self.slug))
     }
 
-    /// Adds a schedule; a name that is taken gets a number.
-    pub(crate) fn add_schedule(&mut self, name: &str, when: ScheduleTime, task: String) {
-        let base: String = name
-            .chars()
-            .flat_map(char::to_lowercase)
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .take(24)
-            .collect();
-        let base = base.trim_matches('-');
-        let base = match base.starts_with(|c: char| c.is_ascii_lowercase()) {
-            true => base.to_owned(),
-            false => format!("job-{base}").trim_end_matches('-').to_owned(),
-        };
+    /// Adds a schedule, and reports at `place` if its name had to be changed; a name that is taken gets a number.
+    pub(crate) fn add_schedule(
+        &mut self,
+        import_report: &mut Vec<ReportEntry>,
+        place: &str,
+        (name, when, task): (&str, ScheduleTime, String),
+    ) -> &mut ImportedSchedule {
+        let base = valid_part(name, "job");
         let numbered = (2u32..).map(|n| format!("{base}-{n}"));
         let free = std::iter::once(base.clone())
             .chain(numbered)
             .find(|n| !self.schedules.iter().any(|s| s.name == *n));
-        let name = free.unwrap_or(base);
+        let own = free.unwrap_or(base);
+        if own != name {
+            import_report.push(ReportEntry {
+                kind: ReportKind::Changed,
+                place: place.to_owned(),
+                text: format!("schedule `{}` is named `{own}`", one_line(name)),
+            });
+        }
+        let at = self.schedules.len();
         self.schedules.push(ImportedSchedule {
-            name,
+            name: own,
             when,
             task,
             catch_up: None,
+            timeout: None,
         });
+        &mut self.schedules[at]
     }
 
     /// Lines of the agent's entry in a manifest. Every imported text is quoted as JSON, which is valid YAML.
@@ -183,8 +195,11 @@ impl ImportedAgent {
             let catch_up = planned
                 .catch_up
                 .map_or_else(String::new, |c| format!(", catch_up: {c}"));
+            let timeout = planned
+                .timeout
+                .map_or_else(String::new, |t| format!(", timeout: {t}s"));
             lines.push(format!(
-                "    {}: {{ {when}, task: {task}{catch_up} }}",
+                "    {}: {{ {when}, task: {task}{catch_up}{timeout} }}",
                 planned.name
             ));
         }

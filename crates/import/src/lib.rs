@@ -1,7 +1,9 @@
 //! Imports agents of other tools into a manifest, and reports what was changed or not imported. Nothing of the other
 //! installation is executed or written, and no file outside the named directory is read.
 
+mod accounting;
 mod bundle;
+mod document;
 mod env_file;
 mod error;
 mod fireclaw;
@@ -9,10 +11,14 @@ mod hermes;
 mod imported_agent;
 mod names;
 mod openclaw;
+mod openclaw_config;
 mod paperclip;
+mod parsing;
 mod report;
+mod skips;
 mod source;
 mod target_house;
+mod timing;
 
 pub use error::{Error, Result};
 pub use imported_agent::{ImportedAgent, ImportedSchedule, ScheduleTime};
@@ -63,23 +69,33 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Reads the installation at `path` and returns its agents, tasks and the import report. `here` says which names
-/// and providers the house has.
+/// Reads the installation at `path` and returns its agents, tasks and the import report, which covers every file and key
+/// that is not carried over as it is. `here` says which names and providers the house has, and what is left out.
 ///
 /// # Errors
-/// When it does not have the stated format. Problems with single agents are report entries.
+/// When it does not have the stated format, when one of its files has a mistake, and when something that is to be left out is
+/// not there. Problems with single agents are report entries.
 pub fn read_installation(format: Format, path: &Path, here: &TargetHouse) -> Result<Import> {
     let mut import = Import::default();
     let mut names = NameAssigner::new(here.taken.clone());
-    let open = |path: &Path| SourceDir::open(path);
-    match format {
-        Format::Bundle => bundle::read_bundle(&open(path)?, here, &mut names, &mut import)?,
-        Format::Fireclaw => fireclaw::read_fireclaw(path, here, &mut names, &mut import)?,
-        Format::Env => env_file::read_env_file(path, here, &mut names, &mut import)?,
-        Format::Openclaw => openclaw::read_openclaw(&open(path)?, here, &mut names, &mut import)?,
-        Format::Hermes => hermes::read_hermes(&open(path)?, here, &mut names, &mut import)?,
-        Format::Paperclip => {
-            paperclip::read_paperclip(&open(path)?, here, &mut names, &mut import)?
+    if format == Format::Env {
+        env_file::read_env_file(path, here, &mut names, &mut import)?;
+    } else {
+        let (source, file) = match format {
+            Format::Fireclaw => fireclaw::open(path, &here.skip)?,
+            _ => (SourceDir::open(path, &here.skip)?, String::new()),
+        };
+        let (names, import) = (&mut names, &mut import);
+        match format {
+            Format::Bundle => bundle::read_bundle(&source, here, names, import)?,
+            Format::Fireclaw => fireclaw::read_fireclaw(&source, &file, here, names, import)?,
+            Format::Openclaw => openclaw::read_openclaw(&source, here, names, import)?,
+            Format::Hermes => hermes::read_hermes(&source, here, names, import)?,
+            Format::Paperclip => paperclip::read_paperclip(&source, here, names, import)?,
+            Format::Env => {}
+        }
+        if let Some(place) = source.skips.report(import) {
+            return Err(Error::NothingToSkip { place });
         }
     }
     names::remove_reporting_cycles(&mut import);

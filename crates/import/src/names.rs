@@ -11,8 +11,8 @@ pub(crate) struct NameAssigner {
     given: BTreeMap<String, Slug>,
 }
 
-/// The part of a text that is valid in a name.
-fn plain(text: &str) -> String {
+/// The part of a text that is valid in a name, at most 24 characters and the prefix `other-` for one that begins otherwise.
+pub(crate) fn valid_part(text: &str, other: &str) -> String {
     let mut out = String::new();
     for c in text.chars().flat_map(char::to_lowercase) {
         match c {
@@ -27,8 +27,8 @@ fn plain(text: &str) -> String {
     let out = out.trim_end_matches('-');
     match out.starts_with(|c: char| c.is_ascii_lowercase()) {
         true => out.to_owned(),
-        false if out.is_empty() => "agent".to_owned(),
-        false => format!("agent-{out}"),
+        false if out.is_empty() => other.to_owned(),
+        false => format!("{other}-{out}"),
     }
 }
 
@@ -46,6 +46,14 @@ pub(crate) fn one_line(text: &str) -> String {
         .collect()
 }
 
+/// A path for reports: on one line, without control characters.
+pub(crate) fn shown_path(path: &str) -> String {
+    path.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(400)
+        .collect()
+}
+
 impl NameAssigner {
     /// Assigner that avoids the names in `taken`.
     pub(crate) fn new(taken: BTreeSet<Slug>) -> NameAssigner {
@@ -57,7 +65,7 @@ impl NameAssigner {
 
     /// Assigns a free, valid name for the original name `was`, preferably `wanted`, and reports it if it differs.
     pub(crate) fn assign(&mut self, import: &mut Import, was: &str, wanted: Option<&Slug>) -> Slug {
-        let base = wanted.map_or_else(|| plain(was), ToString::to_string);
+        let base = wanted.map_or_else(|| valid_part(was, "agent"), ToString::to_string);
         let numbered = (2u32..).map(|n| format!("{base}-{n}"));
         let free = std::iter::once(base.clone())
             .chain(numbered)

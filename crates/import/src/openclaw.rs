@@ -1,39 +1,88 @@
 //! The directory of an OpenClaw instance. Source: its configuration reference, `agents.entries`, and, of versions
-//! before, `agents.list` and `cron/jobs.json` (read 2026-11).
+//! before, `agents.list` and `cron/jobs.json`; who has heartbeats and owns jobs: its guides `gateway/heartbeat` and `cli/cron`,
+//! version 2026.9 (read 2026-11).
 
-use crate::imported_agent::{ImportedAgent, ScheduleTime};
+use crate::accounting::report_files;
+use crate::bundle::{self, WORKSPACE_FILE};
+use crate::document::{Document, Key};
+use crate::imported_agent::ImportedAgent;
 use crate::names::{NameAssigner, one_line};
-use crate::source::SourceDir;
-use crate::{Error, Import, ReportKind, Result, TargetHouse, bundle};
-use serde_json::Value;
+use crate::parsing::Notation;
+use crate::source::{SourceDir, redact_secrets};
+use crate::{Error, Import, ReportKind, Result, TargetHouse, openclaw_config, timing};
+use std::collections::BTreeMap;
 
+const CONFIG: &str = "openclaw.json";
+/// Shortest distance between two wakes, in seconds.
+const WAKE_MIN: u64 = 30;
+const MESSAGES: &str = "routing and handling of messages is configured with each channel";
+const TOOL_SERVERS: &str = "tool servers are declared under `services`";
+const ISOLATION: &str =
+    "permissions and isolation are declared in the manifest, and none are imported";
+/// Where newer versions keep their jobs, and how they are imported.
+const JOBS_IN_DATABASE: &str = "the jobs of the scheduler are in a database: `openclaw cron list --all --json` prints them; save that as `cron/jobs.json` in this directory, and import again";
 /// Parts of the configuration that are not imported, and why.
-const LEFT: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 13] = [
     ("gateway", "the house has its own APIs"),
-    (
-        "bindings",
-        "routing of messages is configured with each channel",
-    ),
-    (
-        "multiAgent",
-        "routing of messages is configured with each channel",
-    ),
-    (
-        "messages",
-        "handling of messages is configured with each channel",
-    ),
-    (
-        "tools",
-        "permissions are declared in `tools`, and none are imported",
-    ),
-    ("plugins", "tool servers are declared under `services`"),
-    ("mcp", "tool servers are declared under `services`"),
+    ("channels", "channels are not imported"),
+    ("bindings", MESSAGES),
+    ("multiAgent", MESSAGES),
+    ("messages", MESSAGES),
+    ("session", MESSAGES),
+    ("tools", ISOLATION),
+    ("plugins", TOOL_SERVERS),
+    ("mcp", TOOL_SERVERS),
     ("hooks", "incoming webhooks are declared under `hooks`"),
     (
         "models",
         "models are declared under `providers`, with their prices",
     ),
+    ("skills", bundle::SKILL),
+    ("meta", "bookkeeping of OpenClaw"),
 ];
+/// Keys of an agent or of the defaults that are not imported, and why.
+const KEYS: [(&str, &str); 10] = [
+    ("fallbacks", "fallback models"),
+    ("sandbox", ISOLATION),
+    ("runtime", ISOLATION),
+    ("subagents", ISOLATION),
+    ("tools", ISOLATION),
+    ("skills", bundle::SKILL),
+    ("groupChat", MESSAGES),
+    (
+        "userTimezone",
+        "the time zone of the house is `budget.timezone`",
+    ),
+    ("agentDir", "conversations and state are not imported"),
+    ("heartbeat", "a wake has an interval and no other setting"),
+];
+/// Why files of the instance are not imported.
+const FILES: [(&str, &str); 5] = [
+    (
+        "agents",
+        "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
+    ),
+    (
+        "sessions",
+        "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
+    ),
+    ("state", JOBS_IN_DATABASE),
+    ("skills", bundle::SKILL),
+    ("logs", "logs of the gateway"),
+];
+
+/// Agent of the instance: its id, and its entry, if it has one.
+struct Row<'d> {
+    id: String,
+    entry: Option<Key<'d>>,
+}
+
+/// Agents of the instance.
+struct Rows<'d> {
+    all: Vec<Row<'d>>,
+    /// Id of the agent that jobs without one belong to; empty if there is none.
+    default: String,
+}
 
 /// Reads the agents and schedules of an OpenClaw instance (`openclaw.json` and workspaces) into `import`.
 pub(crate) fn read_openclaw(
@@ -42,223 +91,372 @@ pub(crate) fn read_openclaw(
     names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
-    let wrong_format = |why: String| Error::WrongFormat {
+    let config = openclaw_config::read(source, import, CONFIG)?;
+    let config = config.ok_or_else(|| Error::WrongFormat {
         path: source.path.clone(),
         what: "directory of an OpenClaw instance",
-        why,
-    };
-    let text = source.read_text("openclaw.json");
-    let text = text.ok_or_else(|| wrong_format("`openclaw.json` is missing".to_owned()))?;
-    let config: Value = json5::from_str(&text).map_err(|e| {
-        // Its message may quote the text, and so a secret.
-        let place = e.to_string();
-        let place = place
-            .split("-->")
-            .nth(1)
-            .map_or("", |p| p.lines().next().unwrap_or("").trim());
-        wrong_format(format!("`openclaw.json` is not valid JSON5 {place}"))
+        why: format!("`{CONFIG}` is missing"),
     })?;
-    let defaults = &config["agents"]["defaults"];
-    let mut rows: Vec<(String, Value)> = Vec::new();
-    match (&config["agents"]["entries"], &config["agents"]["list"]) {
-        (Value::Object(entries), _) => {
-            rows.extend(entries.iter().map(|(id, row)| (id.clone(), row.clone())));
-        }
-        (_, Value::Array(list)) => rows.extend(list.iter().map(|row| {
-            let id = row["id"].as_str().unwrap_or("main");
-            (id.to_owned(), row.clone())
-        })),
-        _ => rows.push(("main".to_owned(), Value::Null)),
-    }
-    let single = rows.len() == 1;
-    for (id, row) in &rows {
+    let document = Document::new(CONFIG, config, &source.skips);
+    let root = document.root();
+    let agents = root.get("agents");
+    let defaults = agents.get("defaults");
+    let rows = list_agents(&agents);
+    let beats = rows.all.iter().any(|r| row_key(r, "heartbeat").is_some());
+    let beating = defaults.get("heartbeat").get("agentId");
+    let beating = beating.text().unwrap_or(&rows.default);
+    let single = rows.all.len() == 1;
+    let mut ids = BTreeMap::new();
+    for row in &rows.all {
         let wanted = here.named.as_ref().filter(|_| single);
-        let slug = names.assign(import, id, wanted);
-        let mut agent = ImportedAgent::new(slug, id);
-        let place = format!("openclaw.json: agent {}", one_line(id));
-        let named = row["identity"]["name"].as_str().or(row["name"].as_str());
-        agent.name = named.map(one_line);
-        agent.role = row["identity"]["theme"].as_str().map(one_line);
-        let model = |at: &Value| at.as_str().or(at["primary"].as_str()).map(str::to_owned);
-        if let Some(wanted) = model(&row["model"]).or_else(|| model(&defaults["model"])) {
-            agent.model = here.translate_model(import, &place, &wanted);
-        }
-        let from = match row["model"].is_null() {
-            true => &defaults["model"],
-            false => &row["model"],
-        };
-        let more = from["fallbacks"].as_array();
-        if more.is_some_and(|m| !m.is_empty()) {
-            import.add_report_entry(ReportKind::Left, &place, "fallback models");
-        }
-        let every = row["heartbeat"]["every"]
-            .as_str()
-            .or(defaults["heartbeat"]["every"].as_str());
-        agent.wake = every.and_then(seconds).filter(|s| *s >= 30);
-        match directory(source, id, row, defaults, single) {
+        let slug = names.assign(import, &row.id, wanted);
+        let place = row
+            .entry
+            .as_ref()
+            .map_or_else(|| agents.place(), Key::place);
+        let mut agent = ImportedAgent::new(slug, &row.id, place);
+        let own = row.entry.clone().unwrap_or_else(|| agents.get("-"));
+        own.get("id").mark();
+        own.get("default").mark();
+        import_names(import, &own, &mut agent);
+        import_model(import, here, (&own, &defaults), &mut agent);
+        import_wake(
+            import,
+            (&own, &defaults),
+            (beats, row.id == beating),
+            &mut agent,
+        );
+        let is_default = row.id == rows.default;
+        match directory(source, row, &defaults, is_default) {
             Some(dir) => {
+                own.get("workspace").mark();
+                if is_default {
+                    defaults.get("workspace").mark();
+                }
                 agent.charter = source.read_agent_text(import, &format!("{dir}/SOUL.md"));
                 bundle::import_workspace(source, import, &dir, &mut agent);
             }
-            None => import.add_report_entry(
-                ReportKind::Left,
-                &place,
-                "its workspace is not in this directory; import it as a `bundle`",
-            ),
-        }
-        for key in [
-            "sandbox",
-            "runtime",
-            "subagents",
-            "tools",
-            "skills",
-            "tts",
-            "groupChat",
-        ] {
-            if !row[key].is_null() {
-                let text =
-                    format!("`{key}`: permissions and isolation are declared in the manifest");
-                import.add_report_entry(ReportKind::Left, &place, text);
+            None => {
+                let text = format!(
+                    "the workspace of `{}` is not in this directory; import it as a `bundle`",
+                    one_line(&row.id)
+                );
+                match own.get("workspace") {
+                    said if said.is_set() => said.leave(import, text),
+                    _ => import.add_report_entry(ReportKind::Left, agent.place.clone(), text),
+                }
             }
         }
+        ids.insert(row.id.clone(), import.agents.len());
         import.agents.push(agent);
     }
-    jobs(source, names, import);
-    if let Value::Object(channels) = &config["channels"] {
-        for (name, channel) in channels {
-            let place = format!("openclaw.json: channel {}", one_line(name));
-            if has_secret(channel) {
-                import.add_report_entry(ReportKind::Secret, &place, "its token is in the configuration file: remove it there once the channel has moved, and create a new one");
-            }
-            import.add_report_entry(ReportKind::Left, place, "channels are not imported");
-        }
+    if beats {
+        defaults.get("heartbeat").get("every").leave(import, "not applied where no agent has it: once an agent has a `heartbeat` of its own, the others have none");
     }
-    if has_secret(&config["gateway"]) {
-        import.add_report_entry(
-            ReportKind::Secret,
-            "openclaw.json: gateway",
-            "its token is in the configuration file, and nothing in the house needs it",
-        );
+    let with_jobs = import_jobs(source, import, &ids, &rows.default)?;
+    for (_, channel) in root.get("channels").entries() {
+        channel.leave(import, "channels are not imported");
     }
-    for (key, why) in LEFT {
-        if !config[key].is_null() {
-            import.add_report_entry(ReportKind::Left, format!("openclaw.json: {key}"), why);
-        }
-    }
-    for dir in ["sessions", "agents"] {
-        if source.is_dir(dir) {
-            import.add_report_entry(ReportKind::Left, dir, "conversations are not imported; copy what the agent should remember to `MEMORY.md`");
-        }
-    }
-    source.report_secrets(import);
+    document.report_rest(import, why_left);
+    let mut reasons: Vec<(&str, &str)> = FILES.to_vec();
+    reasons.push(("workspace", WORKSPACE_FILE));
+    reasons.push((
+        "cron",
+        match with_jobs {
+            true => "state of the other scheduler",
+            false => JOBS_IN_DATABASE,
+        },
+    ));
+    report_files(source, import, &reasons);
     Ok(())
 }
 
-/// Whether a part of the configuration holds a secret.
-fn has_secret(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.iter().any(|(key, value)| {
-            let key = key.to_lowercase();
-            let named = ["token", "secret", "password", "apikey"]
+/// Why a key of the configuration is not imported.
+fn why_left(path: &str) -> &'static str {
+    let part = path.split(['.', '[']).next().unwrap_or_default();
+    if let Some((_, why)) = PARTS.iter().find(|(name, _)| *name == part) {
+        return why;
+    }
+    let known = KEYS
+        .iter()
+        .find(|(key, _)| path.split('.').any(|p| p == *key));
+    known.map_or("a setting without an equivalent", |(_, why)| why)
+}
+
+/// Id as OpenClaw compares it.
+fn plain_id(id: &str) -> String {
+    id.trim().to_lowercase()
+}
+
+fn row_key<'d>(row: &Row<'d>, key: &str) -> Option<Key<'d>> {
+    Some(row.entry.as_ref()?.get(key)).filter(Key::is_set)
+}
+
+fn list_agents<'d>(agents: &Key<'d>) -> Rows<'d> {
+    let (entries, list) = (agents.get("entries"), agents.get("list"));
+    let mut all: Vec<Row<'d>> = Vec::new();
+    if entries.is_map() {
+        let entries = entries.entries().into_iter();
+        all.extend(entries.map(|(id, entry)| Row {
+            id: id.to_owned(),
+            entry: Some(entry),
+        }));
+    } else {
+        all.extend(list.elements().into_iter().map(|entry| Row {
+            id: entry.get("id").text().unwrap_or("main").trim().to_owned(),
+            entry: Some(entry),
+        }));
+    }
+    // From the whole list: what is left out may be the default one.
+    let whole = match (entries.peek().as_object(), list.peek().as_array()) {
+        (Some(entries), _) => {
+            let is = |v: &serde_json::Value| v["default"] == true;
+            let named = entries
                 .iter()
-                .any(|s| key.contains(s));
-            (named
-                && value
-                    .as_str()
-                    .is_some_and(|t| !t.is_empty() && !t.starts_with("${")))
-                || has_secret(value)
-        }),
-        Value::Array(items) => items.iter().any(has_secret),
-        _ => false,
+                .find(|(_, v)| is(v))
+                .or(entries.iter().next());
+            named.map(|(id, _)| id.clone())
+        }
+        (None, Some(list)) => {
+            let named = list.iter().find(|v| v["default"] == true).or(list.first());
+            named.map(|v| v["id"].as_str().unwrap_or("main").trim().to_owned())
+        }
+        (None, None) => None,
+    };
+    // What the configuration names comes first; with explicit ownership the order of several agents means nothing.
+    let system = agents.get("defaults").get("systemAgent").get("agentId");
+    let marked = all
+        .iter()
+        .any(|row| row_key(row, "default").is_some_and(|d| d.is(true)));
+    let explicit = agents.get("ownership").text() == Some("explicit");
+    let whole = match system.text() {
+        Some(id) => Some(id.trim().to_owned()),
+        None if explicit && all.len() > 1 && !marked => Some(String::new()),
+        None => whole,
+    };
+    if all.is_empty() && whole.is_none() {
+        all.push(Row {
+            id: "main".to_owned(),
+            entry: None,
+        });
+    }
+    Rows {
+        all,
+        default: whole.unwrap_or_else(|| "main".to_owned()),
+    }
+}
+
+fn import_names(import: &mut Import, own: &Key<'_>, agent: &mut ImportedAgent) {
+    let identity = own.get("identity");
+    let (known_as, name) = (identity.get("name"), own.get("name"));
+    agent.name = known_as.text().or(name.text()).map(one_line);
+    if let (Some(shown), Some(other)) = (known_as.text(), name.text())
+        && shown != other
+    {
+        let text = format!(
+            "`{}`: the agent is named as in its identity",
+            one_line(other)
+        );
+        name.report(import, ReportKind::Left, text);
+    }
+    agent.role = identity.get("theme").text().map(one_line);
+}
+
+fn import_model<'d>(
+    import: &mut Import,
+    here: &TargetHouse,
+    (own, defaults): (&Key<'d>, &Key<'d>),
+    agent: &mut ImportedAgent,
+) {
+    let primary = |at: Key<'d>| if at.is_map() { at.get("primary") } else { at };
+    let (own, shared) = (primary(own.get("model")), primary(defaults.get("model")));
+    let model = if own.is_set() { own } else { shared };
+    if let Some(wanted) = model.text() {
+        agent.model = here.translate_model(import, &model, wanted);
+    }
+}
+
+/// The heartbeat of an agent is its wake. Agents without one of their own have that of the defaults only if no agent has one,
+/// and then only the agent that they name, or the default one.
+fn import_wake(
+    import: &mut Import,
+    (own, defaults): (&Key<'_>, &Key<'_>),
+    (beats, is_beating): (bool, bool),
+    agent: &mut ImportedAgent,
+) {
+    let shared = defaults.get("heartbeat").get("every");
+    let every = match own.get("heartbeat") {
+        heart if heart.is_set() => {
+            let every = heart.get("every");
+            if every.is_set() { every } else { shared }
+        }
+        _ if beats || !is_beating => return,
+        _ => shared,
+    };
+    let Some(text) = every.text() else {
+        return;
+    };
+    match timing::duration(text, 60) {
+        Some(0) => {}
+        Some(seconds) => {
+            agent.wake = Some(seconds.max(WAKE_MIN));
+            if seconds < WAKE_MIN {
+                let text = format!(
+                    "`{}`: an agent wakes at most every {WAKE_MIN} s",
+                    one_line(text)
+                );
+                every.report(import, ReportKind::Changed, text);
+            }
+        }
+        None => every.leave(import, format!("`{}` is not a duration", one_line(text))),
     }
 }
 
 /// Directory of an agent's workspace, below the instance.
 fn directory(
     source: &SourceDir,
-    id: &str,
-    row: &Value,
-    defaults: &Value,
-    single: bool,
+    row: &Row<'_>,
+    defaults: &Key<'_>,
+    is_default: bool,
 ) -> Option<String> {
-    let said = row["workspace"].as_str().or(defaults["workspace"].as_str());
-    // Only the last part of its path counts, as the instance may have been moved.
-    let last = said.and_then(|s| s.trim_end_matches('/').rsplit('/').next());
-    let usual = [format!("workspace-{id}"), "workspace".to_owned()];
-    let own = usual
-        .iter()
-        .map(String::as_str)
-        .take(if single || id == "main" { 2 } else { 1 });
-    let mut all = last.into_iter().chain(own);
-    all.find(|dir| !dir.starts_with('.') && source.is_dir(dir))
-        .map(str::to_owned)
+    // Only the last part of a path counts, as the instance may have been moved.
+    fn last(path: &Key<'_>) -> Option<String> {
+        let path = path.peek().as_str()?;
+        path.trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .map(str::to_owned)
+    }
+    let own = row_key(row, "workspace").and_then(|w| last(&w));
+    let shared = last(&defaults.get("workspace"));
+    let mut all: Vec<String> = own.into_iter().collect();
+    match is_default {
+        true => all.extend(shared),
+        false => all.extend(shared.map(|dir| format!("{dir}/{}", row.id))),
+    }
+    all.push(format!("workspace-{}", row.id));
+    if is_default {
+        all.push("workspace".to_owned());
+    }
+    all.into_iter().find(|dir| {
+        let hidden = dir
+            .split('/')
+            .any(|part| part.starts_with('.') || part.is_empty());
+        !hidden && source.is_dir(dir)
+    })
 }
 
-/// `30m`, `2h`, `1d` as seconds.
-fn seconds(text: &str) -> Option<u64> {
-    let end = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text.get(..end)?.parse().ok()?;
-    let unit = match text.get(end..)? {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    number.checked_mul(unit)
-}
-
-/// Imports the jobs of versions that kept them in a file; newer versions keep them in a database.
-fn jobs(source: &SourceDir, names: &NameAssigner, import: &mut Import) {
-    let file = ["cron/jobs.json", "cron/jobs.json.migrated"]
-        .into_iter()
-        .find_map(|f| Some((f, source.read_text(f)?)));
-    let Some((file, text)) = file else {
-        if source.is_dir("cron") {
-            import.add_report_entry(ReportKind::Left, "cron", "its jobs are in a database: `openclaw automations list` shows them; add them with `abbey schedule add`");
-        }
-        return;
-    };
-    let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        import.add_report_entry(ReportKind::Left, file, "not valid JSON");
-        return;
-    };
-    for job in value["jobs"].as_array().into_iter().flatten() {
-        let name = job["name"].as_str().or(job["id"].as_str()).unwrap_or("job");
-        let place = format!("{file}: {}", one_line(name));
-        if job["enabled"] == false {
-            import.add_report_entry(ReportKind::Left, place, "disabled");
+/// Imports the jobs of versions that kept them in a file, and returns whether there is one; newer versions keep them in a
+/// database.
+fn import_jobs(
+    source: &SourceDir,
+    import: &mut Import,
+    ids: &BTreeMap<String, usize>,
+    default: &str,
+) -> Result<bool> {
+    for file in ["cron/jobs.json", "cron/jobs.json.migrated"] {
+        let Some(document) = source.read_document(file, Notation::Json5)? else {
             continue;
-        }
-        let when = &job["schedule"];
-        let when = match when["kind"].as_str() {
-            Some("cron") => when["expr"]
-                .as_str()
-                .map(|e| ScheduleTime::Cron(one_line(e), when["tz"].as_str().map(one_line))),
-            Some("every") => when["everyMs"]
-                .as_u64()
-                .map(|ms| ScheduleTime::Every((ms / 1000).max(1))),
-            Some("at") => when["at"].as_str().map(|at| ScheduleTime::At(one_line(at))),
-            _ => None,
         };
-        let task = job["payload"]["message"]
-            .as_str()
-            .or(job["payload"]["text"].as_str());
-        let agent = job["agentId"].as_str().unwrap_or("main");
-        let slug = names.assigned(agent);
-        let found = import
-            .agents
-            .iter_mut()
-            .find(|a| Some(&a.slug) == slug.as_ref());
-        match (when, task, found) {
-            (Some(when), Some(task), Some(agent)) => {
-                agent.add_schedule(name, when, task.to_owned())
+        let root = document.root();
+        root.get("version").mark();
+        for job in root.get("jobs").elements() {
+            // The second is what its own list of jobs says.
+            let (own, effective) = (job.get("agentId"), job.get("effectiveAgentId"));
+            let id = own.text().or_else(|| effective.text());
+            let id = plain_id(id.unwrap_or(default));
+            let found = ids.iter().find(|(name, _)| plain_id(name) == id);
+            match found {
+                Some((_, at)) => import_job(import, &job, *at),
+                None if id.is_empty() => job.leave(
+                    import,
+                    "it names no agent, and the configuration no default one",
+                ),
+                None => job.leave(
+                    import,
+                    format!("its agent `{}` is not imported", one_line(&id)),
+                ),
             }
-            _ => import.add_report_entry(
-                ReportKind::Left,
-                place,
-                "its schedule, task or agent is missing",
-            ),
         }
+        document.report_rest(import, |_| "state or setting of the other scheduler");
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn import_job(import: &mut Import, job: &Key<'_>, at: usize) {
+    let name = job.get("name").text().or_else(|| job.get("id").text());
+    let name = name.unwrap_or("job");
+    if job.get("enabled").is(false) {
+        return job.leave(import, "disabled");
+    }
+    job.get("enabled").mark();
+    let payload = job.get("payload");
+    if payload.get("kind").text() == Some("heartbeat") {
+        let every = job.get("schedule").get("everyMs");
+        match every.number().map(|ms| ms / 1000) {
+            Some(seconds) => import.agents[at].wake = Some(seconds.max(WAKE_MIN)),
+            None => job.leave(import, "a heartbeat without an interval"),
+        }
+        return;
+    }
+    if job.get("declarationKey").is_set() {
+        let text = "a job that OpenClaw has for itself; a house needs none of these";
+        return job.leave(import, text);
+    }
+    if job.get("trigger").is_set() {
+        return job.leave(
+            import,
+            "it runs only when a script says so; turn it into a skill, or add it by hand",
+        );
+    }
+    let (message, text) = (payload.get("message"), payload.get("text"));
+    let prompt = if message.is_set() { message } else { text };
+    let Some(task) = prompt.text() else {
+        return job.leave(import, "its task is missing");
+    };
+    payload.get("kind").mark();
+    let schedule = job.get("schedule");
+    let zone = schedule.get("tz");
+    let when = match schedule.get("kind").text() {
+        Some("cron") => timing::cron(import, &schedule.get("expr"), zone.text()),
+        Some("every") => match schedule.get("everyMs").number() {
+            Some(ms) => {
+                if ms % 1000 != 0 && ms >= 1000 {
+                    let text = format!("imported as {} s", ms / 1000);
+                    schedule
+                        .get("everyMs")
+                        .report(import, ReportKind::Changed, text);
+                }
+                timing::every(ms / 1000)
+            }
+            None => Err("its interval is missing".to_owned()),
+        },
+        Some("at") => timing::instant(import, &schedule.get("at"), zone.text()),
+        _ => Err("its schedule is missing, or of an unknown kind".to_owned()),
+    };
+    let when = match when {
+        Ok(when) => when,
+        Err(why) => return job.leave(import, why),
+    };
+    schedule.get("anchorMs").leave(
+        import,
+        "intervals are counted from the instant at which the schedule is added",
+    );
+    let model = payload.get("model");
+    if let Some(wanted) = model.text() {
+        let text = format!(
+            "model `{}`: a schedule uses its agent's model",
+            one_line(wanted)
+        );
+        model.report(import, ReportKind::Left, text);
+    }
+    let timeout = payload.get("timeoutSeconds");
+    let task = redact_secrets(import, &prompt.place(), task);
+    let agent = &mut import.agents[at];
+    let planned = agent.add_schedule(&mut import.findings, &job.place(), (name, when, task));
+    planned.timeout = timeout.number().filter(|s| (1..=86_400).contains(s));
+    if timeout.is_set() && planned.timeout.is_none() {
+        timeout.leave(import, "not a time of 1 s to 24 h");
     }
 }

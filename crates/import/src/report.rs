@@ -2,6 +2,7 @@
 
 use crate::imported_agent::ImportedAgent;
 use abbey_model::Slug;
+use std::collections::BTreeSet;
 
 /// Entry of an import report.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub enum ReportKind {
     Withheld,
     /// A secret was found.
     Secret,
+    /// The house must have or allow it before the import can be applied.
+    Obstacle,
 }
 
 impl ReportKind {
@@ -35,6 +38,7 @@ impl ReportKind {
             ReportKind::Left => "not imported",
             ReportKind::Withheld => "needs approval",
             ReportKind::Secret => "secret",
+            ReportKind::Obstacle => "needed first",
         }
     }
 }
@@ -61,6 +65,9 @@ pub struct Import {
     pub tasks: Vec<ImportedTask>,
     /// Report, sorted.
     pub findings: Vec<ReportEntry>,
+    /// Places (files, and keys as `FILE: KEY`) that are carried over as they are. With the places of the report they cover
+    /// the whole installation.
+    pub carried: BTreeSet<String>,
 }
 
 impl Import {

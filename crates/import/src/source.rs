@@ -1,8 +1,13 @@
 //! Files of another installation: read only below the named directory, without following links, bounded, as text.
 
+use crate::document::Document;
+use crate::parsing::{Notation, parse};
+use crate::skips::Skips;
 use crate::{Error, Import, ReportKind, Result};
 use abbey_model::Redactor;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -12,27 +17,29 @@ use std::path::{Path, PathBuf};
 const FILE_MAX: u64 = 4 << 20;
 /// Largest text that is imported, in bytes.
 pub(crate) const TEXT_MAX: usize = 64 << 10;
-/// Names of files that hold secrets, in any directory.
-const SECRETS: [&str; 8] = [
-    ".env",
-    ".discord-tokens.env",
-    "auth.json",
-    "auth-profiles.json",
-    "credentials.json",
-    "id_rsa",
-    "id_ed25519",
-    ".netrc",
-];
-/// Deepest directory that is searched for secrets, and largest number of files.
-const DEPTH_MAX: usize = 6;
-const FILES_MAX: usize = 5000;
-
 /// Directory of the imported installation.
 #[derive(Debug)]
 pub(crate) struct SourceDir {
     root: OwnedFd,
     /// Path as the operator named it.
     pub(crate) path: PathBuf,
+    /// What the operator leaves out.
+    pub(crate) skips: Skips,
+    /// Files and directories that are accounted for.
+    accounted: RefCell<BTreeSet<String>>,
+}
+
+/// What an entry of a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A socket, a FIFO or a device.
+    Special,
 }
 
 fn flags(more: OFlags) -> OFlags {
@@ -41,7 +48,7 @@ fn flags(more: OFlags) -> OFlags {
 
 impl SourceDir {
     /// Opens the directory of an installation at `path`, which may be a link itself.
-    pub(crate) fn open(path: &Path) -> Result<SourceDir> {
+    pub(crate) fn open(path: &Path, skip: &[String]) -> Result<SourceDir> {
         // The directory itself is what a person named, so it may be a link.
         let kind = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, kind, Mode::empty());
@@ -52,6 +59,8 @@ impl SourceDir {
         Ok(SourceDir {
             root,
             path: path.to_owned(),
+            skips: Skips::new(skip),
+            accounted: RefCell::default(),
         })
     }
 
@@ -85,16 +94,115 @@ impl SourceDir {
         }
     }
 
-    /// Text of a regular file below the directory, at most 4 MiB; none if it does not exist, is not UTF-8, or is
-    /// reached through a link.
-    pub(crate) fn read_text(&self, path: &str) -> Option<String> {
-        let file = File::from(self.below(path, OFlags::empty())?);
-        let plain = file
-            .metadata()
-            .is_ok_and(|m| m.is_file() && m.len() <= FILE_MAX);
-        let mut text = String::new();
-        let read = plain && file.take(FILE_MAX).read_to_string(&mut text).is_ok();
-        read.then_some(text)
+    /// Text of a regular file below the directory, without a byte-order mark; none if it does not exist, is reached through
+    /// a link, or is left out.
+    ///
+    /// # Errors
+    /// If it cannot be read, is longer than 4 MiB, or is not UTF-8.
+    pub(crate) fn read_text(&self, path: &str) -> Result<Option<String>> {
+        if self.skips.hides(path) {
+            return Ok(None);
+        }
+        let Some(file) = self.below(path, OFlags::empty()).map(File::from) else {
+            return Ok(None);
+        };
+        let failed = |source| Error::File {
+            path: self.path.join(path),
+            source,
+        };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let mistake = |line, why: String| Error::Mistake {
+            path: self.path.join(path),
+            line,
+            why,
+        };
+        if metadata.len() > FILE_MAX {
+            let why = format!("it has {} bytes, the limit is {FILE_MAX}", metadata.len());
+            return Err(mistake(None, why));
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(match text.strip_prefix('\u{feff}') {
+                Some(rest) => rest.to_owned(),
+                None => text,
+            })),
+            Err(e) => {
+                let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+                let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
+                Err(mistake(
+                    u64::try_from(line).ok(),
+                    "it is not UTF-8".to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// Document in a file below the directory, whose keys are accounted for instead of the file; none as in
+    /// [`SourceDir::read_text`].
+    ///
+    /// # Errors
+    /// As [`SourceDir::read_text`], and with the line if the file does not have the notation.
+    pub(crate) fn read_document(
+        &self,
+        path: &str,
+        notation: Notation,
+    ) -> Result<Option<Document<'_>>> {
+        let Some(text) = self.read_text(path)? else {
+            return Ok(None);
+        };
+        let value = parse(notation, &self.path.join(path), &text)?;
+        self.account(path);
+        Ok(Some(Document::new(path, value, &self.skips)))
+    }
+
+    /// Records that a file, or a directory with all that is in it, is carried over or reported.
+    pub(crate) fn account(&self, path: &str) {
+        self.accounted.borrow_mut().insert(path.to_owned());
+    }
+
+    /// Whether a file or directory was recorded by [`SourceDir::account`], or is left out.
+    pub(crate) fn is_accounted(&self, path: &str) -> bool {
+        self.accounted.borrow().contains(path) || self.skips.hides(path)
+    }
+
+    /// Whether the directory has a regular file of this path, not reached through a link.
+    pub(crate) fn is_file(&self, path: &str) -> bool {
+        let file = self.below(path, OFlags::empty());
+        file.is_some_and(|fd| {
+            let stat = rustix::fs::fstat(fd);
+            stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile)
+        })
+    }
+
+    /// Entries of a directory with their kinds, sorted by name; empty if it does not exist or is left out. Names that are not
+    /// UTF-8 have replacement characters.
+    pub(crate) fn list_entries(&self, path: &str) -> Vec<(String, EntryKind)> {
+        let Some(dir) = self.below(path, OFlags::DIRECTORY) else {
+            return Vec::new();
+        };
+        let entries = Dir::read_from(&dir).into_iter().flatten().flatten();
+        let entries = entries.filter(|e| !matches!(e.file_name().to_bytes(), b"." | b".."));
+        let mut entries: Vec<(String, EntryKind)> = entries
+            .map(|entry| {
+                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                let stat = rustix::fs::statat(&dir, entry.file_name(), flags);
+                let kind = match stat.map(|s| FileType::from_raw_mode(s.st_mode)) {
+                    Ok(FileType::RegularFile) => EntryKind::File,
+                    Ok(FileType::Directory) => EntryKind::Directory,
+                    Ok(FileType::Symlink) => EntryKind::Link,
+                    _ => EntryKind::Special,
+                };
+                (entry.file_name().to_string_lossy().into_owned(), kind)
+            })
+            .collect();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries
     }
 
     /// Whether a path below the directory is a directory and not reached through a link.
@@ -102,76 +210,51 @@ impl SourceDir {
         self.below(path, OFlags::DIRECTORY).is_some()
     }
 
-    /// Names of the entries of a directory, sorted; empty if it does not exist.
+    /// Names of the entries of a directory that are not left out, sorted; empty if it does not exist.
     pub(crate) fn list_names(&self, path: &str) -> Vec<String> {
-        let Some(dir) = self.below(path, OFlags::DIRECTORY) else {
-            return Vec::new();
+        let at = |name: &str| match path.is_empty() {
+            true => name.to_owned(),
+            false => format!("{path}/{name}"),
         };
-        let entries = Dir::read_from(&dir).into_iter().flatten().flatten();
-        let names = entries.filter_map(|e| e.file_name().to_str().ok().map(str::to_owned));
-        let mut names: Vec<String> = names.filter(|n| n != "." && n != "..").collect();
-        names.sort();
-        names
+        let entries = self.list_entries(path).into_iter();
+        entries
+            .map(|(name, _)| name)
+            .filter(|name| !self.skips.hides(&at(name)))
+            .collect()
     }
 
-    /// Text of a file for an agent, with secrets redacted and reported; none if it is empty or longer than 64 KiB,
-    /// which is reported.
+    /// Text of a file for an agent, with secrets redacted and reported; none if it does not exist or is empty, and, which is
+    /// reported, if it is longer than 64 KiB or is no text.
     pub(crate) fn read_agent_text(&self, import: &mut Import, path: &str) -> Option<String> {
-        let text = self.read_text(path)?;
+        let text = match self.read_text(path) {
+            Ok(text) => text?,
+            Err(Error::Mistake { why, .. }) => {
+                self.leave(import, path, why);
+                return None;
+            }
+            Err(e) => {
+                self.leave(import, path, e.to_string());
+                return None;
+            }
+        };
+        if text.len() > TEXT_MAX {
+            let _reported = redact_secrets(import, path, &text);
+            let why = format!("it has {} bytes, the limit is {TEXT_MAX}", text.len());
+            self.leave(import, path, why);
+            return None;
+        }
+        self.account(path);
+        import.carried.insert(path.to_owned());
         if text.trim().is_empty() {
             return None;
         }
-        let text = redact_secrets(import, path, &text);
-        if text.len() > TEXT_MAX {
-            let why = format!(
-                "not imported: it has {} bytes, the limit is {TEXT_MAX}",
-                text.len()
-            );
-            import.add_report_entry(ReportKind::Left, path, why);
-            return None;
-        }
-        Some(text)
+        Some(redact_secrets(import, path, &text))
     }
 
-    /// Reports all files below the directory that hold secrets, and documents that contain some.
-    pub(crate) fn report_secrets(&self, import: &mut Import) {
-        let mut left = FILES_MAX;
-        let mut waits = vec![(String::new(), 0)];
-        while let Some((dir, depth)) = waits.pop() {
-            for name in self.list_names(&dir) {
-                let path = match dir.is_empty() {
-                    true => name.clone(),
-                    false => format!("{dir}/{name}"),
-                };
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    import.add_report_entry(
-                        ReportKind::Left,
-                        &dir,
-                        "too many files: not all of them were checked for secrets",
-                    );
-                    return;
-                }
-                if self.is_dir(&path) {
-                    if depth < DEPTH_MAX
-                        && !matches!(name.as_str(), ".git" | "node_modules" | "sessions")
-                    {
-                        waits.push((path, depth + 1));
-                    }
-                    continue;
-                }
-                let holds =
-                    SECRETS.contains(&name.as_str()) || dir.split('/').any(|d| d == "credentials");
-                if holds {
-                    import.add_report_entry(ReportKind::Secret, &path, "holds credentials, which are not imported: reference what the agent needs in the manifest, then delete the file");
-                    continue;
-                }
-                let document = name.ends_with(".md") || name.ends_with(".txt");
-                if let Some(text) = document.then(|| self.read_text(&path)).flatten() {
-                    let _told = redact_secrets(import, &path, &text);
-                }
-            }
-        }
+    /// Reports a file or directory as not imported.
+    pub(crate) fn leave(&self, import: &mut Import, path: &str, why: impl Into<String>) {
+        self.account(path);
+        import.add_report_entry(ReportKind::Left, crate::names::shown_path(path), why);
     }
 }
 

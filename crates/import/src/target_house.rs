@@ -1,5 +1,6 @@
 //! The house that receives an import.
 
+use crate::document::Key;
 use crate::report::{Import, ReportKind};
 use abbey_model::Slug;
 use std::collections::BTreeSet;
@@ -13,15 +14,17 @@ pub struct TargetHouse {
     pub providers: BTreeSet<Slug>,
     /// Name for the imported agent, when there is only one.
     pub named: Option<Slug>,
+    /// Places of the installation that are left out, as the import report writes them.
+    pub skip: Vec<String>,
 }
 
 impl TargetHouse {
-    /// Name of a model in the house's notation `PROVIDER/MODEL`; none, with a report entry, if its provider is not
-    /// declared.
+    /// Name of a model in the house's notation `PROVIDER/MODEL`; none if its provider is not declared, which is reported at
+    /// `key`.
     pub(crate) fn translate_model(
         &self,
         import: &mut Import,
-        place: &str,
+        key: &Key<'_>,
         wanted: &str,
     ) -> Option<String> {
         let plain = !wanted.is_empty() && wanted.chars().all(|c| c.is_ascii_graphic() && c != '"');
@@ -39,7 +42,7 @@ impl TargetHouse {
         let text = format!(
             "model `{shown}`: its provider is not declared; declare it under `providers` and set `model`"
         );
-        import.add_report_entry(ReportKind::Left, place, text);
+        key.report(import, ReportKind::Left, text);
         None
     }
 }

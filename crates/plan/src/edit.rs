@@ -37,11 +37,43 @@ pub fn add_agent(
                 .mistake(format!("agent `{slug}` already exists in the manifest")),
         ]);
     }
+    if is_flow(text, agents) {
+        return insert_into_flow(text, &root, &entry);
+    }
     let (indent, _) = block(text, agents)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let at = end_of(text, agents, indent);
     lines.insert(at, format!("{}{entry}", " ".repeat(indent)));
     Ok(lines.join("\n") + "\n")
+}
+
+/// Whether a mapping is written between braces.
+fn is_flow(text: &str, node: &Node) -> bool {
+    let line = node
+        .place
+        .line
+        .checked_sub(1)
+        .and_then(|n| text.lines().nth(n));
+    let first = line.and_then(|l| l.chars().nth(node.place.column - 1));
+    matches!(node.kind, Kind::Map(_)) && first == Some('{')
+}
+
+/// Manifest text with one more entry in `agents`, which is written between braces. The entry is in one line.
+fn insert_into_flow(text: &str, root: &Node, entry: &str) -> Result<String, Vec<Mistake>> {
+    let agents = root.entries().iter().find(|e| e.key == "agents");
+    let odd = |why: String| vec![root.place.mistake(why)];
+    let agents = agents.ok_or_else(|| odd("there is no `agents`".to_owned()))?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    insert(&mut lines, agents, entry).map_err(odd)?;
+    Ok(lines.join("\n") + "\n")
+}
+
+/// An entry that is written over several lines, in one: values are in the notation of JSON, which is YAML as well.
+fn in_one_line(slug: &Slug, value: &Node) -> String {
+    match value.is_null() {
+        true => format!("{slug}: {{}}"),
+        false => format!("{slug}: {}", value.to_json()),
+    }
 }
 
 /// Manifest text without an agent's entry.
@@ -122,6 +154,9 @@ pub fn agent_entry(text: &str, slug: &Slug) -> Result<Vec<String>, Vec<Mistake>>
     let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     let agents = root.get("agents").unwrap_or(&root);
+    if is_flow(text, agents) {
+        return Ok(vec![in_one_line(slug, &entry.value)]);
+    }
     let (indent, first_lines) = block(text, agents)?;
     let start = entry.place.line - 1;
     let next = first_lines.iter().find(|line| **line > entry.place.line);
@@ -154,6 +189,14 @@ pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Ve
     };
     let mut own = vec![format!("{slug}:{after}")];
     own.extend(rest.unwrap_or_default().iter().cloned());
+    if agents.is_some_and(|agents| is_flow(text, agents)) {
+        let written = node::parse_yaml(&own.join("\n"))?;
+        let [entry] = written.entries() else {
+            let text = "the lines hold more than one entry";
+            return Err(vec![written.place.mistake(text)]);
+        };
+        return insert_into_flow(text, &root, &in_one_line(slug, &entry.value));
+    }
     let (indent, at, mut all) = match agents {
         Some(agents) => {
             let (indent, _) = block(text, agents)?;
@@ -514,6 +557,43 @@ mod tests {
     }
 
     #[test]
+    fn agents_between_braces_get_another_one() {
+        let slug: Slug = "new".parse().unwrap();
+        let lines = [
+            "x:",
+            "  name: \"A, b: {c}\"",
+            "  drives: { workspace: 16MiB }",
+        ]
+        .map(str::to_owned);
+        for text in [
+            "house: h\nagents: {}\n",
+            "house: h\nagents: { a: { role: x }, b: {} } # ours\n",
+            "house: h\nagents: {\n  a: { role: x },\n}\nbudget: {}\n",
+            "{ \"house\": \"h\", \"agents\": { \"a\": {} } }\n",
+        ] {
+            let edited = add_entry(text, &slug, &lines).unwrap();
+            let (old, new) = (
+                node::parse_yaml(text).unwrap(),
+                node::parse_yaml(&edited).unwrap(),
+            );
+            let agents = |root: &Node| root.get("agents").unwrap().to_json();
+            let mut found = agents(&new);
+            let added = found.as_object_mut().unwrap().shift_remove("new").unwrap();
+            assert_eq!(found, agents(&old), "{edited}");
+            assert_eq!(
+                added,
+                serde_json::json!({ "name": "A, b: {c}", "drives": { "workspace": "16MiB" } })
+            );
+            let entry = agent_entry(&edited, &slug).unwrap();
+            assert_eq!(entry.len(), 1, "{entry:?}");
+            assert!(add_entry(&edited, &slug, &lines).is_err());
+            add_agent(text, &slug, Some("worker"), None).unwrap();
+        }
+        let two = ["x: {}", "y: {}"].map(str::to_owned);
+        assert!(add_entry("agents: {}\n", &slug, &two).is_err());
+    }
+
+    #[test]
     fn schedules_come_and_go_in_every_style_and_the_rest_stays() {
         let (a, n): (Slug, Slug) = ("a".parse().unwrap(), "n".parse().unwrap());
         let action = "{ every: 1h, task: \"Say: \\\"hello, you\\\" {now}\" }";
@@ -593,7 +673,10 @@ mod tests {
         let less = remove_agent(TEXT, &"a".parse().unwrap()).unwrap();
         assert!(!less.contains("role: x") && less.contains("  b: {}"));
         assert!(add_agent(TEXT, &"a".parse().unwrap(), None, None).is_err());
-        assert!(add_agent("version: 1\nagents: { a: {} }\n", &c, None, None).is_err());
+        assert_eq!(
+            add_agent("version: 1\nagents: { a: {} }\n", &c, None, None).unwrap(),
+            "version: 1\nagents: { c: {}, a: {} }\n"
+        );
     }
 
     #[test]

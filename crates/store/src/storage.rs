@@ -243,6 +243,8 @@ operations! {
     read task(task: TaskRef) -> TaskRow = |rows, _| task_rows::load(rows, task);
     /// Tasks by filter, newest first.
     read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| task_rows::list(rows, &filter);
+    /// Tasks for a view of the work queue, and the newest task of all, newest first, as they were at one instant.
+    read queue_tasks(filter: QueueFilter) -> Vec<TaskRow> = |rows, _| task_rows::list_for_queue(rows, &filter);
     /// Tasks that an agent may claim, most urgent first; none while it is draining.
     read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| task_rows::list_claimable(rows, &agent, limit);
     /// A task with every subtask below it, depth first, each with its depth.

@@ -20,7 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("gateway", &["model", "support"]),
     ("services", &["support"]),
     ("words", &[]),
-    ("import", &["model", "support"]),
+    ("import", &["engine", "model", "support"]),
     (
         "daemon",
         &[

@@ -1,18 +1,17 @@
 //! `abbey import`: agents of another installation become agents of the manifest, through a plan like every other agent.
 
 use crate::agent_files::{create_file, send_bundle_files};
-use crate::connect::operator_client;
+use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    apply_edit, edit_manifest, manifest_failure, manifest_request, parse_slug,
+    ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with, parse_slug,
 };
 use crate::output::{self, print_message, print_table};
-use crate::plan_output::print_plan;
-use abbey_api::HouseQuery;
+use crate::plan_output::{print_plan, refusal};
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{AddTask, BundleFile, PlanNote, PlanSeverity, VERSION};
+use abbey_api::{AddTask, BundleFile, PlanDoc, PlanSeverity, VERSION};
 use abbey_daemon::{Home, manifest};
 use abbey_import::{Format, Import, ImportedAgent, ReportKind, TargetHouse, read_installation};
 use clap::Args;
@@ -34,7 +33,10 @@ pub(crate) struct ImportArgs {
     /// out and reported. Can be repeated.
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = PossibleValuesParser::new(manifest::authority_keys()))]
     pub(crate) allow: Vec<String>,
-    /// Print the import report and change nothing.
+    /// Place to leave out, as the import report writes it: a file, a directory, or `FILE: KEY`. Can be repeated.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) skip: Vec<String>,
+    /// Print the import report and the plan, and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -42,79 +44,170 @@ pub(crate) struct ImportArgs {
 }
 
 /// `abbey import`: reads the agents of another installation, prints the import report, and unless `--dry-run` adds
-/// them to the manifest and applies it. Exit code 4 if a name is in use or the manifest would be invalid.
+/// them to the manifest and applies it. Exit code 4 if a name is in use, if the manifest would be invalid, also with
+/// `--dry-run`, or if the plan has fatal notes, which a dry run reports as what the house must have first.
 pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
     let file = args.manifest.path(home);
-    let mut edit = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
-    let house =
-        manifest::parse(&edit.text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
+    let edit = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let here = target_house(&edit.text, args)?;
+    let mut import =
+        read_installation(format, &args.from, &here).map_err(|e| import_failure(&e))?;
+    let mut edited = edit.text.clone();
+    for agent in &import.agents {
+        edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
+            .map_err(|m| manifest_failure(&m).hint(NOTHING_CHANGED))?;
+    }
+    distrust_entries(&mut import, &mut edited, &args.allow)?;
+    // In JSON there is one document, which says what became of it.
+    if !json {
+        print_report(&import);
+    }
+    let added = match import.agents.is_empty() {
+        true => Ok(Added::Nothing(exit::OK)),
+        false => add_agents(home, json, (&file, edit, edited), args, &mut import).await,
+    };
+    let applied = matches!(added, Ok(Added::Agents));
+    let outcome = match added {
+        Ok(Added::Agents) => fill_agents(home, args, &import)
+            .await
+            .map_err(|e| e.about("the agents were added, but not all of their files and tasks")),
+        Ok(Added::Nothing(code)) => Ok(code),
+        Err(failure) => Err(failure),
+    };
+    if json {
+        print_document(&import, applied);
+    }
+    outcome
+}
+
+/// What an operator reads after every failure before the house has the agents.
+const NOTHING_CHANGED: &str = "nothing was changed; correct the source, or leave a part of it out with `--skip`, and import again";
+
+fn import_failure(error: &abbey_import::Error) -> Failure {
+    let failure = Failure::plain(error.to_string()).with_code(exit::USAGE);
+    match error {
+        abbey_import::Error::Mistake { .. } => failure.hint(NOTHING_CHANGED),
+        _ => failure,
+    }
+}
+
+/// What the importers have to know of the house.
+fn target_house(text: &str, args: &ImportArgs) -> Result<TargetHouse, Failure> {
+    let house = manifest::parse(text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
     let taken = house.agents.keys().chain(house.services.keys());
     let here = TargetHouse {
         taken: taken.cloned().collect(),
         providers: house.providers.keys().cloned().collect(),
         named: args.named.as_deref().map(parse_slug).transpose()?,
+        skip: args.skip.clone(),
     };
-    if let Some(named) = here.named.as_ref().filter(|n| here.taken.contains(*n)) {
-        let text = format!(
-            "an agent or service `{named}` exists in the manifest; choose another name with `--as`"
-        );
-        return Err(Failure::plain(text).with_code(exit::CONFLICT));
+    match here.named.as_ref().filter(|n| here.taken.contains(*n)) {
+        Some(named) => {
+            let text = format!(
+                "an agent or service `{named}` exists in the manifest; choose another name with `--as`"
+            );
+            Err(Failure::plain(text).with_code(exit::CONFLICT))
+        }
+        None => Ok(here),
     }
-    let mut import =
-        read_installation(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
-    let mut edited = edit.text.clone();
-    for agent in &import.agents {
-        edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
-            .map_err(|m| manifest_failure(&m))?;
-    }
-    distrust_entries(&mut import, &mut edited, &args.allow)?;
+}
+
+/// What became of the manifest.
+enum Added {
+    /// Its new agents are in force.
+    Agents,
+    /// It is as it was; exit code.
+    Nothing(u8),
+}
+
+/// Plans the edited manifest and, unless `--dry-run`, applies it.
+async fn add_agents(
+    home: &Home,
+    json: bool,
+    (file, mut edit, edited): (&Path, ManifestEdit, String),
+    args: &ImportArgs,
+    import: &mut Import,
+) -> Result<Added, Failure> {
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
-        print_report(&import, json, false);
-        let text: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        let text: Vec<&str> = wrong.iter().map(|m| m.text.as_str()).collect();
         let text = format!(
             "the imported entries would make the manifest invalid: {}",
             text.join("; ")
         );
         return Err(Failure::plain(text)
-            .hint("nothing was changed; correct the source and import again")
+            .hint(NOTHING_CHANGED)
             .with_code(exit::CONFLICT));
     }
-    print_report(&import, json, !args.dry_run);
-    if args.dry_run || import.agents.is_empty() {
-        return Ok(exit::OK);
+    let texts = import.agents.iter();
+    let texts = texts.filter_map(|a| Some((a.charter_path()?, a.charter.clone()?)));
+    let body = manifest_request_with(file, edited.clone(), &texts.collect())?;
+    let up = is_control_plane_up(home).await;
+    if !up && !args.dry_run {
+        return Err(Failure::plain("no control plane answers, and an import gives running agents their files")
+            .hint("nothing was changed: start the house with `abbey up`, then import again; `--dry-run` works without it")
+            .with_code(exit::UNREACHABLE));
     }
-    let client = operator_client(home)?;
-    // Fails here, before anything is written, when no house answers.
-    client.house().show(&HouseQuery::default()).await?;
-    let charters = Charters::write(&file, &import.agents)?;
     // What a stranger's entries do to the house is shown before it is done.
-    let planned = client
-        .house()
-        .plan(&manifest_request(&file, edited.clone())?)
-        .await?;
-    let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
-    if !json && !planned.notes.iter().any(is_fatal) {
-        print_plan(&planned);
+    let planned = match up {
+        true => operator_client(home)?.house().plan(&body).await?,
+        false => abbey_daemon::plan_offline(home.root().to_owned(), body).await?,
+    };
+    match refusal(&planned) {
+        Some(refusal) if !args.dry_run => return Err(refusal.hint(NOTHING_CHANGED)),
+        Some(_) => report_obstacles(json, &planned, import),
+        None if !json => print_plan(&planned),
+        None => {}
     }
+    if args.dry_run {
+        return Ok(Added::Nothing(exit::OK));
+    }
+    let charters = Charters::write(file, &import.agents)?;
     edit.text = edited;
-    let code = apply_edit(home, &file, edit, None, Consent::Ask, |_| {}).await?;
+    let code = apply_edit(home, file, edit, None, Consent::Ask, |_| {}).await?;
     if code != exit::OK {
-        return Ok(code);
+        return Ok(Added::Nothing(code));
     }
     charters.keep();
-    for agent in import.agents {
-        let files = agent.files.into_iter();
+    Ok(Added::Agents)
+}
+
+/// Reports what a house must have before the import can be applied. The source is as it should be, so a dry run succeeds.
+fn report_obstacles(json: bool, planned: &PlanDoc, import: &mut Import) {
+    let notes = planned.notes.iter();
+    for note in notes.filter(|n| n.severity == PlanSeverity::Fatal) {
+        import.add_report_entry(
+            ReportKind::Obstacle,
+            note.subject.clone(),
+            note.text.clone(),
+        );
+        if !json {
+            let text = format!(
+                "{}: {}: {}",
+                ReportKind::Obstacle.name(),
+                note.subject,
+                note.text
+            );
+            print_message(&text);
+        }
+    }
+}
+
+/// Gives the agents of an import their files and tasks.
+async fn fill_agents(home: &Home, args: &ImportArgs, import: &Import) -> Outcome {
+    let client = operator_client(home)?;
+    for agent in &import.agents {
+        let files = agent.files.iter().cloned();
         let files = files.map(|(path, text)| BundleFile { path, text });
         send_bundle_files(&client, agent.slug.as_str(), files.collect()).await?;
     }
-    for task in import.tasks {
+    for task in &import.tasks {
         let key = format!("import {} {}", args.format, task.was);
         let body = AddTask {
-            text: task.text,
-            to: task.to.map(|t| t.to_string()),
+            text: task.text.clone(),
+            to: task.to.as_ref().map(ToString::to_string),
             priority: Some(task.priority.to_owned()),
             skill: None,
             args: std::collections::BTreeMap::new(),
@@ -189,35 +282,36 @@ impl Drop for Charters {
     }
 }
 
-/// Prints the import report: what is imported, and each finding with its place and reason.
-fn print_report(import: &Import, json: bool, applied: bool) {
-    if json {
-        let agents: Vec<Value> = import
+/// Prints the document of an import: agents, tasks, report, and the places that are carried over as they are.
+fn print_document(import: &Import, applied: bool) {
+    let agents: Vec<Value> = import
             .agents
             .iter()
             .map(|a| {
                 let files: Vec<&str> = a.files.iter().map(|(path, _)| path.as_str()).collect();
                 json!({
-                    "name": a.slug, "was": a.was, "entry": a.manifest_lines(), "charter": a.charter_path(), "files": files,
+                    "name": a.slug, "was": a.was, "place": a.place, "entry": a.manifest_lines(), "charter": a.charter_path(), "files": files,
                 })
             })
             .collect();
-        let tasks: Vec<Value> = import
-            .tasks
-            .iter()
-            .map(|t| json!({ "was": t.was, "text": t.text, "to": t.to, "priority": t.priority }))
-            .collect();
-        let findings: Vec<Value> = import
-            .findings
-            .iter()
-            .map(|f| json!({ "kind": f.kind.name(), "place": f.place, "text": f.text }))
-            .collect();
-        output::print_json(&json!({
-            "version": VERSION, "applied": applied && !import.agents.is_empty(),
-            "agents": agents, "tasks": tasks, "findings": findings,
-        }));
-        return;
-    }
+    let tasks: Vec<Value> = import
+        .tasks
+        .iter()
+        .map(|t| json!({ "was": t.was, "text": t.text, "to": t.to, "priority": t.priority }))
+        .collect();
+    let findings: Vec<Value> = import
+        .findings
+        .iter()
+        .map(|f| json!({ "kind": f.kind.name(), "place": f.place, "text": f.text }))
+        .collect();
+    output::print_json(&json!({
+        "version": VERSION, "applied": applied,
+        "agents": agents, "tasks": tasks, "findings": findings, "carried": import.carried,
+    }));
+}
+
+/// Prints the import report: what is imported, and each finding with its place and reason.
+fn print_report(import: &Import) {
     for agent in &import.agents {
         for line in agent.manifest_lines() {
             output::print_line(&format!("  {line}"));
@@ -243,7 +337,11 @@ fn print_report(import: &Import, json: bool, applied: bool) {
             "nothing to report",
         );
     }
-    if import.agents.is_empty() {
-        print_message("no agents were found to import");
+    match import.agents.is_empty() {
+        true => print_message("no agents were found to import"),
+        false => print_message(&format!(
+            "{} files and keys are carried over as they are; the report has what is not",
+            import.carried.len()
+        )),
     }
 }

@@ -3,10 +3,11 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use crate::queue_text::QueueText;
 use abbey_api::client::Client;
-use abbey_api::{QueueBody, QueueDoc};
+use abbey_api::{QueueBody, QueueConflict, QueueDoc};
 use abbey_daemon::Home;
-use abbey_support::input::read_input_text;
+use abbey_support::input::read_input;
 use futures_util::StreamExt;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -46,24 +47,25 @@ pub(crate) async fn export_work_queue(client: &Client) -> Outcome {
 /// Applies the edits in a work queue file to the house and prints the changes; the file is not changed. Exit code 4
 /// if an edit conflicts.
 pub(crate) async fn import_work_queue(client: &Client, json: bool, file: &Path) -> Outcome {
-    let text = read(file)?;
-    let doc = client.queue().merge(&QueueBody { text }).await?;
+    let content = read(file)?;
+    let doc = merge(client, &QueueText::decode(&content)).await?;
     report(json, file, &doc)
 }
 
 fn report(json: bool, file: &Path, doc: &QueueDoc) -> Outcome {
+    let conflicts = doc.conflicts.iter().map(|c| {
+        let place = format!("{}:{}", file.display(), c.line);
+        let task = c.task.as_ref().map(|t| format!("{t}: "));
+        format!("{place}: {}{}", task.unwrap_or_default(), c.why)
+    });
     if json {
         output::print_json(doc);
+        // The reason for the exit code.
+        conflicts.for_each(|c| output::print_message(&c));
     } else {
-        doc.done.iter().for_each(|d| output::print_line(d));
-        for c in &doc.conflicts {
-            let place = format!("{}:{}", file.display(), c.line);
-            let task = c
-                .task
-                .as_ref()
-                .map_or_else(String::new, |t| format!("{t}: "));
-            output::print_line(&format!("{place}: {task}{}", c.why));
-        }
+        let (done, known) = (doc.done.iter(), doc.known.iter());
+        done.chain(known).for_each(|d| output::print_line(d));
+        conflicts.for_each(|c| output::print_line(&c));
     }
     Ok(match doc.conflicts.is_empty() {
         true => exit::OK,
@@ -82,10 +84,23 @@ pub(crate) async fn sync_work_queue(home: &Home, json: bool, file: &Path, watch:
     let (changed, mut changes) = mpsc::channel(1);
     watch_file(file, changed.clone())?;
     drop(tokio::spawn(watch_house(home.clone(), changed)));
+    // A line that stays as it is would be reported again at every change.
+    let mut reported: Vec<QueueConflict> = Vec::new();
     loop {
         match synchronize(&client, file).await {
-            Ok(doc) if doc.done.is_empty() && doc.conflicts.is_empty() => {}
-            Ok(doc) => drop(report(json, file, &doc)?),
+            Ok(mut doc) => {
+                let conflicts = std::mem::take(&mut doc.conflicts);
+                let is_old = |c: &&QueueConflict| {
+                    reported
+                        .iter()
+                        .any(|r| r.wrote == c.wrote && r.why == c.why)
+                };
+                doc.conflicts = conflicts.iter().filter(|c| !is_old(c)).cloned().collect();
+                reported = conflicts.into_iter().filter(|c| c.kept).collect();
+                if !doc.done.is_empty() || !doc.known.is_empty() || !doc.conflicts.is_empty() {
+                    let _told = report(json, file, &doc)?;
+                }
+            }
             Err(error) if error.code() == exit::UNREACHABLE => {
                 // Edits that people make meanwhile stay in the file.
                 tokio::time::sleep(RETRY_DELAY).await;
@@ -108,25 +123,27 @@ async fn synchronize(client: &Client, file: &Path) -> Result<QueueDoc, Failure> 
     let mut all = QueueDoc {
         version: abbey_api::VERSION,
         text: String::new(),
+        edits: Vec::new(),
         done: Vec::new(),
+        known: Vec::new(),
         conflicts: Vec::new(),
     };
     for (place, late) in find_late_edits(file)? {
         apply_edits(client, file, &late, &mut all).await?;
         keep_previous(file, &place, &late)?;
     }
-    let mut text = read_if_there(file)?;
-    keep_original(file, &text)?;
+    let mut content = read_if_there(file)?;
+    keep_original(file, &content)?;
     for _ in 0..ROUNDS_MAX {
-        apply_edits(client, file, &text, &mut all).await?;
-        let found = match all.text == text {
+        let new = apply_edits(client, file, &content, &mut all).await?;
+        let found = match new == content {
             true => read_if_there(file)?,
-            false => exchange(file, &all.text)?,
+            false => exchange(file, &new)?,
         };
-        if found == text {
+        if found == content {
             return Ok(all);
         }
-        text = found;
+        content = found;
     }
     let text = format!(
         "`{}` keeps changing; its content was imported and the file was not rewritten; run the command again",
@@ -135,31 +152,49 @@ async fn synchronize(client: &Client, file: &Path) -> Result<QueueDoc, Failure> 
     Err(Failure::plain(text).with_code(exit::CONFLICT))
 }
 
-/// Sends the text of a work queue to the house and collects the outcome.
+/// Sends the content of a work queue to the house, collects the outcome, and returns the new content.
 async fn apply_edits(
     client: &Client,
     file: &Path,
-    text: &str,
+    content: &[u8],
     all: &mut QueueDoc,
-) -> Result<(), Failure> {
-    let text = text.to_owned();
-    let doc = client.queue().merge(&QueueBody { text }).await?;
+) -> Result<Vec<u8>, Failure> {
+    let decoded = QueueText::decode(content);
+    let doc = merge(client, &decoded).await?;
     keep_conflicts(file, &doc)?;
+    let new = decoded.edited(&doc.edits).ok_or_else(|| {
+        Failure::plain(format!(
+            "the house answered with changes that do not fit `{}`, so the file was not written",
+            file.display()
+        ))
+    })?;
     all.text = doc.text;
+    all.edits = doc.edits;
     all.done.extend(doc.done);
-    all.conflicts.extend(doc.conflicts);
-    Ok(())
+    all.known.extend(doc.known);
+    let is_new = |c: &QueueConflict| !all.conflicts.iter().any(|old| old.kept && old == c);
+    let conflicts: Vec<QueueConflict> = doc.conflicts.into_iter().filter(is_new).collect();
+    all.conflicts.extend(conflicts);
+    Ok(new)
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    read_input_text(file, TEXT_MAX).map_err(|e| broken("read", file)(e.into()))
+async fn merge(client: &Client, content: &QueueText<'_>) -> Result<QueueDoc, Failure> {
+    let body = QueueBody {
+        text: content.text().to_owned(),
+        undecoded: content.undecoded(),
+    };
+    Ok(client.queue().merge(&body).await?)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    read_input(file, TEXT_MAX).map_err(|e| broken("read", file)(e.into()))
 }
 
 /// As [`read`], of a file that need not exist yet.
-fn read_if_there(file: &Path) -> Result<String, Failure> {
-    match read_input_text(file, TEXT_MAX) {
-        Ok(text) => Ok(text),
-        Err(e) if e.is_not_found() => Ok(String::new()),
+fn read_if_there(file: &Path) -> Result<Vec<u8>, Failure> {
+    match read_input(file, TEXT_MAX) {
+        Ok(content) => Ok(content),
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
         Err(e) => Err(broken("read", file)(e.into())),
     }
 }
@@ -170,12 +205,12 @@ fn prefix(file: &Path) -> String {
     format!(".{name}.queue-")
 }
 
-fn digest(text: &str) -> String {
-    abbey_support::digest::sha256_hex(text.as_bytes())[..16].to_owned()
+fn digest(content: &[u8]) -> String {
+    abbey_support::digest::sha256_hex(content)[..16].to_owned()
 }
 
 /// Writes a new file that as many may read and change as `file`, if that exists; never more, not even for a moment.
-fn write_like(file: &Path, new: &Path, text: &str) -> Result<(), Failure> {
+fn write_like(file: &Path, new: &Path, content: &[u8]) -> Result<(), Failure> {
     let like = match std::fs::metadata(file) {
         Ok(like) => Some(like),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -203,7 +238,7 @@ fn write_like(file: &Path, new: &Path, text: &str) -> Result<(), Failure> {
         out.set_permissions(like.permissions())
             .map_err(broken("protect", new))?;
     }
-    out.write_all(text.as_bytes()).map_err(broken("write", new))
+    out.write_all(content).map_err(broken("write", new))
 }
 
 /// Whether a process that this one may look into has this file open.
@@ -226,7 +261,7 @@ fn is_open_somewhere(file: &Path) -> bool {
 
 /// Removes a file with previous content that nobody has open, so that nobody can write into it any more. Returns whether it
 /// did; `taken` is what was applied of it.
-fn remove_unused(place: &Path, taken: &str) -> bool {
+fn remove_unused(place: &Path, taken: &[u8]) -> bool {
     use std::os::unix::fs::PermissionsExt;
     // Others may have it open, whose processes only root can look into.
     let only_ours = std::fs::metadata(place).is_ok_and(|m| m.permissions().mode() & 0o022 == 0);
@@ -235,20 +270,20 @@ fn remove_unused(place: &Path, taken: &str) -> bool {
         return false;
     }
     // What an editor wrote before it closed the file is applied later.
-    let unchanged = read(place).is_ok_and(|text| text == taken);
+    let unchanged = read(place).is_ok_and(|content| content == taken);
     unchanged && std::fs::remove_file(place).is_ok()
 }
 
 /// Replaces the content of the file and returns the previous content, which is kept for a while in a hidden file if an
 /// editor still has it open.
-fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
+fn exchange(file: &Path, content: &[u8]) -> Result<Vec<u8>, Failure> {
     let new = file.with_file_name(format!("{}new-{}", prefix(file), std::process::id()));
-    write_like(file, &new, text)?;
+    write_like(file, &new, content)?;
     match renameat_with(CWD, &new, CWD, file, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOENT) => {
             return match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {
-                Ok(()) => Ok(String::new()),
+                Ok(()) => Ok(Vec::new()),
                 // The file was created concurrently: apply its content first.
                 Err(rustix::io::Errno::EXIST) => read_if_there(file),
                 Err(e) => Err(broken("write", file)(e.into())),
@@ -263,7 +298,7 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
 
 /// Names a file with previous content by the digest of what was applied of it, and by a number, since two may have the
 /// same content.
-fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> {
+fn keep_previous(file: &Path, place: &Path, taken: &[u8]) -> Result<(), Failure> {
     if remove_unused(place, taken) {
         return Ok(());
     }
@@ -281,7 +316,7 @@ fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> 
 
 /// Edits that were written into previous content after the exchange, or that an interrupted synchronisation left. Files
 /// that nobody has open any more, or that have not changed for 10 minutes, are removed.
-fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     let dir = dir_of(file);
     let begins = prefix(file);
     let mut found = Vec::new();
@@ -296,15 +331,15 @@ fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
             continue;
         }
         // A concurrent synchronisation may remove it first.
-        let (Ok(text), Ok(meta)) = (read_input_text(&place, TEXT_MAX), entry.metadata()) else {
+        let (Ok(content), Ok(meta)) = (read_input(&place, TEXT_MAX), entry.metadata()) else {
             continue;
         };
-        if rest.split('-').next() != Some(&digest(&text)) {
-            found.push((place, text));
+        if rest.split('-').next() != Some(&digest(&content)) {
+            found.push((place, content));
             continue;
         }
         let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
-        if !remove_unused(&place, &text) && age.is_some_and(|age| age > KEEP_PREVIOUS) {
+        if !remove_unused(&place, &content) && age.is_some_and(|age| age > KEEP_PREVIOUS) {
             let _already_removed = std::fs::remove_file(&place);
         }
     }
@@ -312,14 +347,15 @@ fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
 }
 
 /// Keeps a copy of a file that the house did not write, beside the file that replaces it.
-fn keep_original(file: &Path, text: &str) -> Result<(), Failure> {
-    if text.trim().is_empty() || text.contains("<!-- abbey ") {
+fn keep_original(file: &Path, content: &[u8]) -> Result<(), Failure> {
+    let header = b"<!-- abbey ";
+    if content.trim_ascii().is_empty() || content.windows(header.len()).any(|w| w == header) {
         return Ok(());
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let place = file.with_file_name(format!("{name}.before"));
     let new = file.with_file_name(format!(".{name}.before-{}", std::process::id()));
-    write_like(file, &new, text)?;
+    write_like(file, &new, content)?;
     // Atomic, and never over an earlier copy: the first one is what people wrote.
     match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
         Ok(()) => {
@@ -336,7 +372,8 @@ fn keep_original(file: &Path, text: &str) -> Result<(), Failure> {
 
 /// Appends edits that were refused to a file beside the queue, since their lines are rewritten.
 fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
-    if doc.conflicts.is_empty() {
+    let overwritten: Vec<&QueueConflict> = doc.conflicts.iter().filter(|c| !c.kept).collect();
+    if overwritten.is_empty() {
         return Ok(());
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -349,7 +386,7 @@ fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
         .mode(mode)
         .open(&place);
     let mut out = opened.map_err(broken("open", &place))?;
-    for c in &doc.conflicts {
+    for c in overwritten {
         let text = format!("line {}: {}\n{}\n\n", c.line, c.why, c.wrote);
         out.write_all(text.as_bytes())
             .map_err(broken("write", &place))?;

@@ -144,14 +144,30 @@ fn a_failed_import_changes_nothing() {
     std::fs::create_dir_all(theirs.join("cron")).unwrap();
     std::fs::write(theirs.join("openclaw.json"), "{}").unwrap();
     std::fs::write(theirs.join("workspace/SOUL.md"), "You are new.\n").unwrap();
-    // A time that is none: the manifest would be wrong.
-    std::fs::write(theirs.join("cron/jobs.json"), r#"{"jobs":[{"name":"x","agentId":"main","schedule":{"kind":"cron","expr":"every day"},"payload":{"message":"y"}}]}"#).unwrap();
+    // A file with a mistake: what it says cannot be known.
+    std::fs::write(theirs.join("cron/jobs.json"), "{\n\"jobs\": [\n").unwrap();
     let from = theirs.display().to_string();
-    let told = house.expect_refusal(4, args!("import openclaw {}", from));
-    assert!(
-        told.contains("nothing was changed") && told.contains("every day"),
-        "{told}"
+    for import in [
+        args!("import openclaw {}", from),
+        args!("import openclaw {} --dry-run", from),
+    ] {
+        let told = house.expect_refusal(2, import);
+        assert!(
+            told.contains("nothing was changed") && told.contains("cron/jobs.json:"),
+            "{told}"
+        );
+    }
+    let skip = args!("import openclaw {} --dry-run --skip cron/jobs.json", from);
+    let told = house.expect(0, skip);
+    assert!(told.contains("left out by `--skip`"), "{told}");
+    let told = house.expect_refusal(
+        2,
+        args!(
+            "import openclaw {} --skip cron/jobs.json --skip cron/jobs",
+            from
+        ),
     );
+    assert!(told.contains("no such file or key"), "{told}");
     std::fs::remove_dir_all(theirs.join("cron")).unwrap();
     // A charter of that name lies there already, and is somebody's.
     std::fs::create_dir(house.path("charters")).unwrap();
@@ -169,8 +185,18 @@ fn a_failed_import_changes_nothing() {
     // Without a house that answers nothing is written either.
     std::fs::remove_dir_all(house.path("charters")).unwrap();
     house.expect(0, "down");
-    house.expect_refusal(6, args!("import openclaw {}", from));
+    let told = house.expect_refusal(6, args!("import openclaw {}", from));
+    assert!(
+        told.contains("nothing was changed") && told.contains("abbey up"),
+        "{told}"
+    );
+    let out = house.run(args!("--json import openclaw {}", from));
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(document["applied"], false, "{document}");
     assert!(!house.path("charters").exists());
+    assert!(!manifest(&house).contains("main"));
+    // A look needs no house.
+    house.expect(0, args!("import openclaw {} --dry-run", from));
     for (args, told) in [
         (
             ["import", "zope", "."],
@@ -184,6 +210,93 @@ fn a_failed_import_changes_nothing() {
         let said = house.expect_refusal(2, &args);
         assert!(said.contains(told), "{said}");
     }
+}
+
+/// One odd job stops nothing: it is carried over in the form of the house, or left with a reason, and the plan is good.
+#[test]
+fn jobs_as_people_write_them_come_over_and_the_plan_is_good() {
+    let house = stand();
+    let theirs = house.path("theirs");
+    std::fs::create_dir_all(theirs.join("workspace")).unwrap();
+    std::fs::create_dir_all(theirs.join("cron")).unwrap();
+    std::fs::write(
+        theirs.join("openclaw.json"),
+        "{ agents: { list: [{ id: 'ops' }] } }",
+    )
+    .unwrap();
+    std::fs::write(theirs.join("workspace/SOUL.md"), "You are new.\n").unwrap();
+    std::fs::write(theirs.join("workspace/TOOLS.md"), "- a hammer\n").unwrap();
+    let job = |name: &str, expr: &str, zone: &str| {
+        format!(
+            r#"{{"name":"{name}","schedule":{{"kind":"cron","expr":"{expr}","tz":"{zone}"}},"payload":{{"message":"Do {name}."}}}}"#
+        )
+    };
+    let jobs = [
+        job(
+            "Morning brief (weekdays)",
+            "0 9 * * 1-5",
+            "Europe/Ljubljana",
+        ),
+        job("Über/prüfung", "0 9 * * *", "Asia/Tokyo"),
+        job("seconds", "0 30 7 * * *", "UTC"),
+        job("daily", "@daily", "UTC"),
+        job("late", "0 31 * * *", "UTC"),
+        job("mars", "0 9 * * *", "Mars/Base"),
+        job("moon", "every full moon", "UTC"),
+    ];
+    let jobs = format!("{{\"jobs\":[{}]}}", jobs.join(","));
+    std::fs::write(theirs.join("cron/jobs.json"), jobs).unwrap();
+    let from = theirs.display().to_string();
+    let look = house.json(0, args!("import openclaw {} --dry-run", from));
+    assert_eq!(look["applied"], false);
+    assert!(!manifest(&house).contains("ops"));
+    let done = house.json(0, args!("import openclaw {}", from));
+    assert_eq!(done["applied"], true);
+    assert_eq!(
+        look["findings"], done["findings"],
+        "a look says what the import says"
+    );
+    house.expect(0, "plan");
+    let schedules = house.json(0, "schedule list").to_string();
+    for part in [
+        "morning-brief-weekdays",
+        "ber-pr-fung",
+        "30 7 * * *",
+        "0 0 * * *",
+    ] {
+        assert!(schedules.contains(part), "{part}: {schedules}");
+    }
+    let findings = done["findings"].to_string();
+    for part in [
+        "jobs[late]",
+        "jobs[mars]",
+        "jobs[moon]",
+        "workspace/TOOLS.md",
+    ] {
+        assert!(findings.contains(part), "{part}: {findings}");
+    }
+}
+
+#[test]
+fn agents_between_braces_get_the_imported_ones() {
+    let house = house();
+    house.manifest(&HOUSE.replace(
+        "agents:\n  abbot: { template: orchestrator }",
+        "agents: { abbot: { template: orchestrator } } # ours",
+    ));
+    house.expect(0, "up");
+    house.expect(
+        0,
+        args!("import hermes {} --as archivist", fixture("hermes")),
+    );
+    house.wait_until_up("archivist");
+    let written = manifest(&house);
+    assert!(
+        written.contains("agents: { archivist: {\"charter\":")
+            && written.contains("abbot: { template: orchestrator } } # ours"),
+        "{written}"
+    );
+    house.expect(0, "plan");
 }
 
 #[test]
@@ -262,6 +375,20 @@ fn a_bundle_carries_no_authority() {
     assert_ne!(
         house.expect(0, "exec fourth -- cat SOUL.md"),
         "a file of the operator"
+    );
+    // Other files are reported, and a mistake has its line.
+    std::fs::write(bundle.join("TOOLS.md"), "- a hammer\n").unwrap();
+    std::os::unix::fs::symlink(house.path("private"), bundle.join("USER.md")).unwrap();
+    let report = house.expect(0, args!("import bundle {} --as fifth --dry-run", from));
+    assert!(
+        report.contains("TOOLS.md") && report.contains("a link, which is not followed"),
+        "{report}"
+    );
+    std::fs::write(bundle.join("agent.yaml"), "guest:\n  name: A\n  name: B\n").unwrap();
+    let told = house.expect_refusal(2, args!("import bundle {} --as fifth", from));
+    assert!(
+        told.contains("agent.yaml:3: the key `name` occurs twice"),
+        "{told}"
     );
     // A second entry behind the first would be an agent that nobody looked at.
     let hidden = "guest:\n  name: Guest\nhidden: { cell: process, egress: full }\n";

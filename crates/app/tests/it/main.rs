@@ -74,6 +74,7 @@ mod tool_servers;
 mod upgrade;
 mod waiting;
 mod work_queue;
+mod work_queue_documents;
 mod workflows;
 
 use abbey_testkit::house::House;

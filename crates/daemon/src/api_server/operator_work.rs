@@ -441,8 +441,10 @@ async fn delegate(
 async fn show_queue(State(api): Shared) -> Result<Doc<QueueDoc>> {
     Ok(Doc(QueueDoc {
         version: VERSION,
-        text: queue::render_queue(&api.work, None).await?,
+        text: queue::render_queue(&api.work).await?,
+        edits: Vec::new(),
         done: Vec::new(),
+        known: Vec::new(),
         conflicts: Vec::new(),
     }))
 }
@@ -458,7 +460,7 @@ async fn merge_queue(
     Caller(by): Caller,
     Json(body): Json<QueueBody>,
 ) -> Result<Doc<QueueDoc>> {
-    queue::merge_queue_file(&api.work, &body.text, &by)
+    queue::merge_queue_file(&api.work, &body.text, &body.undecoded, &by)
         .await
         .map(Doc)
 }

@@ -1,10 +1,10 @@
 //! Rows of tasks: read by number, identifier or condition, and written after a step of the engine's state machine.
 
-use super::draining;
+use super::{TERMINAL_STATES, draining};
 use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Error, Result, TaskFilter, TaskRow};
+use crate::{Error, QueueFilter, Result, TaskFilter, TaskRow};
 use abbey_engine::task::{Phase, Task};
 use abbey_model::{LeaseToken, Slug, TaskId, TaskRef, Timestamp, WaitKind};
 use std::ops::ControlFlow;
@@ -95,6 +95,27 @@ pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>>
     }
     let condition = format!(
         "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
+    );
+    list_where(rows, &condition, &parameters)
+}
+
+/// Reads the tasks that a filter names, and the newest of all, newest first. One statement, so that a task which ends at the
+/// same moment is in the answer once, and is not missing from it.
+pub(crate) fn list_for_queue(rows: &dyn Rows, filter: &QueueFilter) -> Result<Vec<TaskRow>> {
+    let ended = TERMINAL_STATES;
+    let mut parameters = vec![
+        Scalar::from(filter.open_max),
+        Scalar::from(filter.ended_max),
+    ];
+    parameters.extend(filter.numbers.iter().map(|n| Scalar::from(*n)));
+    let places: Vec<String> = (3..=parameters.len()).map(|n| format!("?{n}")).collect();
+    let condition = format!(
+        "number IN (SELECT number FROM tasks WHERE state NOT IN ({ended}) ORDER BY number DESC LIMIT ?1)
+         OR number IN (SELECT number FROM tasks WHERE state IN ({ended}) ORDER BY number DESC LIMIT ?2)
+         OR number IN ({})
+         OR number = (SELECT max(number) FROM tasks)
+         ORDER BY number DESC",
+        places.join(", ")
     );
     list_where(rows, &condition, &parameters)
 }

@@ -83,6 +83,17 @@ pub struct TaskFilter {
     pub limit: u32,
 }
 
+/// Tasks for a view of the work queue: some of those that have not ended, some of those that have, and some by number.
+#[derive(Debug, Clone, Default)]
+pub struct QueueFilter {
+    /// Most tasks that have not ended, newest first.
+    pub open_max: u32,
+    /// Most tasks that have ended, newest first.
+    pub ended_max: u32,
+    /// Numbers of tasks that are read in any case, at most 10,000.
+    pub numbers: Vec<u64>,
+}
+
 /// A stored task.
 #[derive(Debug, Clone)]
 pub struct TaskRow {

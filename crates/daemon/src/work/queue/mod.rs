@@ -1,26 +1,36 @@
-//! The work queue as Markdown: a view of the tasks that people may edit while the control plane
-//! runs (S2-15). The store is authoritative; a file only requests changes.
+//! The work queue as Markdown: a file of people's own in which the house marks the tasks, while the control plane runs
+//! (S2-15). The store is authoritative; a file only requests changes. Bytes of the file that are not the house's stay as they
+//! are.
 
+mod document;
+mod edits;
+mod headings;
+mod lines;
 mod merge;
 mod text;
+
+#[cfg(test)]
+mod tests;
 
 use crate::core::error::Result;
 use crate::work::lookup::{find_agent_prefix, find_agent_slug};
 use crate::work::state::WorkState;
-use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
-use abbey_model::{BudgetAmounts, FaultKind, Principal, TaskRef, TaskState};
-use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
+use abbey_api::{Problem, QueueConflict, QueueDoc, QueueTextEdit, VERSION};
+use abbey_model::{BudgetAmounts, FaultKind, Principal, Slug, TaskRef};
+use abbey_store::{Added, NewTask, QueueFilter, TaskEdit, TaskRow};
+use document::{Document, Place, QueueItem, Source, parse_document};
+use edits::{ENDED_MAX, Outcome, Shown, apply_edits, revise};
 use merge::QueueEdit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use text::{QueueEntry, TaskFields};
 
 /// Most open tasks in a file.
 const OPEN_MAX: u32 = 2000;
-/// Most ended tasks in a file.
-const OVER_MAX: usize = 50;
 /// Ended tasks that are read to find those that are listed.
-const LOOKED_AT: u32 = 1000;
+const ENDED_READ: u32 = 1000;
+/// Most entries in a file.
+const ENTRIES_MAX: usize = 10_000;
 /// Longest file, bytes.
 const TEXT_MAX: usize = 2 << 20;
 
@@ -42,172 +52,283 @@ fn queue_entry(row: &TaskRow) -> QueueEntry {
     }
 }
 
-/// Tasks that people added: no subtasks, and none that the control plane added.
-async fn listed_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
-    let whole = |row: &TaskRow| {
-        let link = row.link.as_ref();
-        let piece = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
-        !piece && row.author != Principal::House
-    };
-    let (over, open): (Vec<TaskState>, Vec<TaskState>) =
-        TaskState::ALL.iter().partition(|s| s.is_terminal());
-    let mut rows = Vec::new();
-    for (states, looked_at, most) in [(open, OPEN_MAX, usize::MAX), (over, LOOKED_AT, OVER_MAX)] {
-        let filter = TaskFilter {
-            states,
-            limit: looked_at,
-            ..TaskFilter::default()
-        };
-        let mut part = work.core.store.tasks(filter).await?;
-        part.retain(whole);
-        part.truncate(most);
-        part.sort_by_key(|r| match r.state().is_terminal() {
-            true => (0, u64::MAX - r.number),
-            false => (r.priority as u8, r.number),
-        });
-        rows.append(&mut part);
-    }
-    Ok(rows)
+/// Tasks as they were at one instant.
+struct Tasks {
+    newest: u64,
+    by_number: BTreeMap<u64, QueueEntry>,
+    /// Those that people added: no subtasks, and none that the control plane added. Open ones by urgency, then the newest of
+    /// those that ended.
+    listed: Vec<QueueEntry>,
 }
 
-/// The work queue as Markdown. If `before` (version and text) shows the same tasks, its text is
-/// returned unchanged.
-pub(crate) async fn render_queue(work: &WorkState, before: Option<(u64, &str)>) -> Result<String> {
-    let rows = listed_tasks(work).await?;
-    let name = work.core.plan.current().map(|c| c.house.name.to_string());
-    let name = name.unwrap_or_default();
-    let entries: Vec<QueueEntry> = rows.iter().map(queue_entry).collect();
-    // Do not write the file again for a change that it does not show.
-    if let Some((version, file)) = before
-        && text::render_file(&name, version, &entries) == file
-    {
-        return Ok(file.to_owned());
-    }
-    let newest = TaskFilter {
-        limit: 1,
-        ..TaskFilter::default()
+async fn read_tasks(work: &WorkState, numbers: BTreeSet<u64>) -> Result<Tasks> {
+    let filter = QueueFilter {
+        open_max: OPEN_MAX,
+        ended_max: ENDED_READ,
+        numbers: numbers.into_iter().collect(),
     };
-    let newest = work.core.store.tasks(newest).await?;
-    let version = newest.first().map_or(0, |r| r.number);
-    Ok(text::render_file(&name, version, &entries))
+    let rows = work.core.store.queue_tasks(filter).await?;
+    let is_whole = |row: &&TaskRow| {
+        let link = row.link.as_ref();
+        let subtask = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
+        !subtask && row.author != Principal::House
+    };
+    let whole = rows.iter().filter(is_whole);
+    let (ended, mut open): (Vec<&TaskRow>, Vec<&TaskRow>) =
+        whole.partition(|r| r.state().is_terminal());
+    open.sort_by_key(|r| (r.priority as u8, r.number));
+    let listed = open.into_iter().chain(ended.into_iter().take(ENDED_MAX));
+    Ok(Tasks {
+        newest: rows.first().map_or(0, |r| r.number),
+        listed: listed.map(queue_entry).collect(),
+        by_number: rows.iter().map(|r| (r.number, queue_entry(r))).collect(),
+    })
+}
+
+/// Changes of a file so that it shows the tasks as they are now.
+async fn revise_file(
+    work: &WorkState,
+    source: &Source<'_>,
+    document: &Document,
+    outcome: &Outcome,
+) -> Result<Vec<edits::TextEdit>> {
+    let tasks = read_tasks(work, outcome.numbers.values().copied().collect()).await?;
+    let house = work.core.plan.current().map(|c| c.house.name.to_string());
+    let shown = Shown {
+        house: &house.unwrap_or_default(),
+        newest: tasks.newest,
+        tasks: &tasks.by_number,
+        listed: &tasks.listed,
+    };
+    Ok(revise(source, document, outcome, &shown))
+}
+
+/// The work queue as Markdown, as a file would begin.
+pub(crate) async fn render_queue(work: &WorkState) -> Result<String> {
+    let source = Source::new("", &[]);
+    let document = parse_document(&source);
+    let edits = revise_file(work, &source, &document, &Outcome::default()).await?;
+    Ok(apply_edits("", &edits))
 }
 
 /// Applies the changes that an edited work queue file requests, as `by`, and returns the new file, what was
-/// done, and the conflicts.
+/// done, and the conflicts. `undecoded` are the offsets of characters that stand for bytes which are not UTF-8.
 ///
 /// # Errors
 /// If the file is too large or the store fails.
 pub(crate) async fn merge_queue_file(
     work: &Arc<WorkState>,
     file: &str,
+    undecoded: &[u64],
     by: &Principal,
 ) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
         let text = format!("a work queue file may have at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
-    let (file, notes) = text::split_notes(file);
-    let (version, items) = text::parse_file(file);
-    let mut tasks = BTreeMap::new();
-    for number in items.iter().filter_map(|i| i.number) {
-        match work.core.store.task(TaskRef::Number(number)).await {
-            Ok(row) => {
-                tasks.insert(number, queue_entry(&row));
-            }
-            Err(abbey_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+    let mut undecoded: Vec<usize> = undecoded
+        .iter()
+        .filter_map(|at| usize::try_from(*at).ok())
+        .collect();
+    undecoded.sort_unstable();
+    let source = Source::new(file, &undecoded);
+    let document = parse_document(&source);
+    let items = &document.items;
+    let numbers: BTreeSet<u64> = items.iter().filter_map(|i| i.number).collect();
+    if items.len() > ENTRIES_MAX {
+        let text = format!("a work queue file may have at most {ENTRIES_MAX} tasks");
+        return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
-    let (edits, conflicts) = merge::merge_items(&items, &tasks);
-    let mut doc = QueueDoc {
-        version: VERSION,
-        text: String::new(),
-        done: Vec::new(),
-        conflicts: Vec::new(),
+    let before = read_tasks(work, numbers.clone()).await?;
+    let merge = merge::merge_items(items, &before.by_number);
+    let mut merging = Merging {
+        work,
+        by,
+        version: document.header.as_ref().map_or(0, |(_, version)| *version),
+        numbers,
+        outcome: Outcome {
+            kept: merge.kept,
+            ..Outcome::default()
+        },
+        doc: QueueDoc {
+            version: VERSION,
+            text: String::new(),
+            edits: Vec::new(),
+            done: Vec::new(),
+            known: Vec::new(),
+            conflicts: Vec::new(),
+        },
     };
-    let told = |line, number: Option<u64>, wrote: &str, why: String| QueueConflict {
+    for (index, item) in items.iter().enumerate() {
+        let number = item.number.map(|number| (index, number));
+        merging.outcome.numbers.extend(number);
+    }
+    for found in &document.unclear {
+        let conflict = queue_conflict(found.line, None, &found.raw, found.why.clone(), true);
+        merging.doc.conflicts.push(conflict);
+    }
+    for c in merge.conflicts {
+        merging.refuse(c.item, &items[c.item], c.why, c.kept);
+    }
+    for (index, edit) in merge.edits {
+        merging.apply(index, &items[index], edit).await;
+    }
+    let Merging {
+        outcome, mut doc, ..
+    } = merging;
+    let edits = revise_file(work, &source, &document, &outcome).await?;
+    doc.conflicts.sort_by_key(|c| c.line);
+    doc.text = apply_edits(file, &edits);
+    let number = |at: usize| u64::try_from(at).unwrap_or(u64::MAX);
+    doc.edits = edits
+        .into_iter()
+        .map(|e| QueueTextEdit {
+            start: number(e.range.start),
+            end: number(e.range.end),
+            text: e.text,
+        })
+        .collect();
+    Ok(doc)
+}
+
+fn queue_conflict(
+    line: usize,
+    number: Option<u64>,
+    wrote: &str,
+    why: String,
+    kept: bool,
+) -> QueueConflict {
+    QueueConflict {
         line: u64::try_from(line).unwrap_or(0),
         task: number.map(|n| format!("TASK-{n}")),
         wrote: wrote.to_owned(),
         why,
-    };
-    for c in conflicts {
-        doc.conflicts.push(told(c.line, c.number, &c.wrote, c.why));
+        kept,
     }
-    for (line, act) in edits {
-        match apply_edit(work, by, version, act).await {
-            Ok(done) => doc.done.push(done),
-            // The task changed meanwhile, or does not exist: the conflict is reported, the rest goes on.
-            Err(error) => {
-                let item = items.iter().find(|i| i.line == line);
-                let wrote = item.map_or("", |i| i.raw.as_str());
-                let number = item.and_then(|i| i.number);
-                doc.conflicts.push(told(line, number, wrote, error.chain()));
-            }
-        }
-    }
-    doc.conflicts.sort_by_key(|c| c.line);
-    doc.text = format!(
-        "{}{notes}",
-        render_queue(work, Some((version, file))).await?
-    );
-    Ok(doc)
 }
 
-/// Applies one edit, and returns a sentence that says what was done.
-async fn apply_edit(
-    work: &Arc<WorkState>,
-    by: &Principal,
+/// A file whose changes are being applied.
+struct Merging<'m> {
+    work: &'m Arc<WorkState>,
+    by: &'m Principal,
+    /// Newest task when the house wrote the file; 0 if it never did.
     version: u64,
-    act: QueueEdit,
-) -> Result<String> {
-    let assignee = |fields: &TaskFields| {
+    /// Tasks that the file names.
+    numbers: BTreeSet<u64>,
+    outcome: Outcome,
+    doc: QueueDoc,
+}
+
+impl Merging<'_> {
+    fn refuse(&mut self, index: usize, item: &QueueItem, why: String, kept: bool) {
+        match kept {
+            true => self.outcome.kept.insert(index),
+            false => self.outcome.settled.insert(index),
+        };
+        // A heading keeps its words in any case.
+        let stays = kept || matches!(item.place, Place::Heading(_));
+        let conflict = queue_conflict(item.line, item.number, &item.raw, why, stays);
+        self.doc.conflicts.push(conflict);
+    }
+
+    /// Applies one change. If the task changed meanwhile, or does not exist, the conflict is reported, and the rest goes on.
+    async fn apply(&mut self, index: usize, item: &QueueItem, edit: QueueEdit) {
+        let changed = match edit {
+            QueueEdit::Add(fields, nth) => {
+                return match self.add(fields, nth).await {
+                    Ok(added) => self.bind(index, item, &added),
+                    Err(error) => self.refuse(index, item, error.chain(), true),
+                };
+            }
+            QueueEdit::Edit(number, fields) => self.edit(number, fields).await,
+            QueueEdit::Cancel(number) => self.cancel(number).await,
+            QueueEdit::Retry(number) => self.retry(number).await,
+        };
+        match changed {
+            Ok(done) => {
+                self.outcome.settled.insert(index);
+                self.doc.done.push(done);
+            }
+            Err(error) => self.refuse(index, item, error.chain(), false),
+        }
+    }
+
+    /// Records the task that an entry without a number is now, or was already.
+    fn bind(&mut self, index: usize, item: &QueueItem, added: &Added) {
+        let (number, state) = (added.task.number, added.task.state());
+        let is_listed = !self.numbers.insert(number);
+        if is_listed {
+            let why = format!(
+                "a line with these words was added before as TASK-{number}, which is listed too; change the words to add another task"
+            );
+            return self.refuse(index, item, why, true);
+        }
+        self.outcome.numbers.insert(index, number);
+        let from = match &item.place {
+            Place::Heading(place) => format!(" from {}", place.name),
+            Place::Line(_) => String::new(),
+        };
+        match (added.new, state.is_terminal()) {
+            (true, _) => self.doc.done.push(format!("TASK-{number} was added{from}")),
+            (false, false) => {
+                let text = format!("TASK-{number} was added{from} before");
+                self.doc.known.push(text);
+            }
+            (false, true) => self.doc.known.push(format!(
+                "TASK-{number} was added{from} before and is {state}; write `retry` for its state to have it done again"
+            )),
+        }
+    }
+
+    fn assignee(&self, fields: &TaskFields) -> Result<Option<Slug>> {
         let name = fields.assignee.as_deref();
-        name.map(|name| find_agent_slug(work, name)).transpose()
-    };
-    match act {
-        QueueEdit::Add(fields, nth) => {
-            let assignee = match assignee(&fields)? {
-                None => find_agent_prefix(work, &fields.text)?,
-                named => named,
-            };
+        name.map(|name| find_agent_slug(self.work, name))
+            .transpose()
+    }
+
+    async fn add(&self, fields: TaskFields, nth: u32) -> Result<Added> {
+        let digest = fields.digest();
+        let assignee = match self.assignee(&fields)? {
+            None => find_agent_prefix(self.work, &fields.text)?,
+            named => named,
+        };
+        let new = NewTask {
+            author: self.by.clone(),
+            assignee,
+            priority: fields.priority,
+            budget: BudgetAmounts::default(),
+            policy: None,
             // The same line of the same file is the same task, also when its number did not get into the file.
-            let key = format!("queue {version} {} {nth}", fields.digest());
-            let new = NewTask {
-                author: by.clone(),
-                assignee,
-                priority: fields.priority,
-                budget: BudgetAmounts::default(),
-                policy: None,
-                idempotency: Some((key, fields.digest())),
-                intake: work.intake_for_text(&fields.text),
-                delegated: None,
-                text: fields.text,
-            };
-            let added = work.core.store.add_task(new).await?;
-            Ok(format!("TASK-{} was added", added.task.number))
-        }
-        QueueEdit::Edit(number, fields) => {
-            let edit = TaskEdit {
-                assignee: assignee(&fields)?,
-                priority: fields.priority,
-                intake: work.intake_for_text(&fields.text),
-                text: fields.text,
-            };
-            let task = TaskRef::Number(number);
-            work.core.store.edit_task(task, edit, by.clone()).await?;
-            Ok(format!("TASK-{number} was changed"))
-        }
-        QueueEdit::Cancel(number) => {
-            let task = TaskRef::Number(number);
-            work.core.store.cancel_task(task, by.clone()).await?;
-            Ok(format!("TASK-{number} was cancelled"))
-        }
-        QueueEdit::Retry(number) => {
-            let task = TaskRef::Number(number);
-            let row = work.core.store.retry_task(task, by.clone()).await?;
-            work.readmit_task(&row).await?;
-            Ok(format!("TASK-{number} is done again"))
-        }
+            idempotency: Some((format!("queue {} {digest} {nth}", self.version), digest)),
+            intake: self.work.intake_for_text(&fields.text),
+            delegated: None,
+            text: fields.text,
+        };
+        Ok(self.work.core.store.add_task(new).await?)
+    }
+
+    async fn edit(&self, number: u64, fields: TaskFields) -> Result<String> {
+        let edit = TaskEdit {
+            assignee: self.assignee(&fields)?,
+            priority: fields.priority,
+            intake: self.work.intake_for_text(&fields.text),
+            text: fields.text,
+        };
+        let (task, by) = (TaskRef::Number(number), self.by.clone());
+        self.work.core.store.edit_task(task, edit, by).await?;
+        Ok(format!("TASK-{number} was changed"))
+    }
+
+    async fn cancel(&self, number: u64) -> Result<String> {
+        let (task, by) = (TaskRef::Number(number), self.by.clone());
+        self.work.core.store.cancel_task(task, by).await?;
+        Ok(format!("TASK-{number} was cancelled"))
+    }
+
+    async fn retry(&self, number: u64) -> Result<String> {
+        let (task, by) = (TaskRef::Number(number), self.by.clone());
+        let row = self.work.core.store.retry_task(task, by).await?;
+        self.work.readmit_task(&row).await?;
+        Ok(format!("TASK-{number} is done again"))
     }
 }

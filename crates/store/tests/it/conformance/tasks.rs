@@ -14,6 +14,7 @@ cases! {
     the_same_admission_again_changes_nothing checks admit_task;
     offers_are_ordered_by_urgency_and_limited checks offers;
     tasks_are_filtered_by_state_assignee_and_number checks tasks;
+    the_work_queue_is_read_at_one_instant checks queue_tasks;
     an_edit_changes_text_priority_and_assignee checks edit_task offers;
     a_running_task_is_not_edited checks edit_task;
     a_finished_task_can_be_retried checks retry_task;
@@ -178,6 +179,28 @@ fn tasks_are_filtered_by_state_assignee_and_number(bench: &mut Bench) {
     );
     let limited = TaskFilter { limit: 2, ..all() };
     assert_eq!(bench.store().tasks(limited).done().len(), 2);
+}
+
+fn the_work_queue_is_read_at_one_instant(bench: &mut Bench) {
+    for text in ["1", "2", "3", "4", "5", "6"] {
+        bench.try_add("agent-a", None, text).unwrap();
+    }
+    for number in [1, 3, 5] {
+        let task = TaskRef::Number(number);
+        bench.store().cancel_task(task, Principal::Operator).done();
+    }
+    let numbers = |open_max, ended_max, numbers: &[u64]| -> Vec<u64> {
+        let filter = QueueFilter {
+            open_max,
+            ended_max,
+            numbers: numbers.to_vec(),
+        };
+        let found = bench.store().queue_tasks(filter).done();
+        found.into_iter().map(|t| t.number).collect()
+    };
+    assert_eq!(numbers(10, 10, &[]), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(numbers(2, 1, &[]), [6, 5, 4]);
+    assert_eq!(numbers(0, 1, &[1, 5, 9]), [6, 5, 1]);
 }
 
 fn an_edit_changes_text_priority_and_assignee(bench: &mut Bench) {
