@@ -94,6 +94,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
         run: BudgetAmounts::default(),
         run_wait: None,
         model_wait: None,
+        suited: None,
     };
     let fit = Match::One(Candidate {
         skill: "s".into(),
@@ -115,6 +116,8 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                 intake: Intake {
                     fit: fit.clone(),
                     agents: vec![fact.clone()],
+                    reason: String::new(),
+                    suggested: Vec::new(),
                 },
             })
         })

@@ -25,7 +25,7 @@ pub(crate) enum SkillCommand {
         /// Text to match, like the text of a task.
         query: String,
     },
-    /// Explain what would become of a text as a task: which skill or agent gets it, and why. Nothing is done.
+    /// Explain which skill or agent a text would go to as a task, and why. Nothing is done.
     #[command(after_help = "Example:\n  abbey skill explain \"Restart the web service\"")]
     Explain {
         /// Text, like the text of a task.

@@ -180,7 +180,7 @@ agents: { a: { cell: process, skills: [system-stats], schedules: { x: { every: 9
     assert!(schedules.contains("every 90 min"), "{schedules}");
     let skill = house.expect(0, "skill show system-stats");
     assert!(
-        skill.starts_with("system-stats") && !skill.contains('{'),
+        skill.starts_with("system-stats") && !skill.contains("{\""),
         "{skill}"
     );
     assert!(skill.contains("  risk: low\n"), "{skill}");
