@@ -1,7 +1,7 @@
 //! Transcripts: what an agent and its model wrote, the calls of tools and what these answered, from the session in the
 //! agent's cell. The agent can write the session's file, so nothing in it is taken for granted.
 
-use crate::exit::{self, Failure, Outcome};
+use crate::exit::Failure;
 use crate::output::{self, local_time};
 use crate::program_session::{SessionEnd, run_session};
 use crate::text::{Text, Tone};
@@ -70,18 +70,22 @@ pub(crate) fn time_of(event: &Value) -> Option<Time> {
     event["at"].as_i64().map(|at| Time(Timestamp(at)))
 }
 
-/// Prints the events of one agent, for people or as one JSON document.
-pub(crate) fn print_transcript(json: bool, agent: &str, events: &[Value]) -> Outcome {
-    if json {
-        output::print_json(&serde_json::json!({
-            "version": VERSION, "agent": agent, "events": events,
-        }));
-        return Ok(exit::OK);
-    }
+/// Prints the events of agents as one JSON document.
+pub(crate) fn print_transcripts_document(transcripts: &[(String, Vec<Value>)]) {
+    let transcripts = transcripts.iter();
+    let transcripts: Vec<Value> = transcripts
+        .map(|(agent, events)| serde_json::json!({ "agent": agent, "events": events }))
+        .collect();
+    output::print_json(&serde_json::json!({
+        "version": VERSION, "transcripts": transcripts,
+    }));
+}
+
+/// Prints the events of one agent for people.
+pub(crate) fn print_transcript(events: &[Value]) {
     for event in events {
         print_event(event);
     }
-    Ok(exit::OK)
 }
 
 fn print_event(event: &Value) {

@@ -26,6 +26,8 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
 const CHUNKS_QUEUED_MAX: usize = 16;
 /// Bytes that a token of a streamed answer has at most, on average. English text and code have four.
 const BYTES_PER_TOKEN_MAX: u64 = 8;
+/// Bytes of a stream for each byte of output in it, at most: a chunk of one token has a few hundred.
+const STREAM_PART: u64 = 256;
 /// A call is made with less output than its provider allows by default only if this part of it is left.
 const OUTPUT_PART_MIN: u64 = 4;
 /// Bytes that a streamed answer may always have: short ones can consist of unusually long tokens.
@@ -371,6 +373,7 @@ impl Relay {
         let mut drain_ends: Option<tokio::time::Instant> = None;
         let output_bytes_max = self.chosen.output_bytes_max();
         let mut overran = false;
+        let (mut bytes, bytes_max) = (0u64, output_bytes_max.saturating_mul(STREAM_PART));
         while !self.reader.is_complete() && !overran {
             let frame = tokio::select! {
                 frame = tokio::time::timeout(self.limits.chunk_pause_max, body.frame()) => frame,
@@ -385,8 +388,9 @@ impl Relay {
             let Ok(chunk) = frame.into_data() else {
                 continue;
             };
+            bytes = bytes.saturating_add(chunk.len() as u64);
             let passed = self.reader.read(chunk);
-            overran = self.reader.output_bytes() > output_bytes_max;
+            overran = self.reader.output_bytes() > output_bytes_max || bytes > bytes_max;
             let _caller_gone = self.to_caller.send(Ok(passed)).await;
         }
         let outcome = if self.reader.is_complete() {

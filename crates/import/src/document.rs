@@ -178,7 +178,11 @@ fn labels(items: &[Value]) -> Vec<String> {
             name.map(one_line).filter(|n| !n.is_empty())
         })
         .collect();
-    let unique = |name: &String| own.iter().flatten().filter(|n| *n == name).count() == 1;
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for name in own.iter().flatten() {
+        *counts.entry(name).or_default() += 1;
+    }
+    let unique = |name: &String| counts.get(name) == Some(&1);
     let numbered = own.iter().enumerate().map(|(n, name)| match name {
         Some(name) if unique(name) => name.clone(),
         _ => n.to_string(),

@@ -8,12 +8,15 @@ use crate::source::is_file;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use abbey_support::input::{InputError, read_input};
 use serde_json::{Map, Value};
+use std::fs;
 use std::path::Path;
 
 /// Words in the names of variables that hold secrets.
 const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "API_KEY", "PRIVATE_KEY"];
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
+/// Most lines of one value; a private key has about 60.
+const VALUE_LINES_MAX: usize = 200;
 
 /// Variables of a file, and the numbers of the lines that are none, from 1.
 struct Variables {
@@ -36,8 +39,8 @@ fn read_variables(text: &str) -> Variables {
     let mut at = 0;
     while at < lines.len() {
         // A value between quotes may go over several lines.
-        let end = (at..lines.len()).find(|end| is_complete(&lines[at..=*end]));
-        let end = end.unwrap_or(at);
+        let window = &lines[at..lines.len().min(at + VALUE_LINES_MAX)];
+        let end = at + further_lines(window);
         let piece = requoted(&lines[at..=end].join("\n"));
         let mut variables = dotenvy::from_read_iter(piece.as_bytes());
         // The message of the library holds the line, and so perhaps a secret.
@@ -65,20 +68,17 @@ fn value_of(line: &str) -> Option<usize> {
     Some(at + (line[at..].len() - line[at..].trim_start().len()))
 }
 
-/// Whether the value that begins in the first of these lines ends in the last.
-fn is_complete(lines: &[&str]) -> bool {
-    let text = lines.join("\n");
-    let Some(value) = lines
-        .first()
-        .and_then(|l| value_of(l))
-        .map(|at| &text[at..])
-    else {
-        return true;
+/// Number of lines after the first over which the value goes that begins there; none if it ends nowhere in these lines.
+fn further_lines(lines: &[&str]) -> usize {
+    let Some((first, at)) = lines.first().and_then(|l| Some((l, value_of(l)?))) else {
+        return 0;
     };
-    match value.chars().next() {
-        Some(quote @ ('"' | '\'')) => closing_quote(value, quote).is_some(),
-        _ => true,
-    }
+    let Some(quote @ ('"' | '\'')) = first[at..].chars().next() else {
+        return 0;
+    };
+    let text = lines.join("\n");
+    let value = &text[at..];
+    closing_quote(value, quote).map_or(0, |end| value[..end].matches('\n').count())
 }
 
 /// Place of the quote that closes a value; a backslash escapes between double quotes.
@@ -155,6 +155,12 @@ pub(crate) fn read_env_file(
         what: "`.env` file of an agent",
         why,
     };
+    // The path itself is what a person named, so it may be a link; what is in a directory may not.
+    if file != path && fs::symlink_metadata(&file).is_ok_and(|m| m.is_symlink()) {
+        return Err(wrong_format(
+            "it is a link; name the file that it leads to".to_owned(),
+        ));
+    }
     let bytes = read_input(&file, FILE_MAX).map_err(|e| match e {
         InputError::TooLong(_) => wrong_format("it is larger than 1 MiB".to_owned()),
         e => Error::File {
@@ -248,7 +254,7 @@ pub(crate) fn read_env_file(
     document.report_rest(import, |_| "no equivalent");
     if holds {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(&file).map_or(0, |m| m.permissions().mode() & 0o777);
+        let mode = fs::metadata(&file).map_or(0, |m| m.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
             let text = format!(
                 "readable by other users (mode {mode:o}): `chmod 600` it, and delete it when nothing needs it"

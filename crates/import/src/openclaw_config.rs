@@ -83,6 +83,9 @@ fn read_included(
         line: None,
         why: format!("it includes `{}`, {why}", crate::names::one_line(wanted)),
     };
+    if !source.may_include() {
+        return Err(mistake("and includes more files than an installation has"));
+    }
     if depth == 0 {
         return Err(mistake("which is included too deeply, or by itself"));
     }
@@ -90,6 +93,9 @@ fn read_included(
     let path = path.ok_or_else(|| {
         mistake("which is outside of this directory: copy it here, and include the copy")
     })?;
+    if source.skips.hides(&path) {
+        return Ok(Value::Object(serde_json::Map::new()));
+    }
     let text = source.read_text(&path)?;
     let text = text.ok_or_else(|| mistake("which is missing"))?;
     source.account(&path);

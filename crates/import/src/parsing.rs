@@ -21,6 +21,8 @@ pub(crate) enum Notation {
     },
 }
 
+/// Deepest nesting of lists and mappings.
+const DEPTH_MAX: u8 = 100;
 /// Beginning of the message about a repeated key; what follows is the key.
 const REPEATED: &str = "repeated key ";
 
@@ -43,7 +45,7 @@ pub(crate) fn parse(notation: Notation, file: &Path, text: &str) -> Result<Value
     match notation {
         Notation::Json => {
             let mut deserializer = serde_json::Deserializer::from_str(text);
-            let value = Whole.deserialize(&mut deserializer);
+            let value = Whole(DEPTH_MAX).deserialize(&mut deserializer);
             let value = value.and_then(|v| deserializer.end().map(|()| v));
             value.map_err(|e| {
                 let line = u64::try_from(e.line()).ok().filter(|l| *l > 0);
@@ -90,16 +92,26 @@ struct Strict(Value);
 
 impl<'de> serde::Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Strict, D::Error> {
-        Whole.deserialize(deserializer).map(Strict)
+        Whole(DEPTH_MAX).deserialize(deserializer).map(Strict)
     }
 }
 
-struct Whole;
+/// Reads a value whose lists and mappings are nested at most this deep: what reads the value later calls itself as often.
+struct Whole(u8);
+
+impl Whole {
+    fn inner<E: serde::de::Error>(&self) -> std::result::Result<Whole, E> {
+        let depth = self.0.checked_sub(1);
+        depth
+            .map(Whole)
+            .ok_or_else(|| E::custom("it is nested too deeply"))
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Whole {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Value, D::Error> {
-        from.deserialize_any(Whole)
+        from.deserialize_any(self)
     }
 }
 
@@ -119,7 +131,7 @@ impl<'de> Visitor<'de> for Whole {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Value, D::Error> {
-        from.deserialize_any(Whole)
+        from.deserialize_any(self)
     }
 
     fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
@@ -143,20 +155,20 @@ impl<'de> Visitor<'de> for Whole {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(item) = items.next_element_seed(Whole)? {
+        let (mut all, depth) = (Vec::new(), self.inner()?.0);
+        while let Some(item) = items.next_element_seed(Whole(depth))? {
             all.push(item);
         }
         Ok(Value::Array(all))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Value, A::Error> {
-        let mut all = Map::new();
+        let (mut all, depth) = (Map::new(), self.inner()?.0);
         while let Some(key) = entries.next_key::<String>()? {
             if all.contains_key(&key) {
                 return Err(A::Error::custom(format!("{REPEATED}{key}`")));
             }
-            all.insert(key, entries.next_value_seed(Whole)?);
+            all.insert(key, entries.next_value_seed(Whole(depth))?);
         }
         Ok(Value::Object(all))
     }
@@ -165,6 +177,19 @@ impl<'de> Visitor<'de> for Whole {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deep_nesting_is_a_mistake() {
+        for notation in [
+            Notation::Json,
+            Notation::Json5,
+            Notation::Yaml { lines_before: 0 },
+        ] {
+            for open in ["[", "{a:", "{\"a\":"] {
+                assert!(parse(notation, Path::new("f"), &open.repeat(200_000)).is_err());
+            }
+        }
+    }
 
     fn mistake(notation: Notation, text: &str) -> String {
         parse(notation, Path::new("f"), text)

@@ -6,7 +6,7 @@ use crate::skips::Skips;
 use crate::{Error, Import, ReportKind, Result};
 use abbey_model::Redactor;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -27,7 +27,12 @@ pub(crate) struct SourceDir {
     pub(crate) skips: Skips,
     /// Files and directories that are accounted for.
     accounted: RefCell<BTreeSet<String>>,
+    /// Files that were included so far.
+    included: Cell<u32>,
 }
+
+/// Most files that an installation's configuration includes, each counted as often as it is read.
+const INCLUDES_MAX: u32 = 64;
 
 /// What an entry of a directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +66,14 @@ impl SourceDir {
             path: path.to_owned(),
             skips: Skips::new(skip),
             accounted: RefCell::default(),
+            included: Cell::default(),
         })
+    }
+
+    /// Counts one more included file; false once there were too many, since files can include each other again and again.
+    pub(crate) fn may_include(&self) -> bool {
+        self.included.update(|n| n.saturating_add(1));
+        self.included.get() <= INCLUDES_MAX
     }
 
     /// Opens a path below the directory; none when it does not exist or leads through a link.

@@ -108,10 +108,14 @@ impl GrantedPath<'_> {
 pub(super) fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
     let mut text = String::new();
     let file = granted(policy, path)?.open(OFlags::RDONLY)?;
-    file.take(FILE_MAX)
+    file.take(FILE_MAX + 1)
         .read_to_string(&mut text)
         .map_err(|e| format!("`{path}`: {e}"))?;
-    Ok(text)
+    // The beginning alone must not pass for the file: an edit would write it back.
+    match text.len() as u64 > FILE_MAX {
+        true => Err(format!("`{path}` is larger than {FILE_MAX} bytes")),
+        false => Ok(text),
+    }
 }
 
 /// Creates or replaces a text file, with the directories above it. A refused path leaves nothing behind.

@@ -6,7 +6,9 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::stdout;
 use crate::text::{Text, Tone};
-use crate::transcript::{print_transcript, read_session_events, time_of};
+use crate::transcript::{
+    print_transcript, print_transcripts_document, read_session_events, time_of,
+};
 use abbey_api::client::Client;
 use abbey_api::{FleetQuery, LogLine, LogQuery, LogStream, ServicesQuery, Time};
 use abbey_daemon::Home;
@@ -124,14 +126,22 @@ pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcom
 /// Prints the newest events of the sessions of agents.
 async fn print_transcripts(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
     let oldest = args.since.map(since);
+    let mut transcripts = Vec::new();
     for name in &args.names {
         let mut events = read_session_events(home, name, &[]).await?;
         events.retain(|e| oldest.is_none_or(|oldest| time_of(e).is_some_and(|at| at >= oldest)));
         let surplus = events.len().saturating_sub(args.lines as usize);
-        if args.names.len() > 1 && !json {
+        transcripts.push((name.clone(), events.split_off(surplus)));
+    }
+    if json {
+        print_transcripts_document(&transcripts);
+        return Ok(exit::OK);
+    }
+    for (name, events) in &transcripts {
+        if transcripts.len() > 1 {
             output::print_text(&Text::toned(Tone::Heading, &format!("{name}:")));
         }
-        print_transcript(json, name, events.get(surplus..).unwrap_or_default())?;
+        print_transcript(events);
     }
     Ok(exit::OK)
 }

@@ -7,7 +7,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
 use crate::task_output::{print_task, shorten_title, wait_for_end};
 use crate::text::{Text, Tone};
-use crate::transcript::{print_transcript, read_session_events};
+use crate::transcript::{print_transcript, print_transcripts_document, read_session_events};
 use abbey_api::client::Client;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
@@ -341,13 +341,18 @@ async fn print_task_transcript(home: &Home, client: &Client, json: bool, task: &
         let text = format!("{} has no run yet", doc.task.number);
         return Err(Failure::plain(text).with_code(exit::NOT_FOUND));
     }
-    for (agent, runs) in &runs_of {
-        let events = read_session_events(home, agent, runs).await?;
+    let mut transcripts = Vec::new();
+    for (agent, runs) in runs_of {
+        let events = read_session_events(home, &agent, &runs).await?;
         if events.is_empty() && !json {
             let text = format!("the session of `{agent}` has nothing about this task any more");
             output::print_message(&text);
         }
-        print_transcript(json, agent, &events)?;
+        transcripts.push((agent, events));
+    }
+    match json {
+        true => print_transcripts_document(&transcripts),
+        false => transcripts.iter().for_each(|(_, e)| print_transcript(e)),
     }
     Ok(exit::OK)
 }

@@ -10,7 +10,7 @@ use abbey_daemon::Home;
 use abbey_support::input::read_input;
 use futures_util::StreamExt;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -380,11 +380,18 @@ fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
     let place = file.with_file_name(format!("{name}.conflicts"));
     // What people wrote into the file is for whom the file is.
     let mode = std::fs::metadata(file).map_or(0o600, |m| m.mode() & 0o666);
+    // Whoever owns the directory may have put something else in its place.
+    let no_link = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let opened = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
         .mode(mode)
-        .open(&place);
+        .custom_flags(i32::try_from(no_link).unwrap_or(0))
+        .open(&place)
+        .and_then(|out| match out.metadata()?.is_file() {
+            true => Ok(out),
+            false => Err(std::io::Error::other("it is no file")),
+        });
     let mut out = opened.map_err(broken("open", &place))?;
     for c in overwritten {
         let text = format!("line {}: {}\n{}\n\n", c.line, c.why, c.wrote);

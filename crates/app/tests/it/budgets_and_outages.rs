@@ -31,10 +31,17 @@ impl Drop for Model {
     }
 }
 
-fn waits_for(house: &House, number: u64, kind: &str) -> bool {
-    let task = task(house, number);
-    assert_ne!(task["state"], "failed", "{task}");
-    task["waiting_for"]["kind"] == kind
+/// The task as it is once it is parked for this. The wait may be over at the next look.
+fn waiting(house: &House, number: u64, kind: &str) -> serde_json::Value {
+    let mut found = json!(null);
+    until("it waits", || {
+        let task = task(house, number);
+        assert_ne!(task["state"], "failed", "{task}");
+        let waits = task["state"] == "parked" && task["waiting_for"]["kind"] == kind;
+        found = task;
+        waits
+    });
+    found
 }
 
 /// Manifest of the scripted model with these limits of the day.
@@ -56,19 +63,14 @@ fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
         house.expect(0, args!("task add {}", text));
     }
     for number in [1, 2] {
-        until("it waits for the provider", || {
-            waits_for(&house, number, "provider")
-        });
-        let task = task(&house, number);
-        assert_eq!(
-            (&task["state"], &task["attempts"]),
-            (&json!("parked"), &json!(0))
-        );
+        let task = waiting(&house, number, "provider");
+        assert_eq!(task["attempts"], 0);
         assert_eq!(task["waiting_for"]["name"], "scripted");
         assert!(task["waiting_for"]["until"].is_string(), "{task}");
     }
-    let why = house.json(0, "task why TASK-1");
-    assert_eq!(why["reasons"][0]["code"], "provider");
+    until("it is told why", || {
+        house.json(0, "task why TASK-1")["reasons"][0]["code"] == "provider"
+    });
     let failing = &house.json(0, "ps")["failing_providers"][0];
     assert_eq!(
         (&failing["name"], &failing["failure"]),
@@ -116,7 +118,9 @@ fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
 
 #[test]
 fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
-    let house = up(&limited("tokens_per_day: 100000"));
+    let zone = far_from_midnight([("Etc/UTC", 0), ("Etc/GMT-6", 6)]);
+    let limits = |limits: &str| limited(&format!("{limits}, timezone: {zone}"));
+    let house = up(&limits("tokens_per_day: 100000"));
     house.wait_for_model();
     house.script_model(&json!([{ "status": 503 }, { "status": 429 }]));
     let done = house.json(0, "task add think --wait");
@@ -134,20 +138,32 @@ fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
         ["terminal", "routed", "attempt", "attempt", "attempt"]
     );
     assert!(why["reasons"][2]["text"].as_str().unwrap().contains("503"));
-    house.manifest(&limited("tokens_per_day: 100000, runs_per_day: 1"));
+    house.manifest(&limits("tokens_per_day: 100000, runs_per_day: 1"));
     house.expect(0, "up");
     // Long before the time limit of the wait.
     let parked = house.json(8, "task add think --wait --timeout 10m");
     assert_eq!(parked["task"]["waiting_for"]["name"], "house");
     assert!(parked["task"]["waiting_for"]["until"].is_string());
-    house.manifest(&limited("tokens_per_day: 100000, runs_per_day: 10"));
+    house.manifest(&limits("tokens_per_day: 100000, runs_per_day: 10"));
     house.expect(0, "up");
     house.wait_for_task("TASK-2", TaskState::Done);
 }
 
+/// The first of these time zones, by their hours before UTC, in which no midnight is near.
+fn far_from_midnight(zones: [(&'static str, u64); 2]) -> &'static str {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let hour = |ahead: u64| (now.as_ref().unwrap().as_secs() / 3600 + ahead) % 24;
+    let calm = zones
+        .iter()
+        .find(|(_, ahead)| !matches!(hour(*ahead), 0 | 23));
+    calm.expect("two zones that are hours apart").0
+}
+
 #[test]
 fn a_reservation_that_does_not_fit_now_waits_for_a_raise() {
-    let house = up(&limited("tokens_per_day: 100000"));
+    let zone = far_from_midnight([("Etc/UTC", 0), ("Etc/GMT-6", 6)]);
+    let limit = |tokens: u64| limited(&format!("tokens_per_day: {tokens}, timezone: {zone}"));
+    let house = up(&limit(100_000));
     house.wait_for_model();
     // Whatever a call reserves is what one of unknown usage costs.
     house.script_model(&json!([{ "text": "well", "no_usage": true }]));
@@ -161,7 +177,7 @@ fn a_reservation_that_does_not_fit_now_waits_for_a_raise() {
         house.unwrap()["spent"].as_u64().unwrap()
     };
     let once = spent();
-    house.manifest(&limited(&format!("tokens_per_day: {}", once * 3 / 2)));
+    house.manifest(&limit(once * 3 / 2));
     house.expect(0, "up");
     let parked = house.json(8, "task add think --wait");
     let waiting = &parked["task"]["waiting_for"];
@@ -177,12 +193,13 @@ fn a_reservation_that_does_not_fit_now_waits_for_a_raise() {
     let needed = words.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
     assert!((once..once * 3 / 2).contains(&needed), "{text}");
     assert_eq!(spent(), once);
-    house.manifest(&limited(&format!("tokens_per_day: {}", once * 3)));
+    house.manifest(&limit(once * 3));
     house.expect(0, "up");
     house.wait_for_task("TASK-2", TaskState::Done);
     // A changed time zone forgets nothing of it.
     let before = spent();
-    let zone = format!("tokens_per_day: {}, timezone: Pacific/Kiritimati", once * 3);
+    let other = far_from_midnight([("Pacific/Kiritimati", 14), ("Pacific/Niue", 13)]);
+    let zone = format!("tokens_per_day: {}, timezone: {other}", once * 3);
     house.manifest(&limited(&zone));
     house.expect(0, "up");
     assert_eq!(spent(), before);

@@ -278,6 +278,7 @@ fn the_operator_reads_what_an_agent_and_its_model_wrote() {
         "{of_task}"
     );
     let document = house.json(0, &["task", "show", number, "--transcript"]);
+    let document = &document["transcripts"][0];
     let events = document["events"].as_array().unwrap();
     assert_eq!(
         (events[0]["event"].as_str(), &document["agent"]),
@@ -285,7 +286,7 @@ fn the_operator_reads_what_an_agent_and_its_model_wrote() {
     );
     assert!(events.iter().all(|e| e["run"] == first["runs"][0]["id"]));
     assert_eq!(
-        house.json(0, "logs a --transcript -n 1")["events"]
+        house.json(0, "logs a --transcript -n 1")["transcripts"][0]["events"]
             .as_array()
             .unwrap()
             .len(),

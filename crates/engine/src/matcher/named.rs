@@ -27,6 +27,10 @@ pub(super) fn find_named_skill(rules: &[Rule], request: &Request) -> Option<Cand
     let mut words = request.core.split(' ');
     let first = words.next()?;
     if is_name(first) && words.clone().next().is_none() {
+        // `backup-db?` asks about it.
+        if request.plain.trim_end_matches(['"', ' ']).ends_with('?') {
+            return None;
+        }
         // A name alone is a request only if the skill needs no more.
         let found = rules
             .iter()

@@ -122,11 +122,16 @@ impl Pattern {
     /// A sentence that says what is wrong.
     pub(super) fn compile(text: &str) -> Result<Pattern, String> {
         let (expanded, kinds) = expand_slots(text)?;
-        let expression = RegexBuilder::new(&format!("^(?:{expanded})$"))
-            .case_insensitive(true)
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|_| "is not a regular expression".to_owned())?;
+        // On its own first: behind a bracket of the pattern, what makes it cover the whole request would not hold.
+        let compile = |text: &str| {
+            let expression = RegexBuilder::new(text)
+                .case_insensitive(true)
+                .size_limit(1 << 20)
+                .build();
+            expression.map_err(|_| "is not a regular expression".to_owned())
+        };
+        compile(&expanded)?;
+        let expression = compile(&format!("^(?:{expanded})$"))?;
         Ok(Pattern { expression, kinds })
     }
 

@@ -38,10 +38,10 @@ impl Request {
         let mut core = whole.as_str();
         let mut is_polite = false;
         for _ in 0..COURTESIES {
-            let Some(rest) = strip_before(core) else {
+            let Some((rest, asks)) = strip_before(core) else {
                 break;
             };
-            is_polite = true;
+            is_polite |= asks;
             core = rest;
         }
         for _ in 0..COURTESIES {
@@ -90,19 +90,27 @@ fn strip_start<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     Some(rest.as_str())
 }
 
-fn strip_before(text: &str) -> Option<&str> {
-    let rest = COURTESIES_BEFORE.entries().iter().find_map(|start| {
-        let rest = strip_start(text, start)?;
-        let bare = rest.trim_start_matches([' ', ',', '!']);
-        (bare.len() < rest.len()).then_some(bare)
-    });
+/// What follows a courtesy, and whether the courtesy is a question by its form.
+fn strip_before(text: &str) -> Option<(&str, bool)> {
+    let strip = |list: &WordList| {
+        list.entries().iter().find_map(|start| {
+            let rest = strip_start(text, start)?;
+            let bare = rest.trim_start_matches([' ', ',', '!']);
+            (bare.len() < rest.len()).then_some(bare)
+        })
+    };
+    if let Some(rest) = strip(&QUESTIONS_BEFORE).filter(|rest| !rest.is_empty()) {
+        return Some((rest, true));
+    }
+    let rest = strip(&COURTESIES_BEFORE);
     let joined = || {
         COURTESIES_BEFORE_JOINED
             .entries()
             .iter()
             .find_map(|start| text.strip_prefix(start))
     };
-    rest.or_else(joined).filter(|rest| !rest.is_empty())
+    let rest = rest.or_else(joined).filter(|rest| !rest.is_empty())?;
+    Some((rest, false))
 }
 
 fn strip_after(text: &str) -> Option<&str> {
@@ -161,6 +169,8 @@ mod tests {
         }
         assert!(Request::read("could you go?").is_polite);
         assert!(!Request::read("restart web").is_polite);
+        // A greeting asks nothing, so its question mark does.
+        assert!(!Request::read("okay, restart web?").is_polite);
         assert!(Request::read("a\nb").has_lines && !Request::read("a\n").has_lines);
         assert!(Request::read(&"é".repeat(TEXT_MAX)).is_too_long);
         assert_eq!(Request::read("„x“").plain, "\"x\"");

@@ -132,12 +132,17 @@ pub(super) static ABOUT: WordList = WordList::new(
 pub(super) static ABOUT_TEXT_JOINED: WordList =
     WordList::new("翻译, 写一首, 故事, 诗, 他说, 她说, 忽略, 假装, 句子, 总结");
 
-/// Courtesies before a request, in lower case, the longer before the shorter.
+/// Courtesies before a request that are questions by their form, in lower case, the longer before the shorter.
+pub(super) static QUESTIONS_BEFORE: WordList = WordList::new(
+    "could you please, can you please, would you please, will you please, could you, can you, would you, will you, \
+    könntest du bitte, kannst du bitte, können sie bitte, könnten sie bitte, könntest du, kannst du, können sie, \
+    könnten sie, lahko prosim, ali lahko",
+);
+
+/// Other courtesies before a request, in lower case.
 pub(super) static COURTESIES_BEFORE: WordList = WordList::new(
-    "could you please, can you please, would you please, will you please, i would like you to, i'd like you to, i \
-    want you to, i need you to, could you, can you, would you, will you, please, kindly, hey abbey, hello, hey, hi, \
-    ok, okay, könntest du bitte, kannst du bitte, können sie bitte, könnten sie bitte, könntest du, kannst du, \
-    können sie, könnten sie, bitte, hallo, lahko prosim, ali lahko, prosim, živjo, пожалуйста, привет",
+    "i would like you to, i'd like you to, i want you to, i need you to, please, kindly, hey abbey, hello, hey, hi, \
+    ok, okay, bitte, hallo, prosim, živjo, пожалуйста, привет",
 );
 
 /// Courtesies before a request in scripts without blanks.

@@ -202,14 +202,27 @@ impl StreamReader for ChatStream {
     }
 }
 
-/// Bytes of all texts in a piece of an answer, whatever they are named: content, reasoning, arguments of tools.
+/// Bytes that the model wrote in a piece of an answer: content, refusal, arguments of tools, and its reasoning, which some
+/// providers send in more than one form.
 fn text_bytes(delta: &Value) -> u64 {
-    match delta {
-        Value::String(text) => text.len() as u64,
-        Value::Array(parts) => parts.iter().map(text_bytes).sum(),
-        Value::Object(parts) => parts.values().map(text_bytes).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-    }
+    let length = |text: &Value| text.as_str().map_or(0, |t| t.len() as u64);
+    let list = |parts: &Value| parts.as_array().cloned().unwrap_or_default();
+    let texts = |parts: &Value| list(parts).iter().map(|p| length(&p["text"])).sum::<u64>();
+    let calls = list(&delta["tool_calls"]);
+    let calls = calls.iter().map(|call| {
+        let function = &call["function"];
+        length(&function["name"]) + length(&function["arguments"])
+    });
+    let reasoning = [
+        length(&delta["reasoning"]),
+        length(&delta["reasoning_content"]),
+        texts(&delta["reasoning_details"]),
+    ];
+    length(&delta["content"])
+        + texts(&delta["content"])
+        + length(&delta["refusal"])
+        + calls.sum::<u64>()
+        + reasoning.into_iter().max().unwrap_or_default()
 }
 
 fn error_document(refusal: &Refusal) -> Value {
@@ -341,6 +354,34 @@ mod tests {
                 "max_tokens": 1000, "stream_options": { "include_usage": true },
             })
         );
+    }
+
+    #[test]
+    fn only_what_the_model_writes_counts_as_output() {
+        let call = parse(json!({ "model": "m", "messages": [], "stream": true })).unwrap();
+        let mut reader = call.stream_reader().unwrap();
+        let mut written = |delta: Value| {
+            let before = reader.output_bytes();
+            let chunk = json!({ "id": "chatcmpl-123", "choices": [{ "delta": delta }] });
+            reader.read(Bytes::from(format!("data: {chunk}\n\n")));
+            reader.output_bytes() - before
+        };
+        assert_eq!(
+            written(json!({ "role": "assistant", "content": "word" })),
+            4
+        );
+        assert_eq!(
+            written(json!({ "content": [{ "type": "text", "text": "word" }] })),
+            4
+        );
+        let thought = json!({
+            "reasoning": "think", "reasoning_content": "think",
+            "reasoning_details": [{ "type": "reasoning.text", "format": "x", "text": "think" }],
+        });
+        assert_eq!(written(thought), 5);
+        let call = json!([{ "id": "call_1", "function": { "name": "f", "arguments": "{}" } }]);
+        assert_eq!(written(json!({ "tool_calls": call })), 3);
+        assert_eq!(written(json!({})), 0);
     }
 
     #[test]

@@ -247,6 +247,7 @@ pub(crate) fn fail(
         row.failure = Some(text);
     }
     store_transition(tx, &mut row, step, &who, (action, detail), Some(facts))?;
+    waits::wake_if_room(tx, &row)?;
     Ok(row)
 }
 

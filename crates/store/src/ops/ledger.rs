@@ -115,7 +115,8 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
                 limit: limit.limit,
                 warn_percent: limit.warn_percent,
                 spent: 0,
-                reserved: 0,
+                // Runs that began before the budget was counted are settled on it as well.
+                reserved: open_reservations(tx.rows, &limit.scope, limit.metric)?,
                 period_start: tx.now,
                 resets_at: None,
             },
@@ -125,6 +126,19 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
     }
     tx.publish(Topic::Budgets);
     Ok(())
+}
+
+/// Sum of what open reservations hold of a scope's metric.
+fn open_reservations(rows: &dyn Rows, scope: &Scope, metric: Metric) -> Result<u64> {
+    let open = rows.all("SELECT amounts, scopes FROM reservations", params![], |c| {
+        Ok((c.json::<BudgetAmounts>()?, c.json::<Vec<Scope>>()?))
+    })?;
+    let held = open
+        .into_iter()
+        .filter(|(_, scopes)| scopes.contains(scope));
+    Ok(held.fold(0, |sum: u64, (amounts, _)| {
+        sum.saturating_add(amounts.of(metric))
+    }))
 }
 
 /// Moves what an agent has spent and reserved to the accounts of its new name.
@@ -327,7 +341,8 @@ fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &BudgetAmounts)
                 && let Some(mut account) = account(tx, scope, metric)?
             {
                 let before = account.state();
-                account.settle(held, used);
+                // Less only in a house whose budgets an earlier release began to count in the middle of a run.
+                account.settle(held.min(account.reserved), used);
                 put_account(tx, account.clone());
                 if let Some(level) = account.level_reached(before) {
                     report_level(tx, &account, level)?;

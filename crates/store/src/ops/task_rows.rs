@@ -264,7 +264,8 @@ fn waiting_key(row: &TaskRow) -> Option<String> {
 
 /// Sets the deadline of a task again that was made due and stays as it is, so that it is not due for ever.
 pub(crate) fn restore_deadline(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
-    let next = deadline(row).filter(|at| *at > tx.now);
+    let own = own_deadline(row).filter(|at| *at > tx.now);
+    let next = earlier_of(own, due(row));
     tx.execute(
         "UPDATE tasks SET deadline = ?2 WHERE number = ?1 AND deadline <= ?3",
         params![row.number, next, tx.now],
@@ -274,9 +275,21 @@ pub(crate) fn restore_deadline(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
 
 /// When the house must act on a task by itself: its wait, lease, wall time, pause, approval or due time is over.
 fn deadline(row: &TaskRow) -> Option<Timestamp> {
+    earlier_of(own_deadline(row), due(row))
+}
+
+fn earlier_of(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
+}
+
+/// When a subtask must be over.
+fn due(row: &TaskRow) -> Option<Timestamp> {
     let due = row.link.as_ref().and_then(|l| l.due);
-    let due = due.filter(|_| !row.state().is_terminal());
-    let own = match &row.phase {
+    due.filter(|_| !row.state().is_terminal())
+}
+
+fn own_deadline(row: &TaskRow) -> Option<Timestamp> {
+    match &row.phase {
         Phase::Pending { not_before } => Some(*not_before),
         Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at)),
         Phase::AwaitingApproval { until, .. } => Some(*until),
@@ -288,6 +301,5 @@ fn deadline(row: &TaskRow) -> Option<Timestamp> {
         | Phase::Failed { .. }
         | Phase::TimedOut
         | Phase::Cancelled => None,
-    };
-    [own, due].into_iter().flatten().min()
+    }
 }

@@ -11,7 +11,9 @@ use abbey_engine::task::{Phase, Wait};
 use abbey_model::{BudgetAmounts, Metric, Scope, Slug, WaitKind, WaitingFor};
 
 /// Waiting tasks that one settled reservation wakes at most: it makes room for few.
-const WOKEN_MAX: u32 = 8;
+const WOKEN_MAX: usize = 8;
+/// Waiting tasks that are looked at for that.
+const LOOKED_AT_MAX: u32 = 64;
 
 /// Fills in why an agent can't begin a run of a task, and why it can't call its model.
 pub(crate) fn fill_in(tx: &mut Tx<'_>, row: &TaskRow, agent: &mut AgentFact) -> Result<()> {
@@ -109,20 +111,41 @@ pub(crate) fn wake_for_room(tx: &mut Tx<'_>, account: &Account) -> Result<()> {
     }
     let waiting = tx.rows.all(
         "SELECT number, phase FROM tasks WHERE waiting = ?1 ORDER BY queue_key LIMIT ?2",
-        params![key(WaitKind::Budget, &account.scope.to_string()), WOKEN_MAX],
+        params![
+            key(WaitKind::Budget, &account.scope.to_string()),
+            LOOKED_AT_MAX
+        ],
         |c| Ok((c.get::<u64>()?, c.json::<Phase>()?)),
     )?;
-    for (number, phase) in waiting {
-        let ends = demands(&phase).iter().any(|d| {
+    let fits = |phase: &Phase| {
+        demands(phase).iter().any(|d| {
             d.scope == account.scope
                 && d.metric == account.metric
                 && !matches!(account.room_for(d.amount), Room::Later(_))
-        });
-        if ends {
+        })
+    };
+    let fitting = waiting.into_iter().filter(|(_, phase)| fits(phase));
+    for (number, _) in fitting.take(WOKEN_MAX) {
+        let now = tx.now;
+        tx.execute(
+            "UPDATE tasks SET deadline = ?2 WHERE number = ?1",
+            params![number, now],
+        )?;
+        tx.publish(Topic::Deadlines);
+    }
+    Ok(())
+}
+
+/// Makes a task due that was just parked for a budget which has room meanwhile: what made the room looked for tasks that
+/// were parked then.
+pub(crate) fn wake_if_room(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
+    for demand in demands(&row.phase) {
+        let account = ledger::account(tx, &demand.scope, demand.metric)?;
+        if account.is_some_and(|a| a.room_for(demand.amount) == Room::Now) {
             let now = tx.now;
             tx.execute(
                 "UPDATE tasks SET deadline = ?2 WHERE number = ?1",
-                params![number, now],
+                params![row.number, now],
             )?;
             tx.publish(Topic::Deadlines);
         }

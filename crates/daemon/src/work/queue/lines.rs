@@ -118,6 +118,9 @@ fn split_number(text: &str) -> (Option<u64>, &str) {
     };
     let end = rest.find(|c: char| !c.is_ascii_digit());
     let (digits, rest) = rest.split_at(end.unwrap_or(rest.len()));
+    if !(rest.is_empty() || rest.starts_with(['*', ':', '(', ' ', '\t', '\n'])) {
+        return (None, text);
+    }
     match digits.parse() {
         Ok(number) if !digits.starts_with('0') => (
             Some(number),

@@ -14,6 +14,8 @@ cases! {
     what_one_agent_is_short_of_is_no_reason_for_another checks edit_task;
     what_can_never_fit_is_no_wait checks reserve_call fail;
     a_settled_call_makes_room_for_those_that_wait checks settle_call expire_deadlines;
+    room_that_comes_before_the_end_of_the_run_wakes_as_well checks fail expire_deadlines;
+    a_budget_that_is_counted_from_the_middle_of_a_run_on_is_settled checks set_budgets fail;
     runs_that_are_used_up_park_what_is_offered checks claim admit_task;
     tasks_wait_for_a_provider_without_costing_attempts checks record_provider_outcome provider_health claim fail;
     a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end checks record_provider_outcome fail;
@@ -173,6 +175,53 @@ fn a_settled_call_makes_room_for_those_that_wait(bench: &mut Bench) {
     assert_eq!(due.iter().map(|t| t.id).collect::<Vec<_>>(), [row.id]);
     let admitted = readmit(bench, &task, "agent-c");
     assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+/// A worker reports after the refusal, and the room may come in between.
+fn room_that_comes_before_the_end_of_the_run_wakes_as_well(bench: &mut Bench) {
+    let store = bench.store();
+    store.set_budgets(limits(1000), "UTC".into()).done();
+    let (first, second) = (
+        add_model_task(bench, "agent-a"),
+        add_model_task(bench, "agent-b"),
+    );
+    let holder = bench.claim(&first, "agent-a").expect("claimed");
+    let other = bench.claim(&second, "agent-b").expect("claimed");
+    let held = bench.reserve("agent-a", holder.run, 480).expect("it fits");
+    let more = bench.reserve("agent-b", other.run, 480).expect("it fits");
+    assert!(refuse(bench, "agent-b", &other, 200));
+    let store = bench.store();
+    store.settle_call(held, CallUsage::Released).done();
+    store.settle_call(more, CallUsage::Released).done();
+    assert!(bench.store().expire_deadlines().done().is_empty());
+    fail(bench, &second, &other, EndReason::BudgetExhausted);
+    let due = bench.store().expire_deadlines().done();
+    assert_eq!(due.len(), 1);
+}
+
+/// A limit of minutes that is set while a run goes on counts what the run has reserved.
+fn a_budget_that_is_counted_from_the_middle_of_a_run_on_is_settled(bench: &mut Bench) {
+    let without: Vec<BudgetLimit> = limits(1000)
+        .into_iter()
+        .filter(|l| l.metric != Metric::Seconds)
+        .collect();
+    bench.store().set_budgets(without, "UTC".into()).done();
+    let task = add_model_task(bench, "agent-a");
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    let minutes = |scope| BudgetLimit {
+        scope,
+        metric: Metric::Seconds,
+        window: Window::Day,
+        limit: Some(36_000),
+        warn_percent: 80,
+    };
+    let scopes = [Scope::House, Scope::Agent(slug("agent-a"))];
+    let minutes = scopes.map(minutes).to_vec();
+    bench.store().set_budgets(minutes, "UTC".into()).done();
+    assert!(bench.account("house", Metric::Seconds).reserved > 0);
+    fail(bench, &task, &claimed, EndReason::AgentError);
+    let counted = bench.account("house", Metric::Seconds);
+    assert_eq!(counted.reserved, 0);
 }
 
 fn runs_that_are_used_up_park_what_is_offered(bench: &mut Bench) {
