@@ -100,6 +100,7 @@ const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("task add", "to", Some(Named::Agents)),
     ("agent move", "to", Some(Named::Agents)),
     ("skill run", "to", Some(Named::Agents)),
+    ("skill explain", "to", Some(Named::Agents)),
     ("*", "service", Some(Named::Services)),
     ("*", "task", Some(Named::Tasks)),
     ("*", "schedule", Some(Named::Schedules)),

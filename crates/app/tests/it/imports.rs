@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 const HOUSE: &str = "house: harbour
 providers:
-  cloud: { kind: openai, base_url: http://127.0.0.1:1/v1 }
+  cloud: { kind: openai, base_url: http://127.0.0.1:1/v1, input_usd_per_mtok: 1, output_usd_per_mtok: 2 }
 defaults: { cell: sandbox }
 budget: { usd_per_day: 10 }
 agents:

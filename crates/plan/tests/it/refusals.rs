@@ -86,12 +86,15 @@ fn a_cell_needs_memory_to_start_and_an_agent_a_name_that_is_no_keyword() {
     let plan = planned(text, &host);
     let told = fatal(&plan).join("\n");
     assert!(told.contains("a cell needs 8MiB to start"), "{told}");
-    for name in ["all", "none", "operator"] {
+    for name in ["all", "operator"] {
         assert!(
             told.contains(&format!("agent:{name}: `{name}` means")),
             "{told}"
         );
     }
+    // Whoever may delegate to `none` may delegate to nobody, so that name is only a nuisance.
+    let warned = |n: &&abbey_plan::Note| n.subject == "agent:none" && n.text.contains("means");
+    assert!(!told.contains("agent:none") && plan.notes.iter().any(|n| warned(&n)));
     // A house that has one keeps it.
     let again = planned(text, &after(&parse(text).unwrap(), &plan));
     assert!(!fatal(&again).join("\n").contains("means something else"));
