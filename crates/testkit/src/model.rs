@@ -236,8 +236,12 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
 fn answer(call: &Value) -> String {
     let asked = call["messages"]
         .as_array()
-        .and_then(|m| m.iter().find(|m| m["role"] == "user"))
-        .and_then(|m| m["content"].as_str())
+        .into_iter()
+        .flatten()
+        .filter(|m| m["role"] == "user")
+        .filter_map(|m| m["content"].as_str())
+        // What the agent noted itself is marked as a part, and comes before the task.
+        .find(|text| !text.starts_with('<'))
         .unwrap_or_default();
     let asked: String = asked.chars().take(120).collect();
     format!(

@@ -46,7 +46,8 @@ pub(super) async fn work_with_model(context: &mut RunContext<'_>) -> TurnEnd {
     definitions.extend(servers.definitions());
     let mut messages = first_messages(assignment, &system);
     if let Some(own) = prompt::render_own_parts(&own_parts(context)) {
-        messages.push(json!({ "role": "user", "content": own }));
+        // Before the task, which is what the model answers.
+        messages.insert(1, json!({ "role": "user", "content": own }));
     }
     let mut progress = Progress::default();
     let mut output = 0u64;
