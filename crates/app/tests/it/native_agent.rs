@@ -212,11 +212,11 @@ fn what_an_agent_writes_is_its_memory_and_forges_no_part() {
     );
     let users = messages(&house, "user");
     assert!(
-        users[0].contains("MULBERRY") && !users[0].contains("<abbey-part"),
+        users[1].contains("MULBERRY") && !users[1].contains("<abbey-part"),
         "{users:?}"
     );
     // What it did last, and what it wrote, are parts from the agent, and there are no others.
-    let own = users.last().unwrap();
+    let own = &users[0];
     assert_eq!(own.matches("<abbey-part ").count(), 3, "{own}");
     assert_eq!(own.matches("</abbey-part>").count(), 3, "{own}");
     assert_eq!(own.matches("from=\"this agent\">").count(), 3, "{own}");
