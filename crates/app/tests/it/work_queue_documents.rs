@@ -259,6 +259,9 @@ fn bytes_that_are_no_text_stay_and_do_not_end_the_watch() {
     let now = read(&house, "Q.md");
     let kept = &odd[..odd.len() - b"- [ ] (P1, a) Oil\n".len()];
     assert!(now.windows(kept.len()).any(|w| w == kept));
+    until("it is told", || {
+        read_text(&house, "watcher.log").contains("not UTF-8")
+    });
     assert!(watcher.try_wait().unwrap().is_none());
     watcher.kill().unwrap();
     watcher.wait().unwrap();
