@@ -37,7 +37,7 @@ fn phrases() -> Vec<Phrase> {
     lines.map(phrase).collect()
 }
 
-/// Replaces `\n`, `\t` and `\uXXXX`.
+/// Replaces the escapes of JSON for a line feed, a tab and a code point of four hexadecimal digits.
 fn unescape(text: &str) -> String {
     let mut plain = text.replace("\\n", "\n").replace("\\t", "\t");
     while let Some(at) = plain.find("\\u") {

@@ -94,6 +94,22 @@ pub(super) struct Captured {
     pub(super) stderr: HeadAndTail,
 }
 
+impl Captured {
+    /// What a model is told of the program's end: its status and output, as an error unless it succeeded.
+    pub(super) fn report(&self) -> Result<String, String> {
+        let text = format!(
+            "{}\n{}{}",
+            self.status,
+            self.stdout.text(),
+            self.stderr.text()
+        );
+        match self.status.success() {
+            true => Ok(text),
+            false => Err(text),
+        }
+    }
+}
+
 /// Ends the process group of a program whose end nobody waits for any more.
 struct GroupGuard(Option<Pid>);
 

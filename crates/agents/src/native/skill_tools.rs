@@ -254,14 +254,5 @@ async fn run_script(
         .await
         .map_err(|_| format!("`{path}` ran longer than {SCRIPT_MAX:?}"))?
         .map_err(|e| format!("could not run `{path}` of skill `{name}`: {e}"))?;
-    let text = format!(
-        "{}\n{}{}",
-        ended.status,
-        ended.stdout.text(),
-        ended.stderr.text()
-    );
-    match ended.status.success() {
-        true => Ok(text),
-        false => Err(text),
-    }
+    ended.report()
 }

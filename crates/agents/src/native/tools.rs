@@ -370,14 +370,5 @@ async fn shell(args: &Value) -> Result<String, String> {
         .await
         .map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?
         .map_err(|e| format!("could not run `{program}`: {e}"))?;
-    let text = format!(
-        "{}\n{}{}",
-        ended.status,
-        ended.stdout.text(),
-        ended.stderr.text()
-    );
-    match ended.status.success() {
-        true => Ok(text),
-        false => Err(text),
-    }
+    ended.report()
 }

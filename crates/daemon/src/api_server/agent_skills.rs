@@ -2,7 +2,7 @@
 //! to what the caller may use (S4-13).
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Me, Path, Query, paginate};
+use crate::api_server::web::{Doc, Me, Path, Query, page_of_skills};
 use crate::core::error::Result;
 use crate::insight::{self_views, skill_views};
 use abbey_agents::library::{list_skill_files, read_skill_file};
@@ -42,14 +42,7 @@ async fn skills(
     let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
     let found = skill_views::find_skills_of_agent(&api.work, agent, query.q.as_deref());
-    let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
-    Ok(Doc(SkillsDoc {
-        version: VERSION,
-        skills,
-        cursor,
-        changed: Vec::new(),
-    }))
+    page_of_skills(found, &query)
 }
 
 #[utoipa::path(
@@ -66,14 +59,7 @@ async fn skills_of_colleagues(
     let current = api.core.plan.require()?;
     let delegable = self_views::delegable_skills(&current, current.find_agent(&slug)?);
     let found = skill_views::find_skills_of_others(&api.work, &delegable, query.q.as_deref());
-    let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
-    Ok(Doc(SkillsDoc {
-        version: VERSION,
-        skills,
-        cursor,
-        changed: Vec::new(),
-    }))
+    page_of_skills(found, &query)
 }
 
 /// Calls `read` with a skill that the agent may use.

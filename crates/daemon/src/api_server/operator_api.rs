@@ -5,7 +5,8 @@ use crate::api_server::state::ApiState;
 use crate::api_server::web::Query;
 use crate::api_server::web::{
     self, Doc, Json, PAGE_MAX, format_etag, header_text, matches_if_none_match, not_modified,
-    paginate, parse_if_match, read_json_body, refuse_unknown, stale_to_precondition_failed,
+    page_of_skills, paginate, parse_if_match, read_json_body, refuse_unknown,
+    stale_to_precondition_failed,
 };
 use crate::api_server::{
     controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans,
@@ -424,14 +425,7 @@ async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Resul
 )]
 async fn skills(State(api): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
     let found = find_skills_in_force(&api.work, query.q.as_deref());
-    let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
-    Ok(Doc(SkillsDoc {
-        version: VERSION,
-        skills,
-        cursor,
-        changed: found.changed,
-    }))
+    page_of_skills(found, &query)
 }
 
 #[utoipa::path(

@@ -3,8 +3,8 @@
 use crate::core::error::Error;
 use crate::core::runtime::{Runtime, TimedOut};
 use abbey_api::Api;
-use abbey_api::Problem;
 use abbey_api::headers::{HeaderField, IdempotencyKey};
+use abbey_api::{Problem, SkillView, SkillsDoc, SkillsQuery};
 use abbey_model::{FaultKind, Principal};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
@@ -123,6 +123,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
 /// Most rows of one page.
 pub(crate) const PAGE_MAX: u32 = 1000;
+
+/// The page of skills that a request asks for.
+///
+/// # Errors
+/// As [`paginate`].
+pub(crate) fn page_of_skills(
+    found: SkillsDoc,
+    query: &SkillsQuery,
+) -> crate::core::error::Result<Doc<SkillsDoc>> {
+    let name = |s: &SkillView| s.name.clone();
+    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(SkillsDoc {
+        skills,
+        cursor,
+        ..found
+    }))
+}
 
 /// One page of a list: the items behind the one whose key is the cursor, and the cursor of the next
 /// page.

@@ -77,6 +77,7 @@ fn nothing_is_guessed() {
         "Do not restart the service web",
         "Should we restart service web",
         "restart service web?",
+        "Okay, restart service web?",
         "restart service web if it hangs",
         "restart service mail",
         "restart service web; reboot",
