@@ -67,7 +67,10 @@ const MODULES: [&str; 15] = [
     "drivers/net/tun.ko",
 ];
 const INIT: &str = include_str!("init.sh");
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// Fetches the packages of the kernel and of busybox into [`BOOT`] of the root.
+const BOOT_PACKAGES: &str = include_str!("boot_packages.sh");
+/// Where [`BOOT_PACKAGES`] leaves packages, below the root.
+const BOOT: &str = ".boot";
 
 /// Description of an image, in `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +109,6 @@ fn package_of(program: &str) -> &str {
     match program {
         "mkfs.ext4" => "e2fsprogs",
         "dpkg-deb" => "dpkg",
-        "apt-get" | "apt-cache" => "apt",
         other => other,
     }
 }
@@ -191,17 +193,17 @@ pub fn build_image(
     packages.sort();
     packages.dedup();
 
-    tell("fetching the kernel and busybox");
-    let version = kernel(&at)?;
-    initrd(&at)?;
     tell(&format!(
         "putting {} packages of {suite} together",
         packages.len()
     ));
     root(&at, &suite, &packages)?;
+    tell("unpacking the kernel and busybox");
+    let version = kernel(&at)?;
+    initrd(&at)?;
     tell("writing the root file system");
     file_system(&at)?;
-    for left in ["packages", "root", "initrd.d", "kernel.d", "busybox.d"] {
+    for left in [BOOT, "root", "initrd.d", "kernel.d", "busybox.d"] {
         let _never_made = fs::remove_dir_all(at.join(left));
     }
     let mut digests = BTreeMap::new();
@@ -245,23 +247,18 @@ fn named(name: &str) -> Result<()> {
         .map_err(|e| image_error("name", format!("`{name}` is not a valid image name: {e}")))
 }
 
-/// Downloads a package and unpacks it; gives its file name.
+/// Unpacks the package whose file name begins so; gives its file name without the extension.
 fn unpack(at: &Path, package: &str, to: &Path) -> Result<String> {
-    let packages = at.join("packages");
-    let _fresh = fs::remove_dir_all(&packages);
-    for dir in [&packages, &to.to_owned()] {
-        fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
-    }
-    // The sandbox of apt could not write here, and only a signed package passes anyhow.
-    run("fetch a package", "apt-get", |c| {
-        c.args(["download", "-qq", "-o", "APT::Sandbox::User=root", package])
-            .current_dir(&packages);
-    })?;
+    let packages = at.join(BOOT);
     let file = fs::read_dir(&packages)
         .map_err(Error::file("list", &packages))?
         .flatten()
         .map(|e| e.path())
-        .find(|p| p.extension().is_some_and(|e| e == "deb"))
+        .find(|p| {
+            p.extension().is_some_and(|e| e == "deb")
+                && p.file_name()
+                    .is_some_and(|n| n.to_string_lossy().starts_with(package))
+        })
         .ok_or_else(|| image_error("fetch a package", format!("`{package}` was not downloaded")))?;
     run("unpack a package", "dpkg-deb", |c| {
         c.arg("-x").arg(&file).arg(to);
@@ -273,22 +270,8 @@ fn unpack(at: &Path, package: &str, to: &Path) -> Result<String> {
 
 /// The kernel, beside its modules; gives its package and version.
 fn kernel(at: &Path) -> Result<String> {
-    let depends = run("find the kernel", "apt-cache", |c| {
-        c.args(["depends", "--important", KERNEL_PACKAGE]);
-    })?;
-    let text = String::from_utf8_lossy(&depends);
-    let package = text
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("Depends: "))
-        .filter(|p| p.starts_with("linux-image-"))
-        .ok_or_else(|| {
-            image_error(
-                "find the kernel",
-                format!("the package `{KERNEL_PACKAGE}` is not known here; run `apt-get update`"),
-            )
-        })?;
     let to = at.join("kernel.d");
-    let version = unpack(at, package.trim(), &to)?;
+    let version = unpack(at, "linux-image-", &to)?;
     let boot = to.join("boot");
     let image = fs::read_dir(&boot)
         .map_err(Error::file("list", &boot))?
@@ -378,11 +361,14 @@ fn root(at: &Path, suite: &str, packages: &[String]) -> Result<()> {
     run("put the root together", "mmdebstrap", |c| {
         c.args(["--quiet", "--variant=extract", "--format=directory"])
             .arg(format!("--hook-dir={MERGED}"))
+            .arg(format!("--extract-hook={BOOT_PACKAGES}"))
             .arg(format!("--include={}", packages.join(",")))
             .arg(suite)
             .arg(at.join("root"));
     })?;
     let root = at.join("root");
+    let boot = root.join(BOOT);
+    fs::rename(&boot, at.join(BOOT)).map_err(Error::file("move", boot))?;
     remove_setuid_bits(&root)?;
     for (path, text) in [
         (
