@@ -173,4 +173,39 @@ mod tests {
         assert_eq!(below(root, "a", "../etc/passwd"), None);
         assert_eq!(below(root, "a", "/etc/passwd"), None);
     }
+
+    /// What reading the configuration `a` fails with.
+    fn refusal(files: &[(&str, String)]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        let source = SourceDir::open(dir.path(), &[]).unwrap();
+        let read = read(&source, &mut Import::default(), "a");
+        read.expect_err("it includes too much").to_string()
+    }
+
+    #[test]
+    fn files_that_include_each_other_end_the_import() {
+        let text = refusal(&[
+            ("a", r#"{ "$include": "b" }"#.to_owned()),
+            ("b", r#"{ "$include": "a" }"#.to_owned()),
+        ]);
+        assert!(text.contains("included too deeply, or by itself"), "{text}");
+    }
+
+    #[test]
+    fn files_that_include_many_in_each_part_end_the_import() {
+        let many = |name: &str| {
+            format!(
+                r#"{{ "$include": [{}] }}"#,
+                [format!("\"{name}\"").as_str(); 9].join(",")
+            )
+        };
+        let text = refusal(&[("a", many("b")), ("b", many("c")), ("c", "{}".to_owned())]);
+        assert!(
+            text.contains("more files than an installation has"),
+            "{text}"
+        );
+    }
 }

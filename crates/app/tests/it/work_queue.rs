@@ -370,6 +370,29 @@ fn copies_of_the_queue_file_are_as_private_as_it_and_do_not_pile_up() {
     }
 }
 
+/// What was refused goes into a file beside the queue; whoever may write there can't lead it elsewhere.
+#[test]
+fn refused_edits_are_written_through_no_link() {
+    let house = up(
+        "house: q\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n",
+    );
+    house.expect(0, "stop a");
+    house.expect(0, "task add --to a 'Sweep the yard'");
+    house.expect(0, "task sync Q.md");
+    let mine = view(&house).replace("Sweep the yard", "Sweep nothing");
+    house.expect(0, "task cancel TASK-1");
+    std::fs::write(house.path("Q.md"), mine).unwrap();
+    std::fs::write(house.path("elsewhere"), "").unwrap();
+    std::os::unix::fs::symlink("elsewhere", house.path("Q.md.conflicts")).unwrap();
+    let text = house.expect_refusal(1, "task sync Q.md");
+    assert!(text.contains("Q.md.conflicts"), "{text}");
+    assert_eq!(std::fs::read(house.path("elsewhere")).unwrap(), b"");
+    std::fs::remove_file(house.path("Q.md.conflicts")).unwrap();
+    house.expect(4, "task sync Q.md");
+    let kept = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
+    assert!(kept.contains("Sweep nothing"), "{kept}");
+}
+
 /// A synchronisation may be killed between the change in the house and the change in the file; a line that is written
 /// again later is a new task.
 #[test]
