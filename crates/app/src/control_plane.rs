@@ -245,6 +245,11 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
     let backend = ShimBackend::new(home.root(), home.cgroup_name());
     let failed = |e: abbey_cells::Error| Failure::plain(e.to_string());
     let cells = backend.list().map_err(failed)?;
+    if cells.is_empty() {
+        return Ok(0);
+    }
+    // What is left of a cell is removed by hostd, which may have been killed too.
+    repair_home(home)?;
     for cell in &cells {
         // What does not answer is killed below.
         let _does_not_answer = backend.stop(cell, STOP_GRACE);
@@ -256,6 +261,9 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
     }
     for cell in &cells {
         backend.sweep(cell).map_err(failed)?;
+    }
+    if !is_control_plane_up(home).await {
+        abbey_daemon::end_started_hostd(home.root());
     }
     Ok(cells.len())
 }

@@ -30,7 +30,7 @@ pub(crate) struct ManifestLock {
     _locked: Option<File>,
 }
 
-/// Waits until no other command edits the file.
+/// Waits until no other command edits or applies the file.
 ///
 /// # Errors
 /// Exit code 2 if the file cannot be read, and 124 if another command edits it all the time.
@@ -40,13 +40,16 @@ pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> 
     loop {
         match file::lock_current(path) {
             Ok(None) if Instant::now() >= until => {
-                let text = format!("another command edits the manifest `{}`", path.display());
+                let text = format!(
+                    "another command edits or applies the manifest `{}`",
+                    path.display()
+                );
                 return Err(Failure::plain(text)
                     .hint("repeat the command once that one has ended")
                     .with_code(exit::TIMEOUT));
             }
             Ok(None) => {
-                progress.show("waiting for another command that edits the manifest");
+                progress.show("waiting for another command that edits or applies the manifest");
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             Ok(locked) => {
@@ -169,6 +172,31 @@ pub(crate) async fn finish_interrupted_edits(
         return Ok(false);
     };
     finish_edits(client, &target).await
+}
+
+/// For a command that applies the file: waits until no other command edits it, ends interrupted edits, and keeps others from
+/// editing it until the result is dropped. What the command read before is outdated then. None if the file is nothing that
+/// commands edit, such as a pipe.
+///
+/// # Errors
+/// As [`lock_manifest`] and [`finish_interrupted_edits`].
+pub(crate) async fn hold_manifest(
+    client: &Client,
+    file: &Path,
+) -> Result<Option<ManifestLock>, Failure> {
+    let Ok(target) = file.canonicalize() else {
+        return Ok(None);
+    };
+    if !target.is_file() {
+        return Ok(None);
+    }
+    loop {
+        let lock = lock_manifest(&target).await?;
+        // With another text it is another file, which is not locked.
+        if !finish_edits(client, &target).await? {
+            return Ok(Some(lock));
+        }
+    }
 }
 
 /// As [`finish_interrupted_edits`], for a command that has the lock of the file, and has read it.

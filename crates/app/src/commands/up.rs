@@ -10,7 +10,7 @@ use crate::control_plane::{
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
-use crate::manifest_edit::finish_interrupted_edits;
+use crate::manifest_edit::hold_manifest;
 use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest};
 use crate::output::{self, Progress, print_message};
 use crate::readiness::{WaitArgs, WaitFor};
@@ -54,7 +54,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     let started = ensure_current_control_plane_up(home).await?;
     let client = operator_client(home)?;
-    if finish_interrupted_edits(&client, &file).await? {
+    // Another command may have added or renamed an agent since the file was read; without its edit, the plan would remove it.
+    let lock = hold_manifest(&client, &file).await?;
+    if lock.is_some() {
         body = read_manifest(&file)?;
     }
     allow_root_files(home, &body, false)?;
@@ -78,6 +80,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     manifest_arg::remember(home, &file);
     allow_root_files(home, &applied, true)?;
     allow_root_ports(home, &applied.manifest, true)?;
+    drop(lock);
     progress.end();
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;

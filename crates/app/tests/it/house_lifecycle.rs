@@ -240,8 +240,42 @@ fn down_leaves_no_process_cgroup_socket_or_lock() {
             .unwrap();
         found.stdout.is_empty()
     });
-    // Down again is no failure, and everything comes back.
+    // Down again is no failure and starts nothing, and everything comes back.
+    let log = std::fs::read(house.home().join("logs/serve.log")).unwrap();
     house.expect(0, "down");
+    assert_eq!(
+        std::fs::read(house.home().join("logs/serve.log")).unwrap(),
+        log
+    );
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --wait");
+}
+
+/// What stops a house must not need its database.
+#[test]
+fn down_stops_the_cells_of_a_house_whose_database_is_damaged() {
+    let house = up(TWO);
+    let running: Vec<i64> = {
+        let ps = house.json(0, "ps");
+        let agents = ps["agents"].as_array().unwrap();
+        agents.iter().map(|a| a["pid"].as_i64().unwrap()).collect()
+    };
+    let runs = |pid: &i64| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let hostd = abbey_cells::hostd::HostdClient::new(&house.home());
+    house.kill_control_plane();
+    abbey_testkit::house::kill(abbey_cells::hostd::HostdApi::hello(&hostd).unwrap().pid);
+    assert!(running.iter().all(runs));
+    let files = ["abbey.db", "abbey.db-wal"].map(|name| house.home().join(name));
+    let whole = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    for file in &files {
+        std::fs::write(file, [b'x'; 8192]).unwrap();
+    }
+    let text = house.expect_refusal(1, "down");
+    assert!(text.contains("damaged"), "{text}");
+    until("the cells are stopped", || !running.iter().any(runs));
+    for (file, content) in files.iter().zip(whole) {
+        std::fs::write(file, content).unwrap();
+    }
     house.expect(0, "up");
     house.expect(0, "task add 'show system stats' --wait");
 }

@@ -1,6 +1,7 @@
 //! Commands that are interrupted, or refused: the house is as it was, or as they left it to be.
 
 use crate::{TWO, up};
+use abbey_testkit::args;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -43,6 +44,42 @@ fn a_refused_up_leaves_a_house_down_that_was_down() {
     ));
     house.expect_refusal(4, "up");
     house.expect(0, "ps");
+}
+
+/// `up` beside a command that edits the manifest applies the file as it is after the edit: with that of before, it would remove
+/// the agent that the other command has just renamed or added.
+#[test]
+fn up_beside_an_edit_removes_nothing() {
+    let house = up(TWO);
+    house.expect(0, "exec sysadmin -- sh -c 'echo mine > kept'");
+    let background = |args: &str| {
+        let mut command = house.command(args);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    for round in 0..10 {
+        let (old, new) = match round % 2 {
+            0 => ("sysadmin", "renamed"),
+            _ => ("renamed", "sysadmin"),
+        };
+        let mut others = [
+            background(&format!("agent rename {old} {new}")),
+            background(&format!("agent new n{round} --template worker --no-wait")),
+        ];
+        std::thread::sleep(Duration::from_millis(10 * round));
+        house.expect(0, "up --yes");
+        for other in &mut others {
+            assert!(other.wait().unwrap().success(), "round {round}");
+        }
+        house.expect(0, "up");
+        let kept = house.expect(0, args!("exec {} -- cat kept", new));
+        assert_eq!(kept, "mine\n", "round {round}");
+        let added = format!("\"n{round}\"");
+        let names = house.json(0, "ps")["agents"].to_string();
+        assert!(names.contains(&added), "round {round}: {names}");
+    }
+    let log = house.expect(0, "activity -n 1000");
+    assert!(!log.contains("agent.remove"), "{log}");
 }
 
 /// Whenever a verb is interrupted, the manifest is as the house is, or is put right by the next command; and what a person
