@@ -250,6 +250,7 @@ impl WaitingForView {
             WaitKind::Blocked => name.clone(),
             WaitKind::Agent => String::new(),
             WaitKind::Claim => format!("a claim by {name}"),
+            WaitKind::Subtask => format!("the subtask {name}"),
             WaitKind::Retry => "its next attempt".to_owned(),
         };
         let mut text = subject;

@@ -81,6 +81,9 @@ documents! {
         input: BTreeMap<String, String>,
         /// Its steps.
         steps: Vec<DeclaredStep>,
+        /// What is allowed in it, but cannot do what its author meant.
+        #[serde(default)]
+        warnings: Vec<String>,
     }
     /// A step as declared.
     DeclaredStep {
@@ -101,6 +104,16 @@ documents! {
         told: Vec<String>,
         /// Runs that it started, as `WF-4`.
         started: Vec<String>,
+        /// Runs that wait for an event of this name and cannot use its data.
+        #[serde(default)]
+        ignored: Vec<IgnoredEventView>,
+    }
+    /// A run that ignored an event.
+    IgnoredEventView {
+        /// The run, as `WF-3`.
+        run: String,
+        /// Why it ignored the event.
+        why: String,
     }
     /// A page of runs of workflows.
     WorkflowsDoc {
@@ -141,6 +154,12 @@ documents! {
         steps: Vec<StepView>,
         /// Events that it received.
         heard: Vec<String>,
+        /// Why the last event of a name was ignored; the run waits on.
+        #[serde(default)]
+        ignored: BTreeMap<String, String>,
+        /// What was done and could not be undone, so that a person must look after it.
+        #[serde(default)]
+        incident: Option<String>,
         /// Why it failed.
         failure: Option<String>,
         /// Output, once it is done.

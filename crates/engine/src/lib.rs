@@ -20,6 +20,7 @@ pub mod supervision;
 pub mod task;
 pub mod terms;
 pub mod timetable;
+pub mod waiting;
 pub mod workflow;
 
 #[cfg(test)]

@@ -13,11 +13,14 @@
 //! a step that is written as done is never begun again.
 
 mod declared;
+mod events;
 
 pub use declared::{
     Comparison, Condition, InputField, StepAction, StepArguments, Undo, ValueSource, ValueType,
     Workflow, WorkflowStep,
 };
+
+pub use events::EventVerdict;
 
 use abbey_model::{Slug, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -139,6 +142,9 @@ pub struct WorkflowRun {
     pub steps: BTreeMap<Slug, Vec<StepItem>>,
     /// Data of the outside events that were reported to the run, by name.
     pub heard: BTreeMap<Slug, Json>,
+    /// Why the last event of a name was ignored, for names of which none was accepted since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ignored: BTreeMap<Slug, String>,
     /// Instant at which the run started.
     pub began_at: Timestamp,
     /// Instant at which the run ended.
@@ -187,6 +193,7 @@ impl WorkflowRun {
             input,
             steps: BTreeMap::new(),
             heard: BTreeMap::new(),
+            ignored: BTreeMap::new(),
             began_at: now,
             ended_at: None,
             cancel_requested: false,
@@ -351,7 +358,9 @@ fn observe(
             let fact = match (&item.at, &step.act) {
                 (StepProgress::Working(Some(handle)), _) => facts(*handle),
                 (StepProgress::Waiting(until), StepAction::Event { name }) => {
-                    match run.heard.get(name) {
+                    // One that another step can use is none for this step.
+                    let heard = run.heard.get(name);
+                    match heard.filter(|data| lacking(&step.expects, data).is_none()) {
                         Some(data) => WorkOutcome::Done(data.clone()),
                         None if until.is_some_and(|at| now >= at) => {
                             WorkOutcome::Failed(format!("`{name}` did not happen in time"))
@@ -555,6 +564,11 @@ fn undo(workflow: &Workflow, run: &mut WorkflowRun, effects: &mut Vec<WorkflowEf
     };
     let newest = run.steps.iter().filter_map(undone).max();
     let Some((_, name, index)) = newest else {
+        if let Some(incident) = run.incident() {
+            let failure = run.failure.take();
+            run.failure =
+                Some(failure.map_or(incident.clone(), |why| format!("{why}; {incident}")));
+        }
         run.state = match run.cancel_requested {
             true => State::Cancelled,
             false => State::Failed,

@@ -21,6 +21,8 @@ words! {
         Claim = "claim",
         /// The pause before the next attempt.
         Retry = "retry",
+        /// The run waits for one of its subtasks.
+        Subtask = "subtask",
     }
 }
 
@@ -50,7 +52,7 @@ impl ProviderFailure {
 pub struct WaitingFor {
     /// Kind of thing.
     pub kind: WaitKind,
-    /// Its name: the scope of a budget, a provider, the number of an approval, agents; empty when there is none.
+    /// Its name: the scope of a budget, a provider, the number of an approval or of a subtask, agents; empty when there is none.
     pub name: String,
     /// First instant at which the wait can be over; none when only an event ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

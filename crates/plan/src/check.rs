@@ -6,6 +6,7 @@ use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
 use crate::service_kind::ServiceKind;
 use crate::storage;
+use crate::workflow_warnings::workflow_warnings;
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, RESERVED, Slug, Vmm, overlap};
 use abbey_words::SystemLocale;
 use std::collections::BTreeSet;
@@ -339,6 +340,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         );
     }
     note_reserved_destinations(house, &mut note);
+    for (name, workflow) in &house.workflows {
+        for text in workflow_warnings(workflow) {
+            note(Severity::Warning, &format!("workflow:{name}"), text);
+        }
+    }
     for (address, prefix, seen) in &inventory.host.subnets {
         let pool = (u32::from(house.network.pool), house.network.pool_prefix);
         let shift = 32 - u32::from(pool.1.min(*prefix));

@@ -1,6 +1,6 @@
 //! Webhooks: how deliveries are authenticated and what each starts.
 
-use abbey_model::{SecretRef, Slug};
+use abbey_model::{Authority, SecretRef, Slug};
 use serde::Serialize;
 
 /// A webhook: a sender that may report outside events at `/hooks/NAME`.
@@ -17,7 +17,7 @@ pub struct Hook {
     /// Reference to the credential for `api`.
     pub token: Option<SecretRef>,
     /// Agents that a caller may name besides the one of `action`; kind `openclaw` only.
-    pub agents: Vec<Slug>,
+    pub agents: Authority,
     /// Whether a message is an instruction and not only data; kind `openclaw` only.
     pub trusted: bool,
 }

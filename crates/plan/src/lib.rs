@@ -34,6 +34,7 @@ mod sink;
 mod storage;
 pub mod templates;
 mod value;
+mod workflow_warnings;
 
 pub use abbey_model::Runtime;
 pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS};
@@ -60,3 +61,4 @@ pub use service_kind::ServiceKind;
 pub use settings::{KeyChange, Setting, Settings};
 pub use shape::{parse_bytes, parse_duration_ms};
 pub use sink::{CheckpointSink, SyslogAddress};
+pub use workflow_warnings::workflow_warnings;

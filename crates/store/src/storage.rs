@@ -120,6 +120,8 @@ operations! {
     /// Revokes every lease of an agent's boots before `keep` (all of them without one).
     write revoke_leases(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
         |tx| leases::revoke(tx, &agent, keep);
+    /// Cancels the open subtasks of the tasks that only this agent may do, which is removed.
+    write cancel_subtasks_of_agent(agent: Slug) -> () = |tx| transitions::cancel_subtasks_of_agent(tx, &agent);
     /// Ends leases, runs, approvals and tasks whose time is over; returns them with the tasks whose pause is over,
     /// which the caller admits again. Writes nothing when there are none.
     write expire_deadlines() -> Vec<TaskRow> = |tx| leases::expire(tx);
@@ -239,6 +241,10 @@ operations! {
     /// Returns the number of tasks. The audit log stays.
     write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_finished(tx, keep);
 
+    /// Records that an agent waits for a subtask of a task that it holds, for so long; a wait that would never end is
+    /// ended by cancelling the subtask. `asking` are the agents whose workers ask for work now.
+    write await_subtask(subtask: TaskRef, agent: Slug, patience: Millis, asking: BTreeSet<Slug>) -> () =
+        |tx| delegation::await_subtask(tx, subtask, &agent, patience, asking);
     /// One task.
     read task(task: TaskRef) -> TaskRow = |rows, _| task_rows::load(rows, task);
     /// Tasks by filter, newest first.
@@ -288,6 +294,9 @@ operations! {
     /// Workflow runs, newest first; with `open`, only those that have not ended.
     read workflows(open: bool, limit: u32) -> Vec<WorkflowRow> =
         |rows, _| workflows::list(rows, open, limit);
+    /// Runs of which a step could not be undone and that changed at or after this instant, newest first.
+    read workflow_incidents(since: Timestamp) -> Vec<WorkflowRow> =
+        |rows, _| workflows::list_incidents(rows, since);
     /// Numbers of the workflow runs that can advance now, and the next instant at which another can.
     read workflows_due() -> (Vec<u64>, Option<Timestamp>) = |rows, now| workflows::due(rows, now);
 

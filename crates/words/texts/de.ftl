@@ -39,6 +39,8 @@ tasks-parked = { $count ->
    *[other] { $count } Aufgaben sind zurückgestellt
 }
 see-task-why = falls Sie den Grund brauchen: `abbey task why` erklärt, worauf jede Aufgabe wartet
+not-undone = { $run } des Ablaufs { $workflow } ist gescheitert, und was getan war, ließ sich nicht ganz rückgängig machen
+see-run = kümmern Sie sich um { $run }: `abbey workflow show { $run }` zeigt, welche Schritte von { $workflow } nicht rückgängig gemacht wurden
 
 disk-free = { $percent } % frei von { $size }
 disk-left = auf { $mount } sind noch { $percent } % frei

@@ -39,6 +39,8 @@ tasks-parked = { $count ->
    *[other] { $count } tasks are parked
 }
 see-task-why = if you need the reason, `abbey task why` explains what each task waits for
+not-undone = { $run } of the workflow { $workflow } failed, and what it did could not be undone completely
+see-run = look after { $run }: `abbey workflow show { $run }` shows which steps of { $workflow } were not undone
 
 disk-free = { $percent } % free of { $size }
 disk-left = { $mount } has { $percent } % left

@@ -42,6 +42,8 @@ tasks-parked = { $count ->
    *[many] { $count } задач отложено
 }
 see-task-why = если нужна причина, `abbey task why` объяснит, чего ждёт каждая задача
+not-undone = { $run } процесса { $workflow } завершился неудачей, и сделанное не удалось полностью отменить
+see-run = займитесь { $run }: `abbey workflow show { $run }` покажет, какие шаги процесса { $workflow } не отменены
 
 disk-free = свободно { $percent } % из { $size }
 disk-left = на { $mount } осталось { $percent } %

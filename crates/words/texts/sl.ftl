@@ -45,6 +45,8 @@ tasks-parked = { $count ->
    *[other] { $count } nalog je odloženih
 }
 see-task-why = če potrebujete razlog, `abbey task why` pojasni, na kaj čaka katera naloga
+not-undone = { $run } poteka { $workflow } ni uspel in narejenega ni bilo mogoče povsem razveljaviti
+see-run = poskrbite za { $run }: `abbey workflow show { $run }` pokaže, kateri koraki poteka { $workflow } niso razveljavljeni
 
 disk-free = { $percent } % prosto od { $size }
 disk-left = na { $mount } je ostalo { $percent } %

@@ -30,6 +30,8 @@ see-approvals = 如果您可以决定，`abbey approvals` 会列出请求
 provider-fails = 提供商 { $provider } 自 { $since } 起出错；{ $until } 之前不会向它发送调用，需要它的任务会等待
 tasks-parked = { $count } 个任务被搁置
 see-task-why = 如果需要原因，`abbey task why` 会说明每个任务在等待什么
+not-undone = 工作流 { $workflow } 的 { $run } 失败，已完成的步骤未能全部撤销
+see-run = 请处理 { $run }：`abbey workflow show { $run }` 会显示 { $workflow } 中哪些步骤没有撤销
 
 disk-free = { $size } 中剩余 { $percent } %
 disk-left = { $mount } 剩余 { $percent } %

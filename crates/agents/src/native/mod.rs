@@ -17,6 +17,7 @@ mod skill_run;
 mod skill_tools;
 mod tool_servers;
 mod tools;
+mod wall_clock;
 mod work_files;
 mod workspace;
 
@@ -27,6 +28,7 @@ use crate::runtime::driver::{Assignment, Events, TurnEnd};
 use abbey_model::{EndReason, ToolPolicy};
 use serde_json::Value;
 use std::time::Duration;
+use wall_clock::WallClock;
 
 /// What every step of one run works with.
 struct RunContext<'a> {
@@ -34,6 +36,7 @@ struct RunContext<'a> {
     events: &'a Events,
     policy: ToolPolicy,
     session: &'a mut Session,
+    clock: &'a WallClock,
 }
 
 impl RunContext<'_> {
@@ -65,11 +68,13 @@ pub(crate) async fn perform_task(
         }
     };
     let wall = Duration::from_millis(policy.wall_ms_max.max(1000).unsigned_abs());
+    let clock = WallClock::start(wall);
     let mut context = RunContext {
         assignment,
         events,
         policy,
         session,
+        clock: &clock,
     };
     let work = async {
         match (&offer.skill, &offer.files) {
@@ -81,9 +86,10 @@ pub(crate) async fn perform_task(
             (None, None) => model_run::work_with_model(&mut context).await,
         }
     };
-    match tokio::time::timeout(wall, work).await {
-        Ok(end) => end,
-        Err(_) => TurnEnd::Failed {
+    tokio::select! {
+        biased;
+        end = work => end,
+        () = clock.run_out() => TurnEnd::Failed {
             reason: EndReason::WallTime,
             text: format!("the run took longer than {wall:?}"),
         },

@@ -185,6 +185,9 @@ async fn call_tool(
     call: &ToolCall,
 ) -> tools::Receipt {
     let assignment = context.assignment;
+    // The other agent may be busy for long.
+    let waits = matches!(call.name.as_str(), "delegate" | "ask");
+    let _until_it_is_answered = waits.then(|| context.clock.stand_still());
     match servers.call(&assignment.client, call).await {
         Some(receipt) => receipt,
         None => {

@@ -166,11 +166,16 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             let doc = client.workflows().report_event(&event, &body, key).await?;
             match json {
                 true => output::print_json(&doc),
-                false => output::print_line(&format!(
-                    "delivered to {}; started {}",
-                    names(&doc.told),
-                    names(&doc.started)
-                )),
+                false => {
+                    output::print_line(&format!(
+                        "delivered to {}; started {}",
+                        names(&doc.told),
+                        names(&doc.started)
+                    ));
+                    for ignored in &doc.ignored {
+                        output::print_line(&format!("{} ignored it: {}", ignored.run, ignored.why));
+                    }
+                }
             }
             Ok(exit::OK)
         }
@@ -235,7 +240,22 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
             ));
         }
     }
-    output::print_line(&format!("{} workflows, no errors", doc.workflows.len()));
+    let mut warnings = 0;
+    for workflow in &doc.workflows {
+        for warning in &workflow.warnings {
+            output::print_hanging(&format!("warning: {}: ", workflow.name), warning);
+            warnings += 1;
+        }
+    }
+    let warnings = match warnings {
+        0 => String::new(),
+        1 => ", 1 warning".to_owned(),
+        n => format!(", {n} warnings"),
+    };
+    output::print_line(&format!(
+        "{} workflows, no errors{warnings}",
+        doc.workflows.len()
+    ));
     Ok(exit::OK)
 }
 
@@ -304,6 +324,12 @@ fn show(json: bool, doc: &WorkflowDoc) {
     }
     if let Some(why) = &run.failure {
         output::print_hanging("  reason: ", why);
+    }
+    if let Some(incident) = &run.incident {
+        output::print_hanging("  incident: ", incident);
+    }
+    for (event, why) in &run.ignored {
+        output::print_hanging(&format!("  ignored event {event}: "), why);
     }
     let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
     for step in &run.steps {

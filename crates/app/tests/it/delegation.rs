@@ -340,3 +340,129 @@ fn ask_is_limited_to_declared_agents_and_refuses_cycles() {
     assert_eq!(entries(&house, "task.ask.refused").len(), 1);
     assert!(house.expect(0, "org").contains("may ask ezra, third"));
 }
+
+const TWO: &str = "  a: { template: worker, delegates_to: [b] }\n  b: { template: worker, delegates_to: [a], tools: { wall: 5s } }\n  c: { template: worker, delegates_to: [b] }\n";
+
+/// A worker that speaks the agent API with the credential of an agent whose cell is stopped.
+struct Worker<'h> {
+    house: &'h House,
+    token: String,
+    /// Task that it holds, and the token of its lease.
+    task: String,
+    lease: String,
+}
+
+impl<'h> Worker<'h> {
+    fn claim(house: &'h House, agent: &str, task: &str) -> Worker<'h> {
+        let token = house.agent_token(agent);
+        let path = format!("/api/v1/self/tasks/{task}/claim");
+        let request = house.agent_api("POST", &path).token(&token);
+        let (status, claimed) = request.json(&json!({})).send();
+        assert_eq!(status, 200, "{claimed}");
+        Worker {
+            house,
+            token,
+            task: task.to_owned(),
+            lease: claimed["lease"]["token"].to_string(),
+        }
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let request = self.house.agent_api(method, path).token(&self.token);
+        let lease = [("abbey-lease", self.lease.as_str())];
+        let request = request.headers(&lease);
+        match body {
+            Some(body) => request.json(body).send(),
+            None => request.send(),
+        }
+    }
+
+    fn delegate(&self, to: &str) -> String {
+        let body = json!({ "to": to, "text": "Do a part of it", "task": self.task });
+        let (status, doc) = self.call("POST", "/api/v1/self/delegate", Some(&body));
+        assert_eq!(status, 200, "{doc}");
+        doc["task"]["number"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for a subtask as a worker does, and returns it after its end, or when the own lease is gone.
+    fn wait(&self, subtask: &str) -> Value {
+        let renew = format!("/api/v1/self/tasks/{}/renew", self.task);
+        let path = format!("/api/v1/self/delegated/{subtask}?wait_ms=2000");
+        let mut shown = Value::Null;
+        until("the subtask is over", || {
+            let (renewed, _) = self.call("POST", &renew, Some(&json!({ "facts": {} })));
+            let (status, doc) = self.call("GET", &path, None);
+            assert_eq!(status, 200, "{doc}");
+            shown = doc["task"].clone();
+            let ended = ["done", "failed", "cancelled", "timed_out"];
+            renewed != 200 || ended.contains(&shown["state"].as_str().unwrap())
+        });
+        shown
+    }
+
+    fn complete(&self) {
+        let path = format!("/api/v1/self/tasks/{}/complete", self.task);
+        let body = json!({ "text": "it is done", "source": "model", "data": null, "facts": {} });
+        let (status, doc) = self.call("POST", &path, Some(&body));
+        assert_eq!(status, 200, "{doc}");
+    }
+}
+
+fn add(house: &House, agent: &str) -> String {
+    let added = house.json(0, args!("task add 'Do it' --to {}", agent));
+    added["task"]["number"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn agents_that_wait_for_each_other_learn_it_and_go_on() {
+    let house = stand(TWO);
+    house.expect(0, "stop a");
+    house.expect(0, "stop b");
+    let first = Worker::claim(&house, "a", &add(&house, "a"));
+    let second = Worker::claim(&house, "b", &add(&house, "b"));
+    let for_b = first.delegate("b");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| first.wait(&for_b));
+        until("the first one waits", || {
+            let shown = house.json(0, args!("task show {}", first.task));
+            let waiting_for = &shown["task"]["waiting_for"];
+            waiting_for["kind"] == "subtask" && waiting_for["name"] == for_b.as_str()
+        });
+        let for_a = second.delegate("a");
+        let refused = second.wait(&for_a);
+        assert_eq!(refused["state"], "cancelled", "{refused}");
+        let why = refused["failure"].as_str().unwrap();
+        assert!(
+            why.contains("b waits for a, and a waits for b"),
+            "{refused}"
+        );
+        second.complete();
+        Worker::claim(&house, "b", &for_b).complete();
+        assert_eq!(waits.join().unwrap()["state"], "done");
+    });
+    first.complete();
+    house.expect(0, "activity verify");
+}
+
+#[test]
+fn a_run_that_times_out_takes_its_subtask_along() {
+    let house = stand(TWO);
+    for agent in ["a", "b"] {
+        house.expect(0, args!("stop {}", agent));
+    }
+    let outer = Worker::claim(&house, "b", &add(&house, "b"));
+    let subtask = outer.delegate("a");
+    // Somebody works on it, so the wall time of 5 seconds passes while its parent waits.
+    let _inner = Worker::claim(&house, "a", &subtask);
+    let ended = outer.wait(&subtask);
+    until("the parent is over", || {
+        house.task(&outer.task).state == abbey_model::TaskState::TimedOut
+    });
+    house.wait_for_task(&subtask, abbey_model::TaskState::Cancelled);
+    let shown = house.json(0, args!("task show {}", subtask));
+    let why = shown["task"]["failure"].as_str().unwrap();
+    assert!(
+        why.contains("its parent") && why.contains("timed_out"),
+        "{why} {ended}"
+    );
+}

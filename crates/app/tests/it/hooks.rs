@@ -265,12 +265,6 @@ hooks:
             r#"{"message":"x","agentId":"c"}"#,
             400,
         ),
-        (
-            "/hooks/agent",
-            &bearer[..],
-            r#"{"message":"x","to":"room"}"#,
-            400,
-        ),
         ("/hooks/wake", &bearer[..], "{}", 400),
     ] {
         let (got, told) = call(path, headers, body);
@@ -314,6 +308,35 @@ hooks:
         r#"{"message":"x","agentId":"b"}"#,
     );
     assert_eq!(status, 202, "{named}");
+    // What is not understood is named, and the spelling of the scheme does not matter.
+    let (status, taken) = call(
+        "/hooks/agent",
+        &[("authorization", "bearer a-long-credential-of-hooks")],
+        r#"{"message":"x","to":"room","sessionKey":"s","wakeMode":"now","timeoutSeconds":0,"new":1,"channel":null}"#,
+    );
+    assert_eq!(
+        (status, &taken["ignored"]),
+        (202, &json!(["new", "sessionKey", "timeoutSeconds", "to"])),
+        "{taken}"
+    );
+    // Its results are read with the credential of the hook, and only they are.
+    let read = |task: &str, headers: &[(&str, &str)]| {
+        let request = house.operator_api("GET", &format!("/hooks/agent/tasks/{task}"));
+        request.headers(headers).send()
+    };
+    let (status, result) = read(task, &bearer);
+    assert_eq!(
+        (status, &result["state"], &result["ended"]),
+        (200, &json!("done"), &json!(true)),
+        "{result}"
+    );
+    assert!(result["result"]["text"].is_string(), "{result}");
+    let mine = house.json(0, "task add 'show system stats' --to b");
+    let mine = mine["task"]["number"].as_str().unwrap();
+    assert_eq!(read(mine, &bearer).0, 404);
+    assert_eq!(read("TASK-999", &bearer).0, 404);
+    assert_eq!(read(task, &[("authorization", "Bearer wrong")]).0, 401);
+    assert_eq!(read(task, &[]).0, 401);
     let (status, woken) = call(
         "/hooks/wake",
         &bearer,
@@ -395,4 +418,80 @@ fn unfinished_deliveries_hold_up_nobody() {
     let late = refused["HTTP/1.1 408 Request Timeout"];
     let busy = refused["HTTP/1.1 503 Service Unavailable"];
     assert!(late <= 16 && late + busy == 300, "{refused:?}");
+}
+
+/// GitHub, Gitea and Forgejo send a form where the hook was set up so; a workflow needs no `payload`.
+#[test]
+fn a_delivery_as_a_form_is_taken_by_its_signature() {
+    let house = house();
+    house.manifest(&with_model(
+        "  a: { template: orchestrator }
+  b: { template: sysadmin, reports_to: a }
+hooks:
+  forge: { kind: github, secret: \"file:forge.key\", agent: a }
+  tea: { kind: gitea, secret: \"file:forge.key\", workflow: look }
+  claw: { kind: openclaw, secret: \"file:claw.key\", agent: a, agents: [all, -b] }
+workflows:
+  look: { steps: { see: { skill: system-stats, agent: b } } }
+",
+    ));
+    std::fs::write(house.path("forge.key"), "a key of the forge").unwrap();
+    std::fs::write(house.path("claw.key"), "a-long-credential-of-hooks").unwrap();
+    house.expect(0, "up");
+    let issue = json!({ "action": "opened", "repository": { "full_name": "monks/bread" },
+        "issue": { "number": 3, "title": "It creaks & sticks = 100 %", "body": "b", "user": { "login": "u" } } });
+    let encoded: String = issue
+        .to_string()
+        .bytes()
+        .map(|b| format!("%{b:02X}"))
+        .collect();
+    let form = format!("payload={encoded}");
+    let deliver = |hook: &str, header: &str, signature: &str| {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("x-github-event", "issues"),
+            (header, signature),
+        ];
+        let request = house.operator_api("POST", &format!("/hooks/{hook}"));
+        request.headers(&headers).text(&form).send()
+    };
+    let of_form = signature("a key of the forge", &form, "hex");
+    let github = format!("sha256={of_form}");
+    let (status, made) = deliver("forge", "x-hub-signature-256", &github);
+    assert_eq!(status, 202, "{made}");
+    let task = made["task"].as_str().unwrap();
+    let shown = &house.json(0, args!("task show {}", task))["task"];
+    assert_eq!(shown["link"]["data"]["title"], "It creaks & sticks = 100 %");
+    assert!(
+        shown["title"]
+            .as_str()
+            .unwrap()
+            .contains("#3 of monks/bread")
+    );
+    let (_, again) = deliver("forge", "x-hub-signature-256", &github);
+    assert_eq!(
+        (&again["task"], &again["new"]),
+        (&json!(task), &json!(false))
+    );
+    let other = format!("sha256={}", signature("another key", &form, "hex"));
+    assert_eq!(deliver("forge", "x-hub-signature-256", &other).0, 401);
+    // The secret of the hook is the credential for the result.
+    let bearer = [("authorization", "bearer a key of the forge")];
+    let request = house.operator_api("GET", &format!("/hooks/forge/tasks/{task}"));
+    assert_eq!(request.headers(&bearer).send().0, 200);
+    let request = house.operator_api("GET", &format!("/hooks/tea/tasks/{task}"));
+    assert_eq!(request.headers(&bearer).send().0, 404);
+    // Gitea and Forgejo sign the payload.
+    let of_payload = signature("a key of the forge", &issue.to_string(), "hex");
+    let (status, begun) = deliver("tea", "x-forgejo-signature", &of_payload);
+    assert_eq!(status, 202, "{begun}");
+    assert!(begun["run"].is_string(), "{begun}");
+    let call = |body: &str| {
+        let bearer = [("authorization", "Bearer a-long-credential-of-hooks")];
+        let request = house.operator_api("POST", "/hooks/agent");
+        request.headers(&bearer).text(body).send()
+    };
+    assert_eq!(call(r#"{"message":"x","agentId":"a"}"#).0, 202);
+    assert_eq!(call(r#"{"message":"x","agentId":"b"}"#).0, 400);
+    assert_eq!(call(r#"{"message":"x","agentId":"nobody"}"#).0, 400);
 }

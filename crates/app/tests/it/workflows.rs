@@ -275,3 +275,114 @@ fn workflow_values_reach_the_model_as_data_and_outputs_match_their_declaration()
         );
     }
 }
+
+const HALF: &str = "house: flows
+defaults: { cell: process }
+agents:
+  a: { template: worker, skills: [checkpoint, git-merge] }
+workflows:
+  move:
+    steps:
+      pack: { skill: checkpoint, agent: a, undo: { skill: git-merge, agent: a, with: { source: topic, target: main, repository: nowhere } } }
+      send: { skill: git-merge, agent: a, with: { source: topic, target: main, repository: nowhere }, needs: [pack] }
+  cart:
+    steps:
+      comes: { event: delivered, expects: { number: number } }
+    output: { number: $steps.comes.number }
+";
+
+#[test]
+fn a_failed_compensation_is_reported_everywhere() {
+    let house = up(HALF);
+    let run = house.json(1, "workflow run move --wait")["run"].clone();
+    let id = run["id"].as_str().unwrap();
+    assert_eq!(
+        (&run["state"], &run["steps"][0]["undo"]),
+        (&json!("failed"), &json!("failed"))
+    );
+    let incident = run["incident"].as_str().unwrap();
+    assert!(
+        incident.contains("step `pack` could not be undone: "),
+        "{run}"
+    );
+    assert!(run["failure"].as_str().unwrap().contains(incident), "{run}");
+    let text = house.expect(0, args!("workflow show {}", id));
+    assert!(
+        text.contains("incident: step `pack` could not be undone"),
+        "{text}"
+    );
+    let doctor = house.run("doctor --json");
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        doctor.contains(&format!("{id} of the workflow move")),
+        "{doctor}"
+    );
+    let report = house.expect(0, "report status --json");
+    assert!(report.contains(id), "{report}");
+    let logged = actions(&house, "workflow.incident");
+    assert_eq!(logged.len(), 1, "{logged:?}");
+    assert_eq!(
+        (&logged[0]["entity"], &logged[0]["detail"]["step"]),
+        (&json!(id), &json!("pack"))
+    );
+}
+
+#[test]
+fn an_event_without_an_expected_field_is_ignored_and_named() {
+    let house = up(HALF);
+    let run = house.json(0, "workflow run cart")["run"]["id"].clone();
+    let run = run.as_str().unwrap();
+    for data in ["{}", r#"{"other": 5}"#, r#"{"number": "five"}"#, "null"] {
+        let heard = house.json(0, &["workflow", "event", "delivered", "--data", data]);
+        assert_eq!(
+            (&heard["told"], &heard["ignored"][0]["run"]),
+            (&json!([]), &json!(run)),
+            "{heard}"
+        );
+        let why = heard["ignored"][0]["why"].as_str().unwrap();
+        assert!(why.contains("`number`"), "{why}");
+        let shown = show(&house, run);
+        assert_eq!(
+            (&shown["state"], &shown["ignored"]["delivered"]),
+            (&json!("running"), &json!(why))
+        );
+    }
+    let text = house.expect(0, args!("workflow show {}", run));
+    assert!(text.contains("ignored event delivered: "), "{text}");
+    assert_eq!(actions(&house, "workflow.event.ignored").len(), 4);
+    house.json(
+        0,
+        &[
+            "workflow",
+            "event",
+            "delivered",
+            "--data",
+            r#"{"number": 5}"#,
+        ],
+    );
+    until("it is done", || show(&house, run)["state"] == "done");
+    assert_eq!(show(&house, run)["output"], json!({ "number": 5 }));
+}
+
+#[test]
+fn a_reference_inside_a_text_is_warned_of() {
+    let house = crate::house();
+    let file = house.manifest(
+        "house: flows\ndefaults: { cell: process }\nagents: { a: { template: sysadmin } }\nworkflows:\n  greet:\n    input: { city: { type: text } }\n    steps:\n      say: { task: \"Greet $input.city for $5\", agent: a }\n      ask: { approval: \"Greet $input.city?\", needs: [say] }\n",
+    );
+    let file = file.to_str().unwrap();
+    let text = house.expect(0, args!("workflow check -f {}", file));
+    assert_eq!(
+        text.matches("with: { city: $input.city }").count(),
+        2,
+        "{text}"
+    );
+    assert!(
+        text.contains("1 workflows, no errors, 2 warnings"),
+        "{text}"
+    );
+    let doc = house.json(0, args!("workflow check -f {}", file));
+    assert_eq!(doc["workflows"][0]["warnings"].as_array().unwrap().len(), 2);
+    let plan = house.expect(0, args!("plan -f {}", file));
+    assert!(plan.contains("workflow:greet"), "{plan}");
+}

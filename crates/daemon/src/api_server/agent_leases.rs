@@ -91,6 +91,7 @@ async fn next(
     let until = api.core.rt.now() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
     let mut work = api.core.store.subscribe(Topic::Work);
     let mut plans = api.core.plan.subscribe();
+    let _asks_until_dropped = api.record_asking_for_work(&slug);
     loop {
         let version = *work.borrow_and_update();
         plans.mark_unchanged();

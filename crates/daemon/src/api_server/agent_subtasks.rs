@@ -9,7 +9,7 @@ use crate::insight::task_views;
 use crate::work::delegation::DelegationKind;
 use crate::work::lookup::parse_task_ref;
 use abbey_api::*;
-use abbey_model::{FaultKind, Principal, Slug, TaskRef};
+use abbey_model::{FaultKind, Millis, Principal, Slug, TaskRef};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -19,6 +19,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
+
+/// Longest pause between two waits of a worker for the same subtask.
+const WAIT_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Routes for an agent's own credential.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -136,6 +139,13 @@ async fn delegated(
 ) -> Result<Doc<TaskDoc>> {
     let task = find_delegated_task(&api, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    if !patience.is_zero() {
+        let counts_for = (patience + WAIT_PAUSE_MAX).as_millis();
+        let counts_for = Millis(i64::try_from(counts_for).unwrap_or(i64::MAX));
+        let asking = api.agents_asking_for_work();
+        let wait = api.core.store.await_subtask(task, slug, counts_for, asking);
+        wait.await?;
+    }
     let row = crate::work::lookup::wait_until_ended_or_waiting(&api.work, task, patience).await?;
     Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }

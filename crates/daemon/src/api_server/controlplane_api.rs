@@ -6,6 +6,7 @@ use crate::api_server::access::{self, RouteScopes};
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, header_text};
 use crate::api_server::web::{Query, idempotency_key};
+use crate::core::credentials::bearer_credential;
 use crate::core::error::Result;
 use crate::work::lookup::find_agent_slug;
 use crate::work::{approvals, operations};
@@ -102,7 +103,7 @@ fn find_caller(
         Some(api.core.secrets.read_secret(named, &c.base_dir))
     });
     let given = authorization
-        .and_then(|h| h.strip_prefix("Bearer "))
+        .and_then(bearer_credential)
         .unwrap_or_default();
     match secret {
         Some(Ok(secret)) if bool::from(given.as_bytes().ct_eq(secret.expose().as_bytes())) => {

@@ -77,6 +77,7 @@ fn other_routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(web::health))
         .routes(routes!(hooks::receive_hook))
+        .routes(routes!(hooks::results::show_hook_task))
 }
 
 /// OpenAPI document of the operator API.

@@ -15,7 +15,7 @@ use abbey_api::{DoctorDoc, ReportDoc, VerifyDoc};
 use abbey_model::Slug;
 use abbey_words::Language;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -31,7 +31,9 @@ pub(crate) struct ApiState {
     /// What each agent may still write.
     pub(super) quotas: AgentQuotas,
     /// Deliveries that each hook may still take.
-    deliveries: Mutex<BTreeMap<Slug, TokenBucket>>,
+    deliveries: Mutex<BTreeMap<String, TokenBucket>>,
+    /// Number of requests for work that are open, by agent.
+    asking: Mutex<BTreeMap<Slug, u32>>,
     /// Held while a template is saved.
     pub(super) saving_template: tokio::sync::Mutex<()>,
     /// Deliveries whose bodies are being read.
@@ -58,6 +60,7 @@ impl ApiState {
             no_offer_at: Mutex::default(),
             quotas: AgentQuotas::default(),
             deliveries: Mutex::default(),
+            asking: Mutex::default(),
             saving_template: tokio::sync::Mutex::default(),
             delivery_places: DeliveryPlaces::default(),
             verification: SharedRead::default(),
@@ -85,12 +88,44 @@ impl ApiState {
         self.no_offer_at.lock().insert(agent.clone(), version);
     }
 
+    /// Records that a worker of an agent asks for work, until the value is dropped.
+    pub(super) fn record_asking_for_work(&self, agent: &Slug) -> AsksForWork<'_> {
+        *self.asking.lock().entry(agent.clone()).or_default() += 1;
+        AsksForWork {
+            asking: &self.asking,
+            agent: agent.clone(),
+        }
+    }
+
+    /// Agents whose workers ask for work now.
+    pub(super) fn agents_asking_for_work(&self) -> BTreeSet<Slug> {
+        self.asking.lock().keys().cloned().collect()
+    }
+
     /// Counts a delivery of a hook, and returns whether it is taken: `most` at once, and as many a minute after that.
-    pub(super) fn count_delivery(&self, hook: &Slug, most: u32) -> bool {
+    pub(super) fn count_delivery(&self, hook: String, most: u32) -> bool {
         let (now, most) = (self.core.rt.now(), f64::from(most));
         let mut deliveries = self.deliveries.lock();
         let full = || TokenBucket::new(most, most / 60.0, now);
-        let bucket = deliveries.entry(hook.clone()).or_insert_with(full);
+        let bucket = deliveries.entry(hook).or_insert_with(full);
         bucket.take(1.0, now).is_ok()
+    }
+}
+
+/// A worker that asks for work, until it is dropped.
+pub(super) struct AsksForWork<'a> {
+    asking: &'a Mutex<BTreeMap<Slug, u32>>,
+    agent: Slug,
+}
+
+impl Drop for AsksForWork<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.asking.lock();
+        if let Some(count) = asking.get_mut(&self.agent) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                asking.remove(&self.agent);
+            }
+        }
     }
 }

@@ -365,7 +365,8 @@ async fn perform_step(
             Ok(cells.core.store.finish_first_files(slug.clone()).await?)
         }
         ("agent.remove", "stop") => {
-            stop_and_sweep(cells, &CellName::Agent(slug.clone())).await
+            stop_and_sweep(cells, &CellName::Agent(slug.clone())).await?;
+            Ok(cells.core.store.cancel_subtasks_of_agent(slug.clone()).await?)
         }
         ("agent.remove", "revoke") => {
             cells

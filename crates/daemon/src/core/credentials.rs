@@ -23,6 +23,14 @@ pub(crate) struct Authenticated {
     pub(crate) record_use_of: Option<Slug>,
 }
 
+/// The credential of an `Authorization` header with the scheme `Bearer`, which has no case (RFC 9110, 11.1).
+pub(crate) fn bearer_credential(header: &str) -> Option<&str> {
+    let (scheme, credential) = header.trim_start().split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(credential.trim())
+}
+
 impl CredentialTable {
     /// Replaces all credentials by those of the store.
     pub(crate) fn replace_all(&self, rows: Vec<TokenRow>) {
@@ -41,10 +49,7 @@ impl CredentialTable {
     ) -> Result<Authenticated, Problem> {
         let unauthenticated = |text: &str| Problem::new(FaultKind::Unauthenticated, text);
         let token = header
-            .and_then(|h| {
-                h.strip_prefix("Bearer ")
-                    .or_else(|| h.strip_prefix("bearer "))
-            })
+            .and_then(bearer_credential)
             .ok_or_else(|| unauthenticated("the request has no bearer credential"))?;
         let hash = sha256_hex(token.trim().as_bytes());
         let rows = self.0.read();
@@ -153,6 +158,15 @@ mod tests {
             status(Some("Bearer b"), OPERATOR, 10)
                 .is_err_and(|(s, d)| s == 401 && d.contains("expired"))
         );
+        for scheme in ["bearer", "BEARER", "beArer "] {
+            let header = format!("{scheme} a");
+            assert_eq!(
+                status(Some(&header), OPERATOR, 99),
+                Ok(Principal::Operator),
+                "{header}"
+            );
+        }
+        assert!(status(Some("Basic a"), OPERATOR, 99).is_err_and(|(s, _)| s == 401));
         assert!(status(Some("Bearer a"), Permission::Agent, 0).is_err_and(|(s, _)| s == 403));
         assert!(status(Some("Bearer c"), OPERATOR, 0).is_err_and(|(s, _)| s == 403));
         for bad in [None, Some("a"), Some("Bearer d"), Some("Basic a")] {

@@ -59,6 +59,7 @@ fn declared_view(name: &Slug, workflow: &Workflow) -> DeclaredView {
         digest: workflow_digest(workflow),
         input: workflow.input.iter().map(field).collect(),
         steps: workflow.steps.iter().map(step).collect(),
+        warnings: abbey_plan::workflow_warnings(workflow),
     }
 }
 
@@ -173,6 +174,12 @@ pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> Workflow
         input: run.input.clone(),
         steps,
         heard: run.heard.keys().map(ToString::to_string).collect(),
+        ignored: run
+            .ignored
+            .iter()
+            .map(|(name, why)| (name.to_string(), why.clone()))
+            .collect(),
+        incident: run.incident(),
         failure: run.failure.clone(),
         output: run.output.clone(),
         next_at: row.next_at.filter(|_| !run.state.is_over()).map(Time),

@@ -4,9 +4,9 @@
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
-use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
-use abbey_engine::workflow::{State, StepAction, StepStart, Workflow};
-use abbey_model::{FaultKind, Principal, Slug};
+use abbey_api::{EventBody, HeardDoc, IgnoredEventView, Problem, VERSION};
+use abbey_engine::workflow::{EventVerdict, State, StepAction, StepStart, Workflow};
+use abbey_model::{FaultKind, Millis, Principal, Slug};
 use abbey_store::{Intakes, NewRun, Topic, WorkflowRow, WorkflowSignal};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::time::Duration;
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Largest input or event, bytes.
 const DATA_MAX: usize = 256 << 10;
+/// How long a step that could not be undone is reported after the last change of its run.
+const INCIDENTS_FOR: Millis = Millis::from_secs(7 * 86_400);
 /// Most runs that receive one event.
 const HEARING_MAX: u32 = 10_000;
 
@@ -178,6 +180,12 @@ pub(crate) async fn start_run(
     Ok((row, new))
 }
 
+/// Runs of which a step could not be undone, of the last 7 days, newest first.
+pub(crate) async fn recent_incidents(work: &WorkState) -> Result<Vec<WorkflowRow>> {
+    let since = work.core.store.now() + Millis(-INCIDENTS_FOR.0);
+    Ok(work.core.store.workflow_incidents(since).await?)
+}
+
 /// Parses the number of a workflow run, written `WF-3` or `3`.
 ///
 /// # Errors
@@ -221,6 +229,18 @@ pub(crate) async fn wait_until_run_ends(
     }
 }
 
+/// Input of a run that an event or a delivery starts: its data as `payload`, if the workflow declares that.
+pub(crate) fn payload_input(workflow: Option<&Workflow>, data: Value) -> BTreeMap<String, Value> {
+    if !workflow.is_some_and(|w| w.input.contains_key("payload")) {
+        return BTreeMap::new();
+    }
+    let payload = match data {
+        payload @ Value::Object(_) => payload,
+        other => serde_json::json!({ "value": other }),
+    };
+    BTreeMap::from([("payload".to_owned(), payload)])
+}
+
 /// Delivers an event to one run, or to every run that waits for it, and starts the workflows that
 /// it triggers. A repeated `key` starts them once.
 pub(crate) async fn publish_event(
@@ -244,33 +264,34 @@ pub(crate) async fn publish_event(
         version: VERSION,
         told: Vec::new(),
         started: Vec::new(),
+        ignored: Vec::new(),
     };
-    if let Some(run) = &body.run {
-        let number = parse_run_number(run)?;
-        advance_run(work, number, signal(body.data)).await?;
-        heard.told.push(format!("WF-{number}"));
-        return Ok(heard);
-    }
-    let waits = |row: &WorkflowRow| {
-        let mut steps = row.workflow.steps.values();
-        let event = StepAction::Event { name: name.clone() };
-        row.run.state == State::Running
-            && !row.run.heard.contains_key(name)
-            && steps.any(|s| s.act == event)
+    let open = match &body.run {
+        Some(run) => vec![work.core.store.workflow(parse_run_number(run)?).await?],
+        None => {
+            let mut open = work.core.store.workflows(true, HEARING_MAX).await?;
+            open.retain(|row| {
+                row.run.state == State::Running && row.run.awaits_event(&row.workflow, name)
+            });
+            open
+        }
     };
-    let open = work.core.store.workflows(true, HEARING_MAX).await?;
-    for row in open.iter().filter(|r| waits(r)) {
+    for row in open {
+        let verdict = row.run.judge_event(&row.workflow, name, &body.data);
         advance_run(work, row.number, signal(body.data.clone())).await?;
-        heard.told.push(format!("WF-{}", row.number));
+        let run = format!("WF-{}", row.number);
+        match verdict {
+            EventVerdict::Ignored(why) => heard.ignored.push(IgnoredEventView { run, why }),
+            EventVerdict::Accepted | EventVerdict::Known => heard.told.push(run),
+        }
+    }
+    if body.run.is_some() {
+        return Ok(heard);
     }
     let current = work.core.plan.current();
     let workflows = current.iter().flat_map(|c| &c.house.workflows);
-    for (workflow, _) in workflows.filter(|(_, w)| w.on.contains(name)) {
-        let payload = match &body.data {
-            Value::Object(_) => body.data.clone(),
-            other => serde_json::json!({ "value": other }),
-        };
-        let input = BTreeMap::from([("payload".to_owned(), payload)]);
+    for (workflow, declared) in workflows.filter(|(_, w)| w.on.contains(name)) {
+        let input = payload_input(Some(declared), body.data.clone());
         let key = key.as_ref().map(|k| format!("event {name} {k} {workflow}"));
         let (row, _) = start_run(work, workflow, input, by.clone(), key).await?;
         heard.started.push(format!("WF-{}", row.number));

@@ -1,5 +1,6 @@
 //! A task as its state machine sees it: phase, lease, and where admission sends it.
 
+use super::waits::SubtaskWait;
 use crate::budget::Demand;
 use abbey_model::{
     EndReason, Generation, LeaseToken, Principal, RunId, Slug, TaskState, Timestamp, Verified,
@@ -21,7 +22,11 @@ pub struct Lease {
     /// First instant at which the lease is no longer valid.
     pub expires_at: Timestamp,
     /// First instant at which the run has used up its wall time.
+    /// Later by the time for which it stands still: [`Lease::wall_deadline`].
     pub wall_ends_at: Timestamp,
+    /// Wait of the run for a subtask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<SubtaskWait>,
 }
 
 /// Reason why a task waits.
@@ -133,7 +138,7 @@ impl Phase {
         }
     }
 
-    /// What the task waits for; none while it runs and after its end.
+    /// What the task waits for; none while it works and after its end.
     pub fn waiting_for(&self) -> Option<WaitingFor> {
         let (kind, name, until) = match self {
             Phase::Pending { not_before } => (WaitKind::Retry, String::new(), Some(*not_before)),
@@ -153,8 +158,11 @@ impl Phase {
             Phase::AwaitingApproval { approval, until } => {
                 (WaitKind::Approval, format!("APPR-{approval}"), Some(*until))
             }
-            Phase::Running { .. }
-            | Phase::Done { .. }
+            Phase::Running { lease } => match &lease.waits {
+                Some(wait) => (WaitKind::Subtask, format!("TASK-{}", wait.on), None),
+                None => return None,
+            },
+            Phase::Done { .. }
             | Phase::Unverified
             | Phase::Failed { .. }
             | Phase::TimedOut

@@ -60,6 +60,7 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
                         generation: *generation,
                         expires_at: now + *ttl,
                         wall_ends_at: now + *wall,
+                        waits: None,
                     };
                     let mut next = moved(task, Phase::Running { lease });
                     next.task.token = token;
@@ -77,10 +78,13 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
         }
         Event::Renew { token, ttl } => {
             let lease = held(task, *token, who, now, event.name())?;
-            let lease = Lease {
+            let mut lease = Lease {
                 expires_at: now + *ttl,
                 ..lease.clone()
             };
+            if lease.waits.is_some() && !lease.is_waiting(now) {
+                lease.end_wait(now);
+            }
             Ok(moved(task, Phase::Running { lease }))
         }
         Event::Complete { token, verified } => {
@@ -191,7 +195,7 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             None => Err(illegal()),
         },
         Event::WallTime => match task.phase.lease() {
-            Some(lease) if now >= lease.wall_ends_at => {
+            Some(lease) if now >= lease.wall_deadline() => {
                 Ok(failed(task, lease, EndReason::WallTime, now))
             }
             Some(_) => Err(Refusal::NotDue),

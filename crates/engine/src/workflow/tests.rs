@@ -281,6 +281,81 @@ fn an_event_that_came_early_counts() {
     );
 }
 
+/// Whoever sends an event without a field ends nothing; the right one brings the run on.
+#[test]
+fn an_event_without_an_expected_field_is_ignored_with_the_reason() {
+    let mut wait = step(&[]);
+    wait.act = StepAction::Event { name: slug("go") };
+    wait.expects.insert("n".to_owned(), ValueType::Number);
+    let mut other = wait.clone();
+    other.expects = BTreeMap::from([("name".to_owned(), ValueType::Text)]);
+    let w = workflow(vec![("other", other), ("wait", wait)]);
+    let mut stage = Stage::new(w, json!({}));
+    stage.pass();
+    for (data, why) in [
+        (json!({}), "it has no `name`"),
+        (json!({ "n": "x" }), "it has no `name`"),
+        (Json::Null, "it has no `name`"),
+    ] {
+        let workflow = stage.workflow.clone();
+        let verdict = stage.run.hear(&workflow, slug("go"), data);
+        assert!(
+            matches!(&verdict, EventVerdict::Ignored(w) if w.contains(why)),
+            "{verdict:?}"
+        );
+        assert!(stage.run.ignored[&slug("go")].contains(why));
+        stage.pass();
+        assert_eq!(stage.run.state, State::Running);
+        assert!(stage.run.awaits_event(&workflow, &slug("go")));
+    }
+    let workflow = stage.workflow.clone();
+    let hear = |stage: &mut Stage, data: Json| {
+        let verdict = stage.run.hear(&workflow, slug("go"), data);
+        stage.pass();
+        verdict
+    };
+    assert_eq!(hear(&mut stage, json!({ "n": 5 })), EventVerdict::Accepted);
+    assert!(matches!(
+        stage.run.steps[&slug("wait")][0].at,
+        StepProgress::Done(_)
+    ));
+    assert!(stage.run.ignored.is_empty());
+    // The other step waits for its own.
+    assert_eq!(stage.run.state, State::Running);
+    let verdict = hear(&mut stage, json!({ "n": 6 }));
+    assert!(matches!(verdict, EventVerdict::Ignored(_)), "{verdict:?}");
+    assert_eq!(
+        hear(&mut stage, json!({ "name": "x" })),
+        EventVerdict::Accepted
+    );
+    assert_eq!(stage.run.state, State::Done);
+}
+
+/// What could not be undone is named with the failure.
+#[test]
+fn a_step_that_cannot_be_undone_is_an_incident() {
+    let w = workflow(vec![("a", undone(step(&[]))), ("b", step(&["a"]))]);
+    let mut stage = Stage::new(w, json!({ "list": [] }));
+    stage.pass();
+    stage.done("a", json!({}));
+    assert_eq!(stage.run.incident(), None);
+    stage.end("b", 0, WorkOutcome::Failed("no".to_owned()));
+    stage.pass();
+    assert_eq!(stage.run.state, State::Undoing);
+    stage.end("a", 0, WorkOutcome::Failed("jammed".to_owned()));
+    stage.pass();
+    assert_eq!(stage.run.state, State::Failed);
+    assert_eq!(
+        stage.run.incident().as_deref(),
+        Some("step `a` could not be undone: jammed")
+    );
+    let failure = stage.run.failure.unwrap();
+    assert!(
+        failure.contains("step `b` failed: no; step `a` could not be undone: jammed"),
+        "{failure}"
+    );
+}
+
 #[test]
 fn time_and_events() {
     let mut wait = step(&[]);

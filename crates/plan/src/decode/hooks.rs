@@ -1,14 +1,12 @@
 //! Decodes webhooks: which senders may report outside events, and what follows.
 
-use super::decoder::{
-    Decoder, check_without_password, suggest_similar, takes_credential, text, words,
-};
+use super::decoder::{Decoder, check_without_password, suggest_similar, takes_credential, text};
 use super::workflows::check_payload_input;
 use crate::hook::{Hook, HookAction, HookKind};
 use crate::keys::Agent;
 use crate::node::Node;
 use abbey_engine::workflow::Workflow;
-use abbey_model::Slug;
+use abbey_model::{Authority, Slug};
 use std::collections::BTreeMap;
 
 impl Decoder<'_> {
@@ -48,11 +46,9 @@ impl Decoder<'_> {
                         .to_owned(),
                 );
             }
-            let more: Vec<Slug> = words(value, "agents")
-                .iter()
-                .filter_map(|a| a.parse().ok())
-                .collect();
-            for agent in more.iter().filter(|a| !agents.contains_key(*a)) {
+            let more = authority(entry.value.get("agents"));
+            let named = more.names.iter().chain(&more.except);
+            for agent in named.filter(|a| !agents.contains_key(*a)) {
                 let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
                 blame(format!("no agent `{agent}`{known}"));
             }
@@ -64,7 +60,7 @@ impl Decoder<'_> {
                 if hooks.values().any(|h: &Hook| h.kind == HookKind::Openclaw) {
                     blame("a hook of kind `openclaw` is already declared".to_owned());
                 }
-            } else if trusted || !more.is_empty() {
+            } else if trusted || !more.is_none() {
                 blame("`agents` and `trusted` are only for hooks of kind `openclaw`".to_owned());
             }
             match &action {
@@ -114,4 +110,17 @@ impl Decoder<'_> {
         }
         hooks
     }
+}
+
+/// Agents that a word or a list of words names; the shape has reported what is wrong with them.
+fn authority(node: Option<&Node>) -> Authority {
+    let mut authority = Authority::default();
+    for word in node.into_iter().flat_map(|n| {
+        n.text()
+            .into_iter()
+            .chain(n.items().iter().filter_map(Node::text))
+    }) {
+        let _reported = authority.add(word);
+    }
+    authority
 }

@@ -22,6 +22,8 @@ use decoder::{Decoder, check_without_password, suggest_similar, text};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+pub(crate) use workflows::value_type;
+
 /// Service addresses of a house that names none.
 const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5)];
 

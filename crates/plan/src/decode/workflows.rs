@@ -262,14 +262,14 @@ impl Reading<'_, '_, '_> {
             }
             let undo = step.undo.iter().flat_map(|u| u.with.values());
             for source in sources(step).chain(undo) {
-                if let Err(why) = known(workflow, source, Some(step)) {
+                if let Err(why) = value_type(workflow, source, Some(step)) {
                     self.blame(place, format!("step `{name}`: {why}"));
                 }
             }
             for condition in &step.when {
                 let number = matches!(condition.test, Comparison::Above(_) | Comparison::Below(_));
                 if let (true, Ok(Some(of))) =
-                    (number, known(workflow, &condition.value, Some(step)))
+                    (number, value_type(workflow, &condition.value, Some(step)))
                     && of != ValueType::Number
                 {
                     self.blame(
@@ -281,7 +281,7 @@ impl Reading<'_, '_, '_> {
                 }
             }
             if let Some(each) = &step.each
-                && let Ok(Some(of)) = known(workflow, each, None)
+                && let Ok(Some(of)) = value_type(workflow, each, None)
                 && of != ValueType::List
             {
                 self.blame(
@@ -291,7 +291,7 @@ impl Reading<'_, '_, '_> {
             }
         }
         for (name, source) in &workflow.output {
-            if let Err(why) = known(workflow, source, None) {
+            if let Err(why) = value_type(workflow, source, None) {
                 self.blame(node, format!("output `{name}`: {why}"));
             }
         }
@@ -315,7 +315,7 @@ fn sources(step: &WorkflowStep) -> impl Iterator<Item = &ValueSource> {
 ///
 /// # Errors
 /// Why there is no such value.
-fn known(
+pub(crate) fn value_type(
     workflow: &Workflow,
     source: &ValueSource,
     user: Option<&WorkflowStep>,
@@ -446,12 +446,14 @@ impl Decoder<'_> {
     }
 }
 
-/// Checks that an event or webhook can start a workflow: it must take an object `payload`, and every other input needs
-/// a default. Returns the reason when it cannot.
+/// Checks that an event or webhook can start a workflow: an input `payload` must be an object, and every other input
+/// needs a default. A workflow without `payload` starts without the data. Returns the reason when it cannot start.
 pub(crate) fn check_payload_input(workflow: &Workflow) -> Option<String> {
     match workflow.input.get("payload") {
-        Some(field) if field.of == ValueType::Object => {}
-        _ => return Some("then it takes an input `payload`, an object".to_owned()),
+        Some(field) if field.of != ValueType::Object => {
+            return Some("then its input `payload` is an object".to_owned());
+        }
+        Some(_) | None => {}
     }
     let without = |(name, field): (&String, &InputField)| {
         (name != "payload" && field.default.is_none())

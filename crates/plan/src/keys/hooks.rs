@@ -21,8 +21,8 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
     ),
     live(
         "agents",
-        Shape::List(&Shape::Agent),
-        "Kind `openclaw`: agents that a caller may name besides `agent`.",
+        Shape::Delegates,
+        "Kind `openclaw`: agents that a caller may name besides `agent`; `all`, or a list like `[atlas, mason]` or `[all, -manager]`.",
     ),
     live(
         "trusted",
@@ -32,7 +32,7 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
     live(
         "workflow",
         Shape::Name,
-        "The workflow that starts, with the delivery as its input `payload`.",
+        "The workflow that starts, with the delivery as its input `payload` if it declares one.",
     ),
     live(
         "event",

@@ -1,14 +1,17 @@
 //! Subtasks: checked against the chain of delegations above them, charged to it, cancelled with it, and reported to
 //! their recipients (S3-21 to S3-24, S3-29).
 
-use super::task_rows::{engine_task, load};
-use super::{TERMINAL_STATES, ledger};
+use super::task_rows::{self, engine_task, load, task_name};
+use super::{TERMINAL_STATES, ledger, transitions};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
 use crate::{DelegationLink, DelegationRequest, Error, Outcome, Result};
 use abbey_engine::authority;
-use abbey_engine::task::{self, Event};
+use abbey_engine::task::{self, Event, Phase};
+use abbey_engine::waiting::{HeldTask, Waits, describe_ring};
 use abbey_model::{BudgetAmounts, Millis, Principal, Slug, TaskRef, Tokens};
+use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Checks that a subtask may be added below its parent, and returns its place in the tree of tasks.
 ///
@@ -33,6 +36,7 @@ pub(crate) fn link_subtask(
         step: asked.step.clone(),
         data: asked.data.clone(),
         evidence: asked.evidence.clone(),
+        hook: asked.hook.clone(),
     };
     let Some((parent, token)) = asked.parent else {
         return Ok(link);
@@ -67,6 +71,74 @@ pub(crate) fn link_subtask(
     let root = load(tx.rows, TaskRef::Number(link.root))?;
     ledger::open_task_account(tx, root.id)?;
     Ok(link)
+}
+
+/// Records that the holder of a subtask's parent waits for it until `patience` is over, and ends a wait that would never
+/// end: the subtask is cancelled, with the ring of agents that wait for each other as the reason. `asking` are the agents
+/// whose workers ask for work now, and can take a task although a run of theirs waits.
+pub(crate) fn await_subtask(
+    tx: &mut Tx<'_>,
+    subtask: TaskRef,
+    agent: &Slug,
+    patience: Millis,
+    asking: BTreeSet<Slug>,
+) -> Result<()> {
+    let subtask = load(tx.rows, subtask)?;
+    let Some(parent) = subtask.link.as_ref().and_then(|l| l.parent) else {
+        return Ok(());
+    };
+    if subtask.state().is_terminal() {
+        return Ok(());
+    }
+    let mut row = load(tx.rows, TaskRef::Number(parent))?;
+    let mut task = engine_task(&row);
+    match &mut task.phase {
+        Phase::Running { lease } if lease.holder == *agent && tx.now < lease.expires_at => {
+            let worked_on = subtask.phase.is_worked_on();
+            lease.begin_wait(subtask.number, tx.now + patience, worked_on, tx.now);
+        }
+        _ => return Ok(()),
+    }
+    task_rows::store(tx, &mut row, task)?;
+    let Some(ring) = find_waits(tx, asking)?.ring(parent) else {
+        return Ok(());
+    };
+    let ring = describe_ring(&ring);
+    let why = format!("waiting for it would never end: {ring}; do it without that agent");
+    let detail = json!({ "because": task_name(&row), "ring": ring });
+    transitions::cancel_subtask(tx, subtask, why, detail)
+}
+
+/// Every run of the house, and who may take what runs wait for.
+fn find_waits(tx: &Tx<'_>, asking: BTreeSet<Slug>) -> Result<Waits> {
+    let mut waits = Waits {
+        asking,
+        ..Waits::default()
+    };
+    for row in task_rows::list_where(tx.rows, "holder IS NOT NULL", params![])? {
+        let Some(lease) = row.phase.lease() else {
+            continue;
+        };
+        let wait = lease.waits.as_ref().filter(|_| lease.is_waiting(tx.now));
+        let held = HeldTask {
+            agent: lease.holder.clone(),
+            waits_for: wait.map(|w| w.on),
+        };
+        waits.held.insert(row.number, held);
+    }
+    let wanted: BTreeSet<u64> = waits.held.values().filter_map(|t| t.waits_for).collect();
+    for number in wanted {
+        match load(tx.rows, TaskRef::Number(number)) {
+            Ok(row) => {
+                if let Phase::Ready { candidates } = row.phase {
+                    waits.offered.insert(number, candidates);
+                }
+            }
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(waits)
 }
 
 /// Token limit of a new subtask: the smaller of what the delegation grants and what the caller requests.

@@ -16,6 +16,7 @@ use abbey_model::{
     RunState, Slug, TaskRef, Verified,
 };
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 
 /// Tasks that one pass over expired deadlines handles at most.
 const EXPIRED_MAX: u32 = 500;
@@ -48,10 +49,14 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
         wall: claim.wall,
     };
     let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
-    let running: u32 = tx.rows.aggregate(
+    let mut running: u32 = tx.rows.aggregate(
         "SELECT count(*) FROM tasks WHERE holder = ?1",
         params![claim.agent.as_str()],
     )?;
+    if running >= claim.runs_max {
+        // A run that waits for a subtask leaves its place to others.
+        running = count_working(tx, &claim.agent)?;
+    }
     if running >= claim.runs_max {
         return Err(Error::Busy {
             agent: claim.agent,
@@ -93,6 +98,14 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
         run,
         lease,
     })
+}
+
+/// Number of an agent's runs that do not wait for a subtask.
+fn count_working(tx: &Tx<'_>, agent: &Slug) -> Result<u32> {
+    let held = task_rows::list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    let leases = held.iter().filter_map(|row| row.phase.lease());
+    let working = leases.filter(|lease| !lease.is_waiting(tx.now)).count();
+    Ok(u32::try_from(working).unwrap_or(u32::MAX))
 }
 
 /// Extends the lease of a running task and stores what the worker reports about its run. Writes no audit entry.
@@ -291,7 +304,9 @@ pub(crate) fn revoke(
     let held = task_rows::list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
     let who = Principal::House;
     let mut changed = Vec::new();
-    for mut row in held {
+    for row in held {
+        // The end of one can have cancelled another.
+        let mut row = task_rows::load(tx.rows, TaskRef::Id(row.id))?;
         let Some(lease) = row.phase.lease() else {
             continue;
         };
@@ -320,6 +335,10 @@ pub(crate) fn extend_by_clock_jump(tx: &mut Tx<'_>, jump: Millis) -> Result<()> 
         {
             lease.expires_at = lease.expires_at + jump;
             lease.wall_ends_at = lease.wall_ends_at + jump;
+            if let Some(wait) = &mut lease.waits {
+                wait.until = wait.until + jump;
+                wait.still_since = wait.still_since.map(|since| since + jump);
+            }
             store(tx, &mut row, task)?;
             extended += 1;
         }
@@ -332,14 +351,24 @@ pub(crate) fn extend_by_clock_jump(tx: &mut Tx<'_>, jump: Millis) -> Result<()> 
 /// Applies every deadline that is over: leases, run times, approvals and due times. Returns the changed tasks, and
 /// those whose pause before another attempt is over.
 pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
-    let expired = task_rows::list_where(
+    let mut expired = task_rows::list_where(
         tx.rows,
         "deadline <= ?1 ORDER BY deadline LIMIT ?2",
         params![tx.now, EXPIRED_MAX],
     )?;
+    // What is due at the same time as its parent ends for its own reason.
+    expired.sort_by_key(|row| {
+        let parent = row.link.as_ref().and_then(|l| l.parent);
+        (parent.is_none(), parent.map(|_| Reverse(row.number)))
+    });
     let who = Principal::House;
     let mut changed = Vec::new();
-    for mut row in expired {
+    for row in expired {
+        // The end of one can have cancelled others, or given their runs time.
+        let mut row = task_rows::load(tx.rows, TaskRef::Id(row.id))?;
+        if row.state().is_terminal() {
+            continue;
+        }
         let due = row.link.as_ref().and_then(|l| l.due);
         let overdue = due.is_some_and(|due| due <= tx.now);
         if let Phase::AwaitingApproval { approval, .. } = row.phase
@@ -351,7 +380,7 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         }
         let event = match &row.phase {
             _ if overdue => Event::Overdue,
-            Phase::Running { lease } if tx.now >= lease.wall_ends_at => Event::WallTime,
+            Phase::Running { lease } if tx.now >= lease.wall_deadline() => Event::WallTime,
             Phase::Running { .. } => Event::Expire,
             // A pause or a wait is over: the caller, who knows the agents, admits the task again.
             Phase::Pending { .. } | Phase::Parked { .. } => {

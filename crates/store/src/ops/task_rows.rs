@@ -221,7 +221,40 @@ pub(crate) fn task_name(row: &TaskRow) -> String {
 
 /// Stores the task that the state machine returned, with a new version. Publishes [`Topic::Work`] unless only the lease
 /// was renewed, and [`Topic::Deadlines`] when the task's next deadline is nearer than before.
+/// The run of its parent that waits for it is told whether somebody works on it.
 pub(crate) fn store(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
+    let before = (row.phase.is_worked_on(), row.state().is_terminal());
+    write_row(tx, row, next)?;
+    let after = (row.phase.is_worked_on(), row.state().is_terminal());
+    match row.link.as_ref().and_then(|l| l.parent) {
+        Some(parent) if before != after => tell_waiting_parent(tx, parent, row),
+        _ => Ok(()),
+    }
+}
+
+/// Ends or changes the wait of a run for a subtask that changed.
+fn tell_waiting_parent(tx: &mut Tx<'_>, parent: u64, subtask: &TaskRow) -> Result<()> {
+    let mut row = match load(tx.rows, TaskRef::Number(parent)) {
+        Ok(row) => row,
+        // A parent that was over long ago may be removed already.
+        Err(Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut task = engine_task(&row);
+    let Phase::Running { lease } = &mut task.phase else {
+        return Ok(());
+    };
+    if lease.waits.as_ref().is_none_or(|w| w.on != subtask.number) {
+        return Ok(());
+    }
+    match subtask.state().is_terminal() {
+        true => lease.end_wait(tx.now),
+        false => lease.set_worked_on(subtask.number, subtask.phase.is_worked_on(), tx.now),
+    }
+    store(tx, &mut row, task)
+}
+
+fn write_row(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
     let earlier = deadline(row);
     let same_run = match (row.phase.lease(), next.phase.lease()) {
         (Some(old), Some(new)) => old.run == new.run,
@@ -291,7 +324,7 @@ fn due(row: &TaskRow) -> Option<Timestamp> {
 fn own_deadline(row: &TaskRow) -> Option<Timestamp> {
     match &row.phase {
         Phase::Pending { not_before } => Some(*not_before),
-        Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at)),
+        Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_deadline())),
         Phase::AwaitingApproval { until, .. } => Some(*until),
         Phase::Parked { .. } => row.phase.parked_until(),
         Phase::Ready { .. }

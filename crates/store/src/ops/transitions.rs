@@ -1,13 +1,13 @@
 //! Moving a task: the engine's step is stored, with everything that a step brings along.
 
 use super::task_rows::{self, engine_task, store, task_name};
-use super::{approval_rows, audit_log, ledger, outbox, runs};
+use super::{TERMINAL_STATES, approval_rows, audit_log, ledger, outbox, runs};
 use crate::rows::params;
 use crate::transaction::Tx;
 use crate::{Error, Result, RunFacts, TaskRow};
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, RunEnd, Step};
-use abbey_model::{Principal, TaskRef};
+use abbey_model::{Principal, Slug, TaskRef, TaskState};
 use serde_json::{Value, json};
 
 /// Applies an event without parameters (unblock, cancel, retry) to a task; cancelling also cancels its subtasks.
@@ -21,28 +21,64 @@ pub(crate) fn apply_event(
     let step = task::step(&engine_task(&row), event, who, tx.now)?;
     let action = format!("task.{}", event.name());
     store_transition(tx, &mut row, step, who, (&action, json!({})), None)?;
-    if matches!(event, Event::Cancel) {
-        cancel_subtasks(tx, row.number)?;
-    }
     Ok(row)
 }
 
-/// Cancels every subtask below a task that was cancelled.
-fn cancel_subtasks(tx: &mut Tx<'_>, number: u64) -> Result<()> {
-    let below = task_rows::subtasks(tx.rows, number)?;
-    let who = Principal::House;
-    for mut subtask in below.into_iter().filter(|c| !c.state().is_terminal()) {
-        let step = task::step(&engine_task(&subtask), &Event::Cancel, &who, tx.now)?;
-        let because = json!({ "because": format!("TASK-{number}") });
-        let entry = ("task.cancel", because);
-        store_transition(tx, &mut subtask, step, &who, entry, None)?;
-        cancel_subtasks(tx, subtask.number)?;
+/// Cancels the open subtasks of a task that ended without a result: nobody needs theirs any more. Each cancels its own.
+/// Subtasks of a task that is done go on: their author did not wait for them.
+fn cancel_subtasks(tx: &mut Tx<'_>, parent: &TaskRow) -> Result<()> {
+    let ended = match parent.state() {
+        state @ (TaskState::Failed | TaskState::TimedOut | TaskState::Cancelled) => state,
+        _ => return Ok(()),
+    };
+    let below = task_rows::subtasks(tx.rows, parent.number)?;
+    for subtask in below.into_iter().filter(|c| !c.state().is_terminal()) {
+        let name = task_name(parent);
+        let why = format!("its parent {name} is {ended}");
+        cancel_subtask(tx, subtask, why, json!({ "because": name }))?;
     }
     Ok(())
 }
 
+/// Cancels the open subtasks of the tasks that only this agent may do: it is removed, so nobody will use their results.
+pub(crate) fn cancel_subtasks_of_agent(tx: &mut Tx<'_>, agent: &Slug) -> Result<()> {
+    let subtasks = task_rows::list_where(
+        tx.rows,
+        &format!(
+            "state NOT IN ({TERMINAL_STATES}) AND parent IN (SELECT number FROM tasks WHERE assignee = ?1 AND pinned AND state NOT IN ({TERMINAL_STATES}))"
+        ),
+        params![agent.as_str()],
+    )?;
+    for subtask in subtasks {
+        // The end of one can have cancelled another.
+        let subtask = task_rows::load(tx.rows, TaskRef::Id(subtask.id))?;
+        if subtask.state().is_terminal() {
+            continue;
+        }
+        let parent = subtask.link.as_ref().and_then(|l| l.parent);
+        let parent = format!("TASK-{}", parent.unwrap_or_default());
+        let why = format!("agent `{agent}`, which was to do its parent {parent}, is removed");
+        cancel_subtask(tx, subtask, why, json!({ "because": parent }))?;
+    }
+    Ok(())
+}
+
+/// Cancels a subtask for a reason that its author and `task why` show.
+pub(crate) fn cancel_subtask(
+    tx: &mut Tx<'_>,
+    mut subtask: TaskRow,
+    why: String,
+    detail: Value,
+) -> Result<()> {
+    let who = Principal::House;
+    let step = task::step(&engine_task(&subtask), &Event::Cancel, &who, tx.now)?;
+    subtask.failure = Some(why);
+    let entry = ("task.cancel", detail);
+    store_transition(tx, &mut subtask, step, &who, entry, None)
+}
+
 /// Stores a state transition of a task with its audit entry, and the end of its run if the transition ends one. A task
-/// in a terminal state loses its approvals and gets a notice in the outbox.
+/// in a terminal state loses its approvals and gets a notice in the outbox; one without a result takes its subtasks along.
 pub(crate) fn store_transition(
     tx: &mut Tx<'_>,
     row: &mut TaskRow,
@@ -65,7 +101,8 @@ pub(crate) fn store_transition(
     }
     audit_log::append(tx, who, action, &task_name(row), detail)?;
     approval_rows::lapse_of_finished_task(tx, row)?;
-    outbox::notify_recipient(tx, row)
+    outbox::notify_recipient(tx, row)?;
+    cancel_subtasks(tx, row)
 }
 
 /// Combines two reports about one run: fields that the new report leaves out keep their old value.

@@ -13,18 +13,20 @@ use crate::{
 use abbey_engine::approval::{State as Answer, Verdict};
 use abbey_engine::task::Event;
 use abbey_engine::workflow::{
-    self, StepAction, StepItem, StepProgress, StepStart, WorkHandle, WorkOutcome, WorkflowEffect,
-    WorkflowRun,
+    self, EventVerdict, StepAction, StepItem, StepProgress, StepStart, WorkHandle, WorkOutcome,
+    WorkflowEffect, WorkflowRun,
 };
 use abbey_model::{
     BudgetAmounts, Millis, Principal, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 /// Time for a decision where the step gives none.
 const ANSWER_WITHIN: Millis = Millis::from_secs(24 * 3600);
+
+/// Newest failed runs that are looked at for incidents.
+const INCIDENTS_LOOKED_AT_MAX: u32 = 500;
 
 const SELECT: &str =
     "SELECT number, name, digest, definition, run, author, next_at, created_at FROM workflow_runs";
@@ -70,6 +72,19 @@ pub(crate) fn list(rows: &dyn Rows, open: bool, limit: u32) -> Result<Vec<Workfl
         params![limit],
         read_workflow,
     )
+}
+
+/// Reads the workflow runs of which a step could not be undone and that changed at or after `since`, newest first.
+pub(crate) fn list_incidents(rows: &dyn Rows, since: Timestamp) -> Result<Vec<WorkflowRow>> {
+    let mut found = rows.all(
+        &format!(
+            "{SELECT} WHERE state IN ('undoing', 'failed', 'cancelled') AND updated_at >= ?1 ORDER BY number DESC LIMIT ?2"
+        ),
+        params![since, INCIDENTS_LOOKED_AT_MAX],
+        read_workflow,
+    )?;
+    found.retain(|row| !row.run.failed_undos().is_empty());
+    Ok(found)
 }
 
 /// Numbers of the workflow runs that can advance at `now`, because a task or approval that they wait for ended or their
@@ -219,13 +234,18 @@ fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: WorkflowSignal) -> Resu
             if row.run.state.is_over() {
                 return Err(over(row, "sent events"));
             }
-            // The first report of an event is the one that counts.
-            if let Entry::Vacant(first) = row.run.heard.entry(name) {
-                let data = tx.redact_json(&data)?;
-                let detail = json!({ "event": first.key(), "data": data });
-                first.insert(data);
-                audit_log::append(tx, &by, "workflow.event", &entity, detail)?;
-            }
+            let data: Value = tx.redact_json(&data)?;
+            let mut detail = json!({ "event": name, "data": data });
+            // The first report of an event that a step can use is the one that counts.
+            let action = match row.run.hear(&row.workflow, name, data) {
+                EventVerdict::Accepted => "workflow.event",
+                EventVerdict::Known => return Ok(()),
+                EventVerdict::Ignored(why) => {
+                    detail["why"] = why.into();
+                    "workflow.event.ignored"
+                }
+            };
+            audit_log::append(tx, &by, action, &entity, detail)?;
         }
     }
     Ok(())
@@ -385,7 +405,13 @@ fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &WorkflowRun) -> Resu
                         StepProgress::Failed(why) => json!(why),
                         _ => Value::Null,
                     };
-                    audit_log::append(tx, &Principal::House, action, &entity, detail)?;
+                    let failed = matches!(new, StepProgress::Failed(_));
+                    audit_log::append(tx, &Principal::House, action, &entity, detail.clone())?;
+                    // What it did is still there, and nothing else will undo it.
+                    if failed && action == "workflow.undo" {
+                        let incident = "workflow.incident";
+                        audit_log::append(tx, &Principal::House, incident, &entity, detail)?;
+                    }
                 }
             }
         }

@@ -26,6 +26,8 @@ pub struct DelegationRequest {
     pub data: serde_json::Map<String, Value>,
     /// Evidence that is checked before the task counts as done.
     pub evidence: Vec<Evidence>,
+    /// Hook by which it came.
+    pub hook: Option<Slug>,
 }
 
 /// Place of a task in a tree of subtasks, as it is stored with the task.
@@ -52,6 +54,9 @@ pub struct DelegationLink {
     /// Evidence that is checked before the task counts as done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<Evidence>,
+    /// Hook by which it came; whoever has its credential may read the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<Slug>,
 }
 
 impl DelegationLink {
@@ -67,6 +72,7 @@ impl DelegationLink {
             step: None,
             data: serde_json::Map::new(),
             evidence: Vec::new(),
+            hook: None,
         }
     }
 }

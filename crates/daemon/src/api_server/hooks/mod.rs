@@ -1,8 +1,10 @@
 //! Deliveries from elsewhere: authenticated by their signature alone, each taken once, made into a task, a run of a
 //! workflow or an event; and the end of such a task reported to where it came from.
 
+mod form;
 mod openclaw;
 mod places;
+pub(crate) mod results;
 
 pub(crate) use self::places::{DeliveryPlaces, PeerAddress};
 use crate::api_server::state::ApiState;
@@ -25,7 +27,6 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use std::time::Duration;
 const TOLERANCE: Millis = Millis::from_secs(300);
 /// Longest part of an issue's text that is given along, bytes.
 const BODY_MAX: usize = 32 << 10;
-/// Deliveries of one hook in a minute.
+/// Deliveries of one hook in a minute, and readings of its tasks.
 const DELIVERIES_MAX: u32 = 240;
 
 /// Time for the body of a delivery to arrive.
@@ -43,12 +44,13 @@ fn refused(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Unauthenticated, text.into()).into()
 }
 
-/// Whether a delivery is signed with a secret; a key by which the same one is known again.
+/// Whether a delivery is signed with a secret; a key by which the same one is known again. `form` is the payload of a
+/// body that is a form.
 fn verified(
     kind: HookKind,
     secret: &Secret,
     headers: &HeaderMap,
-    body: &[u8],
+    (body, form): (&[u8], Option<&str>),
     now_s: i64,
 ) -> std::result::Result<String, String> {
     let of = |name: &'static str| header_text(headers, name).ok_or(format!("it has no `{name}`"));
@@ -67,8 +69,15 @@ fn verified(
     // What a forge signs is the body alone, so that alone makes a delivery the same.
     let of_body = |signature: &str| -> std::result::Result<(String, bool), String> {
         let signature = hex(signature).ok_or_else(no)?;
-        let good = signed(secret.expose().as_bytes(), &[body], &signature);
-        Ok((abbey_support::digest::sha256_hex(body), good))
+        let key = secret.expose().as_bytes();
+        // GitHub signs the form, Gitea and Forgejo the payload in it (services/webhook/deliver.go of Gitea).
+        let payload = form.filter(|_| kind == HookKind::Gitea);
+        let signable = [Some(body), payload.map(str::as_bytes)];
+        let mut signable = signable.into_iter().flatten();
+        let good = signable.find(|part| signed(key, &[*part], &signature));
+        // The same payload can be written as many forms.
+        let same = form.map_or(body, str::as_bytes);
+        Ok((abbey_support::digest::sha256_hex(same), good.is_some()))
     };
     let (id, good) = match kind {
         HookKind::Standard => {
@@ -94,7 +103,10 @@ fn verified(
             let signature = of("x-hub-signature-256")?.strip_prefix("sha256=");
             of_body(signature.ok_or_else(no)?)?
         }
-        HookKind::Gitea => of_body(of("x-gitea-signature")?)?,
+        HookKind::Gitea => {
+            let signature = of("x-gitea-signature").or_else(|_| of("x-forgejo-signature"));
+            of_body(signature?)?
+        }
         HookKind::Openclaw => return Err(no()),
     };
     match good {
@@ -181,6 +193,7 @@ fn check_is_signed(kind: HookKind, headers: &HeaderMap) -> std::result::Result<(
     let needed: &[&'static str] = match kind {
         HookKind::Standard => &["webhook-id", "webhook-timestamp", "webhook-signature"],
         HookKind::Github => &["x-hub-signature-256"],
+        HookKind::Gitea if header_text(headers, "x-forgejo-signature").is_some() => &[],
         HookKind::Gitea => &["x-gitea-signature"],
         // It signs nothing, and its paths are its own.
         HookKind::Openclaw => return Err("it is called at `/hooks/agent`".to_owned()),
@@ -193,7 +206,7 @@ fn check_is_signed(kind: HookKind, headers: &HeaderMap) -> std::result::Result<(
 
 /// Whether one more delivery of a hook is taken now: whoever has its secret cannot flood the house.
 fn allowed_now(api: &ApiState, hook: &Slug) -> bool {
-    api.count_delivery(hook, DELIVERIES_MAX)
+    api.count_delivery(hook.to_string(), DELIVERIES_MAX)
 }
 
 /// What a delivery comes to.
@@ -236,7 +249,9 @@ async fn perform(
         .read_secret(&hook.secret, &current.base_dir)
         .map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
     let now = api.core.store.now();
-    let key = verified(hook.kind, &secret, headers, body, now.0 / 1000).map_err(|why| {
+    let form = form::payload_of_form(headers, body);
+    let signed = (body, form.as_deref());
+    let key = verified(hook.kind, &secret, headers, signed, now.0 / 1000).map_err(|why| {
         tracing::warn!(hook = name.as_str(), why, "a delivery was refused");
         refused(format!("hook `{name}`: {why}"))
     })?;
@@ -244,18 +259,20 @@ async fn perform(
         let text = format!("hook `{name}`: too many requests; try again in a minute");
         return Err(Problem::new(FaultKind::Limit, text).into());
     }
-    let payload: Value = serde_json::from_slice(body).map_err(|e| {
-        let text = format!("hook `{name}`: the body of the request is not valid JSON: {e}");
+    let payload = form.as_deref().map_or(body, str::as_bytes);
+    let payload: Value = serde_json::from_slice(payload).map_err(|e| {
+        let what = match form {
+            Some(_) => "the field `payload` of the form",
+            None => "the body of the request",
+        };
+        let text = format!("hook `{name}`: {what} is not valid JSON: {e}");
         Problem::new(FaultKind::Invalid, text)
     })?;
     let key = format!("hook {name} {key}");
     match &hook.action {
         HookAction::Workflow(workflow) => {
-            let payload = match payload {
-                payload @ Value::Object(_) => payload,
-                other => json!({ "value": other }),
-            };
-            let input = BTreeMap::from([("payload".to_owned(), payload)]);
+            let declared = current.house.workflows.get(workflow);
+            let input = workflows::payload_input(declared, payload);
             let started =
                 workflows::start_run(&api.work, workflow, input, Principal::House, Some(key));
             Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
@@ -268,7 +285,7 @@ async fn perform(
             let heard =
                 workflows::publish_event(&api.work, event, body, Principal::House, Some(key));
             let heard = heard.await?;
-            Ok(json!({ "told": heard.told, "started": heard.started }))
+            Ok(json!({ "told": heard.told, "started": heard.started, "ignored": heard.ignored }))
         }
         HookAction::Task(agent) => {
             let event =
@@ -361,6 +378,7 @@ async fn task(
         delegated: Some(DelegationRequest {
             deliver,
             data: subject.data,
+            hook: Some(name.clone()),
             ..DelegationRequest::default()
         }),
         ..api.work.house_task(agent, text)
@@ -397,7 +415,7 @@ mod tests {
             "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
         );
         let check = |headers: &HeaderMap, body: &[u8], now| {
-            verified(HookKind::Standard, &secret, headers, body, now)
+            verified(HookKind::Standard, &secret, headers, (body, None), now)
         };
         let good = given(id, signature);
         assert_eq!(check(&good, body, 1_614_265_330).unwrap(), id);
@@ -416,14 +434,35 @@ mod tests {
         let hex = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
         let github = headers(&[("x-hub-signature-256", &format!("sha256={hex}"))]);
         let body = b"Hello, World!";
-        assert!(verified(HookKind::Github, &secret, &github, body, 0).is_ok());
-        assert!(verified(HookKind::Github, &secret, &github, b"Hello", 0).is_err());
-        assert!(verified(HookKind::Gitea, &secret, &github, body, 0).is_err());
+        let check = |kind, headers, body: &[u8]| verified(kind, &secret, headers, (body, None), 0);
+        assert!(check(HookKind::Github, &github, body).is_ok());
+        assert!(check(HookKind::Github, &github, b"Hello").is_err());
+        assert!(check(HookKind::Gitea, &github, body).is_err());
+        for header in ["x-gitea-signature", "x-forgejo-signature"] {
+            let gitea = headers(&[(header, hex)]);
+            assert!(check(HookKind::Gitea, &gitea, body).is_ok());
+            assert!(check_is_signed(HookKind::Gitea, &gitea).is_ok());
+        }
+        // In a form, Gitea and Forgejo sign the payload, GitHub the whole.
+        let form = |kind, headers| {
+            let text = std::str::from_utf8(body).ok();
+            verified(
+                kind,
+                &secret,
+                headers,
+                (b"payload=Hello%2C+World!", text),
+                0,
+            )
+        };
         let gitea = headers(&[("x-gitea-signature", hex)]);
-        assert!(verified(HookKind::Gitea, &secret, &gitea, body, 0).is_ok());
+        assert_eq!(
+            form(HookKind::Gitea, &gitea).unwrap(),
+            check(HookKind::Gitea, &gitea, body).unwrap()
+        );
+        assert!(form(HookKind::Github, &github).is_err());
         for wrong in ["", "zz", "7571", "é7571"] {
             let wrong = headers(&[("x-gitea-signature", wrong)]);
-            assert!(verified(HookKind::Gitea, &secret, &wrong, body, 0).is_err());
+            assert!(check(HookKind::Gitea, &wrong, body).is_err());
         }
     }
 

@@ -5,6 +5,8 @@
 
 use super::{Arriving, allowed_now, header_text, read_delivery};
 use crate::api_server::state::ApiState;
+use crate::core::credentials::bearer_credential;
+use crate::core::plan::PlanInForce;
 use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
@@ -13,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// Largest body, bytes.
@@ -20,7 +23,7 @@ const BODY_MAX: usize = 256 << 10;
 /// Longest message, bytes: a task's text.
 const MESSAGE_MAX: usize = 64 << 10;
 /// Longest time that a caller may give for the work.
-const TIMEOUT_MAX_S: i64 = 30 * 86_400;
+const TIMEOUT_MAX_S: f64 = 30.0 * 86_400.0;
 
 /// `POST /hooks/agent`.
 #[derive(Deserialize)]
@@ -31,8 +34,9 @@ struct AgentCall {
     name: Option<String>,
     #[serde(default)]
     agent_id: Option<String>,
+    /// A fraction counts as its whole seconds; 0 and less is no time, as with OpenClaw.
     #[serde(default)]
-    timeout_seconds: Option<i64>,
+    timeout_seconds: Option<f64>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -41,8 +45,20 @@ struct AgentCall {
 #[derive(Deserialize)]
 struct WakeCall {
     text: String,
-    #[serde(default)]
-    mode: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Keys of a call that change nothing here, so that their sender does not rely on them. Work begins at once, which is
+/// what `now` asks for.
+fn ignored_keys(rest: &Map<String, Value>) -> Vec<&str> {
+    let at_once = |key: &str, value: &Value| matches!(key, "wakeMode" | "mode") && value == "now";
+    let ignored = rest
+        .iter()
+        .filter(|(key, value)| !value.is_null() && !at_once(key, value));
+    let mut ignored: Vec<&str> = ignored.map(|(key, _)| key.as_str()).collect();
+    ignored.sort_unstable();
+    ignored
 }
 
 /// A refusal in the shape that its clients read.
@@ -96,7 +112,7 @@ async fn serve(
         .secrets
         .read_secret(&hook.secret, &current.base_dir);
     let secret = secret.map_err(|why| refused(StatusCode::SERVICE_UNAVAILABLE, &why))?;
-    let bearer = header_text(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
+    let bearer = header_text(headers, "authorization").and_then(bearer_credential);
     let given = bearer
         .or(header_text(headers, "x-openclaw-token"))
         .unwrap_or_default();
@@ -129,44 +145,34 @@ async fn serve(
     match name {
         "wake" => {
             let call: WakeCall = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
-            let ignored = call.mode.filter(|m| m != "now").map(|_| "mode");
             let data = json!({ "text": call.text });
-            let agent = target(hook, None).map_err(|why| bad(&why))?;
+            let agent = target(hook, None, current).map_err(|why| bad(&why))?;
             let why = "A hook woke you; check whether its text requires an action";
             let text = said(hook, why, &call.text).map_err(|why| bad(&why))?;
-            let number = give(api, agent, text, (hook, data), None, key).await?;
-            let ignored: Vec<&str> = ignored.into_iter().collect();
+            let number = give(api, agent, text, (hook_name, hook, data), None, key).await?;
+            let ignored = ignored_keys(&call.rest);
             let body = json!({ "ok": true, "task": number, "ignored": ignored });
             Ok((StatusCode::OK, axum::Json(body)).into_response())
         }
         _ => {
             let call: AgentCall = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
-            if call.rest.get("to").is_some_and(|v| !v.is_null()) {
-                return Err(bad(
-                    "`to` names a chat, and this house has none; leave it out and read the result of the task",
-                ));
+            let timeout = call.timeout_seconds.filter(|s| *s >= 1.0);
+            if timeout.is_some_and(|s| s > TIMEOUT_MAX_S) {
+                return Err(bad("`timeoutSeconds` is at most 2592000"));
             }
-            let timeout = call.timeout_seconds;
-            if timeout.is_some_and(|s| !(1..=TIMEOUT_MAX_S).contains(&s)) {
-                return Err(bad("`timeoutSeconds` is 1 to 2592000"));
-            }
-            let agent = target(hook, call.agent_id.as_deref()).map_err(|why| bad(&why))?;
+            let named = call.agent_id.as_deref().filter(|name| !name.is_empty());
+            let agent = target(hook, named, current).map_err(|why| bad(&why))?;
             let data = json!({ "message": call.message, "name": call.name });
             let why = "A hook gives you work; handle each request according to your charter";
             let text = said(hook, why, &call.message).map_err(|why| bad(&why))?;
-            let within = timeout.map(|s| Millis(s * 1000));
-            let number = give(api, agent, text, (hook, data), within, key).await?;
-            // What changes nothing here is said, so that nobody relies on it.
-            let usual = [
-                "deliver",
-                "channel",
-                "sessionKey",
-                "wakeMode",
-                "model",
-                "thinking",
-            ];
-            let ignored = call.rest.keys().filter(|k| usual.contains(&k.as_str()));
-            let ignored: Vec<&String> = ignored.collect();
+            let within = timeout.and_then(|s| Duration::try_from_secs_f64(s.floor()).ok());
+            let within = within.and_then(|d| i64::try_from(d.as_millis()).ok().map(Millis));
+            let number = give(api, agent, text, (hook_name, hook, data), within, key).await?;
+            let mut ignored = ignored_keys(&call.rest);
+            if call.timeout_seconds.is_some() && within.is_none() {
+                ignored.push("timeoutSeconds");
+                ignored.sort_unstable();
+            }
             let body = json!({ "ok": true, "runId": number, "ignored": ignored });
             Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
         }
@@ -174,14 +180,19 @@ async fn serve(
 }
 
 /// Whose work it is: who was named, if the hook may name them.
-fn target<'a>(hook: &'a Hook, named: Option<&str>) -> Result<&'a Slug, String> {
+fn target<'a>(
+    hook: &'a Hook,
+    named: Option<&str>,
+    current: &'a PlanInForce,
+) -> Result<&'a Slug, String> {
     let HookAction::Task(usual) = &hook.action else {
         return Err("this hook names no agent".to_owned());
     };
     match named {
         None => Ok(usual),
         Some(name) => {
-            let mut all = std::iter::once(usual).chain(&hook.agents);
+            let more = current.house.agents.keys();
+            let mut all = std::iter::once(usual).chain(more.filter(|a| hook.agents.includes(a)));
             let found = all.find(|a| a.as_str() == name);
             found.ok_or_else(|| format!("this hook gives no work to `{name}`"))
         }
@@ -205,7 +216,7 @@ async fn give(
     api: &Arc<ApiState>,
     agent: &Slug,
     text: String,
-    (hook, data): (&Hook, Value),
+    (name, hook, data): (&Slug, &Hook, Value),
     within: Option<Millis>,
     key: Option<String>,
 ) -> Result<String, Response> {
@@ -220,6 +231,7 @@ async fn give(
         delegated: Some(DelegationRequest {
             within,
             data,
+            hook: Some(name.clone()),
             ..DelegationRequest::default()
         }),
         ..api.work.house_task(agent, text)

@@ -46,6 +46,7 @@ pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
         work::check_ports(work, facts, &mut checks);
     }
     work::check_schedules(work, &mut checks).await?;
+    work::check_workflows(work, &mut checks).await?;
     work::check_providers(work, &mut checks);
     let servers = work::check_model_servers(work, &mut checks);
     if rt.timeout_at(until, servers).await.is_err() {

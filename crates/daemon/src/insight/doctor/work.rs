@@ -6,6 +6,7 @@ use crate::core::runtime;
 use crate::insight::cell_views;
 use crate::work::schedules;
 use crate::work::state::WorkState;
+use crate::work::workflows;
 use abbey_api::CheckSeverity;
 use abbey_model::{CellKind, CellName, Millis, Presence};
 use abbey_plan::HostFacts;
@@ -172,6 +173,24 @@ pub(super) async fn check_schedules(work: &Arc<WorkState>, checks: &mut Checks) 
         }),
         "`abbey schedule show NAME` shows the history; the log of the control plane has errors",
     );
+    Ok(())
+}
+
+/// Adds a check for each workflow run of the last days of which a step could not be undone.
+pub(super) async fn check_workflows(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
+    for row in workflows::recent_incidents(work).await? {
+        let run = format!("WF-{}", row.number);
+        let incident = row.run.incident().unwrap_or_default();
+        checks.add(
+            &format!("workflow.{run}"),
+            false,
+            CheckSeverity::Warn,
+            format!("{run} of the workflow {}: {incident}", row.name),
+            &format!(
+                "`abbey workflow show {run}` shows its steps; undo by hand what is left of them. This is reported for 7 days"
+            ),
+        );
+    }
     Ok(())
 }
 

@@ -120,6 +120,7 @@ pub(crate) async fn make_report(
             &cell_views::fleet_doc(work).await?,
             &cell_views::services_doc(work).await?.services,
             &newest_tasks(work).await?,
+            &crate::work::workflows::recent_incidents(work).await?,
         ),
         "disk" => state::disk_report(&disks::list_disks()),
         "budget" => state::budget_report(&work.core.store.budgets().await?),

@@ -7,7 +7,7 @@ use abbey_engine::budget::Account;
 use abbey_model::Presence;
 use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
 use abbey_plan::{AgentBudget, House};
-use abbey_store::TaskRow;
+use abbey_store::{TaskRow, WorkflowRow};
 use abbey_words::Text;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,11 +15,13 @@ use std::collections::BTreeMap;
 /// Free space below which a finding of this kind is reported, percent.
 const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
-/// The report `status`: presence of each agent and service, and open tasks by state.
+/// The report `status`: presence of each agent and service, workflow runs that are half
+/// done, and open tasks by state.
 pub(super) fn status_report(
     fleet: &FleetDoc,
     services: &[ServiceView],
     tasks: &[TaskRow],
+    incidents: &[WorkflowRow],
 ) -> Report {
     let mut report = Report::default();
     let agents = fleet
@@ -52,6 +54,15 @@ pub(super) fn status_report(
             .with("since", provider.since.to_string())
             .with("until", provider.until.to_string());
         report.interpret(FindingKind::Warn, text);
+    }
+    for row in incidents {
+        let about = |id| {
+            Text::new(id)
+                .with("run", format!("WF-{}", row.number))
+                .with("workflow", &row.name)
+        };
+        report.interpret(FindingKind::Error, about("not-undone"));
+        report.recommend(FindingKind::Action, about("see-run"));
     }
     let mut states: BTreeMap<&str, u64> = BTreeMap::new();
     for task in tasks.iter().filter(|t| !t.state().is_terminal()) {

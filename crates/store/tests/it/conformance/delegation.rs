@@ -1,7 +1,7 @@
 //! Subtasks, their bounds, and the outbox.
 
 use super::case::cases;
-use crate::support::{Bench, Done, new_task, slug};
+use crate::support::{Bench, Done, claim, new_task, slug};
 use abbey_engine::authority::Bounds;
 use abbey_model::*;
 use abbey_store::*;
@@ -13,6 +13,10 @@ cases! {
     chains_and_width_are_bounded checks add_task;
     a_subtask_is_due_no_later_than_its_parent checks add_task expire_deadlines next_deadline;
     cancelling_a_task_cancels_its_subtasks checks cancel_task task_tree;
+    a_task_that_ends_without_a_result_takes_its_subtasks_along checks fail task_tree;
+    the_subtasks_of_a_removed_agent_are_cancelled checks cancel_subtasks_of_agent;
+    a_wait_for_a_subtask_leaves_its_place_and_time checks await_subtask claim;
+    a_ring_of_waits_is_broken_with_the_reason checks await_subtask;
     a_result_must_have_the_expected_fields checks complete;
     a_finished_subtask_is_in_the_outbox_until_it_is_delivered checks outbox mark_delivered;
     costs_of_subtasks_are_charged_to_their_root checks reserve_call settle_call budgets;
@@ -127,6 +131,131 @@ fn cancelling_a_task_cancels_its_subtasks(bench: &mut Bench) {
     let tree = bench.store().task_tree(parent).done();
     assert_eq!(tree.len(), 3);
     assert!(tree.iter().all(|(_, t)| t.state() == TaskState::Cancelled));
+}
+
+fn a_task_that_ends_without_a_result_takes_its_subtasks_along(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let below = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    let below = TaskRef::Id(below.id);
+    bench.claim(&below, "agent-b").unwrap();
+    try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
+    let failure = Failure {
+        reason: EndReason::TurnLimit,
+        text: "no result".to_owned(),
+    };
+    let (proof, facts) = (bench.proof("agent-a", 1), RunFacts::default());
+    let failed = bench.store().fail(parent, proof, failure, facts).done();
+    assert_eq!(failed.state(), TaskState::Failed);
+    let tree = bench.store().task_tree(parent).done();
+    let states: Vec<(TaskState, Option<String>)> = tree
+        .into_iter()
+        .skip(1)
+        .map(|(_, t)| (t.state(), t.failure))
+        .collect();
+    let cancelled = |why: &str| (TaskState::Cancelled, Some(why.to_owned()));
+    assert_eq!(
+        states,
+        [
+            cancelled("its parent TASK-1 is failed"),
+            cancelled("its parent TASK-2 is cancelled")
+        ]
+    );
+}
+
+fn the_subtasks_of_a_removed_agent_are_cancelled(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let below = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    let below = TaskRef::Id(below.id);
+    bench.claim(&below, "agent-b").unwrap();
+    try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
+    bench.store().revoke_leases(slug("agent-a"), None).done();
+    bench
+        .store()
+        .cancel_subtasks_of_agent(slug("agent-c"))
+        .done();
+    assert_eq!(bench.task(&below).state(), TaskState::Running);
+    bench
+        .store()
+        .cancel_subtasks_of_agent(slug("agent-a"))
+        .done();
+    let tree = bench.store().task_tree(parent).done();
+    let states: Vec<TaskState> = tree.iter().map(|(_, t)| t.state()).collect();
+    assert_eq!(
+        states,
+        [
+            TaskState::Pending,
+            TaskState::Cancelled,
+            TaskState::Cancelled
+        ]
+    );
+    let why = bench.task(&below).failure.unwrap();
+    assert!(why.contains("agent `agent-a`"), "{why}");
+}
+
+/// Waits from now on for a subtask, as a worker does by asking for its end.
+fn await_subtask(bench: &Bench, subtask: &TaskRow, agent: &str) {
+    let (subtask, patience) = (TaskRef::Id(subtask.id), Millis::from_secs(25));
+    let nobody = std::collections::BTreeSet::new();
+    let wait = bench
+        .store()
+        .await_subtask(subtask, slug(agent), patience, nobody);
+    wait.done();
+}
+
+fn a_wait_for_a_subtask_leaves_its_place_and_time(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let wall = |bench: &Bench| bench.task(&parent).phase.lease().unwrap().wall_deadline();
+    let before = wall(bench);
+    let below = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    // Somebody else waits for nothing.
+    await_subtask(bench, &below, "agent-b");
+    assert_eq!(wall(bench), before);
+    await_subtask(bench, &below, "agent-a");
+    let waits = bench.task(&parent).phase.waiting_for().unwrap();
+    assert_eq!(
+        (waits.kind, waits.name.as_str()),
+        (WaitKind::Subtask, "TASK-2")
+    );
+    // Nobody works on it: its time stands still.
+    bench.clock.advance(10_000);
+    let subtask = TaskRef::Id(below.id);
+    bench.claim(&subtask, "agent-b").unwrap();
+    assert_eq!(wall(bench), before + Millis::from_secs(10));
+    // Another task of its agent can begin, also where one at a time is the limit.
+    let other = bench
+        .store()
+        .add_task(new_task("agent-a", "another"))
+        .done();
+    let one_at_a_time = Claim {
+        runs_max: 1,
+        ..claim(&TaskRef::Id(other.task.id), "agent-a")
+    };
+    bench.store().claim(one_at_a_time).done();
+    // Somebody works on it: the time passes, until it ends.
+    bench.clock.advance(5_000);
+    bench.complete(&subtask, "agent-b", 1).unwrap();
+    assert_eq!(wall(bench), before + Millis::from_secs(10));
+    assert_eq!(bench.task(&parent).phase.waiting_for(), None);
+}
+
+fn a_ring_of_waits_is_broken_with_the_reason(bench: &mut Bench) {
+    let (first, _) = bench.claimed("agent-a");
+    let (second, _) = bench.claimed("agent-b");
+    let for_b = try_delegate(bench, "agent-a", "agent-b", delegation(&first, 1)).unwrap();
+    await_subtask(bench, &for_b, "agent-a");
+    let for_a = try_delegate(bench, "agent-b", "agent-a", delegation(&second, 1)).unwrap();
+    assert_eq!(bench.task(&TaskRef::Id(for_a.id)).state(), TaskState::Ready);
+    await_subtask(bench, &for_a, "agent-b");
+    let broken = bench.task(&TaskRef::Id(for_a.id));
+    assert_eq!(broken.state(), TaskState::Cancelled);
+    let why = broken.failure.unwrap();
+    assert!(
+        why.contains("agent-b waits for agent-a, and agent-a waits for agent-b"),
+        "{why}"
+    );
+    assert_eq!(bench.task(&second).phase.waiting_for(), None);
+    let waits = bench.task(&TaskRef::Id(for_b.id));
+    assert_eq!(waits.state(), TaskState::Ready, "the other wait goes on");
 }
 
 fn a_result_must_have_the_expected_fields(bench: &mut Bench) {

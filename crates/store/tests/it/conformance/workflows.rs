@@ -3,7 +3,9 @@
 use super::case::cases;
 use crate::support::{Bench, Done, intake, slug};
 use abbey_engine::approval::{State as Answer, Verdict};
-use abbey_engine::workflow::{State, StepAction, StepArguments, Workflow, WorkflowStep};
+use abbey_engine::workflow::{
+    State, StepAction, StepArguments, Undo, ValueType, Workflow, WorkflowStep,
+};
 use abbey_model::*;
 use abbey_store::*;
 use serde_json::json;
@@ -16,6 +18,8 @@ cases! {
     a_failed_step_fails_the_run checks advance_workflow workflow;
     a_cancelled_run_cancels_what_it_began checks advance_workflow;
     an_event_is_accepted_once checks advance_workflow;
+    an_event_that_a_step_cannot_use_is_ignored checks advance_workflow;
+    a_step_that_cannot_be_undone_is_an_incident checks workflow_incidents;
     a_step_asks_for_an_approval_and_uses_it checks advance_workflow approvals decide_approval;
     an_unanswered_approval_of_a_step_is_decided_by_its_time checks advance_workflow workflows_due approval;
     runs_are_listed_newest_first checks workflows;
@@ -206,6 +210,56 @@ fn an_event_is_accepted_once(bench: &mut Bench) {
         signal(bench, run, paid(8)),
         Err(Error::WorkflowOver { .. })
     ));
+}
+
+fn an_event_that_a_step_cannot_use_is_ignored(bench: &mut Bench) {
+    let mut wait = step(StepAction::Event { name: slug("paid") }, &[]);
+    wait.expects.insert("amount".into(), ValueType::Number);
+    let run = start(bench, workflow(vec![("wait", wait)]));
+    advance(bench, run);
+    let paid = |data| WorkflowSignal::Event {
+        name: slug("paid"),
+        data,
+        by: Principal::Operator,
+    };
+    let row = signal(bench, run, paid(json!({ "amount": "much" }))).unwrap();
+    assert_eq!(row.run.state, State::Running);
+    assert!(row.run.ignored[&slug("paid")].contains("`amount` is no number"));
+    let row = signal(bench, run, paid(json!({ "amount": 7 }))).unwrap();
+    assert_eq!(row.run.state, State::Done);
+}
+
+fn a_step_that_cannot_be_undone_is_an_incident(bench: &mut Bench) {
+    let mut build = step(task("build"), &[]);
+    build.undo = Some(Undo {
+        act: task("undo"),
+        with: StepArguments::new(),
+    });
+    let run = start(
+        bench,
+        workflow(vec![
+            ("build", build),
+            ("ship", step(task("ship"), &["build"])),
+        ]),
+    );
+    advance(bench, run);
+    do_task(bench, 1);
+    advance(bench, run);
+    let cancel = |number| {
+        let task = TaskRef::Number(number);
+        bench.store().cancel_task(task, Principal::Operator).done();
+    };
+    cancel(2);
+    advance(bench, run);
+    let since = bench.store().now();
+    assert!(bench.store().workflow_incidents(since).done().is_empty());
+    cancel(3);
+    assert_eq!(advance(bench, run).run.state, State::Failed);
+    let found = bench.store().workflow_incidents(since).done();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].run.incident().unwrap().contains("step `build`"));
+    let later = bench.store().now() + Millis(1);
+    assert!(bench.store().workflow_incidents(later).done().is_empty());
 }
 
 fn asking(silence: bool) -> Workflow {
