@@ -40,11 +40,17 @@ impl HeldLease {
 
 /// A lease as a file, which is removed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct PublishedLease(PathBuf);
+pub(crate) struct PublishedLease {
+    home: PathBuf,
+    lease: HeldLease,
+}
 
 impl Drop for PublishedLease {
     fn drop(&mut self) {
-        let _removed_already = fs::remove_file(&self.0);
+        // A newer lease on the same task may have taken its place.
+        if list(&self.home).contains(&self.lease) {
+            remove(&self.home, &self.lease);
+        }
     }
 }
 
@@ -66,9 +72,12 @@ pub(crate) fn save(home: &Path, lease: &HeldLease) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`save`].
-pub(crate) fn publish(home: &Path, lease: &HeldLease) -> io::Result<PublishedLease> {
-    save(home, lease)?;
-    Ok(PublishedLease(file_of(home, &lease.number)))
+pub(crate) fn publish(home: &Path, lease: HeldLease) -> io::Result<PublishedLease> {
+    save(home, &lease)?;
+    Ok(PublishedLease {
+        home: home.to_owned(),
+        lease,
+    })
 }
 
 /// Removes a lease from the agent's home.
@@ -114,10 +123,16 @@ mod tests {
             token: 3,
         };
         assert!(list(home.path()).is_empty());
-        let published = publish(home.path(), &lease).unwrap();
+        let published = publish(home.path(), lease.clone()).unwrap();
         fs::write(home.path().join(LEASES).join("x.json"), "no lease").unwrap();
-        assert_eq!(list(home.path()), [lease]);
+        assert_eq!(list(home.path()), std::slice::from_ref(&lease));
         drop(published);
         assert!(list(home.path()).is_empty());
+        // One that has taken its place stays.
+        let published = publish(home.path(), lease.clone()).unwrap();
+        let newer = HeldLease { token: 4, ..lease };
+        save(home.path(), &newer).unwrap();
+        drop(published);
+        assert_eq!(list(home.path()), [newer]);
     }
 }

@@ -169,13 +169,9 @@ fn publish_lease(assignment: &Assignment) -> Option<PublishedLease> {
         number: assignment.offer.number.clone(),
         token: assignment.lease.token,
     };
-    let published = lease_files::publish(&own_home()?, &lease);
-    let report = |e: std::io::Error| {
-        log(&format!(
-            "{}: could not write the lease file: {e}",
-            lease.number
-        ))
-    };
+    let number = &assignment.offer.number;
+    let published = lease_files::publish(&own_home()?, lease);
+    let report = |e: std::io::Error| log(&format!("{number}: could not write the lease file: {e}"));
     published.map_err(report).ok()
 }
 

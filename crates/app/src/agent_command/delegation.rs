@@ -64,7 +64,12 @@ async fn give(call: &Call, kind: Given, mut body: DelegateBody, args: GivenArgs)
         Given::Task => call.me().delegate(&body, lease, key).await,
         Given::Question => call.me().ask_agent(&body, lease, key).await,
     };
-    let doc = doc.map_err(|e| call.failure(e))?;
+    let doc = doc.map_err(|e| match e.kind() {
+        FaultKind::NotFound => call
+            .failure(e)
+            .hint("`abbey-agent self` lists the other agents"),
+        _ => call.failure(e),
+    })?;
     if args.wait {
         return wait_for_end(call, &doc.task.id, args.timeout).await;
     }

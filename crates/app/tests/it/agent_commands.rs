@@ -48,6 +48,8 @@ fn working(cell: &str) -> House {
     house.manifest(&pair(cell));
     std::fs::create_dir_all(house.home()).unwrap();
     write_skill(&house);
+    // Long, as commands that claim and renew may be slow on a busy host.
+    house.start_control_plane("--lease-ms 900000");
     house.expect(0, "up");
     house.expect(0, "task add 'Paint the gate.' --to a");
     until("the worker has the first task", || {
