@@ -17,7 +17,7 @@ pub const COMMANDS_OF_HOUSE: &str = "bin";
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn publish_agent_command(config: &HostdConfig) -> Result<()> {
+pub fn publish_agent_command(config: &HostdConfig) -> Result<()> {
     let place = config.home.join(COMMANDS_OF_HOUSE).join(AGENT_COMMAND);
     let failed = Error::file("write", &place);
     let own = own_program_path().map_err(Error::file("find", "/proc/self/exe"))?;

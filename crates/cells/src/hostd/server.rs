@@ -58,10 +58,6 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         // Here and not in the process of each start, which would measure again.
         abbey_launch::tsc_khz();
     }
-    if let Err(error) = super::agent_command::publish_agent_command(config) {
-        // Agents work without it; only their scripts need it.
-        eprintln!("{error}");
-    }
     ready();
     loop {
         let mut fds = vec![
