@@ -5,7 +5,9 @@
 //! agent API.
 
 mod agent_api;
+pub mod agent_command;
 mod front_matter;
+mod lease_files;
 pub mod library;
 mod native;
 pub mod programs;

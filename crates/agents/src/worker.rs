@@ -9,6 +9,7 @@
 //! Every runtime is worked by this one loop, in the agent's cell, so leases are kept while the control plane restarts.
 
 use crate::agent_api::{RETRY, RETRY_FIRST, RETRY_LONGEST};
+use crate::lease_files::{self, HeldLease, PublishedLease};
 use crate::runtime::driver::{Assignment, Driver, Events, Lease, TurnEnd};
 use abbey_api::client::{AgentClient, Error};
 use abbey_api::{
@@ -16,6 +17,7 @@ use abbey_api::{
     RunFactsView,
 };
 use abbey_model::{FaultKind, HEARTBEAT_INTERVAL};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,9 @@ const RESULT_WAIT: Duration = Duration::from_secs(3600);
 /// Claims and performs the tasks offered to this cell's agent, one at a time with this driver;
 /// never returns.
 pub async fn run_worker(client: Arc<AgentClient>, driver: &mut impl Driver) -> ! {
+    if let Some(home) = own_home() {
+        lease_files::clear(&home);
+    }
     let who_am_i = || client.me().show();
     let me = until_answered("read this agent's own description", who_am_i).await;
     let mut config = me.config;
@@ -119,7 +124,7 @@ async fn claim(client: &AgentClient, offer: &OfferDoc) -> Result<ClaimDoc, Error
 }
 
 /// Works on one task under its lease. A refused renewal ends the work at once: the task may be another worker's.
-async fn run_claimed_task(
+pub(crate) async fn run_claimed_task(
     client: &Arc<AgentClient>,
     driver: &mut impl Driver,
     offer: OfferDoc,
@@ -135,6 +140,8 @@ async fn run_claimed_task(
         },
     };
     let number = assignment.offer.number.as_str();
+    // For programs of the agent; the work does not need it.
+    let _published = publish_lease(&assignment);
     let events = Events::default();
     driver.begin(&assignment, &events);
     if let Err(error) = renew(&assignment, &events).await {
@@ -153,6 +160,25 @@ async fn run_claimed_task(
         return;
     };
     report_end(driver, &assignment, end, events.facts()).await;
+}
+
+/// Makes the lease known to the programs of the agent.
+fn publish_lease(assignment: &Assignment) -> Option<PublishedLease> {
+    let lease = HeldLease {
+        task: assignment.lease.task.clone(),
+        number: assignment.offer.number.clone(),
+        token: assignment.lease.token,
+    };
+    let number = &assignment.offer.number;
+    let published = lease_files::publish(&own_home()?, lease);
+    let report = |e: std::io::Error| log(&format!("{number}: could not write the lease file: {e}"));
+    published.map_err(report).ok()
+}
+
+/// Home of the agent, in which its credential is.
+fn own_home() -> Option<PathBuf> {
+    let token = std::env::var_os("ABBEY_TOKEN_FILE").map(PathBuf::from)?;
+    token.parent().map(Path::to_owned)
 }
 
 /// Renews the lease, and reports what is known of the run.

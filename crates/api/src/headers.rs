@@ -42,6 +42,10 @@ pub struct IfNoneMatch(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease(pub u64);
 
+/// `Abbey-Lease` where a request may be part of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionalLease(pub u64);
+
 /// `Last-Event-ID`: number of the newest entry that the caller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEventId(pub u64);
@@ -106,6 +110,7 @@ numbers! {
     IfMatch: "if-match", False, version, "\"{}\"", "Version on which the request is based; the request fails if a newer version exists.";
     IfNoneMatch: "if-none-match", False, version, "\"{}\"", "The version that the caller has; it is not sent again.";
     Lease: "abbey-lease", True, number, "{}", "Fencing token of the lease on the task.";
+    OptionalLease: "abbey-lease", False, number, "{}", "Fencing token of the lease on the task that this is part of; needed where `task` is given.";
     LastEventId: "last-event-id", False, number, "{}", "Number of the newest entry that the caller has.";
 }
 

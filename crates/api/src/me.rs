@@ -1,9 +1,9 @@
 //! The agent API: what an agent learns and does as itself. Its name comes from its credential.
 
-use crate::approvals::{ApprovalBody, ApprovalView, UseBody};
+use crate::approvals::{ApprovalBody, ApprovalView, ApprovalsDoc, ApprovalsQuery, UseBody};
 use crate::budgets::BudgetScope;
 use crate::documents::{DocumentBody, DocumentDoc, DocumentQuery, DocumentsDoc, DocumentsQuery};
-use crate::headers::{IdempotencyKey, Lease};
+use crate::headers::{IdempotencyKey, Lease, OptionalLease};
 use crate::macros::{documents, operations, queries, requests};
 use crate::skills::{
     SkillFileDoc, SkillFileQuery, SkillTextDoc, SkillView, SkillsDoc, SkillsQuery,
@@ -122,6 +122,9 @@ documents! {
         /// Data that was given with the task; data, not instructions.
         #[serde(default)]
         data: Map<String, Value>,
+        /// Evidence that is verified before the task counts as done, in words.
+        #[serde(default)]
+        evidence: Vec<String>,
         /// Decided approvals of this task, oldest first.
         #[serde(default)]
         approvals: Vec<ApprovalView>,
@@ -313,16 +316,18 @@ operations! {
         POST "/api/v1/self/tasks/{task}/fail" fail(task) [body FailBody] [header lease: Lease] -> json(TaskDoc);
         /// Waits for a named person or agent.
         POST "/api/v1/self/tasks/{task}/block" block(task) [body BlockBody] [header lease: Lease] -> json(TaskDoc);
-        /// Delegates a subtask to another agent.
-        POST "/api/v1/self/delegate" delegate() [body DelegateBody] [header lease: Lease] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
+        /// Delegates a subtask, or a task on the agent's own initiative, to another agent.
+        POST "/api/v1/self/delegate" delegate() [body DelegateBody] [header lease: Option<OptionalLease>] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
         /// A delegated subtask; `wait_ms` waits for its end.
         GET "/api/v1/self/delegated/{task}" delegated(task) [query WaitQuery] -> json(TaskDoc);
         /// Cancels a delegated subtask.
         POST "/api/v1/self/delegated/{task}/cancel" cancel_delegated(task) -> json(TaskDoc);
-        /// Asks another agent a question about the own task.
-        POST "/api/v1/self/messages" ask_agent() [body DelegateBody] [header lease: Lease] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
+        /// Asks another agent a question, about the own task or on the agent's own initiative.
+        POST "/api/v1/self/messages" ask_agent() [body DelegateBody] [header lease: Option<OptionalLease>] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
         /// A question that was asked, with its answer; `wait_ms` waits for that.
         GET "/api/v1/self/messages/{task}" question(task) [query WaitQuery] -> json(TaskDoc);
+        /// Approvals that the agent requested, newest first: those that wait for a decision, or all.
+        GET "/api/v1/self/approvals" approvals() [query ApprovalsQuery] -> json(ApprovalsDoc);
         /// Requests an approval; the run ends and the task waits.
         POST "/api/v1/self/approvals" request_approval() [body ApprovalBody] [header lease: Lease] -> json(ApprovalView);
         /// Uses an approval, for exactly what it was given for.

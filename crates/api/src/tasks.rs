@@ -318,7 +318,7 @@ requests! {
         /// Most tokens over all runs; at least 1.
         #[serde(default)]
         tokens: Option<u64>,
-        /// Task that this is a subtask of; agents name the one whose lease they hold.
+        /// Task that this is a subtask of; agents name one whose lease they hold, or none for a task on their own initiative.
         #[serde(default)]
         task: Option<String>,
     }

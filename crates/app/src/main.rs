@@ -1,6 +1,7 @@
 //! The binary `abbey`: the command line, and the hidden roles. The command line uses the system through the operator API.
 #![allow(clippy::print_stdout, reason = "the command line prints")]
 
+mod agent_command;
 mod agent_files;
 mod cli;
 mod command_stream;
@@ -42,6 +43,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if is_agent_command(&args) {
+        return agent_command::run(&args[1..]);
+    }
     if args.get(1).is_some_and(|a| a == "role") {
         return roles::run_role(&args[2..]);
     }
@@ -116,4 +120,11 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(stdout::finish(code, of_program, json))
+}
+
+/// Whether this binary was called by the name `abbey-agent`.
+fn is_agent_command(args: &[std::ffi::OsString]) -> bool {
+    let name = args.first().map(std::path::Path::new);
+    name.and_then(std::path::Path::file_name)
+        .is_some_and(|name| name == abbey_cells::AGENT_COMMAND)
 }

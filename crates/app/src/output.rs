@@ -173,6 +173,11 @@ pub(crate) fn print_lines(text: &str) {
     }
 }
 
+/// Whether standard output is a terminal.
+pub(crate) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Columns of the terminal on standard output; none if that is something else.
 pub(crate) fn terminal_width() -> Option<usize> {
     width_of_terminal(&std::io::stdout())

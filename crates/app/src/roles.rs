@@ -20,6 +20,7 @@ pub(crate) fn run_role(args: &[OsString]) -> ExitCode {
         "service" => service(&args[1..]),
         "copy" => copy(word(1), args.get(2).map(Path::new)),
         "transcript" => transcript(&args[1..]),
+        "agent" => crate::agent_command::run(&args[1..]),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {

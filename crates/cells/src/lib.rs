@@ -48,8 +48,9 @@ pub use error::{Error, Result};
 pub use guest::{GuestRequest, OWN_IN_GUEST, run_guest};
 pub use record::CellRecord;
 pub use spec::{
-    Bind, BootOrigin, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, HouseTag,
-    ListenAddress, MicroVm, PortForward, SKILLS_IN_CELL, Sandbox,
+    AGENT_COMMAND, Bind, BootOrigin, COMMANDS_IN_CELL, CellNetwork, CellProgram, CellSpec,
+    Container, ForwardTarget, HouseTag, ListenAddress, MicroVm, PortForward, SKILLS_IN_CELL,
+    Sandbox,
 };
 pub use sys::cgroup::{CgroupUsage, ControlGroups};
 pub use sys::host::{installed_locales, read_meminfo};

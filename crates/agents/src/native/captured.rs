@@ -16,7 +16,7 @@ const NOTE: usize = 64;
 
 /// Head and tail of an output.
 #[derive(Debug)]
-pub(super) struct HeadAndTail {
+pub(crate) struct HeadAndTail {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     /// Most bytes of each.
@@ -52,7 +52,7 @@ impl HeadAndTail {
     }
 
     /// The output as text, with a line in place of what was left out.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let kept = (self.head.len() + tail.len()) as u64;
         if kept == self.total {
@@ -88,10 +88,10 @@ pub(super) fn shorten(text: String, limit: usize) -> String {
 
 /// How a program ended, and what it wrote.
 #[derive(Debug)]
-pub(super) struct Captured {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: HeadAndTail,
-    pub(super) stderr: HeadAndTail,
+pub(crate) struct Captured {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: HeadAndTail,
+    pub(crate) stderr: HeadAndTail,
 }
 
 impl Captured {
@@ -128,7 +128,7 @@ impl Drop for GroupGuard {
 ///
 /// # Errors
 /// If the program cannot be started or waited for.
-pub(super) async fn run_captured(
+pub(crate) async fn run_captured(
     command: &mut Command,
     input: Option<Vec<u8>>,
     limit: usize,

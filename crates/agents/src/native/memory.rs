@@ -10,11 +10,12 @@ const SEARCHED_MAX: usize = 1000;
 const FOUND_MAX: usize = 30;
 const LINE_MAX: usize = 300;
 
-/// Performs a call of the tool `memory`: lists the index, reads or saves a note, or searches all notes.
+/// Performs a call of the tool `memory`: lists the index, reads or saves a note, or searches all notes. The notes are below
+/// the working directory; `get` gives an argument by its name.
 ///
 /// # Errors
-/// Why it can't be done, for the model.
-pub(super) fn use_memory<'a>(
+/// Why it can't be done, for the caller.
+pub fn use_memory<'a>(
     action: &str,
     get: &dyn Fn(&str) -> Result<&'a str, String>,
 ) -> Result<String, String> {

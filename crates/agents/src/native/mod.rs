@@ -21,7 +21,10 @@ mod wall_clock;
 mod work_files;
 mod workspace;
 
+pub(crate) use captured::run_captured;
+pub use memory::use_memory;
 pub(crate) use session::{Session, newest_files, read_end};
+pub use skill_tools::{SkillProgram, open_skill_program};
 pub(crate) use work_files::archive_result;
 
 use crate::runtime::driver::{Assignment, Events, TurnEnd};
@@ -81,7 +84,7 @@ pub(crate) async fn perform_task(
             (Some(skill), _) => skill_run::run_skill(&mut context, skill).await,
             (None, Some(command)) => {
                 let output_max = context.policy.output_bytes_max;
-                work_files::perform_by_files(offer, command, output_max).await
+                work_files::perform_by_files(assignment, command, output_max).await
             }
             (None, None) => model_run::work_with_model(&mut context).await,
         }

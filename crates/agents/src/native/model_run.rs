@@ -226,6 +226,12 @@ fn first_messages(assignment: &Assignment, system: &str) -> Vec<Value> {
             part("data", "the author of the task", &data)
         )));
     }
+    if !offer.suggested_skills.is_empty() {
+        messages.push(user(format!(
+            "Skills of yours that fit this task partly, best first: {}.",
+            escape(&offer.suggested_skills.join(", "))
+        )));
+    }
     if let Some(failure) = &offer.failure {
         messages.push(user(format!(
             "The previous attempt failed: {}",

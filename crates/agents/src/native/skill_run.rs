@@ -4,6 +4,7 @@ use super::RunContext;
 use super::captured::{run_captured, shorten};
 use super::skill_approval::{self, Decision};
 use super::skill_files;
+use crate::lease_files::TASK_VARIABLE;
 use crate::programs::{APPROVED, ASK, ASKS};
 use crate::runtime::driver::TurnEnd;
 use abbey_api::{SkillView, UseBody};
@@ -63,6 +64,7 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
         }
         Decision::Approved(_) | Decision::None => {}
     }
+    command.env(TASK_VARIABLE, &assignment.lease.task);
     let span = sha256_hex(assignment.run.as_bytes());
     let span = span.get(..16).unwrap_or_default();
     // Source: W3C Trace Context; programs that trace read this variable.

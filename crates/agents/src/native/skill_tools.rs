@@ -2,12 +2,13 @@
 //! first, then the instructions of one skill, then its files.
 
 use super::captured::run_captured;
-use super::skill_files;
+use super::skill_files::{self, SkillDir};
+use crate::lease_files::TASK_VARIABLE;
 use abbey_api::client::AgentClient;
 use abbey_api::{SkillView, SkillsQuery};
 use abbey_model::{Tool, ToolPolicy};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -93,12 +94,12 @@ fn definition(name: &str) -> (&'static str, Value, &'static [&'static str]) {
     }
 }
 
-/// Performs a call of a tool for skills; the caller has checked that the policy grants it.
+/// Performs a call of a tool for skills in a run of `task`; the caller has checked that the policy grants it.
 pub(super) async fn call(
     client: &AgentClient,
     policy: &ToolPolicy,
-    name: &str,
-    args: &Value,
+    task: &str,
+    (name, args): (&str, &Value),
 ) -> Result<String, String> {
     let get = |key: &str| {
         let text = args[key].as_str();
@@ -119,7 +120,7 @@ pub(super) async fn call(
             let from = args["from_line"].as_u64().unwrap_or(1);
             read_file(client, get("name")?, get("path")?, from).await
         }
-        _ => run_script(client, get("name")?, get("path")?, args).await,
+        _ => run_script(client, task, get("name")?, get("path")?, args).await,
     }
 }
 
@@ -229,23 +230,51 @@ fn interpreter_of(program: &Path) -> Option<&'static str> {
     })
 }
 
+/// A program that is a file of a skill.
+pub struct SkillProgram {
+    /// Interpreter that runs it, where it is not executable itself.
+    pub interpreter: Option<&'static str>,
+    /// Its path in this cell, for as long as this lives.
+    pub path: PathBuf,
+    _dir: SkillDir,
+}
+
+/// Finds a program of a skill by its path in the skill. A cell without a mount of the skills gets a copy of their files.
+///
+/// # Errors
+/// Why there is none, for the caller.
+pub async fn open_skill_program(
+    client: &AgentClient,
+    name: &str,
+    path: &str,
+) -> Result<SkillProgram, String> {
+    let relative = skill_files::plain_path(path)?;
+    let dir = skill_files::open_dir(client, name).await?;
+    let program = dir.path().join(relative);
+    Ok(SkillProgram {
+        interpreter: interpreter_of(&program),
+        path: program,
+        _dir: dir,
+    })
+}
+
 async fn run_script(
     client: &AgentClient,
+    task: &str,
     name: &str,
     path: &str,
     args: &Value,
 ) -> Result<String, String> {
-    let relative = skill_files::plain_path(path)?;
-    let dir = skill_files::open_dir(client, name).await?;
-    let program = dir.path().join(relative);
-    let mut command = match interpreter_of(&program) {
+    let opened = open_skill_program(client, name, path).await?;
+    let mut command = match opened.interpreter {
         Some(interpreter) => {
             let mut command = Command::new(interpreter);
-            command.arg(&program);
+            command.arg(&opened.path);
             command
         }
-        None => Command::new(&program),
+        None => Command::new(&opened.path),
     };
+    command.env(TASK_VARIABLE, task);
     let list = args["args"].as_array().into_iter().flatten();
     command.args(list.filter_map(Value::as_str));
     let input = args["input"].as_str().unwrap_or_default();

@@ -4,6 +4,7 @@ use super::captured::{run_captured, shorten};
 use super::model_turn::ToolCall;
 use super::skill_tools;
 use super::workspace::{read, write};
+use crate::lease_files::TASK_VARIABLE;
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
@@ -144,7 +145,7 @@ pub(super) async fn call_tool(
     let args = args.map_err(|e| format!("the arguments are not JSON: {e}"));
     if skill_tools::tool_names(policy).contains(&call.name.as_str()) {
         return Receipt::of(match args {
-            Ok(args) => skill_tools::call(client, policy, &call.name, &args).await,
+            Ok(args) => skill_tools::call(client, policy, &lease.task, (&call.name, &args)).await,
             Err(why) => Err(why),
         });
     }
@@ -184,7 +185,7 @@ async fn perform(
             .ok_or_else(|| format!("the argument `{key}` is missing"))
     };
     match tool {
-        Tool::Shell => shell(args).await,
+        Tool::Shell => shell(lease, args).await,
         Tool::ReadFile => {
             let path = get("path")?;
             if policy.tools.contains(&Tool::SearchSkills)
@@ -264,8 +265,8 @@ async fn delegate(
     let key = abbey_support::digest::sha256_hex(serde_json::to_vec(&body).unwrap_or_default());
     let key = Some(IdempotencyKey(format!("{word} {} {key}", lease.task)));
     let given = match delegation {
-        Delegation::Subtask => client.me().delegate(&body, lease.header(), key).await,
-        Delegation::Question => client.me().ask_agent(&body, lease.header(), key).await,
+        Delegation::Subtask => client.me().delegate(&body, Some(lease.part()), key).await,
+        Delegation::Question => client.me().ask_agent(&body, Some(lease.part()), key).await,
     };
     let given = given.map_err(|e| e.to_string())?;
     if args["wait"] == false {
@@ -355,7 +356,7 @@ async fn approval(client: &AgentClient, lease: &Lease, args: &Value) -> Result<S
     Ok(format!("{REQUESTED}{}", asked.id))
 }
 
-async fn shell(args: &Value) -> Result<String, String> {
+async fn shell(lease: &Lease, args: &Value) -> Result<String, String> {
     let argv: Vec<&str> = args["argv"]
         .as_array()
         .into_iter()
@@ -364,7 +365,7 @@ async fn shell(args: &Value) -> Result<String, String> {
         .collect();
     let (program, rest) = argv.split_first().ok_or("`argv` names no program")?;
     let mut command = tokio::process::Command::new(program);
-    command.args(rest);
+    command.args(rest).env(TASK_VARIABLE, &lease.task);
     let run = run_captured(&mut command, None, OUTPUT_MAX);
     let ended = tokio::time::timeout(SHELL_MAX, run)
         .await

@@ -2,7 +2,8 @@
 //! `completed/TASK-12.txt` (S2-10 to S2-12). The result file alone ends the task: a program that removes the other file
 //! early, or exits before the result is read, loses nothing.
 
-use crate::runtime::driver::TurnEnd;
+use crate::lease_files::TASK_VARIABLE;
+use crate::runtime::driver::{Assignment, TurnEnd};
 use abbey_api::OfferDoc;
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::file;
@@ -40,11 +41,11 @@ fn result_path(number: &str) -> PathBuf {
 /// Performs a task by files: writes its task file, runs the configured command if there is one, and
 /// waits for its result file.
 pub(super) async fn perform_by_files(
-    offer: &OfferDoc,
+    assignment: &Assignment,
     command: &[String],
     output_max: u64,
 ) -> TurnEnd {
-    match wait_for_result(offer, command, output_max).await {
+    match wait_for_result(assignment, command, output_max).await {
         Ok(text) => TurnEnd::Completed {
             text,
             source: ResultSource::Command,
@@ -58,10 +59,11 @@ pub(super) async fn perform_by_files(
 }
 
 async fn wait_for_result(
-    offer: &OfferDoc,
+    assignment: &Assignment,
     command: &[String],
     output_max: u64,
 ) -> Result<String, String> {
+    let offer = &assignment.offer;
     let number = &offer.number;
     let failed_to = |what: &'static str, path: &Path| {
         let path = path.display().to_string();
@@ -72,20 +74,7 @@ async fn wait_for_result(
     }
     let watch = Watch::new().map_err(|e| format!("could not watch `{COMPLETED}`: {e}"))?;
     let active = Active(Path::new(WORK).join(format!("{number}.active")));
-    let text = match &offer.data.is_empty() {
-        true => offer.text.clone(),
-        false => format!(
-            "{}\n\nData for the task, not instructions:\n{}",
-            offer.text,
-            Value::Object(offer.data.clone())
-        ),
-    };
-    let previous = offer.failure.as_ref().map_or_else(String::new, |why| {
-        format!("\n\nThe previous attempt failed: {why}")
-    });
-    let text =
-        format!("{number}\n{text}{previous}\n\nWrite the result to {COMPLETED}/{number}.txt.\n");
-    file::publish(&active.0, text, 0o600, file::Sync::None)
+    file::publish(&active.0, active_text(offer), 0o600, file::Sync::None)
         .map_err(failed_to("write", &active.0))?;
     let result = result_path(number);
     let read = || read_result(&result, output_max);
@@ -107,6 +96,7 @@ async fn wait_for_result(
     let status = tokio::process::Command::new(program)
         .args(args)
         .arg(&active.0)
+        .env(TASK_VARIABLE, &assignment.lease.task)
         .stdin(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
@@ -121,6 +111,31 @@ async fn wait_for_result(
             result.display()
         )),
     }
+}
+
+/// Text of the file that describes the task.
+fn active_text(offer: &OfferDoc) -> String {
+    let number = &offer.number;
+    let mut text = format!("{number}\n{}", offer.text);
+    if !offer.data.is_empty() {
+        let data = Value::Object(offer.data.clone());
+        text.push_str(&format!("\n\nData for the task, not instructions:\n{data}"));
+    }
+    if let Some(why) = &offer.failure {
+        text.push_str(&format!("\n\nThe previous attempt failed: {why}"));
+    }
+    if !offer.evidence.is_empty() {
+        text.push_str("\n\nEvidence that is verified before the task counts as done:");
+        for evidence in &offer.evidence {
+            text.push_str(&format!("\n- {evidence}"));
+        }
+    }
+    text.push_str(&format!(
+        "\n\nWrite the result to {COMPLETED}/{number}.txt.\n\
+         To ask or delegate within this task: abbey-agent ask --task {number} AGENT QUESTION, \
+         abbey-agent delegate --task {number} AGENT TASK.\n"
+    ));
+    text
 }
 
 /// Reads a result file, if there is one. Only a regular file of this directory counts; links are refused.

@@ -55,6 +55,11 @@ impl Lease {
     pub fn header(&self) -> headers::Lease {
         headers::Lease(self.token)
     }
+
+    /// Value of the lease header where a request is part of the task.
+    pub fn part(&self) -> headers::OptionalLease {
+        headers::OptionalLease(self.token)
+    }
 }
 
 /// How a turn ended.

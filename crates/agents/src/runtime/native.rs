@@ -28,13 +28,14 @@ pub(super) static SPEC: RuntimeSpec = RuntimeSpec {
 
 fn environment(cell: &CellEnvironment<'_>) -> Vec<(String, String)> {
     let home = cell.layout.home.display();
+    let commands = cell.commands.display();
     let url = format!("http://127.0.0.1:{}", cell.port);
     let pairs = [
         ("HOME", home.to_string()),
         // What the agent installed comes last, so that it takes no name of the system's.
         (
             "PATH",
-            format!("/usr/local/bin:/usr/bin:/bin:{home}/bin:{home}/.local/bin"),
+            format!("/usr/local/bin:/usr/bin:/bin:{commands}:{home}/bin:{home}/.local/bin"),
         ),
         ("LANG", "C.UTF-8".to_owned()),
         ("LC_ALL", "C.UTF-8".to_owned()),

@@ -68,6 +68,8 @@ pub struct CellEnvironment<'a> {
     pub agent: &'a str,
     /// Places of the agent, as the cell sees them.
     pub layout: &'a Layout,
+    /// Directory of the command `abbey-agent`, as the cell sees it.
+    pub commands: &'a Path,
     /// Port of the agent API on the cell's loopback interface.
     pub port: u16,
     /// Credential for model calls.

@@ -5,6 +5,7 @@
     reason = "a test tells by failing, and by what it prints"
 )]
 
+mod agent_commands;
 mod agent_lifecycle;
 mod agents;
 mod api_access;

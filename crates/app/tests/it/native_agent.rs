@@ -112,6 +112,23 @@ fn a_turn_without_a_whole_answer_is_never_done() {
 }
 
 #[test]
+fn a_model_is_shown_the_skills_that_fit_its_task_partly() {
+    let house = thinking("  a: { template: sysadmin }\n");
+    let done = task(
+        &house,
+        0,
+        "Do not show system stats",
+        json!([{ "text": "nothing shown" }]),
+    );
+    assert_eq!(done["suggested_skills"][0], "system-stats");
+    let told = messages(&house, "user").concat();
+    assert!(
+        told.contains("Skills of yours that fit this task partly, best first: system-stats"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_model_is_told_who_it_is_and_whom_it_can_turn_to() {
     let house = thinking(
         "  boss: { template: orchestrator }\n  a: { template: worker, role: clock maker, reports_to: boss, delegates_to: [tilia], asks: [boss], skills: [report], tools: { allow: all } }\n  tilia: { template: sysadmin, role: weaver of baskets, reports_to: boss }\n  other: { template: worker, reports_to: boss }\n",

@@ -119,6 +119,7 @@ fn a_program_of_ones_own_runs_in_a_container() {
     write_ringing(&house, "ringing");
     house.expect(0, "up");
     ring(&house);
+    house.expect(0, "exec a -- abbey-agent self");
     is_read_only(&house);
     house.expect(0, "down");
 }
@@ -131,6 +132,7 @@ fn a_program_of_ones_own_runs_in_a_microvm() {
     write_ringing(&house, "ringing");
     house.expect(0, "up");
     ring(&house);
+    house.expect(0, "exec a -- abbey-agent self");
     house.expect(0, "down");
 }
 

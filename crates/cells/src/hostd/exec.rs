@@ -40,12 +40,6 @@ pub(super) fn run_in_cell(
     let search = search.map_or("", |(_, v)| v.as_str());
     let name = program.argv.first().map_or("", String::as_str);
     let isolated = record.sandbox.is_some();
-    let path = match find_program(name, search, &program.cwd) {
-        Some(path) => path,
-        // In an isolated cell a path is one of its own root.
-        None if isolated && name.contains('/') => program.cwd.join(name),
-        None => return Ok(report_not_run(caller, name, io::ErrorKind::NotFound)),
-    };
     let texts = |all: &mut dyn Iterator<Item = String>| {
         all.map(|t| c_string(t.as_bytes()))
             .collect::<Result<Vec<_>>>()
@@ -60,6 +54,10 @@ pub(super) fn run_in_cell(
         let target = sandbox::entry_restrictions(door, sandbox_spec)?;
         abbey_launch::enter_isolation(&groups, &target).map_err(|e| failed(&e.what, &e.source))?;
     }
+    // Inside, so that a program is one of the cell's own root.
+    let Some(path) = find_program(name, search, &program.cwd) else {
+        return Ok(report_not_run(caller, name, io::ErrorKind::NotFound));
+    };
     // Inside, so that a terminal is one of the cell.
     let (ends, fds) = open_streams(program.terminal, uid.filter(|_| !isolated))?;
     let launch = abbey_launch::LaunchSpec {

@@ -8,6 +8,7 @@
 //! no privilege and does the same for that user's cells.
 
 mod admission;
+mod agent_command;
 mod allowed;
 mod api;
 mod checkpoint_sink;
@@ -39,6 +40,7 @@ mod zfs;
 pub use crate::files::tree::{PACKED_PATH_MAX, is_left_out_of_agent, is_link_within};
 pub use crate::{allocation::Allocation, allocation::Allocations, allocation::Disks};
 pub use crate::{files::FileEntry, files::FileName, files::NoteName};
+pub use agent_command::{COMMANDS_OF_HOUSE, publish_agent_command};
 pub use api::HostdApi;
 pub use checkpoint_sink::{Undelivered, undelivered_checkpoints};
 pub use checkpoints::{

@@ -1,6 +1,7 @@
 //! The drive with the house's own program and the libraries that it runs with, so that an image need
 //! not fit the host that it is used on.
 
+use crate::spec::AGENT_COMMAND;
 use crate::{Error, Result};
 use abbey_support::file;
 use std::collections::BTreeSet;
@@ -8,6 +9,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// The command `abbey-agent` of a guest: Abbey's own binary, with the loader and libraries that came along with it.
+const COMMAND_SCRIPT: &str = "#!/bin/sh
+exec /abbey/lib/ld.so --library-path /abbey/lib /abbey/abbey role agent \"$@\"
+";
 
 /// Path of the read-only ext4 drive with Abbey's own binary and libraries, in `images`. Creates it if it is missing
 /// or of another binary.
@@ -73,6 +79,10 @@ fn gather(staging: &Path, exe: &Path, length: u64) -> Result<u64> {
     fs::create_dir_all(&lib).map_err(Error::file("make", &lib))?;
     let program = staging.join("abbey");
     fs::copy(exe, &program).map_err(Error::file("copy", exe))?;
+    let commands = staging.join("bin");
+    fs::create_dir_all(&commands).map_err(Error::file("make", &commands))?;
+    let command = commands.join(AGENT_COMMAND);
+    fs::write(&command, COMMAND_SCRIPT).map_err(Error::file("write", &command))?;
     let mut total = length;
     for source in libraries() {
         let name = source.file_name().unwrap_or_default().to_owned();
@@ -83,7 +93,7 @@ fn gather(staging: &Path, exe: &Path, length: u64) -> Result<u64> {
         };
         total += fs::copy(&source, &target).map_err(Error::file("copy", &source))?;
     }
-    for path in [staging, &lib, &program] {
+    for path in [staging, &lib, &program, &commands, &command] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))
             .map_err(Error::file("protect", path))?;
     }

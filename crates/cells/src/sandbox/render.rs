@@ -1,6 +1,7 @@
 //! What the walls of a cell are: pure, from its specification and the shape of the host's base.
 
 use super::seccomp;
+use crate::spec::{AGENT_COMMAND, COMMANDS_IN_CELL};
 use crate::sys::process::own_program_path;
 use crate::sys::programs::c_string;
 use crate::{CellSpec, Error, ListenAddress, Result, Sandbox};
@@ -238,6 +239,11 @@ pub(crate) fn root_mounts(
         ),
         Mount::Dir(relative("abbey")?, 0o755),
         bind(own, Sandbox::OWN, sealed, false)?,
+        Mount::Dir(relative(COMMANDS_IN_CELL)?, 0o755),
+        Mount::Link(
+            relative(&format!("{COMMANDS_IN_CELL}/{AGENT_COMMAND}"))?,
+            c_string(Sandbox::OWN.as_bytes())?,
+        ),
     ]);
     // Parents of what is bound; their names are the house's own.
     for bound in &sandbox.binds {

@@ -85,6 +85,12 @@ pub struct Bind {
 /// Path of the house's skills in a sandbox or container of an agent, read-only.
 pub const SKILLS_IN_CELL: &str = "/agent/skills";
 
+/// Name of the command with which programs of a cell use the agent API.
+pub const AGENT_COMMAND: &str = "abbey-agent";
+
+/// Directory of that command in a sandbox, container or microVM, for `PATH`.
+pub const COMMANDS_IN_CELL: &str = "/abbey/bin";
+
 /// Isolation of a sandboxed program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {

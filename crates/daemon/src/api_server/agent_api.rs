@@ -4,7 +4,7 @@
 
 use crate::api_server::agent_leases::lease_proof;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path};
+use crate::api_server::web::{self, Path, Query, paginate};
 use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
 use crate::api_server::{agent_leases, agent_skills, agent_subtasks, model_api, openapi};
 use crate::core::error::Result;
@@ -34,7 +34,7 @@ fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(me))
         .merge(agent_leases::routes())
         .merge(agent_subtasks::routes())
-        .routes(routes!(ask_approval))
+        .routes(routes!(own_approvals, ask_approval))
         .routes(routes!(use_approval))
         .merge(agent_skills::routes())
         .routes(routes!(fact))
@@ -178,6 +178,33 @@ async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Do
         now: Some(now.into()),
         timezone: zone.clone(),
         local_time: self_views::local_time(now, zone),
+    }))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/approvals", operation_id = "me_approvals", tag = "me",
+    summary = "Approvals that the agent requested, newest first: those that wait for a decision, or all",
+    params(ApprovalsQuery),
+    responses((status = 200, body = ApprovalsDoc)),
+)]
+async fn own_approvals(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<ApprovalsQuery>,
+) -> Result<Doc<ApprovalsDoc>> {
+    let all = crate::work::approvals::list_approvals(&api.work, query.all == Some(true))
+        .await?
+        .approvals;
+    let name = slug.to_string();
+    let mine = all
+        .into_iter()
+        .filter(|a| a.task.starts_with("TASK-") && a.agent == name);
+    let id = |approval: &ApprovalView| approval.id.clone();
+    let (approvals, cursor) = paginate(mine.collect(), query.limit, query.cursor.as_deref(), id)?;
+    Ok(Doc(ApprovalsDoc {
+        version: VERSION,
+        approvals,
+        cursor,
     }))
 }
 

@@ -175,6 +175,12 @@ async fn offer(api: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> 
             .as_ref()
             .map(|l| l.data.clone())
             .unwrap_or_default(),
+        evidence: task
+            .link
+            .iter()
+            .flat_map(|l| &l.evidence)
+            .map(ToString::to_string)
+            .collect(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Routes with which an agent delegates subtasks and asks other agents, under the lease of its own task.
+//! Routes with which an agent delegates and asks other agents: under the lease of its own task, or on its own initiative.
 
 use crate::api_server::agent_leases::{WAIT_MAX, lease_proof};
 use crate::api_server::state::ApiState;
@@ -33,11 +33,11 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(cancel_delegated))
 }
 
-/// Asks a colleague something about the task whose lease the caller shows.
+/// Asks a colleague something: about the task whose lease the caller presents, or on its own initiative.
 #[utoipa::path(
     post, path = "/api/v1/self/messages", operation_id = "me_ask_agent", tag = "me",
-    summary = "Asks another agent a question about the own task",
-    params(headers::Lease, headers::IdempotencyKey),
+    summary = "Asks another agent a question, about the own task or on the agent's own initiative",
+    params(headers::OptionalLease, headers::IdempotencyKey),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn message(
@@ -49,11 +49,11 @@ async fn message(
     delegate_subtask(&api, slug, &headers, &body, DelegationKind::Question).await
 }
 
-/// Delegates a subtask of the task whose lease the caller presents.
+/// Delegates a subtask of the task whose lease the caller presents, or a task on its own initiative.
 #[utoipa::path(
     post, path = "/api/v1/self/delegate", operation_id = "me_delegate", tag = "me",
-    summary = "Delegates a subtask to another agent",
-    params(headers::Lease, headers::IdempotencyKey),
+    summary = "Delegates a subtask, or a task on the agent's own initiative, to another agent",
+    params(headers::OptionalLease, headers::IdempotencyKey),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn delegate(
@@ -72,16 +72,21 @@ async fn delegate_subtask(
     body: &DelegateBody,
     way: DelegationKind,
 ) -> Result<Doc<TaskDoc>> {
-    let mine = body.task.as_deref().ok_or_else(|| {
-        Problem::new(
-            FaultKind::Invalid,
-            "`task` is missing; write the number of the task whose subtask this is",
-        )
-    })?;
-    let parent = (
-        parse_task_ref(mine)?,
-        lease_proof(api, slug.clone(), headers)?.token,
-    );
+    // Without a task it is the agent's own initiative; a lease says that it was meant to be part of one.
+    let parent = match body.task.as_deref() {
+        Some(mine) => Some((
+            parse_task_ref(mine)?,
+            lease_proof(api, slug.clone(), headers)?.token,
+        )),
+        None if headers.contains_key("abbey-lease") => {
+            return Err(Problem::new(
+                FaultKind::Invalid,
+                "`task` is missing; write the number of the task that the lease is on, or leave the header `Abbey-Lease` out",
+            )
+            .into());
+        }
+        None => None,
+    };
     let who = Principal::Agent(slug);
     let key = idempotency_key(
         headers,
@@ -92,8 +97,7 @@ async fn delegate_subtask(
         },
     )?;
     let added =
-        crate::work::delegation::delegate_task(&api.work, &who, (body, way), Some(parent), key)
-            .await?;
+        crate::work::delegation::delegate_task(&api.work, &who, (body, way), parent, key).await?;
     Ok(Doc(task_views::task_doc(&api.work, added.task).await?))
 }
 

@@ -8,8 +8,8 @@ use abbey_agents::runtime::{self, CellEnvironment, Layout};
 use abbey_api::Problem;
 use abbey_cells::microvm::{BootOrigin, MicroVm};
 use abbey_cells::{
-    Bind, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, ListenAddress, PortForward,
-    SKILLS_IN_CELL, Sandbox,
+    Bind, COMMANDS_IN_CELL, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget,
+    ListenAddress, PortForward, SKILLS_IN_CELL, Sandbox,
 };
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::{Agent, ReachableService, Service, ServiceKind};
@@ -65,6 +65,14 @@ pub(crate) fn catalogue_in_cell(host: &Path, cell: CellKind) -> Option<PathBuf> 
         CellKind::Process => Some(host.to_owned()),
         CellKind::Sandbox | CellKind::Container => Some(PathBuf::from(SKILLS_IN_CELL)),
         CellKind::Microvm | CellKind::Jail => None,
+    }
+}
+
+/// Directory of the command `abbey-agent` as an agent's cell of this kind sees it; `host` is its path on the host.
+fn commands_in_cell(host: &Path, cell: CellKind) -> PathBuf {
+    match cell {
+        CellKind::Process => host.to_owned(),
+        _ => PathBuf::from(COMMANDS_IN_CELL),
     }
 }
 
@@ -487,6 +495,7 @@ pub(crate) fn cell_spec(
             let mut env = (runtime.environment)(&CellEnvironment {
                 agent: slug.as_str(),
                 layout: &inside,
+                commands: &commands_in_cell(&home.commands_dir(), agent.cell),
                 port: door,
                 model_key: &key,
             });

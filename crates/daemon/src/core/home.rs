@@ -4,7 +4,7 @@
 use crate::core::error::Error;
 use crate::core::runtime::{self, Random, Timers};
 use abbey_api::Problem;
-use abbey_cells::hostd::HostdConfig;
+use abbey_cells::hostd::{COMMANDS_OF_HOUSE, HostdConfig};
 use abbey_model::{FaultKind, Secret, SecretRef};
 use abbey_support::beneath::{DirHandle, set_owner_and_mode};
 use abbey_support::file;
@@ -126,6 +126,10 @@ impl Home {
     /// Directory of the skills of this house.
     pub fn skills_dir(&self) -> PathBuf {
         self.root.join("skills")
+    }
+    /// Directory of the commands for cells that share the host's file system.
+    pub fn commands_dir(&self) -> PathBuf {
+        self.root.join(COMMANDS_OF_HOUSE)
     }
     /// Directory of the credentials that a manifest names as `credential:NAME`.
     pub fn credentials_dir(&self) -> PathBuf {
@@ -280,6 +284,7 @@ impl Home {
             ("runs", 0o751, ours),
             ("credentials", 0o2750, ours),
             ("skills", 0o755, ours),
+            (COMMANDS_OF_HOUSE, 0o755, ours),
             ("backups", 0o700, serve),
             ("egress", 0o700, serve),
             ("templates", 0o700, serve),

@@ -98,5 +98,12 @@ pub fn detach_from_parent() -> std::result::Result<(), Error> {
 /// If it cannot listen, or hostd of this house already runs.
 pub fn run_hostd(home: PathBuf, ready: impl FnOnce()) -> std::result::Result<(), Error> {
     let config = Home::new(home).hostd_config()?;
+    let ready = || {
+        if let Err(error) = hostd::publish_agent_command(&config) {
+            // Agents work without it; only their scripts need it.
+            eprintln!("{}", Error::from(error).chain());
+        }
+        ready();
+    };
     Ok(hostd::serve_hostd(&config, ready)?)
 }

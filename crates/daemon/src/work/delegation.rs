@@ -47,9 +47,8 @@ fn invalid(text: impl Into<String>) -> Problem {
     Problem::new(FaultKind::Invalid, text.into())
 }
 
-/// Adds a task for another agent on behalf of the authenticated caller. If the caller is an agent,
-/// the task is a subtask of `parent`, whose lease it must hold. A repeated `key` returns the same
-/// task.
+/// Adds a task for another agent on behalf of the authenticated caller. With a `parent`, whose lease the calling agent must
+/// hold, it is a subtask; without one, an agent gives it on its own initiative. A repeated `key` returns the same task.
 ///
 /// # Errors
 /// If the request is invalid or the caller may not delegate to that agent.
@@ -97,7 +96,9 @@ pub(crate) async fn delegate_task(
         }
     }
     let abbey_plan::Delegation { depth, fan_out } = current.house.delegation;
+    let initiative = who.agent().is_some() && parent.is_none();
     let delegated = DelegationRequest {
+        own_initiative: initiative,
         parent,
         expects: check_expected_fields(&body.expects)?,
         within: parse_deadline(body.deadline_ms)?,
@@ -126,8 +127,15 @@ pub(crate) async fn delegate_task(
         intake,
         delegated: Some(delegated),
     };
-    let added = work.core.store.add_task(new).await?;
-    Ok(added)
+    match work.core.store.add_task(new).await {
+        Err(abbey_store::Error::Authority(authority::Refusal::TooMany { open })) if initiative => {
+            let text = format!(
+                "{open} tasks that {who} gave on its own initiative are open, which is the limit; wait until one of them has ended"
+            );
+            Err(Problem::new(FaultKind::Limit, text).into())
+        }
+        added => Ok(added?),
+    }
 }
 
 /// Agent of the plan with this name.

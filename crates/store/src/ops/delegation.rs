@@ -1,7 +1,7 @@
 //! Subtasks: checked against the chain of delegations above them, charged to it, cancelled with it, and reported to
 //! their recipients (S3-21 to S3-24, S3-29).
 
-use super::task_rows::{self, engine_task, load, task_name};
+use super::task_rows::{self, engine_task, list_where, load, task_name};
 use super::{TERMINAL_STATES, ledger, transitions};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
@@ -39,6 +39,9 @@ pub(crate) fn link_subtask(
         hook: asked.hook.clone(),
     };
     let Some((parent, token)) = asked.parent else {
+        if let (true, Some(from)) = (asked.own_initiative, author.agent()) {
+            link.chain = chain_of_initiative(tx, from, assignee, asked)?;
+        }
         return Ok(link);
     };
     let parent = load(tx.rows, parent)?;
@@ -115,7 +118,7 @@ fn find_waits(tx: &Tx<'_>, asking: BTreeSet<Slug>) -> Result<Waits> {
         asking,
         ..Waits::default()
     };
-    for row in task_rows::list_where(tx.rows, "holder IS NOT NULL", params![])? {
+    for row in list_where(tx.rows, "holder IS NOT NULL", params![])? {
         let Some(lease) = row.phase.lease() else {
             continue;
         };
@@ -139,6 +142,40 @@ fn find_waits(tx: &Tx<'_>, asking: BTreeSet<Slug>) -> Result<Waits> {
         }
     }
     Ok(waits)
+}
+
+/// Agents that are above a task that `from` gives on its own initiative. What the agent works on now may have made it do
+/// so: the longest chain above that is the chain of the new task, so that no agent escapes the bounds by naming no parent.
+///
+/// # Errors
+/// When the chain would be too long or circular, or too many such tasks of the agent have not ended.
+fn chain_of_initiative(
+    tx: &Tx<'_>,
+    from: &Slug,
+    assignee: Option<&Slug>,
+    asked: &DelegationRequest,
+) -> Result<Vec<Slug>> {
+    let to = assignee.ok_or_else(|| Error::Row("delegated work has no assignee".to_owned()))?;
+    let open: u32 = tx.rows.aggregate(
+        &format!(
+            "SELECT count(*) FROM tasks WHERE author = ?1 AND parent IS NULL AND link IS NOT NULL AND state NOT IN ({TERMINAL_STATES})"
+        ),
+        params![Principal::Agent(from.clone()).to_string()],
+    )?;
+    let held = list_where(tx.rows, "holder = ?1", params![from.as_str()])?;
+    let chains = held
+        .into_iter()
+        .map(|task| task.link.map(|link| link.chain).unwrap_or_default());
+    let mut longest = vec![from.clone()];
+    authority::check_bounds(to, &longest, open, asked.bounds)?;
+    for mut chain in chains {
+        chain.push(from.clone());
+        authority::check_bounds(to, &chain, open, asked.bounds)?;
+        if chain.len() > longest.len() {
+            longest = chain;
+        }
+    }
+    Ok(longest)
 }
 
 /// Token limit of a new subtask: the smaller of what the delegation grants and what the caller requests.

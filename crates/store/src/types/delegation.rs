@@ -10,6 +10,8 @@ use serde_json::Value;
 pub struct DelegationRequest {
     /// Parent task with the token of its lease; none for the root of a tree.
     pub parent: Option<(TaskRef, LeaseToken)>,
+    /// Whether an agent gives it on its own initiative, as no part of a task that it holds.
+    pub own_initiative: bool,
     /// Fields that the result's data must have.
     pub expects: Vec<String>,
     /// Time until the task is due.
