@@ -337,6 +337,7 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         "deadline <= ?1 ORDER BY deadline LIMIT ?2",
         params![tx.now, EXPIRED_MAX],
     )?;
+    approvals::expire_unused(tx)?;
     let who = Principal::House;
     let mut changed = Vec::new();
     for mut row in expired {

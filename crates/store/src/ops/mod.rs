@@ -6,7 +6,9 @@
 pub(crate) mod approval_rows;
 pub(crate) mod approvals;
 pub(crate) mod audit_log;
+pub(crate) mod budget_changes;
 pub(crate) mod cells;
+pub(crate) mod counts;
 pub(crate) mod credentials;
 pub(crate) mod delegation;
 pub(crate) mod documents;
