@@ -149,7 +149,7 @@ operations! {
     write change_budget(change: BudgetChange, who: Principal) -> ChangedBudget =
         |tx| budget_changes::change(tx, &change, &who);
     /// Limits that the operator set in place of the manifest's, by scope and metric.
-    read limit_overrides() -> BTreeMap<(String, Metric), LimitOverride> = |rows, _| budget_changes::list(rows);
+    read limit_overrides() -> BTreeMap<(String, Metric), LimitOverride> = |rows, _| limit_overrides::list(rows);
     /// Every budget as it stands now.
     read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
 

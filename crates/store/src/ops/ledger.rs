@@ -1,6 +1,6 @@
 //! The ledger: reservations on every enclosing budget, all or none, settled exactly once.
 
-use super::{audit_log, budget_changes, task_rows, waits};
+use super::{audit_log, limit_overrides, task_rows, waits};
 use crate::rows::{Columns, Query, Rows, params, parse};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -102,7 +102,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
         params![timezone],
     )?;
     for limit in limits {
-        let in_force = budget_changes::limit_in_force(tx, limit)?;
+        let in_force = limit_overrides::limit_in_force(tx, limit)?;
         let account = match account(tx, &limit.scope, limit.metric)? {
             Some(old) => Account {
                 limit: in_force,
@@ -165,7 +165,7 @@ pub(crate) fn rename_agent_accounts(tx: &mut Tx<'_>, old: &Slug, new: &Slug) -> 
             );
         }
     }
-    budget_changes::rename(tx, &Scope::Agent(old.clone()), &Scope::Agent(new.clone()))
+    limit_overrides::rename(tx, &Scope::Agent(old.clone()), &Scope::Agent(new.clone()))
 }
 
 /// Sets the budget limits of one task, over all its runs and subtasks.

@@ -19,6 +19,7 @@ pub(crate) mod generations;
 pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;
+pub(crate) mod limit_overrides;
 pub(crate) mod outbox;
 pub(crate) mod provider_health;
 pub(crate) mod renames;
