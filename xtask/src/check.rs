@@ -27,6 +27,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("shellcheck", "shellcheck"),
     ("pg_ctlcluster", "postgresql"),
+    ("promtool", "prometheus"),
 ];
 /// Tests that need the release build, and an image of their own; nextest's default profile leaves them out.
 const EMULATED_HOSTS: &str = "emulated_hosts::";

@@ -47,7 +47,7 @@ documents! {
         state: ApprovalState,
         /// State that it gets when no decision is made in time.
         silence: Silence,
-        /// When the time to decide is over.
+        /// When the time to decide is over; once it is approved, when the time to use it is over.
         expires_at: Time,
         /// Principal that decided.
         decided_by: Option<String>,

@@ -181,7 +181,7 @@ pub(crate) enum Command {
     /// List, show or write shared documents; they are declared in the manifest.
     #[command(subcommand, after_help = "Example:\n  abbey document show plan")]
     Document(document::DocumentCommand),
-    /// Show budgets: limits, spending and reservations.
+    /// Show and change budgets: limits, spending and reservations.
     #[command(subcommand, after_help = "Example:\n  abbey budget show")]
     Budget(budget::BudgetCommand),
     /// List, search, explain, show, check or run skills.
@@ -332,12 +332,7 @@ impl Cli {
 }
 
 /// Verbs that belong to the command line and have no mechanism yet.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("budget", "set"),
-    ("budget", "reset"),
-    ("policy", ""),
-    ("tui", ""),
-];
+const NOT_BUILT: &[(&str, &str)] = &[("policy", ""), ("tui", "")];
 
 /// Error message if the arguments name a verb that is reserved but not implemented in this version; none for all
 /// others.

@@ -210,7 +210,7 @@ tones! {
         ApprovalState::Pending | ApprovalState::Revise => Tone::Attention,
         ApprovalState::Approved | ApprovalState::Used => Tone::Good,
         ApprovalState::Denied => Tone::Bad,
-        ApprovalState::Lapsed => Tone::Faint,
+        ApprovalState::Lapsed | ApprovalState::Expired => Tone::Faint,
     };
     WorkflowState => |state| match state {
         WorkflowState::Running => Tone::Plain,

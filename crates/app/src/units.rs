@@ -8,6 +8,9 @@ use serde_json::Value;
 /// Milliseconds since 1970 that an instant of a house can be, from 2001 to 2286.
 const INSTANTS: std::ops::Range<i64> = 1_000_000_000_000..10_000_000_000_000;
 
+/// Details of entries about a budget that are in the unit of its metric.
+const BUDGET_AMOUNTS: [&str; 3] = ["limit", "before", "spent"];
+
 fn human(ms: i64) -> String {
     Millis(ms).human()
 }
@@ -46,10 +49,20 @@ pub(crate) fn budget_metric(metric: Metric) -> String {
 pub(crate) fn describe_details(detail: &Value) -> String {
     match detail {
         Value::Object(map) => {
+            let metric = map.get("metric").and_then(Value::as_str);
+            let metric = metric.and_then(|m| m.parse::<Metric>().ok());
             let known = map.iter().filter(|(_, value)| !value.is_null());
-            let shown = known.map(|(key, value)| {
-                let (name, value) = readable(key, value);
-                format!("{name}: {}", one_line(&value))
+            let shown = known.map(|(key, value)| match (metric, value.as_u64()) {
+                (Some(metric), None) if key == "metric" => {
+                    format!("metric: {}", budget_metric(metric))
+                }
+                (Some(metric), Some(amount)) if BUDGET_AMOUNTS.contains(&key.as_str()) => {
+                    format!("{key}: {}", budget_amount(metric, amount))
+                }
+                _ => {
+                    let (name, value) = readable(key, value);
+                    format!("{name}: {}", one_line(&value))
+                }
             });
             shown.collect::<Vec<_>>().join(", ")
         }
@@ -155,6 +168,18 @@ mod tests {
         ] {
             assert_eq!(dollars(nano), text);
         }
+    }
+
+    #[test]
+    fn details_of_budgets_have_the_unit_of_their_metric() {
+        let detail = json!({ "metric": "nano_usd", "before": null, "limit": 2_500_000_000u64, "spent": 1_369_000 });
+        let text = describe_details(&detail);
+        assert_eq!(text, "metric: money, limit: $2.50, spent: $0.001369");
+        let detail = json!({ "metric": "runs", "before": 1, "limit": 2000 });
+        assert_eq!(
+            describe_details(&detail),
+            "metric: runs, before: 1, limit: 2,000"
+        );
     }
 
     #[test]

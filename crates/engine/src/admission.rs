@@ -2,8 +2,8 @@
 
 use crate::matcher::{Candidate, Match, NAMED};
 use crate::routing::Suitability;
-use crate::task::{Admission, Wait};
-use abbey_model::{BudgetAmounts, Slug, WaitCode};
+use crate::task::{Admission, Phase, Wait};
+use abbey_model::{BudgetAmounts, PastWait, Slug, Timestamp, WaitCode};
 use std::collections::BTreeMap;
 
 /// What admission knows of one agent.
@@ -53,9 +53,42 @@ pub struct Route {
     /// Why it was given to an agent that is made for it; none if a skill or the author decided, or nothing did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suited: Option<Suitability>,
+    /// Waits that are over, oldest first; the newest ones when there were many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<PastWait>,
 }
 
+/// Past waits of a task that are kept.
+const WAITS_KEPT: usize = 20;
+
 impl Route {
+    /// Records that the wait of a phase ended at `now`; a phase without a wait leaves everything as it is. What follows a
+    /// wait for the same thing without a pause is part of it.
+    pub fn record_wait(&mut self, phase: &Phase, since: Timestamp, now: Timestamp) {
+        let waits = matches!(
+            phase,
+            Phase::Parked { .. } | Phase::Blocked { .. } | Phase::AwaitingApproval { .. }
+        );
+        let Some(wait) = phase.waiting_for().filter(|_| waits) else {
+            return;
+        };
+        let same =
+            |w: &&mut PastWait| w.kind == wait.kind && w.name == wait.name && w.ended == since;
+        if let Some(last) = self.waits.last_mut().filter(same) {
+            last.ended = now;
+            return;
+        }
+        if self.waits.len() == WAITS_KEPT {
+            self.waits.remove(0);
+        }
+        self.waits.push(PastWait {
+            kind: wait.kind,
+            name: wait.name,
+            since,
+            ended: now,
+        });
+    }
+
     /// The route with the agents of a decision, out of those that are eligible.
     fn with_agents<'a>(
         self,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Pending ─approve─▶ Approved ─use──▶ Used
+//!    │                  └──no use in time──▶ Expired
 //!    │ ├──deny────▶ Denied
 //!    │ ├──revise──▶ Revise
 //!    │ └──no decision in time──▶ the agreed default: Approved or Denied
@@ -70,6 +71,7 @@ const fn hint(state: State) -> &'static str {
         State::Revise => "a revision was requested; change the action and request a new approval",
         State::Used => "an approval can be used only once; request a new one",
         State::Lapsed => "its task ended before it was decided or used",
+        State::Expired => "it was not used in time; request a new approval",
     }
 }
 
@@ -134,6 +136,24 @@ pub fn consume(
     }
 }
 
+/// State of a granted approval that was not used before `good_until`.
+///
+/// # Errors
+/// [`Refusal::State`] when it is not granted, or `good_until` has not passed.
+pub fn expire_unused(
+    approval: &Approval,
+    good_until: Timestamp,
+    now: Timestamp,
+) -> Result<State, Refusal> {
+    match approval.state {
+        State::Approved if now >= good_until => Ok(State::Expired),
+        state => Err(Refusal::State {
+            number: approval.number,
+            state,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +178,9 @@ mod tests {
                 assert_eq!(decided.is_ok(), state == State::Pending, "{state}");
             }
             assert_eq!(expire(&it, Timestamp(100)).is_ok(), state == State::Pending);
+            let unused = expire_unused(&it, Timestamp(200), Timestamp(200));
+            assert_eq!(unused.is_ok(), state == State::Approved, "{state}");
+            assert!(expire_unused(&it, Timestamp(200), Timestamp(199)).is_err());
             let taken = consume(&it, "right", Timestamp(200), Timestamp(150));
             assert_eq!(taken.is_ok(), state == State::Approved, "{state}");
         }

@@ -17,5 +17,7 @@ words! {
         Used = "used",
         /// The task ended before the approval was decided or used.
         Lapsed = "lapsed",
+        /// Approved, and not used in time.
+        Expired = "expired",
     }
 }

@@ -186,6 +186,8 @@ words! {
         Routed = "routed",
         /// How an attempt ended.
         Attempt = "attempt",
+        /// What it waited for earlier.
+        Waited = "waited",
     }
 }
 

@@ -47,6 +47,19 @@ impl ProviderFailure {
     }
 }
 
+/// A wait of a task that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastWait {
+    /// Kind of thing that it waited for.
+    pub kind: WaitKind,
+    /// Its name, as in [`WaitingFor`].
+    pub name: String,
+    /// Instant at which the wait began.
+    pub since: Timestamp,
+    /// Instant at which it ended.
+    pub ended: Timestamp,
+}
+
 /// What a task waits for, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingFor {

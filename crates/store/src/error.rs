@@ -17,6 +17,9 @@ pub enum Error {
     /// A budget refused.
     #[error(transparent)]
     Budget(#[from] budget::Refusal),
+    /// The change of a budget is refused.
+    #[error("{0}")]
+    BudgetChange(String),
     /// The delegation is not allowed.
     #[error(transparent)]
     Authority(#[from] abbey_engine::authority::Refusal),
@@ -192,7 +195,7 @@ impl Error {
                 | abbey_engine::authority::Refusal::Circle { .. } => FaultKind::Forbidden,
             },
             Error::Approval(_) | Error::WorkflowOver { .. } => FaultKind::Conflict,
-            Error::Handoff { .. } => FaultKind::Invalid,
+            Error::Handoff { .. } | Error::BudgetChange(_) => FaultKind::Invalid,
             Error::NotFound { .. } => FaultKind::NotFound,
             Error::Stale { .. } => FaultKind::Stale,
             Error::Exists { .. } | Error::KeyReused(_) | Error::Busy { .. } | Error::NoLease(_) => {

@@ -12,8 +12,8 @@ use abbey_engine::provider_health::ProviderCondition;
 use abbey_engine::task::{Event, Wait};
 use abbey_engine::{approval, budget, saga};
 use abbey_model::{
-    CellName, FirstFiles, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug,
-    TaskId, TaskRef, Timestamp,
+    CellName, FirstFiles, Generation, Metric, Millis, Principal, ReservationId, RunId, SagaId,
+    Slug, TaskId, TaskRef, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -147,6 +147,11 @@ operations! {
     /// Sets budget limits; amounts already spent stay.
     write set_budgets(limits: Vec<BudgetLimit>, timezone: String) -> () =
         |tx| ledger::set_limits(tx, &limits, &timezone);
+    /// Changes a budget in place of the manifest and wakes the tasks that wait for it; refused when that changes nothing.
+    write change_budget(change: BudgetChange, who: Principal) -> ChangedBudget =
+        |tx| budget_changes::change(tx, &change, &who);
+    /// Limits that the operator set in place of the manifest's, by scope and metric.
+    read limit_overrides() -> BTreeMap<(String, Metric), LimitOverride> = |rows, _| limit_overrides::list(rows);
     /// Every budget as it stands now.
     read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
 
@@ -328,6 +333,10 @@ operations! {
     driver subscribe(topic: Topic) -> Subscription;
     /// Transactions and operations since the store was opened.
     driver counters() -> (u64, u64);
+    /// Counts for metrics.
+    read counts() -> HouseCounts = |rows, _| counts::read(rows);
+    /// Records that a backup was written now.
+    write record_backup() -> () = |tx| counts::record_backup(tx);
     /// Copies the whole state into a file while the house runs.
     driver backup(to: PathBuf) -> Reply<()>;
     /// SHA-256 of the canonical export of everything but credentials.

@@ -15,3 +15,4 @@ pub mod model;
 pub mod outside;
 pub mod scripted;
 pub mod terminal;
+pub mod turned_clock;

@@ -58,12 +58,12 @@ tokens-use = { $runs ->
    *[other] { $runs } Läufe: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
 }
 tokens-use-unknown = { $runs ->
-    [one] { $runs } Lauf mit unbekanntem Verbrauch, dem alles Reservierte angerechnet ist
-   *[other] { $runs } Läufe mit unbekanntem Verbrauch, denen alles Reservierte angerechnet ist
+    [one] { $runs } Lauf mit unbekanntem Verbrauch, dem alles Reservierte angerechnet ist: { $charged } Token
+   *[other] { $runs } Läufe mit unbekanntem Verbrauch, denen alles Reservierte angerechnet ist: { $charged } Token
 }
 tokens-use-partly = { $runs ->
-    [one] { $runs } Lauf, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
-   *[other] { $runs } Läufe, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
+    [one] { $runs } Lauf, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD; angerechnet: { $charged } Token
+   *[other] { $runs } Läufe, mit unbekanntem Verbrauch: { $unknown }; bekannt: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD; angerechnet: { $charged } Token
 }
 tokens-none = keine Modellaufrufe
 tokens-all = alle

@@ -58,12 +58,12 @@ tokens-use = { $runs ->
    *[other] { $runs } runs: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
 }
 tokens-use-unknown = { $runs ->
-    [one] { $runs } run of unknown usage, charged with all that was reserved
-   *[other] { $runs } runs of unknown usage, charged with all that was reserved
+    [one] { $runs } run of unknown usage, charged with all that was reserved: { $charged } tokens
+   *[other] { $runs } runs of unknown usage, charged with all that was reserved: { $charged } tokens
 }
 tokens-use-partly = { $runs ->
-    [one] { $runs } run, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
-   *[other] { $runs } runs, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
+    [one] { $runs } run, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD; charged: { $charged } tokens
+   *[other] { $runs } runs, of unknown usage: { $unknown }; known: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD; charged: { $charged } tokens
 }
 tokens-none = no model calls
 tokens-all = all

@@ -66,16 +66,16 @@ tokens-use = { $runs ->
    *[other] { $runs } zagonov: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
 }
 tokens-use-unknown = { $runs ->
-    [one] { $runs } zagon z neznano porabo, ki se mu šteje vse rezervirano
-    [two] { $runs } zagona z neznano porabo, ki se jima šteje vse rezervirano
-    [few] { $runs } zagoni z neznano porabo, ki se jim šteje vse rezervirano
-   *[other] { $runs } zagonov z neznano porabo, ki se jim šteje vse rezervirano
+    [one] { $runs } zagon z neznano porabo, ki se mu šteje vse rezervirano: { $charged } žetonov
+    [two] { $runs } zagona z neznano porabo, ki se jima šteje vse rezervirano: { $charged } žetonov
+    [few] { $runs } zagoni z neznano porabo, ki se jim šteje vse rezervirano: { $charged } žetonov
+   *[other] { $runs } zagonov z neznano porabo, ki se jim šteje vse rezervirano: { $charged } žetonov
 }
 tokens-use-partly = { $runs ->
-    [one] { $runs } zagon, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
-    [two] { $runs } zagona, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
-    [few] { $runs } zagoni, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
-   *[other] { $runs } zagonov, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
+    [one] { $runs } zagon, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD; šteje se { $charged } žetonov
+    [two] { $runs } zagona, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD; šteje se { $charged } žetonov
+    [few] { $runs } zagoni, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD; šteje se { $charged } žetonov
+   *[other] { $runs } zagonov, z neznano porabo: { $unknown }; znano: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD; šteje se { $charged } žetonov
 }
 tokens-none = ni klicev modela
 tokens-all = vsi

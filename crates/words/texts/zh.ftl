@@ -45,8 +45,8 @@ budget-then = 如果其间有任务需要模型，它们会被搁置到额度重
 
 tokens-label = { $agent }，{ $model }
 tokens-use = { $runs } 次运行：输入 { $input }，输出 { $output }，缓存 { $cached }，{ $cost } USD
-tokens-use-unknown = { $runs } 次用量未知的运行，按全部预留量计费
-tokens-use-partly = { $runs } 次运行，其中 { $unknown } 次用量未知；已知：输入 { $input }，输出 { $output }，缓存 { $cached }，{ $cost } USD
+tokens-use-unknown = { $runs } 次用量未知的运行，按全部预留量计费：{ $charged } token
+tokens-use-partly = { $runs } 次运行，其中 { $unknown } 次用量未知；已知：输入 { $input }，输出 { $output }，缓存 { $cached }，{ $cost } USD；计费 { $charged } token
 tokens-none = 没有调用过模型
 tokens-all = 合计
 tokens-unknown = { $count } 次运行的费用未知

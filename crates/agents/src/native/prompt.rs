@@ -234,6 +234,7 @@ mod tests {
             metric: Metric::Tokens,
             window: Window::Day,
             limit: Some(777_000),
+            changed: None,
             spent: 1000,
             reserved: 500,
             state: BudgetState::Ok,

@@ -6,6 +6,7 @@ use crate::output;
 use crate::text::{Text, Tone};
 use abbey_api::{ApprovalView, ApprovalsQuery, DecideBody, Silence};
 use abbey_daemon::Home;
+use abbey_model::ApprovalState;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -92,19 +93,14 @@ fn print_approval(view: &ApprovalView) {
     if !view.why.is_empty() {
         output::print_hanging("  reason: ", &view.why);
     }
-    output::print_hanging(
-        "  ",
-        format!(
-            "{} {} unless decided before; digest {}",
-            if view.silence == Silence::Approve {
-                "approved at"
-            } else {
-                "denied at"
-            },
-            output::local_time(view.expires_at),
-            view.hash.get(..16).unwrap_or(&view.hash)
-        ),
-    );
+    let until = output::local_time(view.expires_at);
+    let deadline = match (view.state, view.silence) {
+        (ApprovalState::Approved, _) => format!("to be used before {until}"),
+        (_, Silence::Approve) => format!("approved at {until} unless decided before"),
+        (_, Silence::Deny) => format!("denied at {until} unless decided before"),
+    };
+    let digest = view.hash.get(..16).unwrap_or(&view.hash);
+    output::print_hanging("  ", format!("{deadline}; digest {digest}"));
     if let (Some(by), Some(at)) = (&view.decided_by, &view.decided_at) {
         let note = view
             .note

@@ -1,14 +1,15 @@
 //! `abbey budget`: limits, spending and reservations.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, draw_table, local_time, print_lines, text_or_dash};
 use crate::table::Table;
 use crate::text::Text;
 use crate::units::{budget_amount, budget_metric};
-use abbey_api::{BudgetScope, BudgetsQuery};
+use abbey_api::{BudgetAction, BudgetScope, BudgetsQuery, ChangeBudget};
 use abbey_daemon::Home;
-use clap::Subcommand;
+use abbey_model::Metric;
+use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BudgetCommand {
@@ -24,17 +25,177 @@ pub(crate) enum BudgetCommand {
     /// Show all budgets, including those of tasks, runs and removed agents.
     #[command(after_help = "Example:\n  abbey budget report --json")]
     Report,
+    /// Set the limit of a budget, in place of the manifest.
+    ///
+    /// The limit stays until the manifest states another one than now. Tasks that wait for the budget go on at once.
+    #[command(
+        after_help = "Examples:\n  abbey budget set house tokens 200000 --note \"release week\"\n  abbey budget set agent:ops usd 2.50\n  abbey budget set house tokens manifest"
+    )]
+    Set {
+        #[command(flatten)]
+        of: BudgetArgs,
+        /// Amount, `unlimited`, or `manifest` for the limit of the manifest again.
+        limit: String,
+        /// Reason, for the audit log.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Raise the limit of a budget by an amount.
+    ///
+    /// The limit stays until the manifest states another one than now. Tasks that wait for the budget go on at once.
+    #[command(
+        after_help = "Examples:\n  abbey budget raise house tokens 50000\n  abbey budget raise TASK-7 tokens 2000"
+    )]
+    Raise {
+        #[command(flatten)]
+        of: BudgetArgs,
+        /// Amount by which the limit grows.
+        amount: String,
+        /// Reason, for the audit log.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Start the spending of a budget again from 0.
+    ///
+    /// What was spent stays in the audit log and in the records of runs. Tasks that wait for the budget go on at once.
+    #[command(after_help = "Example:\n  abbey budget reset house tokens --note \"test runs\"")]
+    Reset {
+        #[command(flatten)]
+        of: BudgetArgs,
+        /// Reason, for the audit log.
+        #[arg(long)]
+        note: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetArgs {
+    /// What the budget belongs to: house, agent:NAME (or the agent's name), or a task like TASK-7.
+    scope: String,
+    /// What it counts.
+    #[arg(value_enum)]
+    metric: BudgetMetric,
+}
+
+/// What a budget counts, in the units of the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum BudgetMetric {
+    /// Model tokens.
+    Tokens,
+    /// Money, in US dollars.
+    Usd,
+    /// Runs.
+    Runs,
+    /// Minutes of runs.
+    Minutes,
+}
+
+impl BudgetMetric {
+    /// Metric of the API, and how many of its units are one here.
+    fn metric(self) -> (Metric, u64) {
+        match self {
+            BudgetMetric::Tokens => (Metric::Tokens, 1),
+            BudgetMetric::Usd => (Metric::NanoUsd, 1_000_000_000),
+            BudgetMetric::Runs => (Metric::Runs, 1),
+            BudgetMetric::Minutes => (Metric::Seconds, 60),
+        }
+    }
+
+    /// Amount in the unit of the API; money may have up to nine decimals.
+    fn amount(self, text: &str) -> Result<u64, Failure> {
+        let (metric, unit) = self.metric();
+        let bad = || {
+            let example = match metric {
+                Metric::NanoUsd => "2.50",
+                Metric::Tokens | Metric::Runs | Metric::Seconds => "50000",
+            };
+            Failure::usage(format!(
+                "`{text}` is not an amount; write a number like {example}"
+            ))
+        };
+        let text = text.strip_prefix('$').unwrap_or(text);
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+        let decimals = if metric == Metric::NanoUsd { 9 } else { 0 };
+        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > decimals {
+            return Err(bad());
+        }
+        let whole = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+        let fraction = format!("{fraction:0<decimals$}");
+        let fraction = match fraction.is_empty() {
+            true => Some(0),
+            false => fraction.parse::<u64>().ok(),
+        };
+        let amount = whole.zip(fraction).and_then(|(w, f)| w.checked_add(f));
+        amount.filter(|n| i64::try_from(*n).is_ok()).ok_or_else(bad)
+    }
+}
+
+/// The change that a command asks for; none for a command that only shows.
+fn change_of(command: &BudgetCommand) -> Result<Option<ChangeBudget>, Failure> {
+    let (of, action, amount, note) = match command {
+        BudgetCommand::Show { .. } | BudgetCommand::Report => return Ok(None),
+        BudgetCommand::Set { of, limit, note } => match limit.as_str() {
+            "manifest" => (of, BudgetAction::Manifest, None, note),
+            "unlimited" => (of, BudgetAction::Set, None, note),
+            amount => (of, BudgetAction::Set, Some(of.metric.amount(amount)?), note),
+        },
+        BudgetCommand::Raise { of, amount, note } => {
+            let amount = of.metric.amount(amount)?;
+            (of, BudgetAction::Raise, Some(amount), note)
+        }
+        BudgetCommand::Reset { of, note } => (of, BudgetAction::Reset, None, note),
+    };
+    let is_scope = of.scope == "house" || of.scope.contains(':') || of.scope.starts_with("TASK-");
+    Ok(Some(ChangeBudget {
+        scope: match is_scope {
+            true => of.scope.clone(),
+            false => format!("agent:{}", of.scope),
+        },
+        metric: of.metric.metric().0,
+        action,
+        amount,
+        note: note.clone(),
+    }))
+}
+
+async fn change_budget(home: &Home, json: bool, change: &ChangeBudget) -> Outcome {
+    let budget = operator_client(home)?.budgets().change(change).await?;
+    if json {
+        output::print_json(&budget);
+        return Ok(exit::OK);
+    }
+    let amount = |amount| budget_amount(budget.metric, amount);
+    let limit = budget.limit.map_or_else(|| "no limit".to_owned(), amount);
+    let metric = budget_metric(budget.metric);
+    let of = budget.scope.replace(':', " ");
+    output::print_line(&format!(
+        "{metric} of {of}: {} spent of {limit}; tasks that wait for it go on",
+        amount(budget.spent)
+    ));
+    if let Some(changed) = &budget.changed {
+        let manifest = changed
+            .manifest
+            .map_or_else(|| "no limit".to_owned(), amount);
+        output::print_line(&format!(
+            "the manifest states {manifest}; this limit stays until the manifest states another one"
+        ));
+    }
+    Ok(exit::OK)
 }
 
 /// `abbey budget`: prints limits, spending and reservations; `show` of the house and agents, `report` also of tasks
-/// and runs.
+/// and runs; `set`, `raise` and `reset` change one.
 pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) -> Outcome {
+    if let Some(change) = change_of(&command)? {
+        return change_budget(home, json, &change).await;
+    }
     let shown = |s: &BudgetScope| match command {
-        BudgetCommand::Report => true,
         BudgetCommand::Show { all } => {
             let is_listed = s.scope == "house" || s.scope.starts_with("agent:");
             is_listed && (all || !s.removed)
         }
+        _ => true,
     };
     print_budgets(home, json, shown).await
 }
@@ -58,7 +219,10 @@ async fn print_budgets(home: &Home, json: bool, shown: impl Fn(&BudgetScope) -> 
     }
     let row = |s: &BudgetScope| {
         let amount = |amount| budget_amount(s.metric, amount);
-        let limit = s.limit.map_or_else(|| "unlimited".to_owned(), amount);
+        let mut limit = s.limit.map_or_else(|| "unlimited".to_owned(), amount);
+        if s.changed.is_some() {
+            limit.push_str(" (changed)");
+        }
         vec![
             Text::from(&s.scope),
             budget_metric(s.metric).into(),
@@ -91,4 +255,31 @@ async fn print_budgets(home: &Home, json: bool, shown: impl Fn(&BudgetScope) -> 
     );
     draw_table(&table.leave_out_first(&["WINDOW", "RESERVED"]));
     Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_exactly_or_refused() {
+        let read = |metric: BudgetMetric, text| metric.amount(text).ok();
+        assert_eq!(read(BudgetMetric::Tokens, "50000"), Some(50_000));
+        assert_eq!(read(BudgetMetric::Minutes, "90"), Some(5400));
+        assert_eq!(read(BudgetMetric::Usd, "2.50"), Some(2_500_000_000));
+        assert_eq!(read(BudgetMetric::Usd, "$0.000000001"), Some(1));
+        assert_eq!(read(BudgetMetric::Usd, "3"), Some(3_000_000_000));
+        for wrong in [
+            "",
+            "-1",
+            "1e3",
+            "1,000",
+            ".5",
+            "0.0000000001",
+            "9999999999999999999",
+        ] {
+            assert_eq!(read(BudgetMetric::Usd, wrong), None, "{wrong}");
+        }
+        assert_eq!(read(BudgetMetric::Tokens, "1.5"), None);
+    }
 }

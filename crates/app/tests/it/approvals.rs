@@ -1,10 +1,11 @@
 //! Approvals: one approval for one exact action, once and in time; the agent that asks does not poll (S4-18).
 
-use crate::{up, with_model};
+use crate::{house, up, with_model};
 use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::scripted::tool_call;
+use abbey_testkit::turned_clock::{DAY, TurnedClock};
 use serde_json::{Value, json};
 
 fn stand() -> House {
@@ -168,4 +169,47 @@ fn denial_revision_and_timeout_decide_an_approval() {
         (newest["id"].as_str(), newest["state"].as_str()),
         (Some(approval.as_str()), Some("lapsed"))
     );
+}
+
+#[test]
+fn an_approval_that_is_not_used_within_a_day_expires() {
+    let mut house = house();
+    let mut clock = TurnedClock::new(&house.path(""));
+    house.variables = clock.variables();
+    house.manifest(&with_model("  a: { template: orchestrator }\n"));
+    house.expect(0, "up");
+    house.wait_for_model();
+    house.script_model(&json!([ask(3600)]));
+    let (task, approval) = waits(&house, "Publish the manual");
+    // Nobody is there who could use it.
+    house.expect(0, "pause a");
+    let given = house.json(
+        0,
+        args!("approvals approve {} --note 'today only'", approval),
+    );
+    assert_eq!(given["state"], "approved");
+    assert_ne!(given["expires_at"], given["created_at"]);
+    house.kill_control_plane();
+    clock.turn(DAY + 60);
+    house.expect(0, "up");
+    let shown = || house.json(0, "approvals --all")["approvals"][0].clone();
+    until("it expires", || shown()["state"] == "expired");
+    let note = shown()["note"].as_str().unwrap().to_owned();
+    assert_eq!(
+        note,
+        "today only; it was not used within 24 hours after it was approved"
+    );
+    assert!(
+        house
+            .expect(0, "approvals --all")
+            .contains("APPR-1 expired")
+    );
+    let entry = &house.audit_entries("approval.expire")[0];
+    assert_eq!(
+        (&entry["actor"], &entry["entity"]),
+        (&json!("house"), &json!(approval))
+    );
+    assert_eq!(entry["detail"]["task"], json!(task));
+    let told = house.expect_refusal(4, args!("approvals approve {}", approval));
+    assert!(told.contains("is expired"), "{told}");
 }

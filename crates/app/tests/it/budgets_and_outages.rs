@@ -14,10 +14,10 @@ fn task(house: &House, number: u64) -> serde_json::Value {
 }
 
 /// A scripted model outside of the house; ends with the test.
-struct Model(Child);
+pub(crate) struct Model(Child);
 
 impl Model {
-    fn start(port: u16) -> Model {
+    pub(crate) fn start(port: u16) -> Model {
         let program = Path::new(env!("CARGO_BIN_EXE_abbey")).with_file_name("abbey-scripted-model");
         let mut command = Command::new(program);
         Model(command.args(["--port", &port.to_string()]).spawn().unwrap())
@@ -150,7 +150,7 @@ fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
 }
 
 /// The first of these time zones, by their hours before UTC, in which no midnight is near.
-fn far_from_midnight(zones: [(&'static str, u64); 2]) -> &'static str {
+pub(crate) fn far_from_midnight(zones: [(&'static str, u64); 2]) -> &'static str {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let hour = |ahead: u64| (now.as_ref().unwrap().as_secs() / 3600 + ahead) % 24;
     let calm = zones
@@ -203,6 +203,93 @@ fn a_reservation_that_does_not_fit_now_waits_for_a_raise() {
     house.manifest(&limited(&zone));
     house.expect(0, "up");
     assert_eq!(spent(), before);
+    // Nor does the way back.
+    house.manifest(&limit(once * 3));
+    house.expect(0, "up");
+    assert_eq!(spent(), before);
+}
+
+#[test]
+fn an_operator_changes_a_budget_without_the_manifest() {
+    let zone = far_from_midnight([("Etc/UTC", 0), ("Etc/GMT-6", 6)]);
+    let stated = limited(&format!(
+        "tokens_per_day: 100000, runs_per_day: 1, timezone: {zone}"
+    ));
+    let house = up(&stated);
+    house.wait_for_model();
+    house.expect(0, "task add think --wait");
+    for number in [2, 3] {
+        house.expect(0, "task add think");
+        assert_eq!(
+            waiting(&house, number, "budget")["waiting_for"]["name"],
+            "house"
+        );
+    }
+    // What makes no sense is refused with the reason.
+    for (code, command, part) in [
+        (2, "budget raise house runs 0", "can't be raised by 0"),
+        (
+            2,
+            "budget raise abbot runs 5",
+            "has no limit that could be raised",
+        ),
+        (2, "budget set house runs 0", "would stop its work"),
+        (2, "budget set house runs 1", "has this limit already"),
+        (
+            2,
+            "budget set house runs manifest",
+            "of the manifest already",
+        ),
+        (2, "budget set house runs many", "`many` is not an amount"),
+        (3, "budget set house minutes 5", "time budget"),
+        (3, "budget reset nobody tokens", "nobody"),
+        (2, "budget set house usd 0.0000000001", "is not an amount"),
+    ] {
+        let told = house.expect_refusal(code, command);
+        assert!(told.contains(part), "{command}: {told}");
+    }
+    // A raise wakes as many as fit, at once.
+    let raised = house.json(
+        0,
+        args!("budget raise house runs 1 --note {}", "a long night"),
+    );
+    assert_eq!(
+        (&raised["limit"], &raised["changed"]["manifest"]),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(raised["changed"]["by"], "operator");
+    house.wait_for_task("TASK-2", TaskState::Done);
+    waiting(&house, 3, "budget");
+    // It outlives a restart and an `up` with the same manifest.
+    house.kill_control_plane();
+    house.expect(0, "up");
+    let shown = house.expect(0, "budget show");
+    assert!(shown.contains("2 (changed)"), "{shown}");
+    let told = house.expect(0, "budget reset house runs");
+    assert!(told.contains("runs of house: 0 spent of 2"), "{told}");
+    house.wait_for_task("TASK-3", TaskState::Done);
+    let told = house.expect(0, "budget set house runs manifest");
+    assert!(told.contains("of 1;"), "{told}");
+    house.json(0, "budget set house usd 2.50");
+    let entries = |action: &str| house.audit_entries(action);
+    let raise = &entries("budget.raise")[0];
+    assert_eq!(
+        (&raise["actor"], &raise["entity"]),
+        (&json!("operator"), &json!("house"))
+    );
+    assert_eq!(raise["detail"]["note"], "a long night");
+    assert_eq!(
+        (&raise["detail"]["before"], &raise["detail"]["limit"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(entries("budget.reset")[0]["detail"]["spent"], 2);
+    assert_eq!(entries("budget.set").len(), 2);
+    // Another limit in the manifest wins.
+    house.expect(0, "budget set house runs 77");
+    house.manifest(&stated.replace("runs_per_day: 1", "runs_per_day: 33"));
+    house.expect(0, "up");
+    let shown = house.expect(0, "budget show");
+    assert!(shown.contains("33") && !shown.contains("77"), "{shown}");
 }
 
 #[test]

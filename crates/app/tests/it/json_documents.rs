@@ -141,7 +141,7 @@ fn refusals_have_exit_codes_and_hints() {
     house.expect_refusal(3, "why nobody");
     house.expect_refusal(2, "task add x --priority P9");
     house.expect_refusal(2, "nonsense");
-    for verb in [&["tui"][..], &["budget", "reset"], &["policy"]] {
+    for verb in [&["tui"][..], &["policy"]] {
         assert!(
             house.expect_refusal(2, verb).contains("not built yet"),
             "{verb:?}"

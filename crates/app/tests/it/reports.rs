@@ -1,7 +1,10 @@
 //! Reports: computed from probes and rows, without a model call (S4-31, S2-30).
 
-use crate::{TWO, up};
+use crate::budgets_and_outages::far_from_midnight;
+use crate::{TWO, up, with_model};
 use abbey_testkit::args;
+use abbey_testkit::house::House;
+use serde_json::json;
 
 #[test]
 fn every_report_has_three_parts_and_exact_figures() {
@@ -87,4 +90,67 @@ fn every_report_has_three_parts_and_exact_figures() {
             .iter()
             .all(|s| s["metric"] != "tokens" || s["spent"] == 0)
     );
+}
+
+/// Text of an observation of a report whose label begins so.
+fn observation(house: &House, report: &str, label: &str) -> String {
+    let doc = house.json(0, args!("report {}", report));
+    let all = doc["observed"].as_array().unwrap().clone();
+    let found = all
+        .iter()
+        .find(|o| o["label"].as_str().unwrap().starts_with(label));
+    found.unwrap_or_else(|| panic!("{label} in {doc}"))["value"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn the_tokens_of_a_report_are_those_of_the_ledger() {
+    let zone = far_from_midnight([("Etc/UTC", 0), ("Etc/GMT-6", 6)]);
+    let agents =
+        "  abbot: { template: orchestrator }\n  ops: { template: worker, reports_to: abbot }\n";
+    let limits = format!("tokens_per_day: 100000, usd_per_day: 5, timezone: {zone}");
+    let house = up(&with_model(agents).replace("tokens_per_day: 100000", &limits));
+    house.wait_for_model();
+    house.script_model(&json!([{ "text": "well", "no_usage": true }]));
+    // One of unknown usage, and one of each agent whose usage is known.
+    for to in ["abbot", "abbot", "ops"] {
+        house.expect(0, args!("task add --wait --to {} think", to));
+    }
+    let scopes = house.json(0, "budget show")["scopes"].clone();
+    let spent = |scope: &str, metric: &str| {
+        let scopes = scopes.as_array().unwrap();
+        let found = scopes
+            .iter()
+            .find(|s| s["scope"] == scope && s["metric"] == metric);
+        found.unwrap()["spent"].as_u64().unwrap()
+    };
+    let tokens = |label: &str| observation(&house, "tokens", label);
+    let charged = |text: &str| -> u64 {
+        let words = text.rsplit_once("charged: ").unwrap().1;
+        words.split_once(" tokens").unwrap().0.parse().unwrap()
+    };
+    let of_abbot = tokens("abbot, ");
+    assert!(
+        of_abbot.starts_with("2 runs, of unknown usage: 1;"),
+        "{of_abbot}"
+    );
+    assert!(of_abbot.contains("≥ 0.0"), "{of_abbot}");
+    assert_eq!(charged(&of_abbot), spent("agent:abbot", "tokens"));
+    let of_ops = tokens("ops, ");
+    assert!(of_ops.starts_with("1 run: "), "{of_ops}");
+    let numbers: Vec<u64> = of_ops
+        .split([' ', ':', ','])
+        .filter_map(|w| w.parse().ok())
+        .collect();
+    assert_eq!(
+        numbers[1] + numbers[2],
+        spent("agent:ops", "tokens"),
+        "{of_ops}"
+    );
+    assert_eq!(charged(&tokens("all")), spent("house", "tokens"));
+    // Money has a unit that people use.
+    let money = observation(&house, "budget", "house USD");
+    assert!(money.contains(" of 5.000000, "), "{money}");
 }

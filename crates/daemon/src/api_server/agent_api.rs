@@ -21,6 +21,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -163,7 +164,7 @@ async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Do
         role: agent.role.clone(),
         house: current.house.name.to_string(),
         snapshot: api.core.store.audit_head(),
-        budget: ledger_views::budget_views(&accounts, |_| true),
+        budget: ledger_views::budget_views(&accounts, &BTreeMap::new(), |_| true),
         tasks: tasks
             .iter()
             .map(|t| task_views::task_view(&api.work, t, Vec::new()))

@@ -16,6 +16,7 @@ pub(crate) mod hooks;
 pub(crate) mod model_api;
 pub(crate) mod openapi;
 pub(crate) mod operator_api;
+pub(crate) mod operator_budgets;
 pub(crate) mod operator_cells;
 pub(crate) mod operator_listener;
 pub(crate) mod operator_tasks;

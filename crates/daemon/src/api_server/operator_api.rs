@@ -9,8 +9,8 @@ use crate::api_server::web::{
     stale_to_precondition_failed,
 };
 use crate::api_server::{
-    controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans,
-    templates_api, tokens_api,
+    controlplane_api, hooks, openapi, operator_budgets, operator_cells, operator_tasks,
+    operator_work, plans, templates_api, tokens_api,
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
@@ -61,7 +61,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(sinks))
         .routes(routes!(rotate_key))
         .routes(routes!(events))
-        .routes(routes!(budgets))
+        .merge(operator_budgets::routes())
         .routes(routes!(skills))
         .routes(routes!(explain_text))
         .routes(routes!(services))
@@ -392,30 +392,6 @@ async fn events(
             }
         });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-}
-
-#[utoipa::path(
-    get, path = "/api/v1/budgets", operation_id = "budgets_list", tag = "budgets",
-    summary = "A page of budgets, by scope",
-    params(BudgetsQuery),
-    responses((status = 200, body = BudgetDoc)),
-)]
-async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Result<Doc<BudgetDoc>> {
-    let accounts = api.core.store.budgets().await?;
-    let current = api.core.plan.current();
-    let is_agent = |slug: &abbey_model::Slug| {
-        current
-            .as_ref()
-            .is_none_or(|c| c.house.agents.contains_key(slug))
-    };
-    let scopes = ledger_views::budget_views(&accounts, is_agent);
-    let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
-    let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
-    Ok(Doc(BudgetDoc {
-        version: VERSION,
-        scopes,
-        cursor,
-    }))
 }
 
 #[utoipa::path(

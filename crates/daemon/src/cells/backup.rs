@@ -77,6 +77,7 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
     let bytes = fs::metadata(to)
         .map_err(Error::file("read the metadata of", to))?
         .len();
+    cells.core.store.record_backup().await?;
     Ok(BackupDoc {
         version: VERSION,
         path: to.display().to_string(),

@@ -1,27 +1,47 @@
 //! Budgets and audit log entries as API documents.
 
-use abbey_api::{BudgetScope, EntryView, Time};
+use abbey_api::{BudgetScope, EntryView, LimitChange, Time};
 use abbey_engine::budget::Account;
-use abbey_model::{Scope, Slug};
-use abbey_store::AuditEntry;
+use abbey_model::{Metric, Scope, Slug};
+use abbey_store::{AuditEntry, LimitOverride};
+use std::collections::BTreeMap;
 
 /// Budget accounts of the store as API documents; `is_agent` knows the agents of the house.
 pub(crate) fn budget_views(
     accounts: &[Account],
+    changed: &BTreeMap<(String, Metric), LimitOverride>,
     is_agent: impl Fn(&Slug) -> bool,
 ) -> Vec<BudgetScope> {
-    let view = |a: &Account| BudgetScope {
-        scope: a.scope.to_string(),
-        removed: matches!(&a.scope, Scope::Agent(slug) if !is_agent(slug)),
-        metric: a.metric,
-        window: a.window,
-        limit: a.limit,
-        spent: a.spent,
-        reserved: a.reserved,
-        state: a.state(),
-        resets_at: a.resets_at.map(Time),
+    let view = |a: &Account| {
+        let removed = matches!(&a.scope, Scope::Agent(slug) if !is_agent(slug));
+        let changed = changed.get(&(a.scope.to_string(), a.metric));
+        budget_view(a, removed, changed)
     };
     accounts.iter().map(view).collect()
+}
+
+/// A budget account of the store as an API document.
+pub(crate) fn budget_view(
+    account: &Account,
+    removed: bool,
+    changed: Option<&LimitOverride>,
+) -> BudgetScope {
+    BudgetScope {
+        scope: account.scope.to_string(),
+        removed,
+        metric: account.metric,
+        window: account.window,
+        limit: account.limit,
+        changed: changed.map(|c| LimitChange {
+            manifest: c.manifest,
+            by: c.by.clone(),
+            at: c.at.into(),
+        }),
+        spent: account.spent,
+        reserved: account.reserved,
+        state: account.state(),
+        resets_at: account.resets_at.map(Time),
+    }
 }
 
 /// An entry of the audit log as an API document.

@@ -6,30 +6,40 @@ use crate::insight::cell_views;
 use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_engine::budget::Account;
-use abbey_model::{FaultKind, Metric, Presence, Scope, TaskState};
-use abbey_store::TaskFilter;
+use abbey_engine::provider_health::ProviderCondition;
+use abbey_model::{FaultKind, Metric, Presence, Scope, TaskState, Timestamp, WaitKind};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
-/// Most open tasks that are counted.
-const TASKS_MAX: u32 = 100_000;
-
 /// All metrics of the house as OpenMetrics text.
 pub(crate) async fn render_metrics(work: &Arc<WorkState>) -> Result<String> {
     let mut registry = Registry::with_prefix("abbey");
     register_house_metrics(work, &mut registry);
-    register_task_metrics(work, &mut registry).await?;
+    register_work_metrics(work, &mut registry).await?;
+    register_provider_metrics(work, &mut registry);
+    register_disk_metrics(work, &mut registry);
     register_agent_metrics(work, &mut registry).await?;
-    register_budget_metrics(&work.core.store.budgets().await?, &mut registry);
+    let current = work.core.plan.current();
+    // Removed agents keep their budgets, and tasks and runs come and go; as labels they would grow without end.
+    let is_kept = |scope: &Scope| match scope {
+        Scope::House => true,
+        Scope::Agent(slug) => {
+            let current = current.as_ref();
+            current.is_some_and(|c| c.house.agents.contains_key(slug))
+        }
+        Scope::Task(_) | Scope::Run(_) => false,
+    };
+    let mut accounts = work.core.store.budgets().await?;
+    accounts.retain(|a| is_kept(&a.scope));
+    register_budget_metrics(&accounts, &mut registry);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
     Ok(text)
@@ -83,32 +93,129 @@ fn register_house_metrics(work: &Arc<WorkState>, registry: &mut Registry) {
     );
 }
 
-async fn register_task_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
-    let open = TaskState::ALL.iter().copied().filter(|s| !s.is_terminal());
-    let mut counts: BTreeMap<TaskState, u32> = open.map(|s| (s, 0)).collect();
-    let filter = TaskFilter {
-        states: counts.keys().copied().collect(),
-        limit: TASKS_MAX,
-        ..TaskFilter::default()
-    };
-    for task in work.core.store.tasks(filter).await? {
-        *counts.entry(task.state()).or_default() += 1;
+/// Open tasks by state and by what they wait for, ends of tasks, approvals, and the age of the newest backup.
+async fn register_work_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
+    let counts = work.core.store.counts().await?;
+    let now = work.core.store.now();
+    let seconds_since = |at: Timestamp| now.since(at).0.max(0) as f64 / 1000.0;
+    let (tasks, waiting, oldest) = (Gauges::default(), Gauges::default(), Gauges::default());
+    // What nothing waits for is 0 and not absent, so that a rule about it has a value.
+    for state in TaskState::ALL.iter().filter(|s| !s.is_terminal()) {
+        tasks
+            .get_or_create(&vec![("state", state.to_string())])
+            .set(0.0);
     }
-    let running = counts.get(&TaskState::Running).copied().unwrap_or(0);
-    let tasks = Gauges::default();
-    for (state, count) in counts {
-        let labels = vec![("state", state.to_string())];
-        tasks.get_or_create(&labels).set(f64::from(count));
+    for kind in WaitKind::ALL {
+        let labels = vec![("reason", kind.to_string())];
+        waiting.get_or_create(&labels).set(0.0);
+        oldest.get_or_create(&labels).set(0.0);
+    }
+    let mut running = 0;
+    for open in &counts.open {
+        let labels = vec![("state", open.state.to_string())];
+        tasks.get_or_create(&labels).inc_by(open.count as f64);
+        if open.state == TaskState::Running {
+            running = open.count;
+        }
+        if let Some(kind) = open.wait {
+            let labels = vec![("reason", kind.to_string())];
+            waiting.get_or_create(&labels).inc_by(open.count as f64);
+            let age = open.oldest.map_or(0.0, seconds_since);
+            oldest.get_or_create(&labels).set(age);
+        }
     }
     registry.register(
         "tasks",
         "Open tasks by state: the depth of the queue",
         tasks,
     );
+    registry.register("tasks_waiting", "Open tasks by what they wait for", waiting);
+    registry.register(
+        "tasks_waiting_oldest_seconds",
+        "Time for which the first task has waited, by what it waits for",
+        oldest,
+    );
     let runs: Gauge = Gauge::default();
-    runs.set(running.into());
+    runs.set(i64::try_from(running).unwrap_or(i64::MAX));
     registry.register("runs_active", "Runs that hold a lease", runs);
+    let ended: Family<Labels, Counter> = Family::default();
+    for state in TaskState::ALL.iter().filter(|s| s.is_terminal()) {
+        let count = counts.ended.get(state).copied().unwrap_or(0);
+        let labels = vec![("state", state.to_string())];
+        ended.get_or_create(&labels).inc_by(count);
+    }
+    registry.register("tasks_ended", "Ends of tasks by their last state", ended);
+    let pending: Gauge = Gauge::default();
+    pending.set(i64::try_from(counts.approvals_pending).unwrap_or(i64::MAX));
+    registry.register(
+        "approvals_pending",
+        "Approvals that wait for a decision",
+        pending,
+    );
+    let mut seconds = |name: &str, help: &str, at: Option<Timestamp>| {
+        let gauge: Gauge<f64, AtomicU64> = Gauge::default();
+        gauge.set(at.map_or(f64::NAN, seconds_since));
+        registry.register(name, help, gauge);
+    };
+    seconds(
+        "approvals_oldest_seconds",
+        "Time for which the first pending approval has waited; NaN without one",
+        counts.oldest_approval,
+    );
+    seconds(
+        "backup_age_seconds",
+        "Time since the newest backup was written; NaN before the first",
+        counts.last_backup,
+    );
     Ok(())
+}
+
+/// Health of each provider in the manifest.
+fn register_provider_metrics(work: &Arc<WorkState>, registry: &mut Registry) {
+    let Some(current) = work.core.plan.current() else {
+        return;
+    };
+    let (up, failures) = (Gauges::default(), Gauges::default());
+    let failing = work.providers.failing();
+    for name in current.house.providers.keys() {
+        let labels = vec![("provider", name.to_string())];
+        let count = match failing.get(name.as_str()) {
+            Some(ProviderCondition::CoolingDown { failures, .. }) => f64::from(*failures),
+            Some(_) | None => 0.0,
+        };
+        let is_up = f64::from(u8::from(count == 0.0));
+        up.get_or_create(&labels).set(is_up);
+        failures.get_or_create(&labels).set(count);
+    }
+    registry.register("provider_up", "Whether calls are sent to the provider", up);
+    registry.register(
+        "provider_consecutive_failures",
+        "Calls to the provider that failed one after the other",
+        failures,
+    );
+}
+
+/// Space of the file system of the state directory.
+fn register_disk_metrics(work: &Arc<WorkState>, registry: &mut Registry) {
+    let Ok(stat) = rustix::fs::statvfs(work.core.home.root()) else {
+        return;
+    };
+    for (name, help, blocks) in [
+        (
+            "state_disk_size_bytes",
+            "Size of the file system of the state directory",
+            stat.f_blocks,
+        ),
+        (
+            "state_disk_available_bytes",
+            "Space that is left on the file system of the state directory",
+            stat.f_bavail,
+        ),
+    ] {
+        let bytes: Gauge<f64, AtomicU64> = Gauge::default();
+        bytes.set(blocks.saturating_mul(stat.f_frsize) as f64);
+        registry.register(name, help, bytes);
+    }
 }
 
 async fn register_agent_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
@@ -122,6 +229,22 @@ async fn register_agent_metrics(work: &Arc<WorkState>, registry: &mut Registry) 
         memory.get_or_create(&labels).set(bytes as f64);
         restarts.get_or_create(&labels).inc_by(agent.restarts);
     }
+    let (services_up, services_restarts) =
+        (Gauges::default(), Family::<Labels, Counter>::default());
+    for service in cell_views::services_doc(work).await?.services {
+        let labels = vec![("service", service.name.clone())];
+        let ready = f64::from(u8::from(service.presence == Presence::Ready));
+        services_up.get_or_create(&labels).set(ready);
+        services_restarts
+            .get_or_create(&labels)
+            .inc_by(service.restarts);
+    }
+    registry.register("service_up", "Whether the service is ready", services_up);
+    registry.register(
+        "service_restarts",
+        "Starts of the service's cell after the first",
+        services_restarts,
+    );
     registry.register("agent_up", "Whether the agent is ready", up);
     registry.register("agent_memory_bytes", "Memory of the agent's cell", memory);
     registry.register(
@@ -142,9 +265,7 @@ fn register_budget_metrics(accounts: &[Account], registry: &mut Registry) {
             Metric::Seconds => ("seconds", 1.0),
         };
         let [limit, spent, reserved] = [(); 3].map(|()| Gauges::default());
-        // Tasks and runs come and go; as labels they would grow without end.
-        let kept = |a: &&Account| matches!(a.scope, Scope::House | Scope::Agent(_));
-        for account in accounts.iter().filter(kept).filter(|a| a.metric == *metric) {
+        for account in accounts.iter().filter(|a| a.metric == *metric) {
             let labels = vec![
                 ("scope", account.scope.to_string()),
                 ("window", account.window.to_string()),

@@ -9,7 +9,7 @@ use abbey_api::{
     TreeRow, UsageSource, UsageView, VERSION, Verification, WaitingForView, WhyDoc,
 };
 use abbey_engine::task::Phase;
-use abbey_model::{Evidence, Presence, TaskRef, Verified, WaitCode};
+use abbey_model::{Evidence, PastWait, Presence, TaskRef, Verified, WaitCode, WaitKind};
 use abbey_store::{RunRow, TaskRow};
 use std::sync::Arc;
 
@@ -251,6 +251,9 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
     if let Some(text) = routing_text(row) {
         say(WaitCode::Routed, text);
     }
+    for wait in &row.route.waits {
+        say(WaitCode::Waited, past_wait_text(wait));
+    }
     let runs = work.core.store.runs(row.id).await?;
     let ended: Vec<&RunRow> = runs.iter().filter(|r| r.ended_at.is_some()).collect();
     if let Some(earlier) = ended.len().checked_sub(ATTEMPTS_SHOWN).filter(|n| *n > 0) {
@@ -269,6 +272,20 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
         state: row.state(),
         reasons,
     })
+}
+
+/// What a task waited for, from when and until when.
+fn past_wait_text(wait: &PastWait) -> String {
+    let name = &wait.name;
+    let thing = match wait.kind {
+        WaitKind::Budget => format!("the budget of {}", name.replace(':', " ")),
+        WaitKind::Provider => format!("the provider {name}"),
+        WaitKind::Approval => format!("the approval of {name}"),
+        WaitKind::Agent => "an eligible agent".to_owned(),
+        WaitKind::Blocked | WaitKind::Claim | WaitKind::Retry => name.clone(),
+    };
+    let (since, ended) = (Time(wait.since), Time(wait.ended));
+    format!("it waited for {thing} from {since} to {ended}")
 }
 
 /// Runs that are explained at most, the newest ones.

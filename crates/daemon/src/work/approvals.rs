@@ -42,7 +42,7 @@ pub(crate) fn approval_view(row: &ApprovalRow) -> ApprovalView {
             Verdict::Approve => Silence::Approve,
             Verdict::Deny | Verdict::Revise => Silence::Deny,
         },
-        expires_at: row.expires_at.into(),
+        expires_at: row.good_until.unwrap_or(row.expires_at).into(),
         decided_by: row.decided_by.clone(),
         note: row.note.clone(),
         created_at: row.created_at.into(),

@@ -6,11 +6,15 @@ use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{ApprovalRequester, ApprovalRow, Error, Result, TaskRow};
 use abbey_engine::approval::{Approval, State, Verdict};
-use abbey_model::{Principal, Slug, Timestamp};
+use abbey_model::{Millis, Principal, Slug, Timestamp};
 use serde_json::{Value, json};
 
 /// Most approvals of one list.
 const LIST_MAX: u32 = 500;
+/// How long an approval that was given may be used.
+const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
+/// Key in the table `meta` of the first instant at which a granted approval can expire, so that nothing looks for it.
+const NEXT_UNUSED: &str = "approvals_unused_until";
 
 const SELECT: &str = "SELECT number, task, agent, workflow, step, action, args, hash, why, state, silence, expires_at, decided_by, note, created_at, decided_at FROM approvals";
 
@@ -127,6 +131,72 @@ pub(crate) fn store_decision(
         params![row.number, state.name(), by.to_string(), note, tx.now],
     )?;
     tx.publish(Topic::Approvals);
+    if state == State::Approved && matches!(row.asker, ApprovalRequester::Task { .. }) {
+        let until = tx.now + VALID_FOR;
+        if next_unused(tx.rows)?.is_none_or(|at| until < at) {
+            set_next_unused(tx, Some(until))?;
+        }
+    }
+    Ok(())
+}
+
+/// First instant at which a granted approval can expire; it may have been used meanwhile.
+pub(crate) fn next_unused(rows: &dyn Rows) -> Result<Option<Timestamp>> {
+    let found: Option<String> = rows.value(
+        "SELECT value FROM meta WHERE key = ?1",
+        params![NEXT_UNUSED],
+    )?;
+    let millis = found.map(|text| text.parse::<i64>()).transpose();
+    let millis = millis.map_err(|e| Error::Row(format!("{NEXT_UNUSED}: {e}")))?;
+    Ok(millis.map(Timestamp))
+}
+
+fn set_next_unused(tx: &mut Tx<'_>, at: Option<Timestamp>) -> Result<()> {
+    match at {
+        Some(at) => tx.execute(
+            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+            params![NEXT_UNUSED, at.0.to_string()],
+        )?,
+        None => tx.execute("DELETE FROM meta WHERE key = ?1", params![NEXT_UNUSED])?,
+    };
+    tx.publish(Topic::Deadlines);
+    Ok(())
+}
+
+/// Granted approvals of tasks that were not used, oldest first.
+pub(crate) fn granted(rows: &dyn Rows) -> Result<Vec<ApprovalRow>> {
+    rows.all(
+        &format!("{SELECT} WHERE state = 'approved' AND task IS NOT NULL ORDER BY number"),
+        params![],
+        read_approval,
+    )
+}
+
+/// Computes anew when the next granted approval can expire.
+pub(crate) fn plan_next_unused(tx: &mut Tx<'_>) -> Result<()> {
+    let next = granted(tx.rows)?.iter().filter_map(|a| a.good_until).min();
+    match next == next_unused(tx.rows)? {
+        true => Ok(()),
+        false => set_next_unused(tx, next),
+    }
+}
+
+/// Stores that a granted approval expired, and adds the reason to the note of whoever decided.
+pub(crate) fn expire_granted(
+    tx: &mut Tx<'_>,
+    row: &ApprovalRow,
+    state: State,
+    why: &str,
+) -> Result<()> {
+    let note = match &row.note {
+        Some(note) => format!("{note}; {why}"),
+        None => why.to_owned(),
+    };
+    tx.execute(
+        "UPDATE approvals SET state = ?2, note = ?3 WHERE number = ?1",
+        params![row.number, state.name(), note],
+    )?;
+    tx.publish(Topic::Approvals);
     Ok(())
 }
 
@@ -157,7 +227,7 @@ pub(crate) fn lapse_of_finished_task(tx: &mut Tx<'_>, task: &TaskRow) -> Result<
 }
 
 fn read_approval(columns: &mut Columns<'_>) -> Result<ApprovalRow> {
-    Ok(ApprovalRow {
+    let mut row = ApprovalRow {
         number: columns.get()?,
         asker: {
             let task: Option<u64> = columns.get()?;
@@ -184,5 +254,11 @@ fn read_approval(columns: &mut Columns<'_>) -> Result<ApprovalRow> {
         note: columns.get()?,
         created_at: columns.get()?,
         decided_at: columns.get()?,
-    })
+        good_until: None,
+    };
+    row.good_until = row
+        .decided_at
+        .filter(|_| row.state == State::Approved)
+        .map(|at| at + VALID_FOR);
+    Ok(row)
 }

@@ -1,8 +1,8 @@
 //! Approvals as rows; `engine::approval` decides.
 
 use super::approval_rows::{
-    ApprovalQuestion, action_hash, approval_name, engine_approval, insert, load, request_detail,
-    set_state, store_decision,
+    ApprovalQuestion, action_hash, approval_name, engine_approval, expire_granted, granted, insert,
+    load, next_unused, plan_next_unused, request_detail, set_state, store_decision,
 };
 use super::audit_log;
 use super::task_rows::{self, engine_task};
@@ -14,10 +14,10 @@ use abbey_engine::task::{self, Event};
 use abbey_model::{Millis, Principal, Slug, TaskRef};
 use serde_json::json;
 
-/// How long an approval that was given may be used.
-const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
 /// Note of a decision that was made by timeout.
 const TIMED_OUT: &str = "no decision was made in time";
+/// Why a granted approval expires.
+const UNUSED: &str = "it was not used within 24 hours after it was approved";
 
 /// Requests an approval as the agent that holds the lease of a task: the run ends and the task waits for the decision.
 pub(crate) fn request_for_task(tx: &mut Tx<'_>, ask: ApprovalRequest) -> Result<ApprovalRow> {
@@ -164,6 +164,27 @@ pub(crate) fn apply_timeout_to_task(
     decide_for_task(tx, &row, state, &Principal::House, Some(TIMED_OUT), task)
 }
 
+/// Ends the granted approvals of tasks that were not used in time, each with an entry that says so.
+pub(crate) fn expire_unused(tx: &mut Tx<'_>) -> Result<()> {
+    if next_unused(tx.rows)?.is_none_or(|at| at > tx.now) {
+        return Ok(());
+    }
+    for row in granted(tx.rows)? {
+        let good_until = row.good_until.unwrap_or(row.expires_at);
+        let Ok(state) = approval::expire_unused(&engine_approval(&row), good_until, tx.now) else {
+            continue;
+        };
+        let ApprovalRequester::Task { task, .. } = &row.asker else {
+            continue;
+        };
+        expire_granted(tx, &row, state, UNUSED)?;
+        let detail = json!({ "task": format!("TASK-{task}"), "action": row.action, "hash": row.hash, "why": UNUSED });
+        let name = approval_name(row.number);
+        audit_log::append(tx, &Principal::House, "approval.expire", &name, detail)?;
+    }
+    plan_next_unused(tx)
+}
+
 /// Marks a granted approval as used by the agent that holds the task's lease.
 ///
 /// # Errors
@@ -186,8 +207,8 @@ pub(crate) fn consume(tx: &mut Tx<'_>, used: &ApprovalUse) -> Result<ApprovalRow
     task::step(&engine_task(&task), &alive, &who, tx.now)?;
     // Compared as it was asked for: without secrets.
     let hash = action_hash(&tx.redact(&used.action), &tx.redact_json(&used.args)?)?;
-    let decided = row.decided_at.unwrap_or(row.created_at);
-    let state = approval::consume(&engine_approval(&row), &hash, decided + VALID_FOR, tx.now)?;
+    let good_until = row.good_until.unwrap_or(row.expires_at);
+    let state = approval::consume(&engine_approval(&row), &hash, good_until, tx.now)?;
     set_state(tx, used.number, state)?;
     let detail =
         json!({ "task": format!("TASK-{}", task.number), "action": row.action, "hash": row.hash });

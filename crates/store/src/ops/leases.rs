@@ -361,6 +361,7 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         let parent = row.link.as_ref().and_then(|l| l.parent);
         (parent.is_none(), parent.map(|_| Reverse(row.number)))
     });
+    approvals::expire_unused(tx)?;
     let who = Principal::House;
     let mut changed = Vec::new();
     for row in expired {

@@ -1,6 +1,6 @@
 //! The ledger: reservations on every enclosing budget, all or none, settled exactly once.
 
-use super::{audit_log, task_rows, waits};
+use super::{audit_log, limit_overrides, task_rows, waits};
 use crate::rows::{Columns, Query, Rows, params, parse};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -60,7 +60,7 @@ pub(crate) fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<
 }
 
 /// Changes an account in this group of operations; [`write_changed_accounts`] writes it.
-fn put_account(tx: &mut Tx<'_>, account: Account) {
+pub(crate) fn put_account(tx: &mut Tx<'_>, account: Account) {
     let key = (account.scope.to_string(), account.metric.name());
     let old = tx.accounts.insert(key.clone(), Some((account, true)));
     tx.undo.push((key, old.flatten()));
@@ -102,9 +102,10 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
         params![timezone],
     )?;
     for limit in limits {
+        let in_force = limit_overrides::limit_in_force(tx, limit)?;
         let account = match account(tx, &limit.scope, limit.metric)? {
             Some(old) => Account {
-                limit: limit.limit,
+                limit: in_force,
                 warn_percent: limit.warn_percent,
                 ..old.with_window(limit.window, tx.now, &tx.zone)
             },
@@ -112,7 +113,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
                 scope: limit.scope.clone(),
                 metric: limit.metric,
                 window: limit.window,
-                limit: limit.limit,
+                limit: in_force,
                 warn_percent: limit.warn_percent,
                 spent: 0,
                 // Runs that began before the budget was counted are settled on it as well.
@@ -164,7 +165,7 @@ pub(crate) fn rename_agent_accounts(tx: &mut Tx<'_>, old: &Slug, new: &Slug) -> 
             );
         }
     }
-    Ok(())
+    limit_overrides::rename(tx, &Scope::Agent(old.clone()), &Scope::Agent(new.clone()))
 }
 
 /// Sets the budget limits of one task, over all its runs and subtasks.

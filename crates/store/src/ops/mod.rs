@@ -6,7 +6,9 @@
 pub(crate) mod approval_rows;
 pub(crate) mod approvals;
 pub(crate) mod audit_log;
+pub(crate) mod budget_changes;
 pub(crate) mod cells;
+pub(crate) mod counts;
 pub(crate) mod credentials;
 pub(crate) mod delegation;
 pub(crate) mod documents;
@@ -17,6 +19,7 @@ pub(crate) mod generations;
 pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;
+pub(crate) mod limit_overrides;
 pub(crate) mod outbox;
 pub(crate) mod provider_health;
 pub(crate) mod renames;

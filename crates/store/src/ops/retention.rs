@@ -1,6 +1,6 @@
 //! Retention: removing what has been over for long. The audit log stays.
 
-use super::{TERMINAL_STATES, audit_log};
+use super::{TERMINAL_STATES, approval_rows, audit_log};
 use crate::Result;
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
@@ -19,6 +19,8 @@ const OF_TASKS: [(&str, &str); 5] = [
 /// Deletes what ended more than `keep` ago: tasks with their runs, idempotency keys, sagas and workflow runs. Returns
 /// the number of tasks.
 pub(crate) fn remove_finished(tx: &mut Tx<'_>, keep: Millis) -> Result<u64> {
+    // Approvals that were granted before an update are planned here.
+    approval_rows::plan_next_unused(tx)?;
     let before = tx.now - keep;
     for sql in [
         "DELETE FROM idempotency WHERE at < ?1",

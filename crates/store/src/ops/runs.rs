@@ -92,7 +92,7 @@ pub(crate) fn list_costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCos
 /// Sums the model usage of the runs that started at or after `since`, by agent and model.
 pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
     rows.all(
-        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT), CAST(sum(CASE WHEN usage_source = 'unknown' THEN 1 ELSE 0 END) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(runs.input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT), CAST(sum(CASE WHEN usage_source = 'unknown' THEN 1 ELSE 0 END) AS BIGINT), CAST(coalesce(sum(spent), 0) AS BIGINT) FROM runs LEFT JOIN budgets ON scope = 'run:' || runs.id AND metric = 'tokens' WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
         params![since],
         |c| {
             Ok(ModelUsage {
@@ -105,6 +105,7 @@ pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<M
                 cost_nano_usd: c.get()?,
                 cost_unknown: c.get()?,
                 usage_unknown: c.get()?,
+                charged: c.get()?,
             })
         },
     )

@@ -1,6 +1,6 @@
 //! Rows of tasks: read by number, identifier or condition, and written after a step of the engine's state machine.
 
-use super::{TERMINAL_STATES, draining};
+use super::{TERMINAL_STATES, approval_rows, draining};
 use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -151,10 +151,11 @@ pub(crate) fn list_claimable(rows: &dyn Rows, agent: &Slug, limit: u32) -> Resul
 
 /// Earliest instant at which a lease, run time, pause, approval or due time of any task ends.
 pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
-    rows.aggregate(
+    let of_tasks = rows.aggregate(
         "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL",
         params![],
-    )
+    )?;
+    Ok(earlier_of(of_tasks, approval_rows::next_unused(rows)?))
 }
 
 /// Identifiers of the tasks above a subtask, its parent first, at most 32.
@@ -260,6 +261,9 @@ fn write_row(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
         (Some(old), Some(new)) => old.run == new.run,
         _ => false,
     };
+    if row.phase != next.phase {
+        row.route.record_wait(&row.phase, row.updated_at, tx.now);
+    }
     row.phase = next.phase;
     row.token = next.token;
     row.attempts = next.attempts;

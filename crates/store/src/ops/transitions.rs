@@ -1,7 +1,7 @@
 //! Moving a task: the engine's step is stored, with everything that a step brings along.
 
 use super::task_rows::{self, engine_task, store, task_name};
-use super::{TERMINAL_STATES, approval_rows, audit_log, ledger, outbox, runs};
+use super::{TERMINAL_STATES, approval_rows, audit_log, counts, ledger, outbox, runs};
 use crate::rows::params;
 use crate::transaction::Tx;
 use crate::{Error, Result, RunFacts, TaskRow};
@@ -100,6 +100,9 @@ pub(crate) fn store_transition(
         map.insert("state".to_owned(), json!(row.state().name()));
     }
     audit_log::append(tx, who, action, &task_name(row), detail)?;
+    if row.state().is_terminal() {
+        counts::count_end(tx, row.state())?;
+    }
     approval_rows::lapse_of_finished_task(tx, row)?;
     outbox::notify_recipient(tx, row)?;
     cancel_subtasks(tx, row)

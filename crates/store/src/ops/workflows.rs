@@ -302,7 +302,7 @@ fn fact_of_approval(row: &ApprovalRow) -> WorkOutcome {
         Answer::Approved | Answer::Used => {
             WorkOutcome::Done(json!({ "by": row.decided_by, "note": note, "text": note }))
         }
-        Answer::Denied | Answer::Revise | Answer::Lapsed => {
+        Answer::Denied | Answer::Revise | Answer::Lapsed | Answer::Expired => {
             WorkOutcome::Failed(format!("APPR-{} is {}: {note}", row.number, row.state))
         }
     }

@@ -87,4 +87,6 @@ pub struct ApprovalRow {
     pub created_at: Timestamp,
     /// Instant of the decision.
     pub decided_at: Option<Timestamp>,
+    /// First instant at which it can no longer be used; none unless it is granted and unused.
+    pub good_until: Option<Timestamp>,
 }

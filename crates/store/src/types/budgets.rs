@@ -1,7 +1,9 @@
 //! Budgets, reservations, and usage.
 
+use abbey_engine::budget::Account;
 use abbey_engine::provider_health::Observation;
-use abbey_model::{BudgetAmounts, Metric, RunId, Scope, Slug, Window};
+use abbey_model::{BudgetAmounts, Metric, RunId, Scope, Slug, Timestamp, Window};
+use serde::{Deserialize, Serialize};
 
 /// One limit of a budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,54 @@ pub struct BudgetLimit {
     pub limit: Option<u64>,
     /// Share of the limit at which a warning is due, in percent.
     pub warn_percent: u8,
+}
+
+/// A change of a budget by the operator.
+#[derive(Debug, Clone)]
+pub struct BudgetChange {
+    /// Scope of the budget.
+    pub scope: Scope,
+    /// Metric of the budget.
+    pub metric: Metric,
+    /// What changes.
+    pub kind: BudgetChangeKind,
+    /// Reason, for the audit log.
+    pub note: Option<String>,
+}
+
+/// Ways to change a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetChangeKind {
+    /// This limit, or none, until the manifest states another one.
+    Set(Option<u64>),
+    /// The limit of the manifest again.
+    FollowManifest,
+    /// This much more than the present limit, until the manifest states another one.
+    Raise(u64),
+    /// The amount spent in the present window starts again from 0.
+    Reset,
+}
+
+/// A limit that the operator set in place of the one in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitOverride {
+    /// Limit in force; none when there is no limit.
+    pub limit: Option<u64>,
+    /// Limit that the manifest stated when this one was set; another one ends this one.
+    pub manifest: Option<u64>,
+    /// Principal that set it.
+    pub by: String,
+    /// Instant at which it was set.
+    pub at: Timestamp,
+}
+
+/// A budget with what the operator changed of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedBudget {
+    /// The budget.
+    pub account: Account,
+    /// Limit that stands in place of the manifest's; none when the manifest's is in force.
+    pub changed: Option<LimitOverride>,
 }
 
 /// A reservation for one model call.
@@ -90,4 +140,6 @@ pub struct ModelUsage {
     pub cost_unknown: u64,
     /// Number of runs with a call of unknown usage, which the other numbers leave out.
     pub usage_unknown: u64,
+    /// Tokens that were charged to the budgets: what was used, and all that was reserved where usage is unknown.
+    pub charged: u64,
 }

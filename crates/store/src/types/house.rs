@@ -2,9 +2,13 @@
 
 use super::BudgetLimit;
 use abbey_engine::supervision::History;
-use abbey_model::{CredentialGrant, DesiredState, FirstFiles, Principal, SagaId, Slug, Timestamp};
+use abbey_model::{
+    CredentialGrant, DesiredState, FirstFiles, Principal, SagaId, Slug, TaskState, Timestamp,
+    WaitKind,
+};
 use allocation::Allocation;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Allocations as the store keeps them: text, so that the store does not depend on the planner.
 pub mod allocation {
@@ -171,4 +175,32 @@ pub struct NewAuditEntry {
     pub entity: String,
     /// Details; secrets are redacted.
     pub detail: Value,
+}
+
+/// Counts for metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HouseCounts {
+    /// Open tasks by state and by what they wait for.
+    pub open: Vec<OpenTasks>,
+    /// Ends of tasks since the house began, by their last state.
+    pub ended: BTreeMap<TaskState, u64>,
+    /// Approvals that wait for a decision.
+    pub approvals_pending: u64,
+    /// When the oldest of them was requested.
+    pub oldest_approval: Option<Timestamp>,
+    /// When the newest backup was written.
+    pub last_backup: Option<Timestamp>,
+}
+
+/// Open tasks of one state that wait for one kind of thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTasks {
+    /// State of the tasks.
+    pub state: TaskState,
+    /// Kind of thing that they wait for; none while they run.
+    pub wait: Option<WaitKind>,
+    /// Number of tasks.
+    pub count: u64,
+    /// When the state of the first of them began; none when there is none.
+    pub oldest: Option<Timestamp>,
 }

@@ -46,12 +46,21 @@ pub(super) fn progress_report(tasks: &[TaskRow], since: Timestamp) -> Report {
 }
 
 /// Dollars with six decimals, since one token may cost less than a cent.
-fn usd(nano: u64) -> String {
+pub(super) fn usd(nano: u64) -> String {
     format!(
         "{}.{:06}",
         nano / 1_000_000_000,
         nano % 1_000_000_000 / 1000
     )
+}
+
+/// Cost as far as it is known: a lower bound, or `?`, where the price of a call is unknown.
+fn known_cost(usage: &ModelUsage) -> String {
+    match (usage.cost_unknown, usage.cost_nano_usd) {
+        (0, cost) => usd(cost),
+        (_, 0) => "?".to_owned(),
+        (_, cost) => format!("≥ {}", usd(cost)),
+    }
 }
 
 /// The report `tokens`: model usage and cost by agent and model.
@@ -70,7 +79,8 @@ pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
             .with("input", u.input)
             .with("output", u.output)
             .with("cached", u.cached)
-            .with("cost", usd(u.cost_nano_usd))
+            .with("charged", u.charged)
+            .with("cost", known_cost(u))
     };
     let mut sum = ModelUsage::default();
     for row in usage {
@@ -85,6 +95,7 @@ pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
         sum.cost_nano_usd += row.cost_nano_usd;
         sum.cost_unknown += row.cost_unknown;
         sum.usage_unknown += row.usage_unknown;
+        sum.charged += row.charged;
     }
     match usage.is_empty() {
         true => report.observe(Text::new("tokens-all"), Text::new("tokens-none")),

@@ -1,11 +1,12 @@
 //! Reports of the current state: agents and tasks, disks, budgets, permissions.
 
+use super::day::usd;
 use super::report::{Report, plain_number};
 use abbey_api::FindingKind;
 use abbey_api::{FleetDoc, ServiceView};
 use abbey_engine::budget::Account;
 use abbey_model::Presence;
-use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
+use abbey_model::{BudgetState, CellKind, Egress, Metric, Millis, Scope, TaskState, Tool};
 use abbey_plan::{AgentBudget, House};
 use abbey_store::{TaskRow, WorkflowRow};
 use abbey_words::Text;
@@ -112,6 +113,17 @@ pub(super) fn disk_report(disks: &[Value]) -> Report {
     report
 }
 
+/// An amount in a unit that people use.
+fn budget_amount(metric: Metric, amount: u64) -> String {
+    match metric {
+        Metric::NanoUsd => usd(amount),
+        Metric::Seconds => {
+            Millis::from_secs(i64::try_from(amount).unwrap_or(i64::MAX / 1000)).human()
+        }
+        Metric::Tokens | Metric::Runs => amount.to_string(),
+    }
+}
+
 /// The report `budget`: spent and reserved amounts of the house and its agents against their
 /// limits.
 pub(super) fn budget_report(accounts: &[Account]) -> Report {
@@ -121,14 +133,19 @@ pub(super) fn budget_report(accounts: &[Account]) -> Report {
         .filter(|a| matches!(a.scope, Scope::House | Scope::Agent(_)))
         .filter(|a| a.limit.is_some() || a.spent > 0 || a.reserved > 0);
     for account in lasting {
-        let name = format!("{} {}", account.scope, account.metric.name());
+        let metric = match account.metric {
+            Metric::NanoUsd => "USD",
+            metric => metric.name(),
+        };
+        let name = format!("{} {metric}", account.scope);
+        let amount = |amount| budget_amount(account.metric, amount);
         let limit = account
             .limit
-            .map_or_else(|| Text::new("no-limit"), plain_number);
+            .map_or_else(|| Text::new("no-limit"), |limit| Text::plain(amount(limit)));
         let used = Text::new("budget-use")
-            .with("spent", account.spent)
+            .with("spent", amount(account.spent))
             .with("limit", limit)
-            .with("held", account.reserved);
+            .with("held", amount(account.reserved));
         report.observe(Text::plain(&name), used);
         match account.state() {
             BudgetState::Ok | BudgetState::Unlimited => {}

@@ -16,6 +16,7 @@ cases! {
     approvals_are_listed_by_task_and_state checks approvals;
     a_cancelled_task_asks_nothing_any_more checks cancel_task approval;
     a_decision_is_made_once checks decide_approval;
+    an_approval_that_is_not_used_in_time_expires checks next_deadline expire_deadlines approval use_approval;
     numbers_of_approvals_are_never_reused checks ask_approval remove_old_records approval;
 }
 
@@ -176,4 +177,39 @@ fn numbers_of_approvals_are_never_reused(bench: &mut Bench) {
     assert_eq!(bench.store().remove_old_records(Millis(1)).done(), 1);
     assert!(bench.store().approval(1).wait().is_err());
     assert_eq!(asked(bench).1.number, 2);
+}
+
+fn an_approval_that_is_not_used_in_time_expires(bench: &mut Bench) {
+    const DAY: i64 = 24 * 3_600_000;
+    let (task, _) = asked(bench);
+    let (row, _) = decide(bench, 1, Verdict::Approve).unwrap();
+    let until = bench.store().now() + Millis(DAY);
+    assert_eq!(row.good_until, Some(until));
+    let intake = crate::support::intake(&["agent-a"]);
+    bench.store().admit_task(task, intake).done();
+    bench.clock.advance(DAY - 1);
+    bench.store().expire_deadlines().done();
+    assert_eq!(bench.store().approval(1).done().state, State::Approved);
+    assert_eq!(bench.store().next_deadline().done(), Some(until));
+    bench.reopen();
+    bench.clock.advance(1);
+    bench.store().expire_deadlines().done();
+    let row = bench.store().approval(1).done();
+    assert_eq!((row.state, row.good_until), (State::Expired, None));
+    let note = "after lunch; it was not used within 24 hours after it was approved";
+    assert_eq!(row.note.as_deref(), Some(note));
+    assert_eq!(bench.store().next_deadline().done(), None);
+    let entries = bench.store().audit_entries(0, 1000).done();
+    assert!(
+        entries
+            .iter()
+            .any(|e| e.action == "approval.expire" && e.entity == "APPR-1")
+    );
+    let token = bench.claim(&task, "agent-a").unwrap().lease.token;
+    let late = use_it(bench, 1, token, json!({ "host": "db" }));
+    assert!(
+        late.unwrap_err()
+            .to_string()
+            .contains("was not used in time")
+    );
 }

@@ -13,6 +13,9 @@ cases! {
     a_released_call_costs_nothing checks settle_call;
     usage_is_summed_by_agent_and_model checks usage_since settle_call;
     an_unknown_time_zone_is_refused checks set_budgets;
+    a_changed_limit_stays_until_the_manifest_states_another checks change_budget limit_overrides set_budgets;
+    changes_that_change_nothing_are_refused checks change_budget;
+    tokens_of_usage_are_those_of_the_ledger checks usage_since;
 }
 
 fn set_limits(bench: &Bench, tokens: u64, timezone: &str) {
@@ -172,4 +175,95 @@ fn an_unknown_time_zone_is_refused(bench: &mut Bench) {
         .wait();
     assert!(matches!(refused, Err(Error::TimeZone(_))));
     assert!(bench.store().budgets().done().is_empty(), "nothing was set");
+}
+
+fn change(bench: &Bench, metric: Metric, kind: BudgetChangeKind) -> Result<ChangedBudget> {
+    let change = BudgetChange {
+        scope: Scope::House,
+        metric,
+        kind,
+        note: Some("release week".into()),
+    };
+    let store = bench.store();
+    store.change_budget(change, Principal::Operator).wait()
+}
+
+fn a_changed_limit_stays_until_the_manifest_states_another(bench: &mut Bench) {
+    let limit = |bench: &Bench| bench.account("house", Metric::Tokens).limit;
+    set_limits(bench, 1000, "UTC");
+    change(bench, Metric::Tokens, BudgetChangeKind::Raise(500)).unwrap();
+    assert_eq!(limit(bench), Some(1500));
+    // The same manifest again, and a restart.
+    set_limits(bench, 1000, "UTC");
+    bench.reopen();
+    assert_eq!(limit(bench), Some(1500));
+    let changed = bench.store().limit_overrides().done();
+    let (name, limits) = changed.first_key_value().unwrap();
+    assert_eq!(name, &("house".to_owned(), Metric::Tokens));
+    assert_eq!((limits.limit, limits.manifest), (Some(1500), Some(1000)));
+    assert_eq!(limits.by, "operator");
+    set_limits(bench, 2000, "UTC");
+    assert_eq!(limit(bench), Some(2000));
+    assert!(bench.store().limit_overrides().done().is_empty());
+    change(bench, Metric::Tokens, BudgetChangeKind::Set(None)).unwrap();
+    assert_eq!(limit(bench), None);
+    change(bench, Metric::Tokens, BudgetChangeKind::FollowManifest).unwrap();
+    assert_eq!(limit(bench), Some(2000));
+    assert!(bench.store().limit_overrides().done().is_empty());
+    let entries = bench.store().audit_entries(0, 1000).done();
+    let seen: Vec<(&str, &str)> = entries
+        .iter()
+        .filter(|e| e.action.starts_with("budget.") && e.entity == "house")
+        .map(|e| (e.action.as_str(), e.actor.as_str()))
+        .collect();
+    let expected = [
+        ("budget.raise", "operator"),
+        ("budget.set", "house"),
+        ("budget.set", "operator"),
+        ("budget.set", "operator"),
+    ];
+    assert_eq!(seen, expected);
+}
+
+fn changes_that_change_nothing_are_refused(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    for (kind, why) in [
+        (BudgetChangeKind::Set(Some(0)), "would stop its work"),
+        (BudgetChangeKind::Set(Some(1000)), "has this limit already"),
+        (BudgetChangeKind::Raise(0), "can't be raised by 0"),
+        (BudgetChangeKind::Reset, "nothing is spent yet"),
+        (BudgetChangeKind::FollowManifest, "of the manifest already"),
+    ] {
+        let refusal = change(bench, Metric::Tokens, kind).unwrap_err().to_string();
+        assert!(refusal.contains(why), "{refusal}");
+        assert!(refusal.contains("token budget of the house"), "{refusal}");
+    }
+    let missing = change(bench, Metric::Seconds, BudgetChangeKind::Raise(1));
+    assert!(matches!(missing, Err(Error::NotFound { .. })));
+    let (_, claimed) = bench.claimed("agent-a");
+    let id = bench.reserve("agent-a", claimed.run, 400).unwrap();
+    bench.store().settle_call(id, known(100, 200, "m")).done();
+    change(bench, Metric::Tokens, BudgetChangeKind::Reset).unwrap();
+    let account = bench.account("house", Metric::Tokens);
+    assert_eq!((account.spent, account.limit), (0, Some(1000)));
+}
+
+fn tokens_of_usage_are_those_of_the_ledger(bench: &mut Bench) {
+    set_limits(bench, 10_000, "UTC");
+    for (agent, used) in [
+        ("agent-a", known(100, 50, "m")),
+        ("agent-b", CallUsage::Unknown { model: None }),
+        ("agent-b", known(10, 5, "m")),
+    ] {
+        let (_, claimed) = bench.claimed(agent);
+        let id = bench.reserve(agent, claimed.run, 400).unwrap();
+        bench.store().settle_call(id, used).done();
+    }
+    let usage = bench.store().usage_since(Timestamp(0)).done();
+    let of = |agent: &str| -> u64 {
+        let own = usage.iter().filter(|u| u.agent == agent);
+        own.map(|u| u.charged).sum()
+    };
+    assert_eq!((of("agent-a"), of("agent-b")), (150, 415));
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 565);
 }

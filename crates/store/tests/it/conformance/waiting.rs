@@ -11,6 +11,9 @@ use abbey_store::*;
 cases! {
     a_refused_call_parks_its_task_until_the_reset checks record_run_wait fail admit_task expire_deadlines next_deadline;
     a_raised_limit_ends_the_wait_and_a_small_raise_does_not checks set_budgets admit_task;
+    a_raise_by_the_operator_wakes_what_waits_for_it checks change_budget expire_deadlines;
+    a_task_keeps_what_it_waited_for checks admit_task claim;
+    open_tasks_are_counted_by_what_they_wait_for checks counts record_backup;
     what_one_agent_is_short_of_is_no_reason_for_another checks edit_task;
     what_can_never_fit_is_no_wait checks reserve_call fail;
     a_settled_call_makes_room_for_those_that_wait checks settle_call expire_deadlines;
@@ -378,4 +381,73 @@ fn a_changed_time_zone_forgets_no_spending(bench: &mut Bench) {
     assert!(left <= Millis::from_secs(86_400));
     bench.clock.advance(left.0);
     assert_eq!(bench.account("house", Metric::Tokens).spent, 0);
+}
+
+fn raise_agent(bench: &Bench, tokens: u64) {
+    let change = BudgetChange {
+        scope: Scope::Agent(slug("agent-a")),
+        metric: Metric::Tokens,
+        kind: BudgetChangeKind::Raise(tokens),
+        note: None,
+    };
+    let store = bench.store();
+    store.change_budget(change, Principal::Operator).done();
+}
+
+fn a_raise_by_the_operator_wakes_what_waits_for_it(bench: &mut Bench) {
+    let task = short_of_tokens(bench);
+    assert!(bench.store().expire_deadlines().done().is_empty());
+    raise_agent(bench, 500);
+    let due = bench.store().expire_deadlines().done();
+    assert_eq!(due.len(), 1, "it is due at once");
+    let admitted = readmit(bench, &task, "agent-a");
+    assert!(matches!(admitted.phase, Phase::Ready { .. }));
+}
+
+fn a_task_keeps_what_it_waited_for(bench: &mut Bench) {
+    let task = short_of_tokens(bench);
+    let since = bench.store().now();
+    bench.clock.advance(5000);
+    raise_agent(bench, 500);
+    bench.clock.advance(1000);
+    readmit(bench, &task, "agent-a");
+    bench.claim(&task, "agent-a").expect("claimed");
+    let waits = bench.task(&task).route.waits;
+    let wait = PastWait {
+        kind: WaitKind::Budget,
+        name: "agent:agent-a".into(),
+        since,
+        ended: since + Millis(6000),
+    };
+    assert_eq!(waits, [wait]);
+}
+
+fn open_tasks_are_counted_by_what_they_wait_for(bench: &mut Bench) {
+    let empty = bench.store().counts().done();
+    assert_eq!((empty.approvals_pending, empty.last_backup), (0, None));
+    short_of_tokens(bench);
+    let parked = bench.store().now();
+    bench.clock.advance(1000);
+    let (task, claimed) = bench.claimed("agent-b");
+    let token = claimed.lease.token.0;
+    bench.complete(&task, "agent-b", token).expect("done");
+    bench.claimed("agent-b");
+    bench.add("agent-b", None);
+    bench.store().record_backup().done();
+    let counts = bench.store().counts().done();
+    let open: Vec<_> = counts
+        .open
+        .iter()
+        .filter(|o| o.count > 0)
+        .map(|o| (o.state, o.wait, o.count))
+        .collect();
+    let expected = [
+        (TaskState::Parked, Some(WaitKind::Budget), 1),
+        (TaskState::Ready, Some(WaitKind::Claim), 1),
+        (TaskState::Running, None, 1),
+    ];
+    assert_eq!(open, expected);
+    assert_eq!(counts.open[0].oldest, Some(parked));
+    assert_eq!(counts.ended[&TaskState::Done], 1);
+    assert_eq!(counts.last_backup, Some(bench.store().now()));
 }

@@ -1,0 +1,115 @@
+//! Routes of the operator API about budgets.
+
+use crate::api_server::access::Caller;
+use crate::api_server::state::ApiState;
+use crate::api_server::web::{Doc, Json, Query, paginate};
+use crate::core::error::Result;
+use crate::insight::ledger_views;
+use abbey_api::{
+    BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION,
+};
+use abbey_model::{FaultKind, Scope, Slug, TaskRef};
+use abbey_store::{BudgetChange, BudgetChangeKind};
+use axum::extract::State;
+use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+type Shared = State<Arc<ApiState>>;
+
+/// Longest reason, bytes.
+const NOTE_MAX: usize = 2000;
+
+/// Routes that need the operator's credential.
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new().routes(routes!(budgets, change_budget))
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/budgets", operation_id = "budgets_list", tag = "budgets",
+    summary = "A page of budgets, by scope",
+    params(BudgetsQuery),
+    responses((status = 200, body = BudgetDoc)),
+)]
+async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Result<Doc<BudgetDoc>> {
+    let accounts = api.core.store.budgets().await?;
+    let changed = api.core.store.limit_overrides().await?;
+    let current = api.core.plan.current();
+    let is_agent = |slug: &Slug| {
+        current
+            .as_ref()
+            .is_none_or(|c| c.house.agents.contains_key(slug))
+    };
+    let scopes = ledger_views::budget_views(&accounts, &changed, is_agent);
+    let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
+    let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
+    Ok(Doc(BudgetDoc {
+        version: VERSION,
+        scopes,
+        cursor,
+    }))
+}
+
+fn invalid(text: impl Into<String>) -> crate::core::error::Error {
+    Problem::new(FaultKind::Invalid, text.into()).into()
+}
+
+/// Scope that a caller names: `house`, `agent:NAME`, `TASK-7`.
+async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
+    if let Some(number) = text.strip_prefix("TASK-") {
+        let Ok(number) = number.parse() else {
+            return Err(invalid(format!(
+                "`{text}` is not a task; write it like TASK-7"
+            )));
+        };
+        let task = api.core.store.task(TaskRef::Number(number)).await?;
+        return Ok(Scope::Task(task.id));
+    }
+    match text.parse() {
+        Ok(scope @ (Scope::House | Scope::Agent(_))) => Ok(scope),
+        Ok(Scope::Task(_) | Scope::Run(_)) | Err(_) => Err(invalid(format!(
+            "`{text}` is not a budget that can be changed; use house, agent:NAME or TASK-N"
+        ))),
+    }
+}
+
+/// What a request changes.
+fn kind_of(body: &ChangeBudget) -> Result<BudgetChangeKind> {
+    match (body.action, body.amount) {
+        (BudgetAction::Set, limit) => Ok(BudgetChangeKind::Set(limit)),
+        (BudgetAction::Raise, Some(more)) => Ok(BudgetChangeKind::Raise(more)),
+        (BudgetAction::Raise, None) => Err(invalid("`amount` is missing: by how much to raise")),
+        (BudgetAction::Manifest, None) => Ok(BudgetChangeKind::FollowManifest),
+        (BudgetAction::Reset, None) => Ok(BudgetChangeKind::Reset),
+        (BudgetAction::Manifest | BudgetAction::Reset, Some(_)) => Err(invalid(format!(
+            "`amount` says nothing about `{}`; leave it out",
+            body.action
+        ))),
+    }
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/budgets", operation_id = "budgets_change", tag = "budgets",
+    summary = "Changes a budget in place of the manifest, and wakes the tasks that wait for it",
+    responses((status = 200, body = BudgetScope)),
+)]
+async fn change_budget(
+    State(api): Shared,
+    Caller(by): Caller,
+    Json(body): Json<ChangeBudget>,
+) -> Result<Doc<BudgetScope>> {
+    if body.note.as_ref().is_some_and(|n| n.len() > NOTE_MAX) {
+        return Err(invalid(format!(
+            "`note` must have at most {NOTE_MAX} bytes"
+        )));
+    }
+    let change = BudgetChange {
+        scope: find_scope(&api, &body.scope).await?,
+        metric: body.metric,
+        kind: kind_of(&body)?,
+        note: body.note,
+    };
+    let changed = api.core.store.change_budget(change, by).await?;
+    let (account, limit) = (&changed.account, changed.changed.as_ref());
+    Ok(Doc(ledger_views::budget_view(account, false, limit)))
+}

@@ -1,0 +1,115 @@
+//! Changes of budgets by the operator, in place of the manifest: other limits, and spending that starts again.
+
+use super::limit_overrides::{read, remove, write};
+use super::{audit_log, ledger, waits};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{BudgetChange, BudgetChangeKind, ChangedBudget, Error, LimitOverride, Result};
+use abbey_engine::budget::Account;
+use abbey_model::{Metric, Principal, Scope, WaitKind, Window};
+use serde_json::json;
+
+/// Budgets of a metric as messages name them.
+const fn budget_of(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Tokens => "token budget",
+        Metric::NanoUsd => "money budget",
+        Metric::Runs => "run budget",
+        Metric::Seconds => "time budget",
+    }
+}
+
+/// A budget as messages name it.
+fn budget_name(scope: &Scope, metric: Metric) -> String {
+    let scope = match scope {
+        Scope::House => "the house".to_owned(),
+        Scope::Agent(slug) => format!("agent {slug}"),
+        Scope::Task(id) => format!("task {id}"),
+        Scope::Run(id) => format!("run {id}"),
+    };
+    format!("{} of {scope}", budget_of(metric))
+}
+
+fn refuse<T>(why: String) -> Result<T> {
+    Err(Error::BudgetChange(why))
+}
+
+/// Changes a budget, logs who did it and why, and makes the tasks due that wait for it.
+///
+/// # Errors
+/// [`Error::NotFound`] for a budget that the house does not have, [`Error::BudgetChange`] for a change that changes
+/// nothing or makes no sense.
+pub(crate) fn change(
+    tx: &mut Tx<'_>,
+    change: &BudgetChange,
+    who: &Principal,
+) -> Result<ChangedBudget> {
+    let (scope, metric) = (&change.scope, change.metric);
+    let name = budget_name(scope, metric);
+    let Some(before) = ledger::account(tx, scope, metric)? else {
+        return Err(Error::NotFound {
+            what: budget_of(metric),
+            name: scope.to_string(),
+        });
+    };
+    let replaced = read(tx.rows, scope, metric)?;
+    let manifest = replaced.as_ref().map_or(before.limit, |r| r.manifest);
+    let (action, limit) = match change.kind {
+        BudgetChangeKind::Set(Some(0)) => {
+            return refuse(format!(
+                "a limit of 0 for the {name} would stop its work for good; stop the agents instead"
+            ));
+        }
+        BudgetChangeKind::Set(limit) => ("budget.set", limit),
+        BudgetChangeKind::FollowManifest if replaced.is_none() => {
+            return refuse(format!("the {name} has the limit of the manifest already"));
+        }
+        BudgetChangeKind::FollowManifest => ("budget.set", manifest),
+        BudgetChangeKind::Raise(0) => return refuse(format!("the {name} can't be raised by 0")),
+        BudgetChangeKind::Raise(more) => match before.limit {
+            None => return refuse(format!("the {name} has no limit that could be raised")),
+            Some(limit) => ("budget.raise", Some(limit.saturating_add(more))),
+        },
+        BudgetChangeKind::Reset if before.spent == 0 => {
+            return refuse(format!("nothing is spent yet of the {name}"));
+        }
+        BudgetChangeKind::Reset => ("budget.reset", before.limit),
+    };
+    let is_reset = change.kind == BudgetChangeKind::Reset;
+    if !is_reset && limit == before.limit && change.kind != BudgetChangeKind::FollowManifest {
+        return refuse(format!("the {name} has this limit already"));
+    }
+    let account = Account {
+        limit,
+        spent: if is_reset { 0 } else { before.spent },
+        ..before.clone()
+    };
+    // A budget that is not for a day belongs to a task, about which no manifest states anything.
+    let is_stated = account.window == Window::Day;
+    let changed = match is_stated && limit != manifest {
+        false => None,
+        true if is_reset => replaced.clone(),
+        true => Some(LimitOverride {
+            limit,
+            manifest,
+            by: who.to_string(),
+            at: tx.now,
+        }),
+    };
+    match &changed {
+        Some(limit) => write(tx, scope, metric, limit)?,
+        None => remove(tx, scope, metric)?,
+    }
+    ledger::put_account(tx, account.clone());
+    let note = change.note.as_ref().map(|n| tx.redact(n));
+    let detail = match is_reset {
+        true => json!({ "metric": metric, "spent": before.spent, "limit": limit, "note": note }),
+        false => {
+            json!({ "metric": metric, "before": before.limit, "limit": limit, "spent": account.spent, "note": note })
+        }
+    };
+    audit_log::append(tx, who, action, &scope.to_string(), detail)?;
+    waits::end(tx, WaitKind::Budget, &scope.to_string())?;
+    tx.publish(Topic::Budgets);
+    Ok(ChangedBudget { account, changed })
+}
