@@ -31,7 +31,7 @@ const NEEDS: &[(&str, &str)] = &[
 /// Tests that need the release build, and an image of their own; nextest's default profile leaves them out.
 const EMULATED_HOSTS: &str = "emulated_hosts::";
 /// Tests that run for hours in `--long`, and what makes them long.
-const LONG: [(&str, &str, &str); 4] = [
+const LONG: [(&str, &str, &str); 5] = [
     (
         "kill -9 at 10,000 random moments",
         "ABBEY_KILL_POINTS=10000",
@@ -46,6 +46,11 @@ const LONG: [(&str, &str, &str); 4] = [
         "50 random walks over manifests",
         "ABBEY_WALKS=50",
         "test(/convergence::any_manifest/)",
+    ),
+    (
+        "1,000 simulated weeks",
+        "ABBEY_SIMULATED_WEEKS=1000",
+        "test(/weeks_of_everything_going_wrong/)",
     ),
     (
         "an hour of malformed calls to hostd",
@@ -265,6 +270,20 @@ fn stories() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Simulates weeks of a house; see `abbey_testkit::simulate`.
+pub(crate) fn simulate(args: &[&str]) -> Result<(), String> {
+    let program = [
+        "run",
+        "--quiet",
+        "-p",
+        "abbey-testkit",
+        "--bin",
+        "abbey-simulate",
+        "--",
+    ];
+    run_step("simulate", "cargo", &[&program, args].concat())
 }
 
 /// Runs all tests with snapshot updates enabled, so that every snapshot file is written again.

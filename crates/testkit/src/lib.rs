@@ -14,4 +14,5 @@ pub mod http;
 pub mod model;
 pub mod outside;
 pub mod scripted;
+pub mod simulate;
 pub mod terminal;
