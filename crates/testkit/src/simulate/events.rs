@@ -18,7 +18,7 @@ const HOUR: i64 = 60 * MINUTE;
 impl World {
     /// Draws the next event, lets it happen, and draws when another one does.
     pub(super) fn perform_event(&mut self) {
-        self.next_event = self.elapsed + self.random.between(MINUTE, 50 * MINUTE);
+        self.next_event = self.elapsed + self.random.between(MINUTE, 150 * MINUTE);
         let draw = self.random.next() % 100;
         if self.life.is_none() {
             // Nobody reaches the house; only the clocks go on.
@@ -44,7 +44,7 @@ impl World {
     }
 
     fn add_tasks(&mut self) {
-        let count = 1 + self.random.next() % 9;
+        let count = 1 + self.random.next() % 4;
         for _ in 0..count {
             self.add_task();
         }
@@ -54,11 +54,7 @@ impl World {
         self.names_drawn += 1;
         let text = format!("zqa zqb zqc {}", self.names_drawn);
         let names = self.household.names();
-        let to = self
-            .random
-            .pick(&names)
-            .cloned()
-            .filter(|_| self.random.happens(85));
+        let to = self.random.pick(&names).cloned();
         let key = format!("task {}", self.names_drawn);
         let body = json!({ "text": text, "to": to });
         if self.random.happens(3) {
@@ -97,6 +93,7 @@ impl World {
         };
         self.log(&format!("the provider is {behaviour:?}"));
         self.provider.behave(behaviour);
+        self.provider_until = self.elapsed + self.random.between(5 * MINUTE, 60 * MINUTE);
     }
 
     fn kill_somehow(&mut self) {

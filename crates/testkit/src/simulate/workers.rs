@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Time between two steps of a run, milliseconds: several fit into a lease.
 const STEP: i64 = 8_000;
+/// Pause of a worker whose claim was refused, milliseconds.
+const REFUSED: i64 = 10_000;
 
 /// How a worker ends its run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,13 @@ pub(super) struct Job {
 impl World {
     /// Instant of the next step of any worker.
     pub(super) fn next_step_of_jobs(&self) -> i64 {
-        self.jobs
+        let jobs = self.jobs.values().map(|j| j.next_at);
+        let pauses = self
+            .pauses
             .values()
-            .map(|j| j.next_at)
-            .min()
-            .unwrap_or(i64::MAX)
+            .copied()
+            .filter(|at| *at > self.elapsed);
+        jobs.chain(pauses).min().unwrap_or(i64::MAX)
     }
 
     /// Every worker whose time has come makes a step, and every idle one takes an offer. Returns whether any did.
@@ -62,6 +66,7 @@ impl World {
                         self.jobs.insert(name, job);
                     }
                 }
+                None if self.pauses.get(&name).is_some_and(|at| *at > self.elapsed) => {}
                 None => worked |= self.take_offer(&name),
             }
         }
@@ -113,8 +118,9 @@ impl World {
         let number: u64 = number.unwrap_or(0);
         self.log(&format!("{name} claims TASK-{number}: {status}"));
         if status != 200 {
-            // It was taken, or it can't begin: another look shows what there is now.
-            return true;
+            // It was taken, or it can't begin: another look after a pause shows what there is then.
+            self.pauses.insert(name.to_owned(), self.elapsed + REFUSED);
+            return false;
         }
         let draw = self.random.next() % 100;
         let end = match draw {
@@ -225,6 +231,9 @@ impl World {
             Some(body.to_string().into_bytes()),
         );
         let mut call = life.house.call_agent_api(request);
+        if self.elapsed >= self.provider_until {
+            self.provider.behave(Behaviour::Good);
+        }
         let before = self.provider.behaviour();
         if self.kill_next_call {
             self.provider.behave(Behaviour::Silent);

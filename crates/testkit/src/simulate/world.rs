@@ -25,6 +25,8 @@ const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 /// Longest time in which the control plane makes no pass while nothing is due.
 const PASS_INTERVAL_MAX: i64 = 15 * MINUTE;
+/// Shortest time between two passes, milliseconds: what comes late by it comes in time.
+const PASS_INTERVAL_MIN: i64 = 1000;
 /// Passes that only look whether the clock was set are this far apart or more, and need not be made each time.
 const IDLE_PASS: Duration = Duration::from_secs(20);
 /// Lines of the trace that a report keeps.
@@ -53,6 +55,10 @@ pub(super) struct World {
     /// Whether everything comes back and no event happens any more.
     pub(super) draining: bool,
     pub(super) jobs: BTreeMap<String, Job>,
+    /// When the provider works well again.
+    pub(super) provider_until: i64,
+    /// Until when workers whose claim was refused pause.
+    pub(super) pauses: BTreeMap<String, i64>,
     pub(super) kill_next_call: bool,
     pub(super) known: BTreeMap<u64, Known>,
     pub(super) names_drawn: u64,
@@ -135,6 +141,8 @@ impl World {
             next_event: 10 * MINUTE,
             draining: false,
             jobs: BTreeMap::new(),
+            provider_until: i64::MAX,
+            pauses: BTreeMap::new(),
             kill_next_call: false,
             known: BTreeMap::new(),
             names_drawn: 0,
@@ -378,7 +386,7 @@ impl World {
     fn until_wake(&self, pause: Duration) -> i64 {
         let pause_ms = i64::try_from(pause.as_millis()).unwrap_or(PASS_INTERVAL_MAX);
         if pause < IDLE_PASS {
-            return pause_ms.max(10);
+            return pause_ms.max(PASS_INTERVAL_MIN);
         }
         let Some((tokio, store)) = self.store() else {
             return PASS_INTERVAL_MAX;
