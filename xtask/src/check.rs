@@ -31,7 +31,7 @@ const NEEDS: &[(&str, &str)] = &[
 /// Tests that need the release build, and an image of their own; nextest's default profile leaves them out.
 const EMULATED_HOSTS: &str = "emulated_hosts::";
 /// Tests that run for hours in `--long`, and what makes them long.
-const LONG: [(&str, &str, &str); 5] = [
+const LONG: [(&str, &str, &str); 4] = [
     (
         "kill -9 at 10,000 random moments",
         "ABBEY_KILL_POINTS=10000",
@@ -46,11 +46,6 @@ const LONG: [(&str, &str, &str); 5] = [
         "50 random walks over manifests",
         "ABBEY_WALKS=50",
         "test(/convergence::any_manifest/)",
-    ),
-    (
-        "1,000 simulated weeks",
-        "ABBEY_SIMULATED_WEEKS=1000",
-        "test(/weeks_of_everything_going_wrong/)",
     ),
     (
         "an hour of malformed calls to hostd",

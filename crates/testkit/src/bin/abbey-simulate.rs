@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             fault: arguments.fault,
         };
         let simulated = match arguments.night {
-            true => simulate_night(seed),
+            true => simulate_night(seed, arguments.fault),
             false => simulate(options),
         };
         let report: Report = match simulated {

@@ -1,9 +1,9 @@
 //! A night: more work than the budget of a day allows, a provider that is down, and a control plane that is killed twice.
 
 use super::household::Household;
+use super::options::{Fault, Options, Report};
 use super::provider::Behaviour;
 use super::world::World;
-use super::{Options, Report};
 use abbey_model::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const TASKS: u64 = 40;
 ///
 /// # Errors
 /// When the simulation itself cannot go on.
-pub fn simulate_night(seed: u64) -> Result<Report, String> {
+pub fn simulate_night(seed: u64, fault: Option<Fault>) -> Result<Report, String> {
     let household = Household {
         agents: BTreeMap::from([("ada".to_owned(), Default::default())]),
         runs: Some(25),
@@ -31,7 +31,7 @@ pub fn simulate_night(seed: u64) -> Result<Report, String> {
     let options = Options {
         seed,
         days: 1,
-        fault: None,
+        fault,
     };
     let mut world = World::with_household(options, START, household)?;
     world.draining = true;
@@ -47,6 +47,9 @@ pub fn simulate_night(seed: u64) -> Result<Report, String> {
     world.run_until(20 * MINUTE);
     world.provider.behave(Behaviour::Good);
     world.run_until(40 * MINUTE);
+    // Work that waits for midnight must not begin before it.
+    world.run_until(59 * MINUTE + 10_000);
+    world.run_until(59 * MINUTE + 50_000);
     world.kill_next_call = true;
     world.run_until(61 * MINUTE);
     if world.kill_next_call {

@@ -4,10 +4,10 @@ use super::clock::TurnedClock;
 use super::host::{CapableHostd, Life, LossyMeter, memory, parse, request};
 use super::household::{AgentPart, Household, NAMES, ZONES};
 use super::invariants::Known;
+use super::options::{Fault, Options, Report};
 use super::provider::Provider;
 use super::random::{Random, SeededEntropy};
 use super::workers::Job;
-use super::{Fault, Options, Report};
 use crate::fake::FakeBackend;
 use abbey_cells::hostd::InProcessHostd;
 use abbey_daemon::{SimulatedHouse, SimulatedParts, unprivileged_config};
@@ -23,6 +23,8 @@ use std::time::Duration;
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
+/// From when on wake-ups are missing, if that fault is planted.
+const FAULT_AT: i64 = 12 * MINUTE;
 /// Longest time in which the control plane makes no pass while nothing is due.
 const PASS_INTERVAL_MAX: i64 = 15 * MINUTE;
 /// Shortest time between two passes, milliseconds: what comes late by it comes in time.
@@ -167,6 +169,8 @@ impl World {
         };
         world.start();
         world.apply();
+        // No run has begun yet, so the first day counts as well.
+        world.day_counts_from = Timestamp(0);
         Ok(world)
     }
 
@@ -345,7 +349,7 @@ impl World {
             self.start();
         }
         if self.options.fault == Some(Fault::MissingWakeup)
-            && self.elapsed > DAY
+            && self.elapsed > FAULT_AT
             && let Some(life) = &mut self.life
         {
             life.house.lose_deadlines();
