@@ -39,6 +39,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Longest answer of a request, bytes.
 const ANSWER_MAX: usize = 64 << 20;
 
+/// Puts a meter of its own in front of the ledger's.
+pub type WrapMeter = Box<dyn FnOnce(Arc<dyn Meter>) -> Arc<dyn Meter> + Send>;
+
 /// What surrounds the control plane.
 pub struct SimulatedParts {
     /// Clock of the store.
@@ -50,7 +53,7 @@ pub struct SimulatedParts {
     /// Randomness of the store.
     pub entropy: Arc<dyn Entropy>,
     /// Puts something between the model gateway and the ledger.
-    pub meter: Box<dyn FnOnce(Arc<dyn Meter>) -> Arc<dyn Meter> + Send>,
+    pub meter: WrapMeter,
 }
 
 /// Passes of duties that are simulated, in their order.
