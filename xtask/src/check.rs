@@ -268,6 +268,20 @@ fn stories() -> Result<(), String> {
     Ok(())
 }
 
+/// Simulates weeks of a house; see `abbey_testkit::simulate`.
+pub(crate) fn simulate(args: &[&str]) -> Result<(), String> {
+    let program = [
+        "run",
+        "--quiet",
+        "-p",
+        "abbey-testkit",
+        "--bin",
+        "abbey-simulate",
+        "--",
+    ];
+    run_step("simulate", "cargo", &[&program, args].concat())
+}
+
 /// Runs all tests with snapshot updates enabled, so that every snapshot file is written again.
 pub(crate) fn bless() -> Result<(), String> {
     println!("read `git diff` before you commit what this changes");

@@ -1,4 +1,4 @@
-//! Tasks of the repository: `check`, `tidy`, `graph`, `quickstart`, `image`, `bless`.
+//! Tasks of the repository: `check`, `tidy`, `graph`, `quickstart`, `image`, `bless`, `simulate`.
 //!
 //! `./check` and `./quickstart` are thin wrappers over this; no step needs a host other than the
 //! package registries.
@@ -28,8 +28,9 @@ fn main() -> ExitCode {
         Some("quickstart") => quickstart::quickstart(),
         Some("image") => image::build_images(true),
         Some("bless") => check::bless(),
+        Some("simulate") => check::simulate(&rest),
         _ => Err(
-            "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless"
+            "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless | simulate [--seed N] [--seeds COUNT] [--days N]"
                 .to_owned(),
         ),
     };

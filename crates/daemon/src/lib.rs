@@ -19,6 +19,9 @@ mod work;
 pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, doctor_offline, plan_offline, serve};
+pub use boot::simulation::{
+    SimulatedAnswer, SimulatedHouse, SimulatedParts, WrapMeter, unprivileged_config,
+};
 pub use cells::provision::crash_points;
 pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;

@@ -71,32 +71,32 @@ impl Clock for SystemClock {
     }
 
     fn continue_from(&self, newest: Timestamp) {
-        let steady = &mut self.locked().0;
-        steady.now = steady.now.max(newest.0.saturating_mul(NANOS_PER_MILLI));
+        self.locked().0.continue_from(newest);
     }
 
     fn unsettled_jump(&self) -> Millis {
-        Millis(self.locked().0.jumped / NANOS_PER_MILLI)
+        self.locked().0.unsettled_jump()
     }
 
     fn settle_jump(&self, jump: Millis) {
-        let steady = &mut self.locked().0;
-        steady.jumped = (steady.jumped - jump.0.saturating_mul(NANOS_PER_MILLI)).max(0);
+        self.locked().0.settle_jump(jump);
     }
 }
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
 
-/// Time that follows a wall clock, as a pure function of its readings, in nanoseconds since 1970.
+/// Time that follows a wall clock, as a pure function of its readings, in nanoseconds since 1970. [`SystemClock`] reads
+/// the host's clocks for it; a simulation turns its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SteadyTime {
+pub struct SteadyTime {
     now: i64,
     /// Sum of the jumps that nobody has settled.
     jumped: i64,
 }
 
 impl SteadyTime {
-    fn new(wall: i64) -> Self {
+    /// Time that begins at a reading of the wall clock, in nanoseconds since 1970.
+    pub fn new(wall: i64) -> Self {
         SteadyTime {
             now: wall,
             jumped: 0,
@@ -104,7 +104,7 @@ impl SteadyTime {
     }
 
     /// Goes on to a reading of the wall clock, `elapsed` after the previous one.
-    fn advance(&mut self, wall: i64, elapsed: Duration) {
+    pub fn advance(&mut self, wall: i64, elapsed: Duration) {
         let elapsed = nanos(elapsed);
         let ahead_before = self.now.saturating_add(elapsed);
         if wall >= ahead_before {
@@ -118,8 +118,24 @@ impl SteadyTime {
         }
     }
 
-    fn timestamp(self) -> Timestamp {
+    /// The instant that it is now.
+    pub fn timestamp(self) -> Timestamp {
         Timestamp(self.now / NANOS_PER_MILLI)
+    }
+
+    /// [`Clock::unsettled_jump`].
+    pub fn unsettled_jump(self) -> Millis {
+        Millis(self.jumped / NANOS_PER_MILLI)
+    }
+
+    /// [`Clock::settle_jump`].
+    pub fn settle_jump(&mut self, jump: Millis) {
+        self.jumped = (self.jumped - jump.0.saturating_mul(NANOS_PER_MILLI)).max(0);
+    }
+
+    /// [`Clock::continue_from`].
+    pub fn continue_from(&mut self, newest: Timestamp) {
+        self.now = self.now.max(newest.0.saturating_mul(NANOS_PER_MILLI));
     }
 }
 

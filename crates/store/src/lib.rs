@@ -27,7 +27,7 @@ pub use chain::{
     AuditEntry, AuditVerification, ChainVerifier, GENESIS, KnownCheckpoints, SignedHead, canonical,
     entry_hash, public_key,
 };
-pub use clock::{Clock, MonotonicClock, SystemClock};
+pub use clock::{Clock, MonotonicClock, SteadyTime, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};
 pub use reply::Reply;

@@ -14,5 +14,6 @@ pub mod http;
 pub mod model;
 pub mod outside;
 pub mod scripted;
+pub mod simulate;
 pub mod terminal;
 pub mod turned_clock;

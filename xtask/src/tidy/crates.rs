@@ -38,8 +38,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "testkit",
         &[
-            "model", "plan", "engine", "store", "launch", "cells", "api", "agents", "daemon",
-            "support",
+            "model", "plan", "engine", "store", "launch", "cells", "api", "agents", "gateway",
+            "daemon", "support",
         ],
     ),
 ];

@@ -18,7 +18,7 @@ use abbey_cells::hostd::HostdApi;
 use abbey_cells::{Backend, ShimBackend};
 use abbey_engine::task::LEASE_TTL;
 use abbey_model::{AccessScopes, CredentialGrant, Millis, Principal};
-use abbey_store::{Clock, NewToken, Sqlite, Storage};
+use abbey_store::{Clock, Entropy, NewToken, Sqlite, Storage};
 use abbey_support::digest::sha256_hex;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -39,6 +39,8 @@ pub(crate) struct ControlPlaneParts {
     pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Randomness of the store.
+    pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) rt: Runtime,
     /// Duration of leases; `None` for the standard one.
     pub(crate) lease_ttl: Option<Millis>,
@@ -58,6 +60,7 @@ impl ControlPlaneParts {
             hostd,
             backend: Arc::new(ShimBackend::new(home.root(), home.cgroup_name())),
             clock,
+            entropy: Arc::new(abbey_store::SystemEntropy),
             rt: Runtime::system(),
             lease_ttl: None,
             listen: None,
@@ -76,6 +79,7 @@ pub(crate) async fn open_control_plane(
         hostd,
         backend,
         clock,
+        entropy,
         rt,
         lease_ttl,
         listen,
@@ -89,7 +93,7 @@ pub(crate) async fn open_control_plane(
         clock,
         redactor: Arc::clone(&redactor),
         signing_key,
-        entropy: Arc::new(abbey_store::SystemEntropy),
+        entropy,
         on_fatal: Box::new(|why| {
             // It is unknown what reached the disk, so the process exits at once and recovers at its next start.
             tracing::error!(

@@ -5,7 +5,7 @@ use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_p
 use crate::cells::provision::{planned_allocation, provision_plan};
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::home::{Home, list_slug_dirs};
-use crate::core::manual_clock::{ManualClock, ManualTimers};
+use crate::core::manual_timers::{ManualClock, ManualTimers};
 use crate::core::runtime::{Runtime, System, Timers};
 use crate::planning::apply::plan_without_applying;
 use abbey_api::{ManifestBody, PlanSeverity, PlanStep};

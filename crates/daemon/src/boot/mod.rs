@@ -9,5 +9,6 @@ pub(crate) mod duties;
 #[cfg(test)]
 mod reconciler_tests;
 pub(crate) mod serve;
+pub(crate) mod simulation;
 #[cfg(test)]
 pub(crate) mod testing;

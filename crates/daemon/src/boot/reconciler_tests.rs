@@ -6,7 +6,7 @@ use crate::boot::testing::control_plane_on;
 use crate::cells::observations::Seen;
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::cells::reconciler::run_reconciler;
-use crate::core::manual_clock::{ManualClock, ManualTimers};
+use crate::core::manual_timers::{ManualClock, ManualTimers};
 use crate::core::runtime::{Runtime, System, Timers};
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Desired, History};

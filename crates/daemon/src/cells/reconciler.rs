@@ -84,7 +84,7 @@ pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
 }
 
 /// Reads the desired state of each cell from the store.
-async fn read_desired(cells: &CellsState) -> Result<()> {
+pub(crate) async fn read_desired(cells: &CellsState) -> Result<()> {
     let rows = cells.core.store.cells().await?;
     let desired = rows.into_iter().map(|(cell, row)| (cell, row.desired));
     cells.desired.replace_all(desired.collect());

@@ -126,6 +126,12 @@ impl CellsState {
         self.reconcile_requested.notified().await;
     }
 
+    /// Whether a pass of the reconciler was requested; it counts as made then.
+    pub(crate) fn take_request(&self) -> bool {
+        use futures_util::FutureExt as _;
+        self.reconcile_requested().now_or_never().is_some()
+    }
+
     /// What the last pass over the services found about the access of agents to them.
     pub(crate) fn consumer_status(&self) -> ConsumerStatus {
         self.consumers.read().clone()

@@ -15,8 +15,7 @@ pub(crate) mod home;
 pub(crate) mod hostd;
 pub(crate) mod hostd_journal;
 pub(crate) mod listen;
-#[cfg(test)]
-pub(crate) mod manual_clock;
+pub(crate) mod manual_timers;
 pub(crate) mod plan;
 pub(crate) mod rate;
 pub(crate) mod restore;

@@ -262,7 +262,7 @@ pub(crate) async fn run_outcome_delivery(work: Arc<WorkState>) {
 }
 
 /// By task, when a failed delivery is retried and the pause before it.
-type Retries = BTreeMap<u64, (Instant, Backoff)>;
+pub(crate) type Retries = BTreeMap<u64, (Instant, Backoff)>;
 
 /// Delivers the notices of the outbox whose recipient matches `mine`.
 async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
@@ -275,14 +275,25 @@ async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> boo
                 "an outcome could not be delivered; it is retried later"
             );
         }
-        let now = work.core.rt.now();
-        let next = retries.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = work.core.rt.stopped() => return,
             _ = outbox.changed() => {}
-            () = work.core.rt.sleep(next.unwrap_or(OUTBOX_INTERVAL).min(OUTBOX_INTERVAL)) => {}
+            () = work.core.rt.sleep(until_retry(work, &retries)) => {}
         }
     }
+}
+
+/// Delivers every notice of the outbox that is due, and returns the time until the next attempt.
+pub(crate) async fn deliver_due(work: &Arc<WorkState>, retries: &mut Retries) -> Result<Duration> {
+    deliver_outbox(work, &|_: &Recipient| true, retries).await?;
+    Ok(until_retry(work, retries))
+}
+
+/// Time until the outbox is read again.
+fn until_retry(work: &WorkState, retries: &Retries) -> Duration {
+    let now = work.core.rt.now();
+    let next = retries.values().map(|(at, _)| at.duration_since(now)).min();
+    next.unwrap_or(OUTBOX_INTERVAL).min(OUTBOX_INTERVAL)
 }
 
 /// Tries each due notice once; a failed one does not hold up the others.

@@ -63,7 +63,7 @@ fn escalation_reason(task: &TaskRow) -> Option<String> {
 
 /// Escalates parked tasks, closes overdue escalations, and returns the time until the next
 /// deadline.
-async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
+pub(crate) async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(current) = work.core.plan.current() else {
         return Ok(IDLE);
     };

@@ -13,15 +13,20 @@ use std::sync::Arc;
 
 /// Builds the gateway for model calls, with routing, providers and keys from the plan in force.
 pub(crate) fn build_model_gateway(work: &Arc<WorkState>) -> Gateway {
+    Gateway::new(gateway_parts(work))
+}
+
+/// What the gateway of a house is made of.
+pub(crate) fn gateway_parts(work: &Arc<WorkState>) -> GatewayParts {
     let plan = Arc::new(PlannedModels(Arc::clone(work)));
-    Gateway::new(GatewayParts {
+    GatewayParts {
         meter: Arc::new(crate::work::model_meter::StoreMeter(Arc::clone(work))),
         router: Arc::clone(&plan) as Arc<dyn Router>,
         providers: Arc::clone(&plan) as Arc<dyn Providers>,
         credentials: plan,
         health: Arc::clone(&work.providers) as _,
         http: work.core.http.clone(),
-    })
+    }
 }
 
 /// Models, providers and keys as the manifest declares them.

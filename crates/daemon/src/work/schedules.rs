@@ -365,7 +365,7 @@ mod tests {
     use crate::api_server::plans;
     use crate::boot::control_plane::ControlPlane;
     use crate::boot::testing;
-    use crate::core::manual_clock::ManualClock;
+    use crate::core::manual_timers::ManualClock;
     use abbey_model::TaskState;
     use abbey_store::{Clock, TaskFilter, TaskRow};
     use std::sync::atomic::{AtomicI64, Ordering};

@@ -48,7 +48,7 @@ pub(crate) async fn run_deadline_sweeper(work: Arc<WorkState>) {
 
 /// Expires due deadlines, admits tasks whose backoff is over, and returns the time until the next
 /// deadline.
-async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
+pub(crate) async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(next) = work.core.store.next_deadline().await? else {
         return Ok(Duration::from_secs(86_400));
     };
@@ -80,15 +80,23 @@ pub(crate) struct Heartbeats {
     anchors: BTreeMap<CellName, Timestamp>,
 }
 
+impl Heartbeats {
+    /// Reads which wakes have fired.
+    pub(crate) async fn load(&mut self, work: &WorkState) -> Result<()> {
+        self.fired = work.core.store.wakes().await?;
+        Ok(())
+    }
+}
+
 /// Wakes agents at their times until the control plane stops; an agent with an empty heartbeat file
 /// gets no task (S3-20).
 pub(crate) async fn run_agent_waker(work: Arc<WorkState>) {
     let mut heartbeats = Heartbeats::default();
-    match work.core.store.wakes().await {
-        Ok(fired) => heartbeats.fired = fired,
-        Err(error) => {
-            tracing::error!(%error, "the numbers of the last wakes could not be read; wakes are counted from now")
-        }
+    if let Err(error) = heartbeats.load(&work).await {
+        tracing::error!(
+            error = error.chain(),
+            "the numbers of the last wakes could not be read; wakes are counted from now"
+        );
     }
     loop {
         let pause = fire_due_wakes(&work, &mut heartbeats)
@@ -208,7 +216,7 @@ mod tests {
     use crate::boot::control_plane::ControlPlane;
     use crate::boot::testing;
     use crate::core::home::Home;
-    use crate::core::manual_clock::ManualClock;
+    use crate::core::manual_timers::ManualClock;
     use abbey_model::Principal;
     use abbey_store::Clock;
     use std::sync::atomic::AtomicI64;

@@ -1,23 +1,22 @@
-//! A store clock and timers that tests advance by hand.
+//! Timers that a simulation or a test advances by hand; for tests, a clock of the store as well.
 
 use crate::core::runtime::{Sleep, System, Timers};
-use abbey_model::Timestamp;
-use abbey_store::Clock;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 /// Returns the stored milliseconds since the epoch as the current time.
-pub(crate) struct ManualClock(pub(crate) AtomicI64);
+#[cfg(test)]
+pub(crate) struct ManualClock(pub(crate) std::sync::atomic::AtomicI64);
 
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+#[cfg(test)]
+impl abbey_store::Clock for ManualClock {
+    fn now(&self) -> abbey_model::Timestamp {
+        abbey_model::Timestamp(self.0.load(std::sync::atomic::Ordering::SeqCst))
     }
 }
 
-/// Timers that fire only when a test advances them.
+/// Timers that fire only when they are advanced.
 pub(crate) struct ManualTimers {
     state: Mutex<TimerState>,
     /// Number of sleeps begun so far, and the length of the last one.
@@ -57,11 +56,13 @@ impl ManualTimers {
         }
     }
 
+    #[cfg(test)]
     /// Number of sleeps begun so far, for [`ManualTimers::sleep_after`].
     pub(crate) fn sleeps_begun(&self) -> u64 {
         self.begun.borrow().0
     }
 
+    #[cfg(test)]
     /// Waits until more than `count` sleeps have begun, and returns the length of the newest.
     pub(crate) async fn sleep_after(&self, count: u64) -> Duration {
         let mut begun = self.begun.subscribe();

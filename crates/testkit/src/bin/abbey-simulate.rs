@@ -1,0 +1,102 @@
+//! Simulates weeks of a house: `cargo xtask simulate --seed N --days 7`.
+#![allow(
+    clippy::print_stdout,
+    reason = "its output is for the person at the terminal"
+)]
+
+use abbey_testkit::simulate::{Fault, Options, Report, simulate, simulate_night};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask simulate [--seed N] [--seeds COUNT] [--days N] [--fault missing-wakeup|lost-release|early-midnight] [--night] [--verbose]";
+
+struct Arguments {
+    seed: u64,
+    seeds: u64,
+    days: u32,
+    fault: Option<Fault>,
+    night: bool,
+    verbose: bool,
+}
+
+fn parse(mut given: impl Iterator<Item = String>) -> Option<Arguments> {
+    let mut arguments = Arguments {
+        seed: 1,
+        seeds: 1,
+        days: 7,
+        fault: None,
+        night: false,
+        verbose: false,
+    };
+    while let Some(name) = given.next() {
+        match name.as_str() {
+            "--seed" => arguments.seed = given.next()?.parse().ok()?,
+            "--seeds" => arguments.seeds = given.next()?.parse().ok()?,
+            "--days" => {
+                arguments.days = given
+                    .next()?
+                    .parse()
+                    .ok()
+                    .filter(|d| (1..=366).contains(d))?
+            }
+            "--fault" => {
+                let wanted = given.next()?;
+                let found = Fault::ALL.iter().find(|(name, _)| *name == wanted)?;
+                arguments.fault = Some(found.1);
+            }
+            "--night" => arguments.night = true,
+            "--verbose" => arguments.verbose = true,
+            _ => return None,
+        }
+    }
+    Some(arguments)
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = parse(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut failed = 0u64;
+    let (mut events, mut checks, mut done) = (0, 0, 0);
+    for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
+        let options = Options {
+            seed,
+            days: arguments.days,
+            fault: arguments.fault,
+        };
+        let simulated = match arguments.night {
+            true => simulate_night(seed, arguments.fault),
+            false => simulate(options),
+        };
+        let report: Report = match simulated {
+            Ok(report) => report,
+            Err(why) => {
+                eprintln!("error: seed {seed}: {why}");
+                return ExitCode::FAILURE;
+            }
+        };
+        println!("{report}");
+        if arguments.verbose || !report.violations.is_empty() {
+            report.last.iter().for_each(|line| println!("    {line}"));
+        }
+        for violation in &report.violations {
+            println!("  violated: {violation}");
+        }
+        failed += u64::from(!report.violations.is_empty());
+        (events, checks, done) = (
+            events + report.events,
+            checks + report.checks,
+            done + report.done,
+        );
+    }
+    if arguments.seeds > 1 {
+        println!(
+            "{} seeds: {events} events, {checks} invariants checked, {done} tasks done, {failed} seeds with violations",
+            arguments.seeds
+        );
+    }
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
