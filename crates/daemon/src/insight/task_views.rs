@@ -282,6 +282,7 @@ fn past_wait_text(wait: &PastWait) -> String {
         WaitKind::Provider => format!("the provider {name}"),
         WaitKind::Approval => format!("the approval of {name}"),
         WaitKind::Agent => "an eligible agent".to_owned(),
+        WaitKind::Subtask => format!("the subtask {name}"),
         WaitKind::Blocked | WaitKind::Claim | WaitKind::Retry => name.clone(),
     };
     let (since, ended) = (Time(wait.since), Time(wait.ended));

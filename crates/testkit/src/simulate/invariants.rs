@@ -257,7 +257,9 @@ impl World {
                     })
                 }
                 (WaitKind::Budget, None) => false,
-                (WaitKind::Blocked | WaitKind::Agent | WaitKind::Claim, _) => true,
+                (WaitKind::Blocked | WaitKind::Agent | WaitKind::Claim | WaitKind::Subtask, _) => {
+                    true
+                }
             };
         (!ends).then(|| "nothing ends this wait".to_owned())
     }
