@@ -1,5 +1,7 @@
 //! A simulated night of a house: all that must hold, holds, and planted faults are found.
 
+#![expect(clippy::print_stdout, reason = "the report shows what was simulated")]
+
 use abbey_testkit::simulate::{Fault, Report, simulate_night};
 
 fn night(seed: u64, fault: Option<Fault>) -> Report {

@@ -243,7 +243,7 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
     let mut warnings = 0;
     for workflow in &doc.workflows {
         for warning in &workflow.warnings {
-            output::print_hanging(&format!("warning: {}: ", workflow.name), warning);
+            output::print_hanging(format!("warning: {}: ", workflow.name), warning);
             warnings += 1;
         }
     }
@@ -329,7 +329,7 @@ fn show(json: bool, doc: &WorkflowDoc) {
         output::print_hanging("  incident: ", incident);
     }
     for (event, why) in &run.ignored {
-        output::print_hanging(&format!("  ignored event {event}: "), why);
+        output::print_hanging(format!("  ignored event {event}: "), why);
     }
     let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
     for step in &run.steps {

@@ -434,7 +434,9 @@ mod tests {
         let hex = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
         let github = headers(&[("x-hub-signature-256", &format!("sha256={hex}"))]);
         let body = b"Hello, World!";
-        let check = |kind, headers, body: &[u8]| verified(kind, &secret, headers, (body, None), 0);
+        let check = |kind, headers: &HeaderMap, body: &[u8]| {
+            verified(kind, &secret, headers, (body, None), 0)
+        };
         assert!(check(HookKind::Github, &github, body).is_ok());
         assert!(check(HookKind::Github, &github, b"Hello").is_err());
         assert!(check(HookKind::Gitea, &github, body).is_err());
@@ -444,7 +446,7 @@ mod tests {
             assert!(check_is_signed(HookKind::Gitea, &gitea).is_ok());
         }
         // In a form, Gitea and Forgejo sign the payload, GitHub the whole.
-        let form = |kind, headers| {
+        let form = |kind, headers: &HeaderMap| {
             let text = std::str::from_utf8(body).ok();
             verified(
                 kind,
