@@ -135,9 +135,13 @@ fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
         .collect();
     assert_eq!(
         codes,
-        ["terminal", "routed", "attempt", "attempt", "attempt"]
+        [
+            "terminal", "routed", "waited", "waited", "attempt", "attempt", "attempt"
+        ]
     );
-    assert!(why["reasons"][2]["text"].as_str().unwrap().contains("503"));
+    let text = |n: usize| why["reasons"][n]["text"].as_str().unwrap();
+    assert!(text(2).contains("it waited for the provider"), "{why}");
+    assert!(text(4).contains("503"), "{why}");
     house.manifest(&limits("tokens_per_day: 100000, runs_per_day: 1"));
     house.expect(0, "up");
     // Long before the time limit of the wait.
