@@ -19,7 +19,7 @@ mod work;
 pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, doctor_offline, plan_offline, serve};
-pub use cells::provision::crash_points;
+pub use cells::provision::{RENAME_POINTS, crash_points};
 pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;
