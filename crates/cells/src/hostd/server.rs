@@ -145,7 +145,7 @@ pub(super) const ANOTHER_HOSTD: &str = "another hostd of this house runs or is s
 /// One hostd a house: the second finds out and leaves.
 fn take_lock(config: &HostdConfig) -> Result<fs::File> {
     let held = || Error::Hostd {
-        op: "start",
+        op: super::startup::START,
         why: ANOTHER_HOSTD.to_owned(),
     };
     lock::try_lock_file(&config.hostd_dir().join("hostd.lock"))?.ok_or_else(held)
@@ -187,6 +187,10 @@ fn attend(
     } else {
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
         let (bytes, fds) = descriptors::receive_line(stream, REQUEST_MAX)?;
+        if bytes.is_empty() {
+            // Somebody only asked whether connections are accepted.
+            return Ok(());
+        }
         match parse_request(&bytes) {
             Err(why) => HostdReply::Refused { why },
             Ok(request) => {

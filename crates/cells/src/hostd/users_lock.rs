@@ -51,7 +51,7 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     let Some(mut held) = lock::try_lock_file(&path)? else {
         let home = fs::read_to_string(&path).unwrap_or_default();
         return Err(Error::Hostd {
-            op: "start",
+            op: super::startup::START,
             why: refusal(&home),
         });
     };
