@@ -260,7 +260,7 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
         return Ok(0);
     }
     // What is left of a cell is removed by hostd, which may have been killed too.
-    repair_home(home)?;
+    repair_home(home).await?;
     for cell in &cells {
         // What does not answer is killed below.
         let _does_not_answer = backend.stop(cell, STOP_GRACE);
