@@ -1,7 +1,6 @@
 //! Getting hostd up, and the control plane down to an ordinary user.
 
 use super::client::{RECEIVES_WITHIN, connect_within};
-use super::server::ANOTHER_HOSTD;
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
 use crate::sys::process::{kill_process, runs_program};
 use crate::{Error, Result, crash};
@@ -10,6 +9,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Why a hostd leaves at once; whoever started it knows from this that it may wait for the other one.
+pub(super) const ANOTHER_HOSTD: &str = "another hostd of this house runs or is starting";
 
 /// What a hostd that does not come up could not do.
 pub(super) const START: &str = "start";
