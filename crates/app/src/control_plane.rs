@@ -3,10 +3,10 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
 use crate::follow::{activity_of, follow};
-use crate::output::Progress;
+use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_api::*;
-use abbey_cells::hostd::{listening_process, socket_owner};
+use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner};
 use abbey_cells::{Backend, ShimBackend};
 use abbey_daemon::{Home, STATE_FORMAT};
 use abbey_model::{CellName, Millis, Observed};
@@ -70,7 +70,7 @@ pub(crate) async fn ensure_control_plane_up(home: &Home) -> Result<bool, Failure
     let until = Instant::now() + START_WITHIN;
     loop {
         if is_control_plane_up(home).await {
-            repair_home(home)?;
+            repair_home(home).await?;
             return Ok(false);
         }
         match start_serve(home)? {
@@ -164,12 +164,23 @@ fn unit_of(pid: i32) -> Option<String> {
 }
 
 /// Repairs what only the owner of the home can repair: its permissions, and a lost hostd. Does nothing for other users.
-fn repair_home(home: &Home) -> Result<(), Failure> {
+async fn repair_home(home: &Home) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
     if owner == rustix::process::geteuid().as_raw() {
         let binary = std::env::current_exe().unwrap_or_default();
-        abbey_daemon::ensure_home_and_hostd(home.root().to_owned(), &binary)?;
+        let root = home.root().to_owned();
+        // On another thread, so that the command can say what it waits for.
+        let ensured =
+            tokio::task::spawn_blocking(move || abbey_daemon::ensure_home_and_hostd(root, &binary));
+        let ensured = ensured
+            .await
+            .map_err(|e| Failure::plain(format!("hostd could not be checked: {e}")))?;
+        if let HostdStartup::Replaced(pid) = ensured? {
+            print_message(&format!(
+                "hostd (process {pid}) did not answer; it was killed and started again, and cells went on"
+            ));
+        }
     }
     Ok(())
 }
@@ -249,7 +260,7 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
         return Ok(0);
     }
     // What is left of a cell is removed by hostd, which may have been killed too.
-    repair_home(home)?;
+    repair_home(home).await?;
     for cell in &cells {
         // What does not answer is killed below.
         let _does_not_answer = backend.stop(cell, STOP_GRACE);
@@ -262,7 +273,8 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
     for cell in &cells {
         backend.sweep(cell).map_err(failed)?;
     }
-    if !is_control_plane_up(home).await {
+    // A control plane that is there needs hostd when it goes on.
+    if home.acquire_lock().is_ok() {
         abbey_daemon::end_started_hostd(home.root());
     }
     Ok(cells.len())

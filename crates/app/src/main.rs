@@ -16,6 +16,7 @@ mod exit;
 mod fleet_output;
 mod follow;
 mod help;
+mod hostd_notice;
 mod key_values;
 mod local_terminal;
 mod manifest_arg;
@@ -101,11 +102,15 @@ fn main() -> ExitCode {
     if json {
         output::hide_progress();
     }
+    let home = connect::resolve_home(cli.home.as_deref());
     let passes_signals_on = cli.command.passes_signals_on();
     let of_program = cli.command.ends_as_program();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
+            () = hostd_notice::report_waiting_for_hostd(home.root().to_owned()), if !json => {
+                Ok(exit::FAILURE)
+            }
             _ = tokio::signal::ctrl_c(), if !passes_signals_on => {
                 readiness::report_interrupted_wait();
                 Ok(exit::INTERRUPTED)

@@ -119,8 +119,26 @@ async fn poll_until_settled(
         }
         let moving = doc.cells.iter();
         let moving = moving.filter(|c| c.state == ReadinessState::Changing);
-        let names: Vec<&str> = moving.map(|c| c.name.as_str()).collect();
-        progress.show(&format!("waiting for {}", names.join(", ")));
+        let moving: Vec<&ReadinessView> = moving.collect();
+        let names: Vec<&str> = moving.iter().map(|c| c.name.as_str()).collect();
+        let names = names.join(", ");
+        progress.show(&match (moving.as_slice(), wait == REQUEST_WAIT) {
+            // It takes long enough to say why, and when it ends.
+            (
+                [
+                    ReadinessView {
+                        reason: Some(why), ..
+                    },
+                ],
+                true,
+            ) => {
+                format!(
+                    "waiting at most {} s for {names}: {why}",
+                    patience.as_secs()
+                )
+            }
+            _ => format!("waiting for {names}"),
+        });
         wait = REQUEST_WAIT;
     }
 }

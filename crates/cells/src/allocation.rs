@@ -238,7 +238,7 @@ pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
             why: e.to_string(),
         })?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => Allocations {
-            uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
+            uid_first: users_of_no_other_house()?,
             tag: None,
             version: 0,
             owners: BTreeMap::new(),
@@ -287,8 +287,28 @@ impl LockedAllocations {
     }
 }
 
-/// A number by chance: two houses on one host share their users once in twenty thousand, and their
-/// names once in a million.
+/// Most looks for a range of users that no house of this host has had since its boot.
+const LOOKS: u32 = 64;
+
+/// First of a range of users, by chance. Two houses of twenty thousand would share theirs, and the second could not start
+/// beside the first.
+fn users_of_no_other_house() -> Result<u32> {
+    let any = || Ok(UIDS_FIRST + chance()? % PLACES * UIDS);
+    for _ in 0..LOOKS {
+        let first = any()?;
+        if !file_of_users(first).exists() {
+            return Ok(first);
+        }
+    }
+    any()
+}
+
+/// File that a house with this range of users locks while it runs.
+pub(crate) fn file_of_users(first: u32) -> PathBuf {
+    Path::new(crate::sys::host::HOST_FILES).join(format!("users-{first}"))
+}
+
+/// A number by chance: the names of two houses on one host are the same once in a million.
 fn chance() -> Result<u32> {
     let mut bytes = [0u8; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

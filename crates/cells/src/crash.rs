@@ -43,6 +43,12 @@ pub const DISK_POINTS: [&str; 3] = ["disk.made", "disk.filled", "disk.published"
 /// file and is ended; later ones go on.
 pub const VARIABLE: &str = "ABBEY_CRASH_AT";
 
+/// After the name of a place: who comes by is not ended but stopped, as by `SIGSTOP`, and the file gets the ending
+/// [`HELD`] and the process id as its text. The test decides what happens meanwhile.
+pub const HOLD: &str = "+hold";
+/// Ending of the file of a place that holds, once somebody is held there.
+pub const HELD: &str = ".held";
+
 /// Variable by which a test brings a Firecracker, also where its guests will not get far.
 pub const FIRECRACKER: &str = "ABBEY_FIRECRACKER";
 
@@ -78,8 +84,16 @@ pub fn point(name: &str) {
         let Some((place, file)) = wanted.split_once('@') else {
             return;
         };
+        let me = rustix::process::getpid();
+        if let Some(place) = place.strip_suffix(HOLD) {
+            let held = format!("{file}{HELD}");
+            if place == name && std::fs::rename(file, &held).is_ok() {
+                let _a_test_would_wait = std::fs::write(held, me.to_string());
+                let _cannot_fail = rustix::process::kill_process(me, rustix::process::Signal::STOP);
+            }
+            return;
+        }
         if place == name && std::fs::remove_file(file).is_ok() {
-            let me = rustix::process::getpid();
             let _cannot_fail = rustix::process::kill_process(me, rustix::process::Signal::KILL);
         }
     }

@@ -46,25 +46,52 @@ pub enum Error {
     /// A hostd operation failed.
     #[error("hostd could not {op}: {why}")]
     Hostd {
-        /// Name of the operation.
+        /// What it was to do, as [`crate::hostd::HostdOperation::phrase`] says it.
         op: &'static str,
         /// Reason that hostd reported.
         why: String,
     },
-    /// hostd did not answer.
-    #[error("hostd could not {op}: {why}")]
+    /// hostd does not run, or the connection to it broke.
+    #[error(
+        "hostd, the privileged helper, {why}, so that it could not {op}; `abbey up` starts it again"
+    )]
     HostdSilent {
-        /// Name of the operation.
+        /// What it was to do.
         op: &'static str,
-        /// What the connection to it says, and the remedy.
+        /// Verb phrase, such as `does not run`.
         why: String,
+    },
+    /// hostd took a call and is still at work on it.
+    #[error(
+        "hostd, the privileged helper, did not {op} within {seconds} s; `abbey doctor` says whether it still answers"
+    )]
+    HostdUnfinished {
+        /// What it was to do.
+        op: &'static str,
+        /// Time that the caller waited.
+        seconds: u64,
+    },
+    /// hostd runs, and does not take calls.
+    #[error(
+        "hostd{} does not answer{}, so that it could not {op}; {}, and cells go on without it",
+        .pid.map_or_else(String::new, |pid| format!(" (process {pid})")),
+        if *.stopped { ": its process is stopped" } else { "" },
+        how_to_replace_hostd(*.pid)
+    )]
+    HostdHangs {
+        /// What it was to do.
+        op: &'static str,
+        /// Its process, if that is known.
+        pid: Option<i32>,
+        /// Whether a signal stopped the process.
+        stopped: bool,
     },
     /// The hostd process that performed the operation exited before it replied.
     #[error(
-        "hostd, the privileged helper, exited during `{op}`; run `abbey up` to restart it and clean up"
+        "hostd, the privileged helper, exited when it was to {op}; run `abbey up` to restart it and clean up"
     )]
     HostdLost {
-        /// Name of the operation.
+        /// What it was to do.
         op: &'static str,
     },
     /// The program of the cell does not run on a terminal.
@@ -145,6 +172,14 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |source| Error::File { what, path, source }
+    }
+}
+
+/// What replaces a hostd that does not take calls.
+fn how_to_replace_hostd(pid: Option<i32>) -> String {
+    match pid {
+        Some(pid) => format!("`abbey up` replaces it, also after `kill -9 {pid}`"),
+        None => "`abbey doctor` names its process, and `abbey up` replaces it".to_owned(),
     }
 }
 

@@ -22,7 +22,7 @@ pub use boot::serve::{Options, check_manifest, doctor_offline, plan_offline, ser
 pub use boot::simulation::{
     SimulatedAnswer, SimulatedHouse, SimulatedParts, WrapMeter, unprivileged_config,
 };
-pub use cells::provision::crash_points;
+pub use cells::provision::{RENAME_POINTS, crash_points};
 pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;

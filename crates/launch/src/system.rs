@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Makes this process not dumpable, so that other processes of its user cannot trace it or read its memory and
 /// descriptors.
@@ -250,6 +250,19 @@ pub fn connect_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
             0 => Ok(fd),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Whether the peer of a connected Unix socket has still to receive something that was sent to it (`SIOCOUTQ`, unix(7)).
+///
+/// # Errors
+/// What the system says.
+pub fn has_unreceived_bytes(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one integer, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => Ok(bytes > 0),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -159,6 +159,27 @@ impl Inventory {
         self.renamed.insert(new.clone(), old.clone());
         Ok(())
     }
+
+    /// Makes the facts of the host call agents as the plan in force does. The host follows a renaming after it is in
+    /// force; until then it binds the agent's user to a name that the plan does not have any more. `pending` has those
+    /// renamings as old and new name, oldest first; the host may have followed some of them.
+    pub fn settle_pending_renames(&mut self, pending: &[(Slug, Slug)]) {
+        for (owner, uid) in self.host.bound_uids.clone() {
+            let mut name = owner.clone();
+            for (old, new) in pending {
+                if name == format!("agent:{old}") {
+                    name = format!("agent:{new}");
+                }
+            }
+            let planned = self.registry.find_allocation(&name, "uid");
+            // Another agent may have the old name by now.
+            let same = planned.is_some_and(|row| row.value == uid.to_string());
+            if same && !self.host.bound_uids.contains_key(&name) {
+                self.host.bound_uids.remove(&owner);
+                self.host.bound_uids.insert(name, uid);
+            }
+        }
+    }
 }
 
 fn rename_key<T>(map: &mut BTreeMap<Slug, T>, old: &Slug, new: &Slug) {

@@ -4,6 +4,7 @@ use crate::commands::why::find_service;
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
+use crate::hostd_notice::report_missing_hostd;
 use crate::output;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::FleetQuery;
@@ -37,6 +38,10 @@ pub(crate) async fn cmd_set_agent_state(
     args: &AgentsArgs,
 ) -> Outcome {
     let client = operator_client(home)?;
+    if !json {
+        // Before a wait that it may prolong.
+        report_missing_hostd(home);
+    }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
         // Those that are stopped stay so until `start`.

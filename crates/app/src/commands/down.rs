@@ -12,12 +12,15 @@ use abbey_daemon::Home;
 /// `abbey down`: stops all agents, services and the control plane, and waits until they have exited. Exit code 0 if
 /// no house is running.
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
-    if is_house_down(home) && !is_control_plane_up(home).await && ended_cleanly(home) {
-        let text = match home.database_file().exists() {
-            true => "the house is down already".to_owned(),
-            false => format!("no house is running in `{}`", home.root().display()),
-        };
-        return Ok(tell(json, &text));
+    if !is_control_plane_up(home).await {
+        home.require_own()?;
+        if is_house_down(home) && ended_cleanly(home) {
+            let text = match home.database_file().exists() {
+                true => "the house is down already".to_owned(),
+                false => format!("no house is running in `{}`", home.root().display()),
+            };
+            return Ok(tell(json, &text));
+        }
     }
     // A control plane or hostd that was killed may have left cells: recover them first, then stop them.
     let ended = async {

@@ -5,6 +5,7 @@ use crate::connect::operator_client;
 use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
+use crate::hostd_notice::report_missing_hostd;
 use crate::output;
 use crate::stdout;
 use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
@@ -36,6 +37,9 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     let client = operator_client(home)?;
     if !json && runs_another_build(home) {
         output::print_message(ANOTHER_BUILD);
+    }
+    if !json {
+        report_missing_hostd(home);
     }
     loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;

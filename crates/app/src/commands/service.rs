@@ -3,6 +3,7 @@
 use crate::commands::logs::{Kind, LogsArgs, print_logs};
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome};
+use crate::hostd_notice::report_missing_hostd;
 use crate::output::{self, draw_table, print_lines, text_or_dash};
 use crate::readiness::{WaitArgs, WaitFor};
 use crate::table::Table;
@@ -44,6 +45,9 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
 /// Restarts a service, and waits until it is ready or it is known that it will not be.
 async fn restart_service(home: &Home, json: bool, service: &str, wait: &WaitArgs) -> Outcome {
     let client = operator_client(home)?.timeout(Duration::from_secs(60));
+    if !json {
+        report_missing_hostd(home);
+    }
     let doc = client.services().restart(service).await?;
     let code = wait
         .wait(&client, WaitFor::Service(service.to_owned()))

@@ -483,9 +483,11 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     let hostd = abbey_cells::hostd::HostdClient::new(&house.home());
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
     let said = house.expect_refusal(125, "exec abbot -- true");
-    assert!(said.contains("`abbey up` starts it again"), "{said}");
+    let phrase =
+        "does not run, so that it could not run a program in a cell; `abbey up` starts it again";
+    assert!(said.contains(phrase), "{said}");
     let doctor = house.run("doctor");
-    assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not answer"));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not run"));
     assert!(house.expect(0, "ps").contains("ready"));
     house.expect(0, "up");
     house.expect(0, "exec abbot -- true");

@@ -42,6 +42,7 @@ mod hooks;
 mod host_restart;
 mod hostd;
 mod hostd_fuzz;
+mod hostd_outages;
 mod house_lifecycle;
 mod idle_house;
 mod imports;

@@ -1,10 +1,15 @@
 //! Renaming an agent: it keeps all that it has, and everything that named it follows.
 
 use crate::up;
+use abbey_cells::crash::HOLD;
+use abbey_cells::hostd::{HostdApi, HostdClient};
+use abbey_daemon::{RENAME_POINTS, ensure_home_and_hostd};
 use abbey_model::Presence;
 use abbey_testkit::args;
-use abbey_testkit::crash::arm_crash_point;
-use abbey_testkit::house::{House, until};
+use abbey_testkit::crash::{arm_crash_point, let_go, wait_until_held};
+use abbey_testkit::house::{House, kill, until};
+use serde_json::Value;
+use std::process::Stdio;
 
 #[test]
 fn no_agent_gets_a_name_that_stands_for_others() {
@@ -116,31 +121,112 @@ fn a_name_that_is_taken_or_nobodys_is_refused() {
     house.wait_until_up("iris");
 }
 
-/// A crash at every step leads to one agent with all that it had.
+/// What hostd allocated to the agent that is now called `name`: user, subnet, ports.
+fn allocation(house: &House, name: &str) -> Value {
+    let claims = std::fs::read(house.home().join("hostd/claims.json")).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    claims["owners"][format!("agent-{name}")].clone()
+}
+
+/// How many plans were put in force.
+fn generations(house: &House) -> usize {
+    house.audit_entries("plan.commit").len()
+}
+
+/// A house with the agent that is to be renamed, and what must stay the same.
+fn before_renaming(place: &str) -> (House, std::path::PathBuf, Value) {
+    let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
+    house.manifest("house: names\ndefaults: { cell: sandbox }\nagents:\n  iris: {}\n  otto: {}\n");
+    house.expect(0, "up");
+    house.write_agent_file("iris", "note", "remembered\n");
+    let before = allocation(&house, "iris");
+    assert!(before["uid"].is_number(), "{before}");
+    (house, armed, before)
+}
+
+/// After one `up` the renamed agent has all that it had, and only its name is new.
+fn is_renamed(house: &House, before: &Value, place: &str) {
+    assert_eq!(&allocation(house, "ines"), before, "{place}");
+    let note = house.expect(0, "exec ines -- cat note");
+    assert_eq!(note, "remembered\n", "{place}");
+    assert!(allocation(house, "iris").is_null(), "{place}");
+    assert!(!house.home().join("agents/iris").exists(), "{place}");
+    assert!(!house.home().join("removed").exists(), "{place}");
+    assert_eq!(generations(house), 2, "{place}");
+    let plan = house.expect(0, "plan");
+    assert!(plan.contains("nothing to change"), "{place}: {plan}");
+    assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
+}
+
+/// A crash of the control plane or of one call of hostd at every step leads to one agent with all that it had.
 #[test]
 fn a_crash_while_renaming_is_recovered() {
-    for place in [
-        "plan.committed",
-        "agent.rename.begin",
-        "hostd.rename",
-        "hostd.renamed",
-        "agent.rename.end",
-    ] {
-        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
-        house.manifest("house: names\nagents:\n  iris: {}\n  otto: {}\n");
-        house.expect(0, "up");
-        house.write_agent_file("iris", "note", "remembered\n");
+    for place in ["plan.committed"].iter().chain(&RENAME_POINTS) {
+        let (mut house, armed, before) = before_renaming(place);
         arm_crash_point(&armed);
         let _may_be_cut_off = house.run("agent rename iris ines --now");
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
-        until("the house is up", || house.run("up").status.success());
-        let note = house.expect(0, "exec ines -- cat note");
-        assert_eq!(note, "remembered\n", "{place}");
-        assert!(!house.home().join("agents/iris").exists(), "{place}");
-        assert!(!house.home().join("removed").exists(), "{place}");
-        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
+        house.expect(0, "up");
+        is_renamed(&house, &before, place);
     }
+}
+
+/// hostd itself is killed at every step: the command fails, and one `up` finishes the renaming.
+#[test]
+fn a_renaming_is_finished_once_hostd_is_back() {
+    let around = ["plan.commit", "plan.committed"];
+    for place in around.iter().chain(&RENAME_POINTS) {
+        let (mut house, armed, before) = before_renaming(&format!("{place}{HOLD}"));
+        let hostd = HostdClient::new(&house.home()).hello().unwrap().pid;
+        arm_crash_point(&armed);
+        let mut command = house.command("agent rename iris ines --now");
+        let renaming = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let held = wait_until_held(&armed);
+        kill(hostd);
+        match place.starts_with("hostd.") {
+            true => kill(held),
+            false => let_go(held),
+        }
+        let ended = renaming.unwrap().wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{place}: {told}");
+        house.crash_at = None;
+        if *place == "plan.committed" {
+            // Whoever starts hostd alone plans before the renaming goes on.
+            let home = house.home();
+            ensure_home_and_hostd(home, env!("CARGO_BIN_EXE_abbey").as_ref()).unwrap();
+            assert!(allocation(&house, "ines").is_null());
+            let plan = house.expect(0, "plan");
+            assert!(plan.contains("nothing to change"), "{place}: {plan}");
+        }
+        house.expect(0, "up");
+        is_renamed(&house, &before, place);
+    }
+}
+
+#[test]
+fn a_renamed_agent_keeps_its_uptime_and_budget_rows() {
+    let house = up("house: names\nagents:\n  iris: { template: sysadmin }\n  otto: {}\n");
+    house.expect(0, "task add 'show system stats' --to iris --wait");
+    let rows = |name: &str| {
+        let budgets = house.json(0, "budget report");
+        let of = |row: &&Value| row["scope"] == format!("agent:{name}");
+        let rows = budgets["scopes"].as_array().unwrap().iter().filter(of);
+        let amounts = rows.map(|r| (r["metric"].clone(), r["spent"].clone()));
+        amounts.collect::<Vec<_>>()
+    };
+    let before = rows("iris");
+    assert!(before.contains(&("runs".into(), 1.into())), "{before:?}");
+    house.expect(0, "agent rename iris ines");
+    assert_eq!(rows("ines"), before);
+    assert_eq!(rows("iris"), []);
+    let report = house.expect(0, "report metrics");
+    let uptime = report.lines().find(|l| l.contains("ptime of ines"));
+    let uptime = uptime.unwrap_or_else(|| panic!("{report}"));
+    let percent = uptime.split_whitespace().rev().find_map(|w| w.parse().ok());
+    assert!(percent.is_some_and(|p: f64| p > 95.0), "{report}");
+    assert!(!report.contains("ptime of iris"), "{report}");
 }
 
 /// The manifest file has an edit before the house does; a command that was cut off in between is made up for by the next

@@ -37,6 +37,15 @@ fn the_wait_ends_with_the_reason_of_each_that_is_not_ready() {
         assert!(mute.contains(part), "{part} in {mute}");
     }
     assert!(!text.contains("agent `a` is"), "{text}");
+    // Restarting it by name ends in the same way, within its own limit, and says meanwhile what it waits for.
+    let (code, text) = said(&house, "service restart mute --timeout 7s");
+    assert_eq!(code, 7, "{text}");
+    for part in [
+        "waiting at most 7 s for mute: it runs and does not answer",
+        "service `mute` is worker_only after 7 s: it runs and does not answer",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
     // Whoever does not wait is told nothing of it.
     let (code, text) = said(&house, "up --no-wait");
     assert_eq!(code, 0, "{text}");

@@ -4,17 +4,34 @@ use super::HostdApi;
 use super::HostdConfig;
 use super::operation::{HostdOperation, HostdReply, HostdRequest};
 use crate::sys::descriptors;
+use crate::sys::process::is_stopped;
 use crate::{Error, Result};
 use abbey_model::Millis;
-use std::io::{self, BufRead, BufReader, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest wait for an answer; starting a cell takes milliseconds, sweeping one seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest wait until hostd has received a call; a host without free processor time delays it.
+pub(super) const RECEIVES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest wait until hostd has received a call while a signal keeps its process stopped.
+const CONTINUES_WITHIN: Duration = Duration::from_secs(3);
+
+/// First pause between two looks whether a call was received; each is twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+
+/// Longest pause between two looks whether a call was received.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Bytes without which a request is invalid: the brace and the line break at its end.
+const END_OF_REQUEST: usize = 2;
 
 /// Client of a running hostd over its Unix socket.
 #[derive(Debug, Clone)]
@@ -46,25 +63,55 @@ impl HostdClient {
         dry_run: bool,
         contact: &dyn Fn() -> bool,
     ) -> Result<HostdReply> {
-        let op = operation.summary().0;
+        let op = operation.phrase();
         let gone = |e: io::Error| Error::HostdSilent {
             op,
-            why: format!(
-                "`{}` does not answer ({e}); `abbey up` starts it again",
-                self.socket.display()
-            ),
+            why: match is_absent(&e) {
+                true => "does not run".to_owned(),
+                false => format!("does not answer at `{}` ({e})", self.socket.display()),
+            },
         };
         let mut bytes = serde_json::to_vec(&HostdRequest { operation, dry_run })
             .map_err(|e| gone(io::Error::other(e)))?;
         bytes.push(b'\n');
-        let stream = UnixStream::connect(&self.socket).map_err(gone)?;
-        require_trusted_peer(&stream).map_err(gone)?;
+        let hangs = |pid: Option<i32>| Error::HostdHangs {
+            op,
+            pid,
+            stopped: pid.and_then(is_stopped) == Some(true),
+        };
+        let refused_or_full = |e: io::Error| match e.kind() {
+            io::ErrorKind::WouldBlock => hangs(None),
+            _ => gone(e),
+        };
+        let stream = connect_within(&self.socket, RECEIVES_WITHIN).map_err(refused_or_full)?;
+        let pid = require_trusted_peer(&stream).map_err(gone)?;
+        let not_taken = |e: io::Error| match e.kind() {
+            io::ErrorKind::WouldBlock => hangs(Some(pid)),
+            _ => gone(e),
+        };
+        // Descriptors that wait in a queue stay open there, and so whoever reads their other ends would wait as long. They
+        // go with the end of the request, once its beginning was received.
+        let held_back = if fds.is_empty() { 0 } else { END_OF_REQUEST };
+        let (begin, end) = bytes.split_at(bytes.len().saturating_sub(held_back));
+        descriptors::send_with_descriptors(&stream, begin, &[]).map_err(not_taken)?;
+        if !is_received(&stream, pid).map_err(gone)? {
+            return Err(hangs(Some(pid)));
+        }
+        if !end.is_empty() {
+            descriptors::send_with_descriptors(&stream, end, fds).map_err(not_taken)?;
+        }
         stream.set_read_timeout(patience).map_err(gone)?;
-        descriptors::send_with_descriptors(&stream, &bytes, fds).map_err(gone)?;
+        let unfinished = |e: io::Error| match (e.kind(), patience) {
+            (io::ErrorKind::WouldBlock, Some(patience)) => Error::HostdUnfinished {
+                op,
+                seconds: patience.as_secs(),
+            },
+            _ => gone(e),
+        };
         let mut lines = BufReader::new(&stream);
         let mut next = || {
             let mut line = String::new();
-            if lines.read_line(&mut line).map_err(gone)? == 0 {
+            if lines.read_line(&mut line).map_err(unfinished)? == 0 {
                 return Err(Error::HostdLost { op });
             }
             serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))
@@ -88,14 +135,92 @@ impl HostdClient {
     }
 }
 
-/// Refuses a socket at which neither root nor the user of this process listens.
-fn require_trusted_peer(stream: &UnixStream) -> io::Result<()> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)?.uid;
-    match peer.is_root() || peer == rustix::process::geteuid() {
-        true => Ok(()),
+/// Connects to a Unix socket. While its queue of connections is full, waits for `limit` at most, and then fails with
+/// [`io::ErrorKind::WouldBlock`], as do later attempts to send what does not fit.
+pub(super) fn connect_within(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let stream = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(limit))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(UnixStream::from(stream))
+}
+
+/// Whether a connection failed because no process listens.
+fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error.kind(), ConnectionRefused | NotFound)
+}
+
+/// Whether hostd of a house takes calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostdState {
+    /// It does not run.
+    Absent,
+    /// Its process, which has this number if that is known, did not accept a connection in time.
+    Silent(Option<i32>),
+    /// It accepts connections.
+    TakesCalls,
+    /// This process may not connect to it.
+    Unknown,
+}
+
+/// Whether hostd of the house in `home` accepts a connection `within` this time. Calls that it is at work on do not matter.
+pub fn hostd_state(home: &Path, within: Duration) -> HostdState {
+    let stream = match connect_within(&HostdConfig::socket_path(home), within) {
+        Ok(stream) => stream,
+        Err(e) if is_absent(&e) => return HostdState::Absent,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return HostdState::Silent(None),
+        Err(_) => return HostdState::Unknown,
+    };
+    let Ok(pid) = require_trusted_peer(&stream) else {
+        return HostdState::Unknown;
+    };
+    // Whoever accepts a connection without a request closes it.
+    let closes = stream
+        .shutdown(Shutdown::Write)
+        .and_then(|()| stream.set_read_timeout(Some(within)))
+        .and_then(|()| (&stream).read(&mut [0]));
+    match closes {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => HostdState::Silent(Some(pid)),
+        _ => HostdState::TakesCalls,
+    }
+}
+
+/// Waits until the request that was sent over `stream` was received, which needs nothing but that hostd, process `pid`,
+/// accepts the connection: however long the operation itself takes, its process reads the request at once. Returns false
+/// if it was not received in time.
+fn is_received(stream: &UnixStream, pid: i32) -> io::Result<bool> {
+    let began = Instant::now();
+    let mut pause = FIRST_LOOK;
+    while abbey_launch::has_unreceived_bytes(stream.as_fd())? {
+        let mut reply = [PollFd::new(stream, PollFlags::IN)];
+        let wait = Timespec::try_from(pause).map_err(io::Error::other)?;
+        match poll(&mut reply, Some(&wait)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+        pause = LOOK_EVERY.min(pause * 2);
+        let limit = match is_stopped(pid) {
+            Some(true) => CONTINUES_WITHIN,
+            _ => RECEIVES_WITHIN,
+        };
+        if began.elapsed() >= limit {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Refuses a socket at which neither root nor the user of this process listens. Returns the process that listens.
+fn require_trusted_peer(stream: &UnixStream) -> io::Result<i32> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    match peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+        true => Ok(peer.pid.as_raw_nonzero().get()),
         false => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("user {} listens there, not root", peer.as_raw()),
+            format!("user {} listens there, not root", peer.uid.as_raw()),
         )),
     }
 }

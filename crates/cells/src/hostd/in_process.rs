@@ -33,8 +33,8 @@ pub fn run_in_process(
     operation: HostdOperation,
     fds: Vec<OwnedFd>,
 ) -> Result<HostdReply> {
-    let op = operation.summary().0;
-    let no = |why: String| Err(Error::Hostd { op, why });
+    let (op, phrase) = (operation.summary().0, operation.phrase());
+    let no = |why: String| Err(Error::Hostd { op: phrase, why });
     if let HostdOperation::Start { .. }
     | HostdOperation::Enter { .. }
     | HostdOperation::Firewall { .. }

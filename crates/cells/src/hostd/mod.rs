@@ -46,7 +46,7 @@ pub use checkpoint_sink::{Undelivered, undelivered_checkpoints};
 pub use checkpoints::{
     append_checkpoint_lines, checkpoint_file, parse_checkpoint_lines, read_checkpoint_lines,
 };
-pub use client::HostdClient;
+pub use client::{HostdClient, HostdState, hostd_state};
 pub use config::HostdConfig;
 pub use in_process::{InProcessHostd, run_in_process};
 pub use journal::JournalLine;
@@ -55,7 +55,7 @@ pub use named_files::{NamedFiles, allow_named_files, check_secret_file, check_si
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
-    detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
+    HostdStartup, detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
     is_privileged_hostd_running, listening_process, socket_owner,
 };
 pub use users_lock::running_twin;

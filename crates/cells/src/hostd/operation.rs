@@ -194,6 +194,38 @@ impl HostdOperation {
         )
     }
 
+    /// What the operation does, as it follows "hostd could not" in a message.
+    pub const fn phrase(&self) -> &'static str {
+        match self {
+            HostdOperation::Hello {} => "report its version",
+            HostdOperation::Owners {} => "list owners",
+            HostdOperation::Allocate { .. } => "allocate a user and addresses",
+            HostdOperation::Release { .. } => "release an allocation",
+            HostdOperation::Prepare { .. } => "write the files of a cell",
+            HostdOperation::Observe { .. } => "inspect the host",
+            HostdOperation::Read { .. } => "read a file of a cell",
+            HostdOperation::ReadSecret { .. } => "read a secret",
+            HostdOperation::Archive { .. } => "archive files",
+            HostdOperation::Rename { .. } => "rename a cell",
+            HostdOperation::Archives {} => "list archived files",
+            HostdOperation::Restore { .. } => "restore archived files",
+            HostdOperation::Fill { .. } => "unpack the files of an agent",
+            HostdOperation::Snapshot { .. } => "make a snapshot",
+            HostdOperation::Stage { .. } => "unpack the files of a command",
+            HostdOperation::Collect { .. } => "pack the files of a command",
+            HostdOperation::Discard { .. } => "delete the files of a command",
+            HostdOperation::Pack { .. } => "pack files",
+            HostdOperation::Start { .. } => "start a cell",
+            HostdOperation::Begin { .. } => "start a program in a microVM",
+            HostdOperation::Sweep { .. } => "clean up after a cell",
+            HostdOperation::Enter { .. } => "run a program in a cell",
+            HostdOperation::KeepCheckpoints { .. } => "store checkpoints of the audit log",
+            HostdOperation::CopyCheckpoints { .. } => "copy checkpoints to a sink",
+            HostdOperation::Firewall { .. } => "apply the firewall",
+            HostdOperation::End {} => "end",
+        }
+    }
+
     /// Name of the operation and the owner or cell it is about, for the journal. Never contents, arguments or
     /// environments.
     pub fn summary(&self) -> (&'static str, String) {
@@ -321,7 +353,7 @@ impl HostdReply {
     /// Error for a reply that does not belong to the operation.
     pub(super) fn unexpected_reply_error(&self) -> Error {
         Error::Hostd {
-            op: "call",
+            op: "answer as expected",
             why: format!("unexpected reply: {self:?}"),
         }
     }

@@ -4,6 +4,7 @@ use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
 use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 use super::spare_networks::SpareNetworks;
+use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
     HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
@@ -139,13 +140,10 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     }
 }
 
-/// Why a hostd leaves at once; whoever started it knows from this that it may wait for the other one.
-pub(super) const ANOTHER_HOSTD: &str = "another hostd of this house runs or is starting";
-
 /// One hostd a house: the second finds out and leaves.
 fn take_lock(config: &HostdConfig) -> Result<fs::File> {
     let held = || Error::Hostd {
-        op: "start",
+        op: START,
         why: ANOTHER_HOSTD.to_owned(),
     };
     lock::try_lock_file(&config.hostd_dir().join("hostd.lock"))?.ok_or_else(held)
@@ -188,6 +186,8 @@ fn attend(
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
         let (bytes, fds) = descriptors::receive_line(stream, REQUEST_MAX)?;
         match parse_request(&bytes) {
+            // Somebody only asked whether connections are accepted.
+            _ if bytes.is_empty() => return Ok(()),
             Err(why) => HostdReply::Refused { why },
             Ok(request) => {
                 let (op, subject) = request.operation.summary();

@@ -1,14 +1,20 @@
 //! Getting hostd up, and the control plane down to an ordinary user.
 
-use super::server::ANOTHER_HOSTD;
+use super::client::{RECEIVES_WITHIN, connect_within};
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
-use crate::sys::process::runs_program;
+use crate::sys::process::{kill_process, runs_program};
 use crate::{Error, Result, crash};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Why a hostd leaves at once; whoever started it knows from this that it may wait for the other one.
+pub(super) const ANOTHER_HOSTD: &str = "another hostd of this house runs or is starting";
+
+/// What a hostd that does not come up could not do.
+pub(super) const START: &str = "start";
 
 /// Time for an older hostd to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +36,7 @@ pub fn listening_process(home: &Path) -> Option<i32> {
 /// Process id of the program that listens on a Unix socket. None if the process that made the socket has ended: its number
 /// may be another's by now.
 pub fn socket_owner(socket: &Path) -> Option<i32> {
-    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    let stream = connect_within(socket, RECEIVES_WITHIN).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
     let pid = peer.pid.as_raw_nonzero().get();
     // Whoever has the socket may be another process than the one whose number the kernel keeps.
@@ -52,23 +58,45 @@ pub fn end_hostd(hostd: &dyn HostdApi) -> Result<()> {
     Ok(())
 }
 
+/// What [`ensure_hostd_running`] found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostdStartup {
+    /// A hostd of this version answers.
+    Running,
+    /// It was started.
+    Started,
+    /// It was started, after the process with this number, which did not take calls, was killed.
+    Replaced(i32),
+}
+
 /// Starts hostd from the executable `binary` unless one with this program, version and privilege answers; ends one that
-/// differs, which its cells survive. Returns whether it started one.
+/// differs, and kills one that does not take calls. Cells survive both.
 ///
 /// # Errors
 /// [`Error::Hostd`] when it does not come up.
-pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<bool> {
+pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<HostdStartup> {
     let client = HostdClient::new(&config.home);
-    if let Ok(hello) = client.hello() {
-        let same = hello.version == env!("CARGO_PKG_VERSION")
-            && runs_program(hello.pid, binary).unwrap_or(true);
-        if same && hello.privileged == config.privileged {
-            return Ok(false);
+    let mut killed = None;
+    match client.hello() {
+        Ok(hello) => {
+            let same = hello.version == env!("CARGO_PKG_VERSION")
+                && runs_program(hello.pid, binary).unwrap_or(true);
+            if same && hello.privileged == config.privileged {
+                return Ok(HostdStartup::Running);
+            }
+            end_hostd(&client)?;
         }
-        end_hostd(&client)?;
+        Err(hangs @ Error::HostdHangs { pid: Some(pid), .. }) => match kill_hostd(pid) {
+            true => killed = Some(pid),
+            false => return Err(hangs),
+        },
+        // It holds the lock, so that no other one can start.
+        Err(busy @ Error::HostdUnfinished { .. }) => return Err(busy),
+        // The kernel closed the socket of one that ended.
+        Err(_) => {}
     }
     let failed = |why: String| Error::Hostd {
-        op: "start",
+        op: START,
         why: format!("`{}`: {why}", binary.display()),
     };
     let log = log(config).map_err(Error::file("open", "the log of hostd"))?;
@@ -98,13 +126,45 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<bool>
     }
     if client.hello().is_ok() {
         // It, or one that somebody else started at the same time.
-        return Ok(line.trim() == "ok");
+        return Ok(match (killed, line.trim() == "ok") {
+            (Some(pid), _) => HostdStartup::Replaced(pid),
+            (None, true) => HostdStartup::Started,
+            (None, false) => HostdStartup::Running,
+        });
     }
     match line.trim() {
         "ok" => Err(failed("it started but does not answer".to_owned())),
         "" => Err(failed("it ended before it answered".to_owned())),
-        why => Err(failed(why.to_owned())),
+        // It says itself that it could not start.
+        why => {
+            let repeated = Error::Hostd {
+                op: START,
+                why: String::new(),
+            };
+            let why = why.strip_prefix(&repeated.to_string()).unwrap_or(why);
+            Err(failed(why.to_owned()))
+        }
     }
+}
+
+/// Kills the process of a hostd that does not take calls, and waits until it has exited: at most 5 seconds. Returns whether
+/// it has.
+fn kill_hostd(pid: i32) -> bool {
+    let Some(process) = crate::identify(pid) else {
+        return true;
+    };
+    // A number that the kernel has given to another program is not killed.
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    if !arguments.any(|argument| argument == b"hostd") {
+        return false;
+    }
+    kill_process(&process);
+    let until = Instant::now() + END_WITHIN;
+    while crate::is_alive(&process) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    !crate::is_alive(&process)
 }
 
 fn log(config: &HostdConfig) -> std::io::Result<fs::File> {
@@ -141,7 +201,7 @@ pub fn drop_privileges(config: &HostdConfig) -> Result<()> {
     match privileges(&status) {
         None => Ok(()),
         Some(left) => Err(Error::Hostd {
-            op: "descend",
+            op: "give up its privileges",
             why: format!("the control plane would keep {left}"),
         }),
     }

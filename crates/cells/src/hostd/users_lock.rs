@@ -21,8 +21,7 @@ fn refusal(home: &str) -> String {
 pub fn running_twin(hostd_dir: &Path) -> Option<String> {
     let allocations = fs::read(hostd_dir.join("claims.json")).ok()?;
     let allocations: allocation::Allocations = serde_json::from_slice(&allocations).ok()?;
-    let path = Path::new(HOST_FILES).join(format!("users-{}", allocations.uid_first));
-    let mut file = fs::File::open(path).ok()?;
+    let mut file = fs::File::open(allocation::file_of_users(allocations.uid_first)).ok()?;
     lock::lock_holder(&file)?;
     let mut home = String::new();
     file.read_to_string(&mut home).ok()?;
@@ -47,11 +46,11 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
         .mode(0o700)
         .create(dir)
         .map_err(Error::file("create", dir))?;
-    let path = dir.join(format!("users-{first}"));
+    let path = allocation::file_of_users(first);
     let Some(mut held) = lock::try_lock_file(&path)? else {
         let home = fs::read_to_string(&path).unwrap_or_default();
         return Err(Error::Hostd {
-            op: "start",
+            op: super::startup::START,
             why: refusal(&home),
         });
     };

@@ -157,8 +157,8 @@ pub(crate) fn signal_until_stopped(all: impl Fn() -> Vec<i32>, on: bool, until: 
     }
 }
 
-/// Whether a process is stopped; none when it is gone.
-fn is_stopped(pid: i32) -> Option<bool> {
+/// Whether a signal stopped a process; none when it is gone.
+pub fn is_stopped(pid: i32) -> Option<bool> {
     let stat = read_kernel_file(format!("/proc/{pid}/stat")).ok()?;
     match stat.rsplit_once(')')?.1.split_whitespace().next()? {
         "Z" | "X" => None,

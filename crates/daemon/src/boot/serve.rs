@@ -119,7 +119,11 @@ pub async fn serve(options: Options) -> Result<()> {
     drop(rt.spawn(crate::cells::vm_pool::run_pool_expiry(Arc::clone(
         &plane.cells,
     ))));
-    if let Err(error) = provision::provision_plan(&plane.cells).await {
+    let provisioned = {
+        let _plan_lock = core.plan.lock_changes().await;
+        provision::provision_plan(&plane.cells).await
+    };
+    if let Err(error) = provisioned {
         tracing::error!(
             error = error.chain(),
             "some files of agents or services could not be provisioned; fix the cause and apply the manifest again, or run `abbey doctor --fix`"

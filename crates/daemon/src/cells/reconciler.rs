@@ -417,8 +417,13 @@ fn is_disk_full(error: &Error) -> bool {
 
 /// Whether an error only says that no hostd answered.
 fn is_hostd_away(error: &Error) -> bool {
-    use abbey_cells::Error::{HostdLost, HostdSilent};
-    matches!(error, Error::Cell(HostdSilent { .. } | HostdLost { .. }))
+    use abbey_cells::Error::{HostdHangs, HostdLost, HostdSilent, HostdUnfinished};
+    matches!(
+        error,
+        Error::Cell(
+            HostdSilent { .. } | HostdHangs { .. } | HostdUnfinished { .. } | HostdLost { .. }
+        )
+    )
 }
 
 async fn observe_cell(

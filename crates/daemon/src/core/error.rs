@@ -99,6 +99,7 @@ impl Error {
             Error::Cell(abbey_cells::Error::NoTerminal(_) | abbey_cells::Error::NotRunning(_)) => {
                 FaultKind::Conflict
             }
+            Error::Cell(abbey_cells::Error::HostdHangs { .. }) => FaultKind::Unavailable,
             Error::File { .. }
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }

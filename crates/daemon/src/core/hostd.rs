@@ -48,10 +48,12 @@ pub(crate) async fn archived_files(
 ///
 /// # Errors
 /// If either fails.
-pub fn ensure_home_and_hostd(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
+pub fn ensure_home_and_hostd(
+    home: PathBuf,
+    binary: &Path,
+) -> std::result::Result<hostd::HostdStartup, Error> {
     let config = Home::new(home).create_directories()?;
-    hostd::ensure_hostd_running(&config, binary)?;
-    Ok(())
+    Ok(hostd::ensure_hostd_running(&config, binary)?)
 }
 
 /// Creates the home, starts hostd, and makes this process an ordinary user without capabilities.
@@ -73,7 +75,7 @@ pub fn start_hostd_and_drop_privileges(
     let config = home.create_directories()?;
     let started = hostd::ensure_hostd_running(&config, binary)?;
     hostd::drop_privileges(&config)?;
-    Ok(started)
+    Ok(started != hostd::HostdStartup::Running)
 }
 
 /// Ends the hostd of a home whose control plane could not start, so that nothing of it is left. One that does not answer is

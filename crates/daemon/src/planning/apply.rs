@@ -290,6 +290,9 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let parsed = parse_manifest(&body.manifest)?;
     let charters = load_charters(&parsed, body)?;
     let current = work.core.plan.current();
+    // After the plan in force and before the host, so that no renaming is missed that the plan has and the host has not.
+    let pending = work.core.store.pending_renames().await?;
+    let pending: Vec<(Slug, Slug)> = pending.into_iter().map(|r| (r.old, r.new)).collect();
     let helper = Arc::clone(&work.core.hostd);
     let containers = parsed.agents.values();
     let containers = containers.filter(|a| a.cell == CellKind::Container);
@@ -340,6 +343,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         charters: charters.clone(),
         renamed: BTreeMap::new(),
     };
+    inventory.settle_pending_renames(&pending);
     let renamed = parse_renamed(&body.renamed, &parsed)?;
     for (old, new) in &renamed {
         let manifest = current.as_ref().map_or("", |c| c.manifest.as_str());

@@ -142,30 +142,36 @@ fn open_reservations(rows: &dyn Rows, scope: &Scope, metric: Metric) -> Result<u
     }))
 }
 
-/// Moves what an agent has spent and reserved to the accounts of its new name.
+/// Moves what an agent has spent and reserved to the accounts of its new name. Nothing stays under the old one, nor what
+/// an earlier agent of the new name spent.
 pub(crate) fn rename_agent_accounts(tx: &mut Tx<'_>, old: &Slug, new: &Slug) -> Result<()> {
+    let scope = Scope::Agent(new.clone());
     for &metric in Metric::ALL {
-        if let Some(before) = account(tx, &Scope::Agent(old.clone()), metric)? {
-            let scope = Scope::Agent(new.clone());
+        remove_account(tx, &scope, metric)?;
+        if let Some(before) = remove_account(tx, &Scope::Agent(old.clone()), metric)? {
             put_account(
                 tx,
                 Account {
-                    scope,
-                    ..before.clone()
-                },
-            );
-            put_account(
-                tx,
-                Account {
-                    limit: None,
-                    spent: 0,
-                    reserved: 0,
+                    scope: scope.clone(),
                     ..before
                 },
             );
         }
     }
     limit_overrides::rename(tx, &Scope::Agent(old.clone()), &Scope::Agent(new.clone()))
+}
+
+/// Removes an account; returns it as it stood.
+fn remove_account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Account>> {
+    let found = account(tx, scope, metric)?;
+    let key = (scope.to_string(), metric.name());
+    tx.execute(
+        "DELETE FROM budgets WHERE scope = ?1 AND metric = ?2",
+        params![&key.0, key.1],
+    )?;
+    let old = tx.accounts.insert(key.clone(), None);
+    tx.undo.push((key, old.flatten()));
+    Ok(found)
 }
 
 /// Sets the budget limits of one task, over all its runs and subtasks.

@@ -3,6 +3,7 @@
 //! says so. Texts are rendered last, in the reader's language (S1-22).
 
 mod day;
+mod history;
 mod metrics;
 mod report;
 mod route;
@@ -152,11 +153,13 @@ pub(crate) async fn make_report(
                 })
                 .collect();
             let shared = uids.iter().filter(|u| u.is_none()).count();
+            let mut entries = entries_since(work, since).await?;
+            history::under_present_names(&mut entries);
             let seen = metrics::MeasuredState {
                 agents: &fleet.agents,
                 resting: agents_not_desired_up(work),
                 tasks: &newest_tasks(work).await?,
-                entries: &entries_since(work, since).await?,
+                entries: &entries,
                 conflicts: count_port_conflicts(work).await?,
                 // A single agent shares its user with no other.
                 shared: if shared > 1 { shared as u64 } else { 0 },

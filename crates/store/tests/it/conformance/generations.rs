@@ -194,6 +194,9 @@ fn a_renamed_agent_keeps_its_work_and_its_spend(bench: &mut Bench) {
         (account.spent, account.reserved),
         (before.spent, before.reserved)
     );
+    let accounts = bench.store().budgets().done();
+    let left = accounts.iter().filter(|a| a.scope == before.scope);
+    assert_eq!(left.count(), 0, "{accounts:?}");
     let wakes: Vec<Slug> = bench.store().wakes().done().into_keys().collect();
     let schedules: Vec<String> = bench.store().schedules().done().into_keys().collect();
     assert_eq!(
