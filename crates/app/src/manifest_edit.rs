@@ -56,8 +56,11 @@ pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> 
                 progress.end();
                 return Ok(ManifestLock { _locked: locked });
             }
-            // Not every file system has locks.
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+            // Not every file system has locks, and one of the network may be without a server for them.
+            Err(e)
+                if e.kind() == io::ErrorKind::Unsupported
+                    || e.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) =>
+            {
                 return Ok(ManifestLock { _locked: None });
             }
             Err(e) => {

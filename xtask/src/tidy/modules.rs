@@ -80,6 +80,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "planner",
             "named_ports",
             "check",
+            "workflow_warnings",
             "storage",
             "plan",
             "rename",
