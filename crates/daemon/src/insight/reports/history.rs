@@ -13,18 +13,6 @@ pub(super) fn under_present_names(entries: &mut [AuditEntry]) {
     // For each name, what an agent that had it at this point of the log is called now, if not the same.
     let mut now: BTreeMap<String, String> = BTreeMap::new();
     for entry in entries.iter_mut().rev() {
-        if entry.action == "agent.rename" {
-            let name = |key: &str| entry.detail[key].as_str().map(str::to_owned);
-            let (Some(from), Some(to)) = (name("from"), name("to")) else {
-                continue;
-            };
-            let present = now.get(&to).cloned().unwrap_or_else(|| to.clone());
-            now.insert(to.clone(), format!("{to} (before)"));
-            now.insert(from, present);
-        }
-        if now.is_empty() {
-            continue;
-        }
         if NAMED_BY_SLUG.contains(&entry.action.as_str()) {
             if let Some(present) = now.get(&entry.entity) {
                 entry.entity.clone_from(present);
@@ -33,6 +21,16 @@ pub(super) fn under_present_names(entries: &mut [AuditEntry]) {
             && let Some(present) = now.get(agent.as_str())
         {
             entry.entity = format!("agent-{present}");
+        }
+        // Its own entity is the name that the agent has after it.
+        if entry.action == "agent.rename" {
+            let name = |key: &str| entry.detail[key].as_str().map(str::to_owned);
+            let (Some(from), Some(to)) = (name("from"), name("to")) else {
+                continue;
+            };
+            let present = now.get(&to).cloned().unwrap_or_else(|| to.clone());
+            now.insert(to.clone(), format!("{to} (before)"));
+            now.insert(from, present);
         }
     }
 }
