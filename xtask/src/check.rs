@@ -210,7 +210,7 @@ fn long() -> Result<(), String> {
             ],
         )?;
     }
-    Ok(())
+    simulate(&["--seed", "1", "--seeds", "1000", "--days", "7"])
 }
 
 /// Tests on hosts that are emulated whole, after the release build.
@@ -236,11 +236,8 @@ fn emulated_hosts() -> Result<(), String> {
 
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
-    run_step(
-        "release build",
-        "cargo",
-        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
-    )?;
+    release_build()?;
+    simulated_weeks(&["--seed", "1", "--seeds", "20", "--days", "7"])?;
     emulated_hosts()?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
@@ -268,18 +265,25 @@ fn stories() -> Result<(), String> {
     Ok(())
 }
 
-/// Simulates weeks of a house; see `abbey_testkit::simulate`.
+/// Builds for releases what users have, and the programs of the test kit.
+fn release_build() -> Result<(), String> {
+    run_step(
+        "release build",
+        "cargo",
+        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
+    )
+}
+
+/// Simulates weeks of a house; see `abbey_testkit::simulate`. A week takes five times as long without optimization.
 pub(crate) fn simulate(args: &[&str]) -> Result<(), String> {
-    let program = [
-        "run",
-        "--quiet",
-        "-p",
-        "abbey-testkit",
-        "--bin",
-        "abbey-simulate",
-        "--",
-    ];
-    run_step("simulate", "cargo", &[&program, args].concat())
+    release_build()?;
+    simulated_weeks(args)
+}
+
+/// As [`simulate`], after the release build.
+fn simulated_weeks(args: &[&str]) -> Result<(), String> {
+    let program = repository_root().join("target/release/abbey-simulate");
+    run_step("simulated weeks", &program.display().to_string(), args)
 }
 
 /// Runs all tests with snapshot updates enabled, so that every snapshot file is written again.

@@ -6,7 +6,7 @@ use crate::follow::{activity_of, follow};
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_api::*;
-use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner};
+use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner, unit_of};
 use abbey_cells::{Backend, ShimBackend};
 use abbey_daemon::{Home, STATE_FORMAT};
 use abbey_model::{CellName, Millis, Observed};
@@ -153,14 +153,6 @@ fn end_control_plane(home: &Home) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// Unit of systemd that manages a process of Abbey; none for one that a command started, whatever unit that runs in.
-fn unit_of(pid: i32) -> Option<String> {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let units = groups.lines().filter_map(|l| l.rsplit('/').next());
-    let mut ours = units.filter(|u| u.starts_with("abbey") && u.ends_with(".service"));
-    ours.next().map(str::to_owned)
 }
 
 /// Repairs what only the owner of the home can repair: its permissions, and a lost hostd. Does nothing for other users.

@@ -56,11 +56,7 @@ pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> 
                 progress.end();
                 return Ok(ManifestLock { _locked: locked });
             }
-            // Not every file system has locks, and one of the network may be without a server for them.
-            Err(e)
-                if e.kind() == io::ErrorKind::Unsupported
-                    || e.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) =>
-            {
+            Err(e) if has_no_locks(&e) => {
                 return Ok(ManifestLock { _locked: None });
             }
             Err(e) => {
@@ -69,6 +65,15 @@ pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> 
             }
         }
     }
+}
+
+/// Whether a file system has no locks: not every one has them, NFS may be without a server for them, and there a file that
+/// may only be read cannot be locked (flock(2)).
+fn has_no_locks(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    error.kind() == io::ErrorKind::Unsupported
+        || errno.is_some_and(|e| [Errno::NOLCK, Errno::BADF].contains(&e))
 }
 
 /// An edit that is in the file, and that the house has not accepted yet.

@@ -121,10 +121,10 @@ pub(super) async fn skills(call: &Call, verb: SkillsVerb) -> Outcome {
             let bytes = STANDARD.decode(&doc.base64).map_err(|e| {
                 Failure::plain(format!("the answer of the house cannot be read: {e}"))
             })?;
-            match std::str::from_utf8(&bytes) {
-                Ok(text) if output::is_terminal() => print_verbatim(text),
+            match output::is_terminal() {
+                true => print_verbatim(&String::from_utf8_lossy(&bytes)),
                 // As it is, for programs.
-                _ => stdout::write(&bytes),
+                false => stdout::write(&bytes),
             }
             Ok(exit::OK)
         }

@@ -32,9 +32,11 @@ pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
         let is_stuck = matches!(failure.code(), exit::CONFLICT | exit::TIMEOUT);
         if is_stuck || !is_control_plane_up(home).await {
             let stopped = stop_cells_without_control_plane(home).await?;
-            print_message(&format!(
-                "the control plane does not stop its cells: {stopped} were stopped without it"
-            ));
+            if stopped > 0 {
+                print_message(&format!(
+                    "the control plane does not stop its cells: {stopped} were stopped without it"
+                ));
+            }
         }
         return Err(failure);
     }

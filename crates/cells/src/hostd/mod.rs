@@ -56,6 +56,6 @@ pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX
 pub use server::{parse_request, serve_hostd};
 pub use startup::{
     HostdStartup, detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
-    is_privileged_hostd_running, listening_process, socket_owner,
+    is_privileged_hostd_running, listening_process, socket_owner, unit_of,
 };
 pub use users_lock::running_twin;

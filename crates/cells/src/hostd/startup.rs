@@ -2,6 +2,7 @@
 
 use super::client::{RECEIVES_WITHIN, connect_within};
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
+use crate::sys::lock::lock_holder;
 use crate::sys::process::{kill_process, runs_program};
 use crate::{Error, Result, crash};
 use std::fs;
@@ -86,7 +87,7 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
             }
             end_hostd(&client)?;
         }
-        Err(hangs @ Error::HostdHangs { pid: Some(pid), .. }) => match kill_hostd(pid) {
+        Err(hangs @ Error::HostdHangs { pid: Some(pid), .. }) => match kill_hostd(config, pid) {
             true => killed = Some(pid),
             false => return Err(hangs),
         },
@@ -147,16 +148,24 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
     }
 }
 
+/// Unit of systemd that manages a process of Abbey; none for one that a command started, whatever unit that runs in.
+pub fn unit_of(pid: i32) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let units = groups.lines().filter_map(|l| l.rsplit('/').next());
+    let mut ours = units.filter(|u| u.starts_with("abbey") && u.ends_with(".service"));
+    ours.next().map(str::to_owned)
+}
+
 /// Kills the process of a hostd that does not take calls, and waits until it has exited: at most 5 seconds. Returns whether
-/// it has.
-fn kill_hostd(pid: i32) -> bool {
+/// it has. One that systemd manages is left to it, which starts another one.
+fn kill_hostd(config: &HostdConfig, pid: i32) -> bool {
     let Some(process) = crate::identify(pid) else {
         return true;
     };
-    // A number that the kernel has given to another program is not killed.
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = arguments.split(|byte| *byte == 0);
-    if !arguments.any(|argument| argument == b"hostd") {
+    // Whoever has the lock is the hostd of this house; what is behind the socket may be another program.
+    let lock = fs::File::open(config.hostd_dir().join("hostd.lock"));
+    let holds_lock = lock.is_ok_and(|file| lock_holder(&file) == Some(pid));
+    if !holds_lock || unit_of(pid).is_some() {
         return false;
     }
     kill_process(&process);

@@ -66,7 +66,20 @@ async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
         return Ok(Scope::Task(task.id));
     }
     match text.parse() {
-        Ok(scope @ (Scope::House | Scope::Agent(_))) => Ok(scope),
+        Ok(Scope::House) => Ok(Scope::House),
+        // The account of a removed agent stays, but a later agent of its name must not find a limit there.
+        Ok(Scope::Agent(agent)) => {
+            let current = api.core.plan.current();
+            let has = current.is_none_or(|c| c.house.agents.contains_key(&agent));
+            match has {
+                true => Ok(Scope::Agent(agent)),
+                false => Err(Problem::new(
+                    FaultKind::NotFound,
+                    format!("there is no agent `{agent}`"),
+                )
+                .into()),
+            }
+        }
         Ok(Scope::Task(_) | Scope::Run(_)) | Err(_) => Err(invalid(format!(
             "`{text}` is not a budget that can be changed; use house, agent:NAME or TASK-N"
         ))),

@@ -105,7 +105,8 @@ async fn register_work_metrics(work: &Arc<WorkState>, registry: &mut Registry) -
             .get_or_create(&vec![("state", state.to_string())])
             .set(0.0);
     }
-    for kind in WaitKind::ALL {
+    // A run that waits for a subtask runs.
+    for kind in WaitKind::ALL.iter().filter(|k| **k != WaitKind::Subtask) {
         let labels = vec![("reason", kind.to_string())];
         waiting.get_or_create(&labels).set(0.0);
         oldest.get_or_create(&labels).set(0.0);

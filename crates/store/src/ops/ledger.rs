@@ -101,6 +101,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
         "INSERT INTO meta VALUES ('timezone', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
         params![timezone],
     )?;
+    limit_overrides::end_unstated(tx, limits)?;
     for limit in limits {
         let in_force = limit_overrides::limit_in_force(tx, limit)?;
         let account = match account(tx, &limit.scope, limit.metric)? {

@@ -93,9 +93,23 @@ pub(crate) fn limit_in_force(tx: &mut Tx<'_>, stated: &BudgetLimit) -> Result<Op
     }
 }
 
-/// Keeps what the operator changed when an agent is renamed.
+/// Ends changed limits of agents for which the manifest states none any more: those of removed agents must not meet a later
+/// agent of the same name.
+pub(crate) fn end_unstated(tx: &mut Tx<'_>, stated: &[BudgetLimit]) -> Result<()> {
+    for (scope, metric) in list(tx.rows)?.into_keys() {
+        let is_stated = |s: &BudgetLimit| s.metric == metric && s.scope.to_string() == scope;
+        match parse::<Scope>(&scope)? {
+            scope @ Scope::Agent(_) if !stated.iter().any(is_stated) => remove(tx, &scope, metric)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what the operator changed when an agent is renamed, and nothing of an earlier agent of the new name.
 pub(crate) fn rename(tx: &mut Tx<'_>, old: &Scope, new: &Scope) -> Result<()> {
     for &metric in Metric::ALL {
+        remove(tx, new, metric)?;
         if let Some(limit) = read(tx.rows, old, metric)? {
             remove(tx, old, metric)?;
             write(tx, new, metric, &limit)?;

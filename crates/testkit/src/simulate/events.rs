@@ -116,6 +116,7 @@ impl World {
         };
         self.log(&format!("the wall clock goes by {} s", step / 1000));
         self.clock.set_by(Millis(step));
+        self.clock_set_at = Some(self.elapsed);
     }
 
     fn edit_manifest(&mut self) {

@@ -202,8 +202,12 @@ impl World {
 
     /// What is wrong with an open task: it has neither an owner nor something that will move it on.
     fn fault_of_task(&self, seen: &Seen, task: &TaskRow) -> Option<String> {
+        // The house notices that its clock was set with its next pass.
+        let set_now = self
+            .clock_set_at
+            .is_some_and(|at| self.elapsed - at <= LATE_MAX.0);
         let instant = |at: Timestamp| {
-            if seen.now.since(at) > LATE_MAX {
+            if seen.now.since(at) > LATE_MAX && !set_now {
                 return Some(format!("its instant was {} ms ago", seen.now.since(at).0));
             }
             if at.since(seen.now) > WAIT_MAX {

@@ -68,6 +68,8 @@ pub(super) struct World {
     /// Whether the provider overstated usage since the last check of the budgets.
     pub(super) overstated: bool,
     pub(super) totals: BTreeMap<(String, String), u64>,
+    /// When the wall clock was last set, milliseconds since the start.
+    pub(super) clock_set_at: Option<i64>,
     pub(super) verifier: ChainVerifier,
     pub(super) audited: u64,
     pub(super) checked_at: i64,
@@ -151,6 +153,7 @@ impl World {
             calls_made: 0,
             overstated: false,
             totals: BTreeMap::new(),
+            clock_set_at: None,
             verifier: ChainVerifier::new(None, Vec::new(), KnownCheckpoints::default()),
             audited: 0,
             checked_at: 0,
@@ -298,6 +301,15 @@ impl World {
         if !(200..300).contains(&applied) {
             self.violated(format!("a valid manifest is refused: {answer}"));
         }
+        // What an agent has spent stays its own.
+        self.totals = std::mem::take(&mut self.totals)
+            .into_iter()
+            .map(|((scope, metric), total)| {
+                let name = scope.strip_prefix("agent:").and_then(|n| renamed.get(n));
+                let scope = name.map_or(scope.clone(), |new| format!("agent:{new}"));
+                ((scope, metric), total)
+            })
+            .collect();
         let zone = abbey_engine::budget::TimeZone::get(self.household.zone);
         if let Ok(zone) = zone {
             if self.options.fault == Some(Fault::EarlyMidnight) {

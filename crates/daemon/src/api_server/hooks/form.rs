@@ -14,6 +14,10 @@ pub(super) fn payload_of_form(headers: &HeaderMap, body: &[u8]) -> Option<String
     if !kind.eq_ignore_ascii_case(FORM) {
         return None;
     }
+    // Text within JSON is no field, whatever its sender calls it.
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        return None;
+    }
     let fields: Vec<(String, String)> = serde_urlencoded::from_bytes(body).ok()?;
     let mut payloads = fields.into_iter().filter(|(name, _)| name == "payload");
     // A second one would be another delivery than the first.
@@ -42,6 +46,7 @@ mod tests {
         for (kind, body) in [
             ("application/json", body),
             (FORM, r#"{"a": 1}"#),
+            (FORM, r#"{"title": "x&payload=%7B%22b%22%3A2%7D&y"}"#),
             (FORM, "payload=a&payload=b"),
             (FORM, ""),
         ] {

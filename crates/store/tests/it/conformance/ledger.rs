@@ -14,6 +14,7 @@ cases! {
     usage_is_summed_by_agent_and_model checks usage_since settle_call;
     an_unknown_time_zone_is_refused checks set_budgets;
     a_changed_limit_stays_until_the_manifest_states_another checks change_budget limit_overrides set_budgets;
+    a_changed_limit_ends_with_its_agent checks change_budget set_budgets;
     changes_that_change_nothing_are_refused checks change_budget;
     tokens_of_usage_are_those_of_the_ledger checks usage_since;
 }
@@ -223,6 +224,38 @@ fn a_changed_limit_stays_until_the_manifest_states_another(bench: &mut Bench) {
         ("budget.set", "operator"),
     ];
     assert_eq!(seen, expected);
+}
+
+/// What was given to a removed agent is not there for a later one of its name.
+fn a_changed_limit_ends_with_its_agent(bench: &mut Bench) {
+    let limit_of = |scope: Scope| BudgetLimit {
+        scope,
+        metric: Metric::Tokens,
+        window: Window::Day,
+        limit: Some(1000),
+        warn_percent: 80,
+    };
+    let agent = Scope::Agent("a".parse().unwrap());
+    let state = |bench: &Bench, scopes: &[Scope]| {
+        let limits = scopes.iter().cloned().map(limit_of).collect();
+        let store = bench.store();
+        store.set_budgets(limits, "UTC".into()).done();
+    };
+    state(bench, &[Scope::House, agent.clone()]);
+    for scope in [Scope::House, agent.clone()] {
+        let change = BudgetChange {
+            scope,
+            metric: Metric::Tokens,
+            kind: BudgetChangeKind::Set(None),
+            note: None,
+        };
+        let store = bench.store();
+        store.change_budget(change, Principal::Operator).done();
+    }
+    state(bench, &[Scope::House]);
+    state(bench, &[Scope::House, agent]);
+    assert_eq!(bench.account("agent:a", Metric::Tokens).limit, Some(1000));
+    assert_eq!(bench.account("house", Metric::Tokens).limit, None);
 }
 
 fn changes_that_change_nothing_are_refused(bench: &mut Bench) {
