@@ -169,13 +169,8 @@ async fn change_budget(home: &Home, json: bool, change: &ChangeBudget) -> Outcom
     let limit = budget.limit.map_or_else(|| "no limit".to_owned(), amount);
     let metric = budget_metric(budget.metric);
     let of = budget.scope.replace(':', " ");
-    let has_room = budget.limit.is_none_or(|limit| budget.spent < limit);
-    let then = match has_room {
-        true => "; tasks that wait for it go on",
-        false => "",
-    };
     output::print_line(&format!(
-        "{metric} of {of}: {} spent of {limit}{then}",
+        "{metric} of {of}: {} spent of {limit}; tasks that wait for it go on where they fit",
         amount(budget.spent)
     ));
     if let Some(changed) = &budget.changed {
