@@ -16,6 +16,8 @@ pub(super) enum QueueEdit {
     Edit(u64, TaskFields),
     Cancel(u64),
     Retry(u64),
+    /// Adds a task like one that is done, which takes its place in the file.
+    Again(u64, TaskFields),
 }
 
 /// An entry whose change is refused, and why.
@@ -106,6 +108,10 @@ fn compare(item: &QueueItem, task: Option<&QueueEntry>, number: u64, first: bool
             "the comment at the end of the line is missing, so it is unknown whether this is TASK-{number}; remove the number to add a task"
         )));
     }
+    if asks_for_another(item, task) {
+        let again = QueueEdit::Again(number, item.fields.clone());
+        return Compared::Known(vec![Ok(again)]);
+    }
     let mut changes = Vec::new();
     match fields_changed(item, task) {
         Ok(true) => changes.push(Ok(QueueEdit::Edit(number, item.fields.clone()))),
@@ -118,6 +124,16 @@ fn compare(item: &QueueItem, task: Option<&QueueEntry>, number: u64, first: bool
         Err(why) => changes.push(Err(why)),
     }
     Compared::Known(changes)
+}
+
+/// Whether the entry requests that what is done is done once more. What is done stays done, so that is another task, with
+/// the words that the file has now.
+fn asks_for_another(item: &QueueItem, task: &QueueEntry) -> bool {
+    let was = item.mark.as_ref().map(|m| m.state.as_str());
+    item.state.as_deref() == Some("retry")
+        && was != Some("retry")
+        && task.state == TaskState::Done
+        && !item.fields.text.is_empty()
 }
 
 /// Whether the entry requests other fields.
@@ -168,8 +184,12 @@ fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>
             (Some("retry"), true) if task.state != TaskState::Done => {
                 Ok(Some(QueueEdit::Retry(task.number)))
             }
-            _ => Err(format!(
-                "it is {}; the only states that can be written here are `cancelled` and `retry`",
+            (_, false) => Err(format!(
+                "it is {}; the only state that can be written here now is `cancelled`",
+                task.state
+            )),
+            (_, true) => Err(format!(
+                "it is {}; the only state that can be written here now is `retry`",
                 task.state
             )),
         };

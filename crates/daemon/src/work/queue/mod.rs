@@ -235,9 +235,18 @@ impl Merging<'_> {
     async fn apply(&mut self, index: usize, item: &QueueItem, edit: QueueEdit) {
         let changed = match edit {
             QueueEdit::Add(fields, nth) => {
-                return match self.add(fields, nth).await {
+                let key = format!("queue {} {} {nth}", self.version, fields.digest());
+                return match self.add(fields, key).await {
                     Ok(added) => self.bind(index, item, &added),
                     Err(error) => self.refuse(index, item, error.chain(), true),
+                };
+            }
+            QueueEdit::Again(number, fields) => {
+                let key = format!("queue again {number} {}", fields.digest());
+                self.outcome.settled.insert(index);
+                return match self.add(fields, key).await {
+                    Ok(added) => self.bind(index, item, &added),
+                    Err(error) => self.refuse(index, item, error.chain(), false),
                 };
             }
             QueueEdit::Edit(number, fields) => self.edit(number, fields).await,
@@ -286,7 +295,8 @@ impl Merging<'_> {
             .transpose()
     }
 
-    async fn add(&self, fields: TaskFields, nth: u32) -> Result<Added> {
+    /// Adds a task. The same key with the same fields is the same task, also when its number did not get into the file.
+    async fn add(&self, fields: TaskFields, key: String) -> Result<Added> {
         let digest = fields.digest();
         let assignee = match self.assignee(&fields)? {
             None => find_agent_prefix(self.work, &fields.text)?,
@@ -298,8 +308,7 @@ impl Merging<'_> {
             priority: fields.priority,
             budget: BudgetAmounts::default(),
             policy: None,
-            // The same line of the same file is the same task, also when its number did not get into the file.
-            idempotency: Some((format!("queue {} {digest} {nth}", self.version), digest)),
+            idempotency: Some((key, digest)),
             intake: self.work.intake_for_text(&fields.text),
             delegated: None,
             text: fields.text,
