@@ -1,5 +1,6 @@
 //! Every check of the repository: `./check`, `./check --stories` (what CI runs), `./check --long`.
 
+use crate::live_imports::live_imports;
 use crate::run::{install_packages, program_succeeds, repository_root, run_step};
 use crate::tools::{install_tool, validate_openapi};
 use crate::{firecracker, image, tidy};
@@ -210,6 +211,7 @@ fn long() -> Result<(), String> {
             ],
         )?;
     }
+    live_imports()?;
     simulate(&["--seed", "1", "--seeds", "1000", "--days", "7"])
 }
 
@@ -284,6 +286,14 @@ pub(crate) fn simulate(args: &[&str]) -> Result<(), String> {
 fn simulated_weeks(args: &[&str]) -> Result<(), String> {
     let program = repository_root().join("target/release/abbey-simulate");
     run_step("simulated weeks", &program.display().to_string(), args)
+}
+
+/// Prints which skill each phrase of the corpus finds, as a confusion table, and fails below the limits.
+pub(crate) fn corpus() -> Result<(), String> {
+    let test = "phrases_find_their_skill_and_nothing_changes_by_mistake";
+    let args = ["test", "--quiet", "-p", "abbey-agents", "--test", "phrases"];
+    let args = [&args[..], &[test, "--", "--nocapture"]].concat();
+    run_step("corpus of phrases", "cargo", &args)
 }
 
 /// Runs all tests with snapshot updates enabled, so that every snapshot file is written again.

@@ -58,6 +58,7 @@ mod native_agent;
 mod neighbours;
 mod network;
 mod night;
+mod orchestration;
 mod plan_changes;
 mod presence;
 mod renaming;

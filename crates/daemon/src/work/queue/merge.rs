@@ -2,7 +2,7 @@
 //! pure function. In a conflict the store's version wins, and the conflict is reported with the
 //! entry's text.
 
-use super::document::QueueItem;
+use super::document::{Document, QueueItem};
 use super::text::{QueueEntry, TaskFields};
 use abbey_model::TaskState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +40,9 @@ pub(super) struct Merge {
     pub(super) kept: BTreeSet<usize>,
 }
 
-/// Compares entries with the tasks they name, by number.
-pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>) -> Merge {
+/// Compares the entries of a file with the tasks they name, by number.
+pub(super) fn merge_items(document: &Document, tasks: &BTreeMap<u64, QueueEntry>) -> Merge {
+    let items = &document.items;
     let mut merge = Merge::default();
     let mut seen = BTreeSet::new();
     let mut alike: BTreeMap<String, u32> = BTreeMap::new();
@@ -53,7 +54,21 @@ pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>
             *nth += 1;
             continue;
         };
-        match compare(item, tasks.get(&number), number, seen.insert(number)) {
+        let task = tasks.get(&number);
+        // Without the house's comment nothing says which house the numbers are of.
+        let other = task.filter(|task| document.header.is_none() && was_another(item, task));
+        if other.is_some() {
+            merge.kept.insert(index);
+            merge.conflicts.push(MergeConflict {
+                item: index,
+                why: format!(
+                    "the comment of the house is missing in the file, so it is unknown whether this is TASK-{number}, which has other words here; remove the number to add a task"
+                ),
+                kept: true,
+            });
+            continue;
+        }
+        match compare(item, task, number, seen.insert(number)) {
             Compared::Unknown(why) => {
                 merge.kept.insert(index);
                 merge.conflicts.extend(why.map(|why| MergeConflict {
@@ -77,6 +92,13 @@ pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>
         }
     }
     merge
+}
+
+/// Whether an entry is as a house wrote it, and the task of that number is not.
+fn was_another(item: &QueueItem, task: &QueueEntry) -> bool {
+    let (wanted, is) = (item.fields.digest(), task.fields.digest());
+    let mark = item.mark.as_ref();
+    mark.is_some_and(|m| m.file == wanted && m.house != is) && wanted != is
 }
 
 /// What comes of an entry with a number.

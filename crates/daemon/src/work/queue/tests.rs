@@ -57,7 +57,7 @@ impl Tasks {
             edits,
             conflicts,
             kept,
-        } = merge_items(&document.items, &self.0);
+        } = merge_items(&document, &self.0);
         let mut outcome = Outcome {
             kept,
             ..Outcome::default()
@@ -112,6 +112,7 @@ impl Tasks {
         let listed: Vec<QueueEntry> = open.into_iter().chain(ended).collect();
         let shown = Shown {
             house: "h",
+            writer: "0a1b2c3d",
             newest: self.0.keys().last().copied().unwrap_or(0),
             tasks: &self.0,
             listed: &listed,
@@ -225,7 +226,7 @@ fn only_marks_change() {
     let (sweep, light) = (&tasks.0[&1].fields, &tasks.0[&2].fields);
     assert_eq!(sweep.text, "Sweep\n the yard\nlazy");
     let expected = format!(
-        "\u{feff}---\ntitle: x\nitems: y\n---\r\n# Week\r\n* [ ]  **TASK-1** (P1, -, ready) Sweep <!-- {} ready -->  \r\n   the yard\r\nlazy\n\n1. [ ] **TASK-2** (P2, -, ready) light <!-- {} ready -->\n\nEnd\n\n<!-- abbey 2. ",
+        "\u{feff}---\ntitle: x\nitems: y\n---\r\n# Week\r\n* [ ]  **TASK-1** (P1, -, ready) Sweep <!-- {} ready -->  \r\n   the yard\r\nlazy\n\n1. [ ] **TASK-2** (P2, -, ready) light <!-- {} ready -->\n\nEnd\n\n<!-- abbey 2.0a1b2c3d. ",
         sweep.digest(),
         light.digest()
     );
