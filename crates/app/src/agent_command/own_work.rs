@@ -134,8 +134,14 @@ fn recorded_end(doc: TaskDoc, run: &str) -> Option<ProgramEnd> {
         }
         (RunState::Failed | RunState::TimedOut, _) => ProgramEnd::failed(failure),
         (RunState::Cancelled, _) => ProgramEnd::failed("the task was cancelled".to_owned()),
-        (RunState::Interrupted | RunState::Superseded, _) => return None,
-        (RunState::Queued | RunState::Starting | RunState::Running, _) => return None,
+        (
+            RunState::Interrupted
+            | RunState::Superseded
+            | RunState::Queued
+            | RunState::Starting
+            | RunState::Running,
+            _,
+        ) => return None,
     };
     Some(end)
 }

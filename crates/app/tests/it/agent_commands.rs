@@ -271,7 +271,8 @@ fn the_end_of_a_run_that_its_program_reports_itself_is_shown() {
     assert!(waits.contains("APPR-1"), "{waits}");
     // By the agent API as well, and another task's program has nothing to do with it.
     let url = "$ABBEY_URL/api/v1/self/tasks/$ABBEY_TASK/complete";
-    let lease = "sed -n \"s/.*token.:\\([0-9]*\\).*/Abbey-Lease: \\1/p\" ~/.abbey/leases/TASK-4.json";
+    let lease =
+        "sed -n \"s/.*token.:\\([0-9]*\\).*/Abbey-Lease: \\1/p\" ~/.abbey/leases/TASK-4.json";
     let token = "printf \"Authorization: Bearer %s\" \"$(cat $ABBEY_TOKEN_FILE)\"";
     let body = "{\"text\":\"by request\",\"source\":\"command\"}";
     let request = format!(
