@@ -212,7 +212,8 @@ fn long() -> Result<(), String> {
         )?;
     }
     live_imports()?;
-    simulate(&["--seed", "1", "--seeds", "1000", "--days", "7"])
+    simulate(&["--seed", "1", "--seeds", "1000", "--days", "7"])?;
+    planted_faults()
 }
 
 /// Tests on hosts that are emulated whole, after the release build.
@@ -240,6 +241,7 @@ fn emulated_hosts() -> Result<(), String> {
 fn stories() -> Result<(), String> {
     release_build()?;
     simulated_weeks(&["--seed", "1", "--seeds", "20", "--days", "7"])?;
+    planted_faults()?;
     emulated_hosts()?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
         .map_err(|e| e.to_string())?
@@ -280,6 +282,21 @@ fn release_build() -> Result<(), String> {
 pub(crate) fn simulate(args: &[&str]) -> Result<(), String> {
     release_build()?;
     simulated_weeks(args)
+}
+
+/// Weeks into which a fault is planted that must be found, with a seed that finds it.
+const PLANTED: [(&str, &str); 3] = [
+    ("missing-wakeup", "1"),
+    ("lost-release", "1"),
+    ("early-midnight", "4"),
+];
+
+/// Simulates weeks with planted faults, after the release build.
+fn planted_faults() -> Result<(), String> {
+    for (fault, seed) in PLANTED {
+        simulated_weeks(&["--seed", seed, "--days", "7", "--fault", fault])?;
+    }
+    Ok(())
 }
 
 /// As [`simulate`], after the release build.

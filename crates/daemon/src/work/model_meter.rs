@@ -76,10 +76,7 @@ impl Meter for StoreMeter {
                 Settlement::Unmetered { model } => CallUsage::Unknown { model },
                 Settlement::Released => CallUsage::Released,
             };
-            if let Err(error) = work.core.store.settle_call(id, used).await {
-                // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
-                tracing::error!(%error, reservation = %id, "a model call could not be settled; its reservation is charged in full at the next start");
-            }
+            work.settle_ended_call(id, used).await;
         })
     }
 }
