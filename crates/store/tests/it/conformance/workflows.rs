@@ -205,7 +205,7 @@ fn an_event_is_accepted_once(bench: &mut Bench) {
     };
     let row = signal(bench, run, paid(7)).unwrap();
     assert_eq!(row.run.state, State::Done);
-    assert_eq!(row.run.heard[&slug("paid")], json!({ "amount": 7 }));
+    assert!(row.run.events_heard().contains(&slug("paid")));
     assert!(matches!(
         signal(bench, run, paid(8)),
         Err(Error::WorkflowOver { .. })
