@@ -257,4 +257,5 @@ fn an_agent_lists_its_own_requests_page_by_page() {
     let second = page(&format!("&cursor={cursor}"));
     assert_eq!(second["approvals"][0]["id"], all[0].as_str());
     assert_eq!(second["approvals"].as_array().unwrap().len(), 1);
+    assert!(second["cursor"].is_null(), "the last page: {second}");
 }

@@ -90,13 +90,15 @@ pub(crate) async fn list_approvals(
     let filter = ApprovalFilter {
         all: query.all == Some(true),
         before,
-        limit: Some(limit),
+        // One more tells whether this is the last page.
+        limit: Some(limit + 1),
         ..filter
     };
     let rows = work.core.store.approvals(filter).await?;
-    let approvals: Vec<ApprovalView> = rows.iter().map(approval_view).collect();
-    let full = u32::try_from(rows.len()).is_ok_and(|n| n == limit);
-    let cursor = approvals.last().filter(|_| full).map(|a| a.id.clone());
+    let page = rows.iter().take(limit as usize);
+    let approvals: Vec<ApprovalView> = page.map(approval_view).collect();
+    let more = rows.len() > approvals.len();
+    let cursor = approvals.last().filter(|_| more).map(|a| a.id.clone());
     Ok(ApprovalsDoc {
         version: VERSION,
         approvals,

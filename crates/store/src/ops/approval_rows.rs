@@ -71,7 +71,7 @@ pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<ApprovalRow> {
     })
 }
 
-/// Reads the approvals that match a filter, newest first, at most 1,000.
+/// Reads the approvals that match a filter, newest first, at most 1,000 unless it says how many.
 pub(crate) fn list(rows: &dyn Rows, filter: &ApprovalFilter) -> Result<Vec<ApprovalRow>> {
     let state = if filter.all {
         ""
@@ -87,7 +87,7 @@ pub(crate) fn list(rows: &dyn Rows, filter: &ApprovalFilter) -> Result<Vec<Appro
             filter.task,
             agent,
             filter.before.unwrap_or(u64::MAX),
-            filter.limit.unwrap_or(LIST_MAX).min(LIST_MAX)
+            filter.limit.unwrap_or(LIST_MAX)
         ],
         read_approval,
     )

@@ -35,7 +35,7 @@ pub struct ApprovalFilter {
     pub all: bool,
     /// Approvals with numbers below this one, for the next page.
     pub before: Option<u64>,
-    /// Most approvals in the answer; 1,000 when absent, and at most.
+    /// Most approvals in the answer; 1,000 when absent.
     pub limit: Option<u32>,
 }
 
