@@ -2,15 +2,16 @@
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Json, Query, paginate};
+use crate::api_server::web::{Doc, Json, Query, idempotency_key, paginate};
 use crate::core::error::Result;
 use crate::insight::ledger_views;
 use abbey_api::{
-    BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION,
+    BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION, headers,
 };
 use abbey_model::{FaultKind, Scope, Slug, TaskRef};
 use abbey_store::{BudgetChange, BudgetChangeKind};
 use axum::extract::State;
+use axum::http::HeaderMap;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -104,11 +105,13 @@ fn kind_of(body: &ChangeBudget) -> Result<BudgetChangeKind> {
 #[utoipa::path(
     post, path = "/api/v1/budgets", operation_id = "budgets_change", tag = "budgets",
     summary = "Changes a budget in place of the manifest, and wakes the tasks that wait for it",
+    params(headers::IdempotencyKey),
     responses((status = 200, body = BudgetScope)),
 )]
 async fn change_budget(
     State(api): Shared,
     Caller(by): Caller,
+    headers: HeaderMap,
     Json(body): Json<ChangeBudget>,
 ) -> Result<Doc<BudgetScope>> {
     if body.note.as_ref().is_some_and(|n| n.len() > NOTE_MAX) {
@@ -116,7 +119,10 @@ async fn change_budget(
             "`note` must have at most {NOTE_MAX} bytes"
         )));
     }
+    let request = serde_json::to_vec(&body).unwrap_or_default();
+    let key = idempotency_key(&headers, &by, "budgets")?;
     let change = BudgetChange {
+        key: key.map(|key| (key, abbey_support::digest::sha256_hex(&request))),
         scope: find_scope(&api, &body.scope).await?,
         metric: body.metric,
         kind: kind_of(&body)?,

@@ -278,7 +278,7 @@ impl World {
             return Vec::new();
         };
         let rows = tokio
-            .block_on(store.approvals(None, false))
+            .block_on(store.approvals(abbey_store::ApprovalFilter::default()))
             .unwrap_or_default();
         rows.iter().map(|r| r.number).collect()
     }
