@@ -7,7 +7,7 @@ use abbey_testkit::args::Args;
 use abbey_testkit::house::House;
 use std::collections::BTreeSet;
 
-const HOUSE: &str = "house: h\ndocuments:\n  plan: { kind: text, writers: [a] }\nagents:\n  a: { cell: process }\n  b: { cell: process, reports_to: a }\n";
+const HOUSE: &str = "house: h\ndocuments:\n  plan: { writer: a }\nagents:\n  a: { cell: process }\n  b: { cell: process, reports_to: a }\n";
 
 /// Every command that reads a path of this host, with a path that is not there.
 const READERS: &[&str] = &[
