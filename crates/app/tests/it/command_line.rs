@@ -446,6 +446,8 @@ fn exit_codes_are_those_of_the_table() {
         ("logs a --since yesterday", 2),
         ("run --timeout never -- true", 2),
         ("plan -f nowhere.yaml", 2),
+        ("cp no-such-file a:x", 2),
+        ("run --in no-such-file -- true", 2),
     ];
     check("a house that is down", &usage);
     check(
@@ -472,7 +474,6 @@ fn exit_codes_are_those_of_the_table() {
             ("run -- no-such-program", 127),
             ("cp nobody:x y", 3),
             ("cp file nobody:x", 3),
-            ("cp no-such-file a:x", 3),
             ("cp a:no-such-file y", 3),
             ("logs nobody", 3),
         ],
