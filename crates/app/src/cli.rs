@@ -96,7 +96,7 @@ pub(crate) enum Command {
     Exec(exec::ExecArgs),
     /// Copy files into the cell of a running agent or service, or out of it.
     ///
-    /// Directories are copied whole. In the cell the files belong to its user; links are not copied out of a cell.
+    /// Directories are copied whole. In the cell the files belong to its user; out of a cell come only links that lead to a path of the directory that is copied.
     #[command(
         after_help = "Examples:\n  abbey cp data.csv merlin:data.csv\n  abbey cp merlin:reports .\n  abbey cp site service/web:"
     )]

@@ -1,10 +1,12 @@
-//! Exit codes and failures: each kind of failure has one code (the table is in the README).
+//! Exit codes and failures: each kind of failure has one code (the table is in `docs/guide/troubleshooting.md`).
 
 use crate::output::{print_json_error, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Error;
 use abbey_api::{Problem, VERSION};
 use abbey_model::FaultKind;
+use abbey_support::input::open_input;
+use std::path::Path;
 
 /// The command succeeded.
 pub(crate) const OK: u8 = 0;
@@ -12,10 +14,11 @@ pub(crate) const OK: u8 = 0;
 /// The command failed for a reason without a code of its own.
 pub(crate) const FAILURE: u8 = 1;
 
-/// Invalid arguments, manifest or request.
+/// Invalid arguments, manifest or request, and a file or directory of this host that the command line names and that is
+/// missing or cannot be used.
 pub(crate) const USAGE: u8 = 2;
 
-/// The named object does not exist.
+/// The named object of the house does not exist; also a path in a cell.
 pub(crate) const NOT_FOUND: u8 = 3;
 
 /// The object exists, has changed, or the plan has fatal notes.
@@ -68,6 +71,12 @@ impl Failure {
     /// A failure with this message and exit code 2, for invalid arguments on the command line.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Failure::plain(text).with_code(USAGE)
+    }
+
+    /// A failure with exit code 2 about a file or directory of this host that the command line names: every command that
+    /// takes a path fails so if it is missing or of the wrong kind. `what` is what cannot be done, such as `cannot read`.
+    pub(crate) fn unusable_path(what: &str, path: &Path, why: impl std::fmt::Display) -> Self {
+        Failure::usage(format!("{what} `{}`: {why}", path.display()))
     }
 
     /// Adds a hint, which is printed below the message and says what to do next.
@@ -123,6 +132,18 @@ impl Failure {
         if let Some(hint) = &self.hint {
             print_notice(&Text::toned(Tone::Good, "hint:").and(Tone::Plain, &format!(" {hint}")));
         }
+    }
+}
+
+/// Checks that a file that the command line names can be read, before other work begins with it. `what` as in
+/// [`Failure::unusable_path`].
+///
+/// # Errors
+/// Exit code 2 if it is missing, of another kind or not readable.
+pub(crate) fn require_readable(what: &str, path: &Path) -> Result<(), Failure> {
+    match open_input(path) {
+        Ok(_opened) => Ok(()),
+        Err(e) => Err(Failure::unusable_path(what, path, e)),
     }
 }
 

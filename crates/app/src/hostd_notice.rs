@@ -1,5 +1,6 @@
 //! What commands say about a hostd that does not run or does not take calls.
 
+use crate::connect::is_control_plane_up;
 use crate::output::print_message;
 use abbey_cells::hostd::{HostdState, hostd_state};
 use abbey_cells::is_stopped;
@@ -14,9 +15,10 @@ const WAITED: Duration = Duration::from_millis(1500);
 const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Prints a line on standard error if hostd does not run, or a signal stopped its process. Agents go on without it, so this
-/// is no failure of a command that only lists them.
-pub(crate) fn report_missing_hostd(home: &Home) {
+/// is no failure of a command that only lists them. A house that is down has none, which the command's own failure says.
+pub(crate) async fn report_missing_hostd(home: &Home) {
     match hostd_state(home.root(), LOOK_WITHIN) {
+        HostdState::Absent if !is_control_plane_up(home).await => {}
         HostdState::Absent => print_message(
             "hostd, the privileged helper, does not run, so that nothing can be started or cleaned up; `abbey up` starts it",
         ),

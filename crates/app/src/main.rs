@@ -23,6 +23,7 @@ mod manifest_arg;
 mod manifest_edit;
 mod manifest_file;
 mod manual;
+mod names;
 mod output;
 mod plan_output;
 mod program_session;

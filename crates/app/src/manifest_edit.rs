@@ -6,7 +6,7 @@
 
 use crate::exit::{self, Failure};
 use crate::follow::activity_of;
-use crate::manifest_file::MANIFEST_MAX;
+use crate::manifest_file::{MANIFEST_MAX, cannot_read_manifest};
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
 use abbey_support::beneath::DirHandle;
@@ -60,8 +60,7 @@ pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> 
                 return Ok(ManifestLock { _locked: None });
             }
             Err(e) => {
-                let text = format!("cannot read the manifest `{}`: {e}", path.display());
-                return Err(Failure::plain(text).with_code(exit::USAGE));
+                return Err(cannot_read_manifest(path, e));
             }
         }
     }

@@ -30,15 +30,14 @@ pub(crate) const MANIFEST_MAX: u64 = manifest::MANIFEST_MAX as u64;
 /// # Errors
 /// Exit code 2 if a file cannot be read.
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
-    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| {
-        Failure::plain(format!(
-            "cannot read the manifest `{}`: {e}",
-            file.display()
-        ))
-        .hint("`abbey init` writes a manifest to start from; `-f` selects another file")
-        .with_code(exit::USAGE)
-    })?;
+    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| cannot_read_manifest(file, e))?;
     manifest_request(file, text)
+}
+
+/// Failure with exit code 2 of a manifest that cannot be read.
+pub(crate) fn cannot_read_manifest(file: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::unusable_path("cannot read the manifest", file, why)
+        .hint("`abbey init` writes a manifest to start from; `-f` selects another file")
 }
 
 /// Body of a request to plan or apply the manifest `text`. Charter files are read from paths relative to the
@@ -193,13 +192,7 @@ pub(crate) async fn edit_manifest(
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<ManifestEdit, Failure> {
     let lock = lock_manifest(file).await?;
-    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| {
-        Failure::plain(format!(
-            "cannot read the manifest `{}`: {e}",
-            file.display()
-        ))
-        .with_code(exit::USAGE)
-    })?;
+    let text = read_input_text(file, MANIFEST_MAX).map_err(|e| cannot_read_manifest(file, e))?;
     // An edit is no place to be told of mistakes that were there before.
     abbey_daemon::check_manifest(&text)?;
     let edited = change(&text)?;
@@ -351,6 +344,8 @@ pub(crate) fn agent_edit_failure(text: &str, agent: &Slug, list: &[Mistake]) -> 
     let failure = manifest_failure(list);
     match known {
         true => failure,
-        false => failure.with_code(exit::NOT_FOUND),
+        false => failure
+            .with_code(exit::NOT_FOUND)
+            .hint("`abbey ps` lists the agents of the house, and the manifest declares them"),
     }
 }

@@ -53,6 +53,7 @@ pub mod manifest {
     pub use abbey_plan::templates;
     pub use abbey_plan::{
         Charter, CheckpointSink, House, Mistake, parse, parse_bytes, parse_duration_ms,
+        reserved_agent_name,
     };
     pub use abbey_plan::{Likeness, MANIFEST_MAX, remove_own_keys};
 }

@@ -1,7 +1,7 @@
 //! `abbey activity`: shows, verifies and exports the audit log.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Outcome, require_readable};
 use crate::output;
 use crate::stdout;
 use crate::text::{Text, Tone};
@@ -174,6 +174,10 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
     if let Some(ActivityCommand::Verify(args)) = &args.command
         && let Some(file) = &args.file
     {
+        require_readable("cannot read the export", file)?;
+        if let Some(checkpoints) = &args.checkpoints {
+            require_readable("cannot read the checkpoints", checkpoints)?;
+        }
         let doc =
             abbey_daemon::verify_export(file, args.key.as_deref(), args.checkpoints.as_deref())?;
         return Ok(print_verification(json, &doc));

@@ -1,12 +1,13 @@
 //! `abbey backup` and `abbey restore`: a house in one archive.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Failure, Outcome};
+use crate::exit::{self, Failure, Outcome, require_readable};
 use crate::output;
 use abbey_api::BackupBody;
 use abbey_daemon::Home;
 use abbey_model::Secret;
 use abbey_support::input::read_input_text;
+use abbey_support::shell::{shell_path, shell_word};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,12 +55,8 @@ fn read_passphrase(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
     let Some(file) = file else {
         return Ok(None);
     };
-    let text = read_input_text(file, PASSPHRASE_MAX).map_err(|e| {
-        Failure::usage(format!(
-            "cannot read the passphrase from `{}`: {e}",
-            file.display()
-        ))
-    })?;
+    let text = read_input_text(file, PASSPHRASE_MAX)
+        .map_err(|e| Failure::unusable_path("cannot read the passphrase from", file, e))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(Failure::usage(format!(
             "the passphrase in `{}` is empty",
@@ -79,6 +76,7 @@ fn print_left_out(lines: &[String]) {
 }
 
 async fn verify(json: bool, file: &Path) -> Outcome {
+    require_readable("cannot read the backup", file)?;
     let file = file.to_owned();
     let verified = tokio::task::spawn_blocking(move || abbey_daemon::verify_backup(&file)).await;
     let doc = verified.map_err(|e| Failure::plain(format!("cannot verify the backup: {e}")))??;
@@ -115,6 +113,16 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
     if path.exists() {
         return Err(exists());
     }
+    // Before the house makes an archive that then has no place.
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => {
+            let why = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+            return Err(Failure::unusable_path("cannot write into", dir, why));
+        }
+        Err(e) => return Err(Failure::unusable_path("cannot write into", dir, e)),
+    }
     // The control plane can write in its own directory only; this process, which runs as the caller, copies the archive
     // to its destination.
     let made = home
@@ -147,8 +155,10 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
         output::print_json(&doc);
     } else {
         output::print_line(&format!(
-            "{} ({} bytes), state hash {}",
-            doc.path, doc.bytes, doc.state_hash
+            "{} ({}), state hash {}",
+            doc.path,
+            output::human_bytes(doc.bytes),
+            doc.state_hash
         ));
         print_left_out(&doc.left_out);
     }
@@ -159,6 +169,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
 /// do by hand.
 pub(crate) async fn cmd_restore(home: &Home, json: bool, args: RestoreArgs) -> Outcome {
     let root = home.root().to_owned();
+    require_readable("cannot read the backup", &args.file)?;
     let passphrase = read_passphrase(args.passphrase_file.as_deref())?;
     let restored = tokio::task::spawn_blocking(move || {
         abbey_daemon::restore_backup(root, &args.file, passphrase.as_ref())
@@ -187,8 +198,9 @@ pub(crate) async fn cmd_restore(home: &Home, json: bool, args: RestoreArgs) -> O
     }
     if let Some(manifest) = &doc.manifest {
         output::print_message(&format!(
-            "the manifest and its charters are restored too; `abbey --home {} up -f {manifest}` starts the house",
-            home.root().display()
+            "the manifest and its charters are restored too; `abbey --home {} up -f {}` starts the house",
+            shell_path(home.root()),
+            shell_word(manifest)
         ));
     }
     Ok(exit::OK)

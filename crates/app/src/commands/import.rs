@@ -6,8 +6,9 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with, parse_slug,
+    ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with,
 };
+use crate::names::parse_new_agent;
 use crate::output::{self, print_message, print_table};
 use crate::plan_output::{print_plan, refusal};
 use abbey_api::headers::IdempotencyKey;
@@ -104,7 +105,7 @@ fn target_house(text: &str, args: &ImportArgs) -> Result<TargetHouse, Failure> {
     let here = TargetHouse {
         taken: taken.cloned().collect(),
         providers: house.providers.keys().cloned().collect(),
-        named: args.named.as_deref().map(parse_slug).transpose()?,
+        named: args.named.as_deref().map(parse_new_agent).transpose()?,
         skip: args.skip.clone(),
     };
     match here.named.as_ref().filter(|n| here.taken.contains(*n)) {

@@ -46,7 +46,7 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
 async fn restart_service(home: &Home, json: bool, service: &str, wait: &WaitArgs) -> Outcome {
     let client = operator_client(home)?.timeout(Duration::from_secs(60));
     if !json {
-        report_missing_hostd(home);
+        report_missing_hostd(home).await;
     }
     let doc = client.services().restart(service).await?;
     let code = wait

@@ -53,6 +53,7 @@ mod locales;
 mod long_run_under_kills;
 mod microvms;
 mod monitoring;
+mod named_paths;
 mod named_ports;
 mod native_agent;
 mod neighbours;

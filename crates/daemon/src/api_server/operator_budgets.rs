@@ -3,7 +3,7 @@
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, Query, idempotency_key, paginate};
-use crate::core::error::Result;
+use crate::core::error::{Result, not_found};
 use crate::insight::ledger_views;
 use abbey_api::{
     BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION, headers,
@@ -74,11 +74,7 @@ async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
             let has = current.is_none_or(|c| c.house.agents.contains_key(&agent));
             match has {
                 true => Ok(Scope::Agent(agent)),
-                false => Err(Problem::new(
-                    FaultKind::NotFound,
-                    format!("there is no agent `{agent}`"),
-                )
-                .into()),
+                false => Err(not_found("agent", agent.as_str()).into()),
             }
         }
         Ok(Scope::Task(_) | Scope::Run(_)) | Err(_) => Err(invalid(format!(

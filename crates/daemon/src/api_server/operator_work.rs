@@ -82,6 +82,7 @@ async fn reports_doc(
     let report = |(name, about): (&str, &'static str)| Observation {
         label: name.to_owned(),
         value: language.render(&Text::new(about)),
+        amounts: Default::default(),
     };
     let all = reports::NAMES.map(report).into_iter();
     let fits = |o: &Observation| match &found {
