@@ -334,8 +334,22 @@ impl Cli {
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[("policy", ""), ("tui", "")];
 
-/// Error message if the arguments name a verb that is reserved but not implemented in this version; none for all
-/// others.
+/// Verbs that people look for in another place than where they are, and where that is.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "agent",
+        "disable",
+        "`abbey stop` stops an agent until `abbey start`, and `abbey agent rm` removes it",
+    ),
+    (
+        "agent",
+        "enable",
+        "`abbey start` starts an agent that was stopped",
+    ),
+];
+
+/// Error message if the arguments name a verb that is reserved but not implemented in this version, or is elsewhere; none
+/// for all others.
 pub(crate) fn unbuilt_verb_message(args: &[OsString]) -> Option<String> {
     let words: Vec<&str> = args
         .iter()
@@ -345,6 +359,12 @@ pub(crate) fn unbuilt_verb_message(args: &[OsString]) -> Option<String> {
         .collect();
     let first = words.first()?;
     let second = words.get(1).copied().unwrap_or_default();
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(v, s, _)| v == first && *s == second);
+    if let Some((verb, sub, place)) = elsewhere {
+        return Some(format!("`abbey {verb} {sub}` does not exist: {place}"));
+    }
     let (verb, sub) = NOT_BUILT
         .iter()
         .find(|(v, s)| v == first && (s.is_empty() || *s == second))?;

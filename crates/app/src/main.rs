@@ -30,6 +30,7 @@ mod program_session;
 mod queue_text;
 mod readiness;
 mod roles;
+mod shown;
 mod stdout;
 mod table;
 mod task_output;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
     let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
+            let failure = control_plane::explain_missing_control_plane(&home, failure);
             failure.print(json);
             failure.code()
         }

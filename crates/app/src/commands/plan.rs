@@ -50,7 +50,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     body.render = kind.map(|kind| kind.get_name().to_owned());
     let doc: PlanDoc = if is_control_plane_up(home).await {
         let client = operator_client(home)?;
-        if finish_interrupted_edits(&client, &file).await? {
+        if finish_interrupted_edits(home, &client, &file).await? {
             let render = body.render.take();
             body = read_manifest(&file)?;
             body.render = render;

@@ -142,3 +142,16 @@ fn only_who_holds_the_lock_is_named_and_cells_end_without_the_control_plane() {
     abbey_testkit::house::kill(pid);
     house.expect(0, "down");
 }
+
+#[test]
+fn a_damaged_database_is_named_by_its_own_path() {
+    let house = up(TWO);
+    house.expect(0, "down");
+    let database = house.home().join("abbey.db");
+    std::fs::write(&database, "no database").unwrap();
+    for command in ["doctor", "plan"] {
+        let said = house.expect_refusal(1, command);
+        let named = format!("`{}` is damaged", database.display());
+        assert!(said.contains(&named), "{said}");
+    }
+}
