@@ -10,6 +10,7 @@ use crate::cells::provision;
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
+use crate::core::listen::Callers;
 use crate::core::restored_house::require_consent_to_uses;
 use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
@@ -96,10 +97,11 @@ pub async fn serve(options: Options) -> Result<()> {
         .set_router(operator_routes.clone());
     serve_on_unix_socket(
         rt,
-        home.agent_api_socket(),
+        (home.agent_api_socket(), Callers::Others),
         agent_api::agent_router(Arc::clone(&plane.api), gateway),
     )?;
-    serve_on_unix_socket(rt, home.operator_api_socket(), operator_routes)?;
+    let of_owner = (home.operator_api_socket(), Callers::Owner);
+    serve_on_unix_socket(rt, of_owner, operator_routes)?;
     egress::listen_for_egress(&plane.net)?;
     dns::listen_for_dns(&plane.net)?;
     let listening = plane.api.operator_listener.listen_as_planned(&plane.net);
