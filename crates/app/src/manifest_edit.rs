@@ -225,6 +225,12 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
+/// Whether an edit of the file was interrupted, so that its text may change before it is applied.
+pub(crate) fn has_interrupted_edit(file: &Path) -> bool {
+    let target = file.canonicalize();
+    target.is_ok_and(|target| !kept_edits(&target).is_empty())
+}
+
 async fn finish_edits(client: &Client, target: &Path) -> Result<bool, Failure> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     file::remove_temporaries(target, |of| of == name || of.starts_with(&prefix(target)));

@@ -60,6 +60,7 @@ mod network;
 mod night;
 mod plan_changes;
 mod presence;
+mod refused_starts;
 mod renaming;
 mod reports;
 mod resource_exhaustion;
