@@ -1,4 +1,5 @@
-//! Tasks of the repository: `check`, `tidy`, `graph`, `quickstart`, `image`, `bless`, `simulate`.
+//! Tasks of the repository: `check`, `tidy`, `graph`, `quickstart`, `image`, `bless`, `simulate`, `corpus`,
+//! `live-imports`.
 //!
 //! `./check` and `./quickstart` are thin wrappers over this; no step needs a host other than the
 //! package registries.
@@ -11,6 +12,7 @@ mod check;
 mod firecracker;
 mod graph;
 mod image;
+mod live_imports;
 mod quickstart;
 mod run;
 mod tidy;
@@ -29,8 +31,10 @@ fn main() -> ExitCode {
         Some("image") => image::build_images(true),
         Some("bless") => check::bless(),
         Some("simulate") => check::simulate(&rest),
+        Some("corpus") => check::corpus(),
+        Some("live-imports") => live_imports::live_imports(),
         _ => Err(
-            "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless | simulate [--seed N] [--seeds COUNT] [--days N]"
+            "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless | simulate [--seed N] [--seeds COUNT] [--days N] | corpus | live-imports"
                 .to_owned(),
         ),
     };

@@ -8,7 +8,7 @@ use crate::runtime::Layout;
 use crate::runtime::driver::{Assignment, Driver, Events, TurnEnd};
 use crate::worker;
 use abbey_api::client::AgentClient;
-use abbey_api::{ClaimDoc, OfferDoc};
+use abbey_api::{ClaimDoc, OfferDoc, TaskDoc};
 use abbey_model::{EndReason, ResultSource, ToolPolicy};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -99,7 +99,10 @@ struct ProgramDriver {
 
 impl Driver for ProgramDriver {
     async fn submit_turn(&mut self, assignment: &Assignment, _events: &Events) -> TurnEnd {
-        let end = run_program(&self.argv, assignment).await;
+        let mut end = run_program(&self.argv, assignment).await;
+        if has_ended(assignment).await {
+            end = TurnEnd::AlreadyEnded;
+        }
         self.end = Some(end.clone());
         end
     }
@@ -111,6 +114,16 @@ impl Driver for ProgramDriver {
     fn accepted(&mut self, _assignment: &Assignment) {
         self.accepted = true;
     }
+}
+
+/// Whether the run is over, such as because its program has completed the task or requested an approval by the agent API.
+async fn has_ended(assignment: &Assignment) -> bool {
+    let task = assignment.client.me().task(&assignment.lease.task).await;
+    let Ok(TaskDoc { task, .. }) = task else {
+        return false;
+    };
+    let mut runs = task.runs.iter();
+    runs.any(|run| run.id == assignment.run && run.state.is_terminal())
 }
 
 async fn run_program(argv: &[String], assignment: &Assignment) -> TurnEnd {

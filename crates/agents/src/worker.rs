@@ -230,6 +230,7 @@ async fn report_end(
             log(&format!("{number}: {text}"));
             return;
         }
+        TurnEnd::AlreadyEnded => return,
         TurnEnd::Failed { reason, text } => Err(FailBody {
             reason,
             text,

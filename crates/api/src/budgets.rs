@@ -1,5 +1,6 @@
 //! Budgets.
 
+use crate::headers::IdempotencyKey;
 use crate::macros::{documents, operations, queries, requests};
 use crate::time::Time;
 use abbey_model::{BudgetState, Metric, Window, words};
@@ -103,6 +104,6 @@ operations! {
         /// A page of budgets, by scope.
         GET "/api/v1/budgets" list() [query BudgetsQuery] -> json(BudgetDoc);
         /// Changes a budget in place of the manifest, and wakes the tasks that wait for it.
-        POST "/api/v1/budgets" change() [body ChangeBudget] -> json(BudgetScope);
+        POST "/api/v1/budgets" change() [body ChangeBudget] [header key: Option<IdempotencyKey>] -> json(BudgetScope);
     }
 }

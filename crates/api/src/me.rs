@@ -306,6 +306,8 @@ operations! {
         GET "/api/v1/self" show() -> json(SelfDoc);
         /// Waits for work: an offer, or none; with the number of the newest configuration.
         GET "/api/v1/self/next" next() [query NextQuery] -> versioned(Option<OfferDoc>);
+        /// A task that the agent works on, or was the last to work on, with its runs.
+        GET "/api/v1/self/tasks/{task}" task(task) -> json(TaskDoc);
         /// Claims an offered task.
         POST "/api/v1/self/tasks/{task}/claim" claim(task) [body ClaimBody] -> json(ClaimDoc);
         /// Renews the lease.

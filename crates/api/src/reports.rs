@@ -3,6 +3,7 @@
 use crate::macros::{documents, operations, queries};
 use crate::time::Time;
 use abbey_model::words;
+use std::collections::BTreeMap;
 
 words! {
     /// How serious a finding is, or whether it is a remark or a recommended action.
@@ -51,6 +52,9 @@ documents! {
         label: String,
         /// Its value.
         value: String,
+        /// Numbers of the value for programs, each in the unit that its name ends with, such as `total_bytes`.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        amounts: BTreeMap<String, u64>,
     }
     /// A finding, or advice.
     Finding {

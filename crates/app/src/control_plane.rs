@@ -39,6 +39,29 @@ pub(crate) fn is_house_down(home: &Home) -> bool {
     !left && listening_process(home.root()).is_none()
 }
 
+/// A failure of a command that found no control plane, with what that means for the house: it is down, or goes on without
+/// one. Other failures stay as they are.
+pub(crate) fn explain_missing_control_plane(home: &Home, failure: Failure) -> Failure {
+    if !failure.is_unheard() {
+        return failure;
+    }
+    let root = home.root().display();
+    let other = "`--home` or ABBEY_HOME selects another house";
+    let (why, hint) = match is_house_down(home) {
+        true => (
+            format!("the house in `{root}` is down"),
+            format!("`abbey up` starts it, `abbey doctor` checks it while it is down; {other}"),
+        ),
+        false => (
+            format!(
+                "the control plane of the house in `{root}` does not run, and parts of the house go on without it"
+            ),
+            format!("`abbey up` starts it again, and agents go on; {other}"),
+        ),
+    };
+    failure.explain_unheard(&why, &hint)
+}
+
 /// Waits until a house that is going down has ended: who wants it up after that starts it again, and what ends cannot be
 /// changed. Fails with exit code 124 after 60 seconds.
 pub(crate) async fn wait_while_going_down(

@@ -1,10 +1,12 @@
-//! Exit codes and failures: each kind of failure has one code (the table is in the README).
+//! Exit codes and failures: each kind of failure has one code (the table is in `docs/guide/troubleshooting.md`).
 
 use crate::output::{print_json_error, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Error;
 use abbey_api::{Problem, VERSION};
 use abbey_model::FaultKind;
+use abbey_support::input::open_input;
+use std::path::Path;
 
 /// The command succeeded.
 pub(crate) const OK: u8 = 0;
@@ -12,10 +14,11 @@ pub(crate) const OK: u8 = 0;
 /// The command failed for a reason without a code of its own.
 pub(crate) const FAILURE: u8 = 1;
 
-/// Invalid arguments, manifest or request.
+/// Invalid arguments, manifest or request, and a file or directory of this host that the command line names and that is
+/// missing or cannot be used.
 pub(crate) const USAGE: u8 = 2;
 
-/// The named object does not exist.
+/// The named object of the house does not exist; also a path in a cell.
 pub(crate) const NOT_FOUND: u8 = 3;
 
 /// The object exists, has changed, or the plan has fatal notes.
@@ -52,6 +55,8 @@ pub(crate) struct Failure {
     details: Vec<String>,
     hint: Option<String>,
     code: u8,
+    /// Part of the message which says that no control plane listens.
+    unheard: Option<String>,
 }
 
 impl Failure {
@@ -62,6 +67,7 @@ impl Failure {
             details: Vec::new(),
             hint: None,
             code: FAILURE,
+            unheard: None,
         }
     }
 
@@ -70,9 +76,27 @@ impl Failure {
         Failure::plain(text).with_code(USAGE)
     }
 
+    /// A failure with exit code 2 about a file or directory of this host that the command line names: every command that
+    /// takes a path fails so if it is missing or of the wrong kind. `what` is what cannot be done, such as `cannot read`.
+    pub(crate) fn unusable_path(what: &str, path: &Path, why: impl std::fmt::Display) -> Self {
+        Failure::usage(format!("{what} `{}`: {why}", path.display()))
+    }
+
     /// Adds a hint, which is printed below the message and says what to do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+    /// Whether nothing listens where the control plane would.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard.is_some()
+    }
+    /// Says in place of a socket at which nothing listens why that is so, and what to do about it.
+    pub(crate) fn explain_unheard(mut self, why: &str, hint: &str) -> Self {
+        if let Some(unheard) = self.unheard.take() {
+            self.text = self.text.replace(&unheard, why);
+            self.hint = Some(hint.to_owned());
+        }
         self
     }
     /// Puts what failed before the message.
@@ -126,6 +150,18 @@ impl Failure {
     }
 }
 
+/// Checks that a file that the command line names can be read, before other work begins with it. `what` as in
+/// [`Failure::unusable_path`].
+///
+/// # Errors
+/// Exit code 2 if it is missing, of another kind or not readable.
+pub(crate) fn require_readable(what: &str, path: &Path) -> Result<(), Failure> {
+    match open_input(path) {
+        Ok(_opened) => Ok(()),
+        Err(e) => Err(Failure::unusable_path(what, path, e)),
+    }
+}
+
 /// Exit code of a kind of failure.
 const fn code_of(kind: FaultKind) -> u8 {
     match kind {
@@ -153,6 +189,7 @@ impl From<Problem> for Failure {
             text: problem.detail,
             details,
             hint: problem.remedy,
+            unheard: None,
         }
     }
 }
@@ -166,12 +203,20 @@ impl From<Error> for Failure {
                     Some(source) => format!("{other}: {source}"),
                     None => other.to_string(),
                 };
-                Failure::plain(text).with_code(UNREACHABLE).hint(
+                let unheard = is_unheard(&other).then(|| text.clone());
+                let failure = Failure::plain(text).with_code(UNREACHABLE).hint(
                     "`abbey up` starts the house; `--home` or ABBEY_HOME selects another house",
-                )
+                );
+                Failure { unheard, ..failure }
             }
         }
     }
+}
+
+/// Whether nothing listens at the socket.
+fn is_unheard(error: &Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, Error::Unreachable { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
 }
 
 impl From<abbey_daemon::Error> for Failure {

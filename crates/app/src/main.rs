@@ -23,6 +23,7 @@ mod manifest_arg;
 mod manifest_edit;
 mod manifest_file;
 mod manual;
+mod names;
 mod output;
 mod plan_before_start;
 mod plan_output;
@@ -30,6 +31,7 @@ mod program_session;
 mod queue_text;
 mod readiness;
 mod roles;
+mod shown;
 mod stdout;
 mod stopped_control_plane;
 mod table;
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
     let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
+            let failure = control_plane::explain_missing_control_plane(&home, failure);
             failure.print(json);
             failure.code()
         }

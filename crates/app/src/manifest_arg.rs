@@ -2,16 +2,22 @@
 //! from.
 
 use crate::connect::operator_client;
+use crate::durations::{milliseconds, now};
 use crate::exit::{self, Failure};
 use crate::manifest_file::MANIFEST_MAX;
+use crate::output::local_time;
+use abbey_api::Time;
 use abbey_daemon::Home;
 use abbey_daemon::manifest::House;
+use abbey_model::Timestamp;
 use abbey_support::file::{Sync, publish};
 use abbey_support::input::{read_input, read_input_text};
+use abbey_support::shell::shell_path;
 use clap::Args;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Name of a manifest that is not told.
 const MANIFEST: &str = "abbey.yaml";
@@ -68,6 +74,45 @@ pub(crate) async fn house_in_use(home: &Home) -> Option<House> {
         None => read_input_text(&remembered(home)?, MANIFEST_MAX).ok()?,
     };
     abbey_daemon::manifest::parse(&text).ok()
+}
+
+/// A manifest file that cannot be applied as it is, while the house goes on with what was applied before.
+#[derive(Debug)]
+pub(crate) struct RefusedManifest {
+    /// What is wrong, and since when.
+    pub(crate) text: String,
+    /// Command that lists every mistake.
+    pub(crate) remedy: String,
+}
+
+/// What is wrong with the file that the house was last brought up from, if it has mistakes by now; none if it has none, or
+/// cannot be read, or another user brought the house up.
+pub(crate) fn refused_manifest(home: &Home) -> Option<RefusedManifest> {
+    let file = remembered(home)?;
+    let text = read_input_text(&file, MANIFEST_MAX).ok()?;
+    let mistakes = abbey_daemon::manifest::parse(&text).err()?;
+    let first = mistakes.first()?;
+    let more = match mistakes.len() {
+        1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let changed = std::fs::metadata(&file).and_then(|m| m.modified()).ok();
+    let since = changed.map_or_else(String::new, |at| format!(", {}", since_when(at)));
+    Some(RefusedManifest {
+        text: format!(
+            "`{}` cannot be applied{since}: {first}{more}; the house goes on with what was applied before",
+            file.display()
+        ),
+        remedy: format!("`abbey plan -f {}` lists every mistake", shell_path(&file)),
+    })
+}
+
+/// When a file was last changed, and how long ago that is, such as `last changed 5 min ago, at 2026-12-01 10:00:00`.
+fn since_when(changed: SystemTime) -> String {
+    let since = changed.duration_since(SystemTime::UNIX_EPOCH);
+    let at = Timestamp(since.map_or(0, milliseconds));
+    let age = now().since(at).human();
+    format!("last changed {age} ago, at {}", local_time(Time(at)))
 }
 
 /// Failure with exit code 4 if there are users of what is to be removed.

@@ -21,7 +21,7 @@ pub(crate) async fn plan_before_start(
     yes: bool,
 ) -> Result<Vec<String>, Failure> {
     // Without a plan in force, nothing is started; and what the file will say is known once the house runs.
-    if !home.database_file().exists() || has_interrupted_edit(file) {
+    if !home.database_file().exists() || has_interrupted_edit(home, file) {
         return Ok(Vec::new());
     }
     let planned = match plan_offline(home.root().to_owned(), body.clone()).await {
@@ -31,7 +31,7 @@ pub(crate) async fn plan_before_start(
     };
     match refusal(&planned) {
         Some(refused) => Err(refused),
-        None => Consent::from_flag(yes).obtain(&planned),
+        None => Consent::from_flag(yes).obtain(&planned, || {}).await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! How a plan is printed.
 
 use crate::exit::{self, Failure};
-use crate::output::{self, print_table, text_or_dash};
+use crate::output::{self, draw_table, text_or_dash};
+use crate::table::Table;
 use crate::text::{Text, Tone};
 use abbey_api::{PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep};
 
@@ -21,11 +22,9 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
                 Text::from(&s.detail),
             ]
         };
-        print_table(
-            &["STEP", "ACTION", "RESOURCE", "OWNER", "DETAIL"],
-            doc.steps.iter().map(row).collect(),
-            "no steps",
-        );
+        let head = ["STEP", "ACTION", "RESOURCE", "OWNER", "DETAIL"];
+        let table = Table::new(&head, doc.steps.iter().map(row).collect());
+        draw_table(&table.break_words_in(&["DETAIL"]));
         print_changes(doc);
         for (step, removed) in doc.removals() {
             let label = match doc.applied {
@@ -86,6 +85,7 @@ fn print_changes(doc: &PlanDoc) {
     let rows: Vec<Vec<String>> = changes.collect();
     if !rows.is_empty() {
         output::print_text(&Text::toned(Tone::Heading, "changed keys"));
-        print_table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
+        let table = Table::new(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows);
+        draw_table(&table.break_words_in(&["OLD", "NEW"]));
     }
 }

@@ -66,7 +66,10 @@ fn copy(action: &str, path: Option<&Path>) -> ExitCode {
     let mut left_out = |text: String| eprintln!("{text}");
     let copied = match action {
         "send" => abbey_cells::copy::send_files(path, std::io::stdout().lock(), &mut left_out),
-        _ => abbey_cells::copy::receive_files(path, std::io::stdin().lock(), true, &mut left_out),
+        _ => {
+            let links = abbey_cells::copy::Links::All;
+            abbey_cells::copy::receive_files(path, std::io::stdin().lock(), links, &mut left_out)
+        }
     };
     match copied {
         Ok(_) => ExitCode::from(exit::OK),

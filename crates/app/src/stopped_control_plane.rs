@@ -1,7 +1,6 @@
 //! A control plane whose process a signal stopped (`SIGSTOP`): commands name it instead of waiting for it, and `up` and `down`
 //! replace it.
 
-use crate::control_plane::DOWN_WITHIN;
 use crate::exit::{self, Failure};
 use crate::output::print_message;
 use abbey_cells::hostd::{socket_owner, unit_of};
@@ -16,6 +15,9 @@ const WAITED: Duration = Duration::from_secs(2);
 
 /// Time for which a control plane is stopped before a command gives it up.
 const STOPPED_FOR: Duration = Duration::from_millis(500);
+
+/// Longest wait for the end of a process that was killed.
+const EXITS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Whether this process has become a client of the control plane.
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -89,7 +91,7 @@ pub(crate) fn kill_stopped_control_plane(home: &Home) -> Result<(), Failure> {
     };
     kill_process(target, Signal::KILL)
         .map_err(|e| describe(pid).about(&format!("cannot kill process {pid}: {e}")))?;
-    let until = Instant::now() + DOWN_WITHIN;
+    let until = Instant::now() + EXITS_WITHIN;
     while abbey_cells::is_alive(&process) {
         if Instant::now() > until {
             return Err(describe(pid).about("it was killed and has not exited"));

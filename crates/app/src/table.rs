@@ -13,6 +13,8 @@ pub(crate) struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<Text>>,
     optional: &'static [&'static str],
+    /// Columns of free text, whose long words may break.
+    texts: &'static [&'static str],
 }
 
 impl Table {
@@ -24,12 +26,19 @@ impl Table {
             head: head.to_vec(),
             rows: rows.into_iter().map(row).collect(),
             optional: &[],
+            texts: &[],
         }
     }
 
     /// Names the columns that are left out of a narrow table, the first of them first. Records have them.
     pub(crate) fn leave_out_first(self, optional: &'static [&'static str]) -> Table {
         Table { optional, ..self }
+    }
+
+    /// Names the columns of free text: in a narrow table a long word there is broken, so that one of them does not make
+    /// records of all rows. Words of other columns, such as names, stay whole.
+    pub(crate) fn break_words_in(self, texts: &'static [&'static str]) -> Table {
+        Table { texts, ..self }
     }
 
     /// Lines of the table: as wide as they are without a limit, at most `limit` columns with one.
@@ -58,7 +67,10 @@ impl Table {
         };
         let mut widths: Vec<usize> = columns.iter().map(natural).collect();
         let narrowest = |(n, natural): (&usize, &usize)| {
-            let word = cells(*n).map(Text::longest_word).max().unwrap_or(0);
+            let word = match self.texts.contains(&self.head[*n]) {
+                true => 0,
+                false => cells(*n).map(Text::longest_word).max().unwrap_or(0),
+            };
             (*natural).min(word.max(narrow))
         };
         let least: Vec<usize> = columns.iter().zip(&widths).map(narrowest).collect();
@@ -166,6 +178,25 @@ mod tests {
         let lines = lines.iter().map(Text::render);
         let lines = lines.map(|l| l.replace("\x1b[1m", "").replace("\x1b[2m", ""));
         lines.map(|l| l.replace("\x1b[0m", "") + "\n").collect()
+    }
+
+    #[test]
+    fn a_long_word_of_a_text_breaks_and_one_of_a_name_does_not() {
+        let rows = vec![
+            vec![
+                "agent-with-a-name",
+                "model: none → provider/a-model-of-a-long-name",
+            ],
+            vec!["b", "nothing"],
+        ];
+        let table = Table::new(&["AGENT", "DETAIL"], rows).break_words_in(&["DETAIL"]);
+        assert_eq!(
+            drawn(&table, 41),
+            "AGENT              DETAIL\n\
+             agent-with-a-name  model: none →\n                   provider/a-model-of-a-\n                   long-name\n\
+             b                  nothing\n"
+        );
+        assert!(drawn(&table, 25).starts_with("agent agent-with-a-name\n"));
     }
 
     #[test]

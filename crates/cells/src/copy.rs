@@ -27,6 +27,16 @@ pub struct Copied {
     pub bytes: u64,
 }
 
+/// Which symbolic links a receiver makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// All: the receiver's own file system is the cell's.
+    All,
+    /// Those that lead to a path of the directory that is copied. Others would lead to files of the receiver that the
+    /// sender chose.
+    WithinCopy,
+}
+
 /// Writes the file or directory `source` to `to` as a tar stream with one entry at its top. Links below a directory are
 /// sent as links; what is no file, directory or link is left out, as are files that are mostly holes, and `left_out` gets a
 /// sentence about it.
@@ -152,7 +162,7 @@ fn tar_header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
 }
 
 /// Reads the tar stream of [`send_files`] and writes it to `target`: into it if that is a directory, and otherwise under
-/// that name. Existing files are replaced whole. `links` says whether links are made; otherwise they are left out, and
+/// that name. Existing files are replaced whole. `links` says which links are made; the others are left out, and
 /// `left_out` gets a sentence about each.
 ///
 /// # Errors
@@ -160,7 +170,7 @@ fn tar_header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
 pub fn receive_files(
     target: &Path,
     from: impl Read,
-    links: bool,
+    links: Links,
     left_out: &mut dyn FnMut(String),
 ) -> io::Result<Copied> {
     let into = fs::metadata(target).is_ok_and(|m| m.is_dir());
@@ -214,16 +224,22 @@ pub fn receive_files(
                 copied.files += 1;
                 copied.bytes += size;
             }
-            tar::EntryType::Symlink if links => {
+            tar::EntryType::Symlink => {
                 let target = entry.link_name()?.map(PathBuf::from).unwrap_or_default();
+                // The topmost name is that of the directory that is copied.
+                let depth = parents.len().checked_sub(1);
+                let within = depth.is_some_and(|depth| stays_within(&target, depth));
+                if links == Links::WithinCopy && !within {
+                    left_out(format!(
+                        "`{}` was left out: it is a link that leads out of what is copied",
+                        path.display()
+                    ));
+                    continue;
+                }
                 let temporary = temporary_name();
                 rustix::fs::symlinkat(&target, &dir, &temporary).map_err(|e| at(e.into()))?;
                 publish(&dir, &temporary, name).map_err(at)?;
             }
-            tar::EntryType::Symlink => left_out(format!(
-                "`{}` was left out: links are not copied out of a cell",
-                path.display()
-            )),
             _ => {
                 return Err(at(io::Error::other(
                     "an entry of this kind is not accepted",
@@ -247,6 +263,20 @@ fn plain_parts(path: &Path) -> io::Result<Vec<&OsStr>> {
         )),
     });
     parts.collect()
+}
+
+/// Whether a link in a directory `depth` levels below the one that is copied leads to a path of the latter, wherever the
+/// other links of the copy lead that are like it: it goes up first and not too far, and only down from there. (`a/../..`
+/// may lead further up than its text says, if `a` is a link.)
+fn stays_within(target: &Path, depth: usize) -> bool {
+    let parts = target.components().filter(|c| *c != Component::CurDir);
+    let parts: Vec<Component<'_>> = parts.collect();
+    let up = parts.iter().take_while(|c| **c == Component::ParentDir);
+    let up = up.count();
+    let down = parts[up..].iter();
+    !target.as_os_str().is_empty()
+        && up <= depth
+        && down.copied().all(|c| matches!(c, Component::Normal(_)))
 }
 
 fn temporary_name() -> String {
@@ -319,7 +349,7 @@ mod tests {
     }
 
     fn receive(target: &Path, bytes: &[u8]) -> io::Result<Copied> {
-        receive_files(target, bytes, false, &mut |_| {})
+        receive_files(target, bytes, Links::WithinCopy, &mut |_| {})
     }
 
     #[test]
@@ -346,7 +376,7 @@ mod tests {
             assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o755);
             assert!(fs::symlink_metadata(at.join("link")).is_err());
         }
-        receive_files(&target, &bytes[..], true, &mut |_| {}).unwrap();
+        receive_files(&target, &bytes[..], Links::All, &mut |_| {}).unwrap();
         let link = fs::read_link(target.join("tree/link")).unwrap();
         assert_eq!(link, Path::new("/etc/passwd"));
     }
@@ -376,6 +406,86 @@ mod tests {
         receive(&target, &sent(&dir.path().join("file"))).unwrap();
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "new");
         assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn links_stay_where_they_lead_to_what_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("tree");
+        fs::create_dir_all(source.join("below/deep")).unwrap();
+        fs::write(source.join("below/file"), "content").unwrap();
+        fs::write(dir.path().join("secret"), "secret").unwrap();
+        let inside = [
+            ("to-file", "below/file"),
+            ("to-dir", "./below"),
+            ("below/up", ".."),
+            ("below/deep/up-and-down", "../../below/file"),
+            ("through", "to-dir/file"),
+            ("dangling", "nowhere"),
+        ];
+        let outside = [
+            ("absolute", "/etc/passwd"),
+            ("out", "../secret"),
+            ("below/out", "../../secret"),
+            // By their text these lead to the tree; by way of the link `below/up` they would not.
+            ("winding", "below/up/../secret"),
+            ("below/winding", "up/../../secret"),
+        ];
+        for (name, target) in inside.iter().chain(&outside) {
+            symlink(target, source.join(name)).unwrap();
+        }
+        let bytes = sent(&source);
+        let mut left_out = Vec::new();
+        let target = dir.path().join("copy");
+        let mut tell = |text: String| left_out.push(text);
+        receive_files(&target, &bytes[..], Links::WithinCopy, &mut tell).unwrap();
+        for (name, leads_to) in inside {
+            let copied = fs::read_link(target.join(name)).unwrap();
+            assert_eq!(copied, Path::new(leads_to), "{name}");
+        }
+        for name in [
+            "to-file",
+            "through",
+            "below/deep/up-and-down",
+            "below/up/to-dir/file",
+        ] {
+            assert_eq!(fs::read_to_string(target.join(name)).unwrap(), "content");
+        }
+        for (name, _) in outside {
+            assert!(fs::symlink_metadata(target.join(name)).is_err(), "{name}");
+            let told = format!("`tree/{name}` was left out: it is a link that leads out");
+            assert!(
+                left_out.iter().any(|t| t.starts_with(&told)),
+                "{left_out:?}"
+            );
+        }
+        assert_eq!(left_out.len(), outside.len());
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_of_the_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::create_dir_all(target.join("tree/below")).unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar_header(tar::EntryType::Symlink, 0o777, 0);
+        archive
+            .append_link(&mut header, "tree/link", "below")
+            .unwrap();
+        let mut header = tar_header(tar::EntryType::Regular, 0o644, 1);
+        archive
+            .append_data(&mut header, "tree/link/x", &b"x"[..])
+            .unwrap();
+        let bytes = archive.into_inner().unwrap();
+        assert!(receive(&target, &bytes).is_err());
+        assert_eq!(fs::read_dir(target.join("tree/below")).unwrap().count(), 0);
+        // Nor is the topmost entry a link.
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar_header(tar::EntryType::Symlink, 0o777, 0);
+        archive.append_link(&mut header, "link", "tree").unwrap();
+        let bytes = archive.into_inner().unwrap();
+        receive(&target, &bytes).unwrap();
+        assert!(fs::symlink_metadata(target.join("link")).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::matcher::{Candidate, Match, NAMED};
 use crate::routing::Suitability;
 use crate::task::{Admission, Phase, Wait};
-use abbey_model::{BudgetAmounts, PastWait, Slug, Timestamp, WaitCode};
+use abbey_model::{BudgetAmounts, Millis, PastWait, Slug, Timestamp, WaitCode, WaitKind};
 use std::collections::BTreeMap;
 
 /// What admission knows of one agent.
@@ -56,37 +56,70 @@ pub struct Route {
     /// Waits that are over, oldest first; the newest ones when there were many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<PastWait>,
+    /// Instant since which the task is in its state and waits for the same thing; none before the first change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// Past waits of a task that are kept.
 const WAITS_KEPT: usize = 20;
+/// Shortest wait for a task that the run gave which is kept: a worker may ask for the state of one at any time.
+const SUBTASK_WAIT_MIN: Millis = Millis::from_secs(1);
+/// Longest pause between two waits of a run for the same task that count as one: a worker asks again and again.
+const SUBTASK_PAUSE_MAX: Millis = Millis::from_secs(5);
 
 impl Route {
-    /// Records that the wait of a phase ended at `now`; a phase without a wait leaves everything as it is. What follows a
-    /// wait for the same thing without a pause is part of it.
-    pub fn record_wait(&mut self, phase: &Phase, since: Timestamp, now: Timestamp) {
+    /// Takes in that a task moves from one phase to the next at `now`: since when it is in its state, and the wait that is
+    /// over, if one is. A change that leaves a task waiting for the same thing, as an edit or a renewal does, ends nothing.
+    /// `changed` is the instant of the last change, for a task about which no start is recorded yet.
+    pub fn record_change(
+        &mut self,
+        before: &Phase,
+        after: &Phase,
+        changed: Timestamp,
+        now: Timestamp,
+    ) {
+        let since = self.since.unwrap_or(changed);
+        let continues = before.continues_in(after);
+        self.since = Some(if continues { since } else { now });
         let waits = matches!(
-            phase,
+            before,
             Phase::Parked { .. } | Phase::Blocked { .. } | Phase::AwaitingApproval { .. }
         );
-        let Some(wait) = phase.waiting_for().filter(|_| waits) else {
-            return;
+        let over = match before {
+            Phase::Running { lease } => lease
+                .wait_over(after.lease(), now)
+                .filter(|w| w.ended.since(w.since) >= SUBTASK_WAIT_MIN),
+            _ if waits && !continues => before.waiting_for().map(|wait| PastWait {
+                kind: wait.kind,
+                name: wait.name,
+                since,
+                ended: now,
+            }),
+            _ => None,
         };
-        let same =
-            |w: &&mut PastWait| w.kind == wait.kind && w.name == wait.name && w.ended == since;
+        if let Some(wait) = over {
+            self.keep_wait(wait);
+        }
+    }
+
+    /// Keeps a wait that is over; what follows a wait for the same thing without a pause is part of it.
+    fn keep_wait(&mut self, wait: PastWait) {
+        let pause = match wait.kind {
+            WaitKind::Subtask => SUBTASK_PAUSE_MAX,
+            _ => Millis(0),
+        };
+        let same = |w: &&mut PastWait| {
+            w.kind == wait.kind && w.name == wait.name && wait.since <= w.ended + pause
+        };
         if let Some(last) = self.waits.last_mut().filter(same) {
-            last.ended = now;
+            last.ended = wait.ended;
             return;
         }
         if self.waits.len() == WAITS_KEPT {
             self.waits.remove(0);
         }
-        self.waits.push(PastWait {
-            kind: wait.kind,
-            name: wait.name,
-            since,
-            ended: now,
-        });
+        self.waits.push(wait);
     }
 
     /// The route with the agents of a decision, out of those that are eligible.

@@ -21,6 +21,7 @@ fn every_phase() -> Vec<Phase> {
         generation: Generation(1),
         expires_at: Timestamp(30_000),
         wall_ends_at: Timestamp(900_000),
+        stood_still: Millis(0),
         waits: None,
     };
     vec![

@@ -6,6 +6,7 @@
 use crate::terms::{stems_of, terms_of};
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Points of a word of the agent's role.
 const ROLE: u32 = 10;
@@ -16,32 +17,34 @@ const CHARTER: u32 = 1;
 /// Points by which the best agent must lead.
 pub const LEAD: u32 = 4;
 
-/// What an agent is for, as stems.
+/// Texts that say what an agent is for.
 #[derive(Debug, Clone)]
-pub struct Profile {
+pub struct Profile<'t> {
     /// The agent.
-    pub agent: Slug,
-    role: BTreeSet<String>,
-    capabilities: BTreeSet<String>,
-    charter: BTreeSet<String>,
+    pub agent: &'t Slug,
+    /// Its role.
+    pub role: &'t str,
+    /// Its template and its skills.
+    pub capabilities: String,
+    /// Its charter.
+    pub charter: &'t str,
 }
 
-impl Profile {
-    /// Profile of an agent from the texts that describe it.
-    pub fn new(agent: Slug, role: &str, capabilities: &str, charter: &str) -> Profile {
-        Profile {
-            agent,
-            role: stems_of(role),
-            capabilities: stems_of(capabilities),
-            charter: stems_of(charter),
-        }
-    }
+/// Agents that are described by the same texts, with these as stems.
+#[derive(Debug, Clone)]
+struct Group {
+    agents: Vec<Slug>,
+    role: Arc<BTreeSet<String>>,
+    capabilities: Arc<BTreeSet<String>>,
+    charter: Arc<BTreeSet<String>>,
 }
 
 /// The agents that a task can go to, with what they are for.
 #[derive(Debug, Clone, Default)]
 pub struct Staff {
-    profiles: Vec<Profile>,
+    groups: Vec<Group>,
+    /// Number of agents.
+    size: usize,
     /// Agents whose role has a word, by its stem.
     roles: BTreeMap<String, usize>,
     /// Agents whose role or capabilities have a word, by its stem.
@@ -49,35 +52,62 @@ pub struct Staff {
 }
 
 impl Staff {
-    /// The staff with these profiles.
-    pub fn new(profiles: Vec<Profile>) -> Staff {
+    /// The staff with these profiles. Many agents of a house have a template's texts: each text is read once.
+    pub fn new<'t>(profiles: impl Iterator<Item = Profile<'t>>) -> Staff {
+        let mut grouped: BTreeMap<(String, &str, &str), Vec<Slug>> = BTreeMap::new();
+        for profile in profiles {
+            let texts = (profile.capabilities, profile.role, profile.charter);
+            grouped
+                .entry(texts)
+                .or_default()
+                .push(profile.agent.clone());
+        }
         let mut staff = Staff::default();
-        for profile in &profiles {
-            for stem in &profile.role {
-                *staff.roles.entry(stem.clone()).or_insert(0) += 1;
+        let mut stems: BTreeMap<&str, Arc<BTreeSet<String>>> = BTreeMap::new();
+        let mut capable: BTreeMap<&str, usize> = BTreeMap::new();
+        for ((capabilities, role, charter), agents) in &grouped {
+            let [role, of_skills, charter] = [role, capabilities.as_str(), charter].map(|text| {
+                let known = stems.entry(text);
+                Arc::clone(known.or_insert_with(|| Arc::new(stems_of(text))))
+            });
+            let count = agents.len();
+            staff.size += count;
+            *capable.entry(capabilities).or_insert(0) += count;
+            for stem in role.iter() {
+                *staff.roles.entry(stem.clone()).or_insert(0) += count;
             }
-            for stem in profile.role.union(&profile.capabilities) {
-                *staff.declared.entry(stem.clone()).or_insert(0) += 1;
+            for stem in role.difference(&of_skills) {
+                *staff.declared.entry(stem.clone()).or_insert(0) += count;
+            }
+            staff.groups.push(Group {
+                agents: agents.clone(),
+                role,
+                capabilities: of_skills,
+                charter,
+            });
+        }
+        for (text, count) in capable {
+            for stem in stems.get(text).into_iter().flat_map(|s| s.iter()) {
+                *staff.declared.entry(stem.clone()).or_insert(0) += count;
             }
         }
-        staff.profiles = profiles;
         staff
     }
 
     /// Whether most agents have a word, so that it tells none from another.
     fn is_common(&self, counts: &BTreeMap<String, usize>, stem: &str) -> bool {
         let having = counts.get(stem).copied().unwrap_or(0);
-        having >= 3 && having * 2 > self.profiles.len()
+        having >= 3 && having * 2 > self.size
     }
 
-    /// Points that a word gives an agent, and whether it counts as evidence by itself: a charter alone decides nothing. What
-    /// an agent's role says counts although most others have it as one word of their skills.
-    fn points(&self, profile: &Profile, stem: &str) -> (u32, bool) {
-        if profile.role.contains(stem) && !self.is_common(&self.roles, stem) {
+    /// Points that a word gives the agents of a group, and whether it counts as evidence by itself: a charter alone decides
+    /// nothing. What an agent's role says counts although most others have it as one word of their skills.
+    fn points(&self, group: &Group, stem: &str) -> (u32, bool) {
+        if group.role.contains(stem) && !self.is_common(&self.roles, stem) {
             (ROLE, true)
-        } else if profile.capabilities.contains(stem) && !self.is_common(&self.declared, stem) {
+        } else if group.capabilities.contains(stem) && !self.is_common(&self.declared, stem) {
             (CAPABILITY, true)
-        } else if profile.charter.contains(stem) {
+        } else if group.charter.contains(stem) {
             (CHARTER, false)
         } else {
             (0, false)
@@ -102,31 +132,30 @@ pub struct Suitability {
 pub fn rank_agents(text: &str, staff: &Staff) -> Vec<Suitability> {
     let terms = terms_of(text);
     let mut ranked: Vec<Suitability> = Vec::new();
-    for profile in &staff.profiles {
-        let mut one = Suitability {
-            agent: profile.agent.clone(),
-            score: 0,
-            words: Vec::new(),
-            enough: false,
-        };
+    for group in &staff.groups {
+        let (mut score, mut words) = (0, Vec::new());
         let mut of_role = 0;
         for term in &terms {
-            let (points, is_evidence) = staff.points(profile, &term.stem);
-            one.score += points;
+            let (points, is_evidence) = staff.points(group, &term.stem);
+            score += points;
             if is_evidence {
-                one.words.push(term.word.clone());
+                words.push(term.word.clone());
                 of_role += usize::from(points == ROLE);
             }
         }
         // One word is enough only of a role and of a short text; words of skills alone must be a good part of the text.
-        let (found, of) = (one.words.len(), terms.len());
-        one.enough = match of_role {
+        let (found, of) = (words.len(), terms.len());
+        let enough = match of_role {
             0 => found >= 2 && found * 3 >= of,
             _ => found >= 2 || found * 2 >= of,
         };
-        if one.score > 0 {
-            ranked.push(one);
-        }
+        let fitting = group.agents.iter().filter(|_| score > 0);
+        ranked.extend(fitting.map(|agent| Suitability {
+            agent: agent.clone(),
+            score,
+            words: words.clone(),
+            enough,
+        }));
     }
     ranked.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.agent.cmp(&b.agent)));
     ranked
@@ -144,29 +173,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn profile(agent: &str, role: &str, capabilities: &str) -> Profile {
-        Profile::new(
-            agent.parse().unwrap(),
+    fn staff(profiles: &[(&str, &str, &str)]) -> Staff {
+        let named = profiles.iter();
+        let named: Vec<(Slug, &str, &str)> = named
+            .map(|(agent, role, capabilities)| (agent.parse().unwrap(), *role, *capabilities))
+            .collect();
+        Staff::new(named.iter().map(|(agent, role, capabilities)| Profile {
+            agent,
             role,
-            capabilities,
-            "You do not claim what you have not done.",
-        )
+            capabilities: (*capabilities).to_owned(),
+            charter: "You do not claim what you have not done.",
+        }))
     }
 
     fn house() -> Staff {
-        Staff::new(vec![
-            profile(
+        staff(&[
+            (
                 "boss",
                 "orchestrator",
                 "Breaks work down, hands it on. report log-search Searches the logs of every agent.",
             ),
-            profile(
+            (
                 "finder",
                 "research: searches the web and brings sources",
                 "",
             ),
-            profile("meshes", "CAD and meshing in NX", ""),
-            profile(
+            ("meshes", "CAD and meshing in NX", ""),
+            (
                 "checker",
                 "audits reports and checks claims",
                 "log-search Searches the logs of every agent.",
@@ -203,13 +236,36 @@ mod tests {
 
     #[test]
     fn twins_are_a_tie() {
-        let twins = [
-            profile("a", "audits reports", ""),
-            profile("b", "audits reports", ""),
-        ];
-        let ranked = rank_agents("Audit the reports", &Staff::new(twins.to_vec()));
+        let twins = staff(&[("a", "audits reports", ""), ("b", "audits reports", "")]);
+        let ranked = rank_agents("Audit the reports", &twins);
         assert_eq!(ranked.len(), 2);
         assert_eq!(clear_choice(&ranked), None);
+    }
+
+    #[test]
+    fn agents_with_equal_texts_are_read_once_and_each_counted() {
+        let many: Vec<String> = (0..2000).map(|n| format!("w{n}")).collect();
+        let mut all: Vec<(&str, &str, &str)> = many
+            .iter()
+            .map(|name| {
+                (
+                    name.as_str(),
+                    "worker of bells",
+                    "log-search Searches logs.",
+                )
+            })
+            .collect();
+        all.push(("smith", "smith of nails", "log-search Searches logs."));
+        let staff = staff(&all);
+        assert_eq!((staff.groups.len(), staff.size), (2, 2001));
+        assert!(Arc::ptr_eq(
+            &staff.groups[0].charter,
+            &staff.groups[1].charter
+        ));
+        // What nearly all have tells nobody from another.
+        let ranked = rank_agents("Search the nails", &staff);
+        assert_eq!(clear_choice(&ranked).unwrap().agent.as_str(), "smith");
+        assert_eq!(ranked[0].words, ["nails"]);
     }
 
     proptest! {
@@ -218,7 +274,7 @@ mod tests {
             let house = house();
             let ranked = rank_agents(&text, &house);
             prop_assert_eq!(&ranked, &rank_agents(&text, &house));
-            prop_assert!(ranked.len() <= house.profiles.len());
+            prop_assert!(ranked.len() <= house.size);
         }
     }
 }

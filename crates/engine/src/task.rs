@@ -16,7 +16,7 @@
 //!    └── Retry, from Failed, TimedOut, Cancelled and Unverified
 //! ```
 //!
-//! A run that waits for a subtask keeps its lease; `waits` says how its wall time goes meanwhile.
+//! A run that waits for a task that it gave keeps its lease; `waits` says how its wall time goes meanwhile.
 //!
 //! A lease is over at its instant, whether or not a sweep has come by: a holder that is late by
 //! one millisecond is refused, and its token never becomes valid again.
@@ -29,4 +29,4 @@ mod waits;
 pub use event::{Event, Refusal, RunEnd, Step};
 pub use phase::{Admission, Lease, Phase, Task, Wait};
 pub use step::{ATTEMPTS_MAX, LEASE_TTL, backoff, step};
-pub use waits::SubtaskWait;
+pub use waits::{STANDSTILL_MAX, SubtaskWait};

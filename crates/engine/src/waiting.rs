@@ -1,12 +1,13 @@
-//! Runs that wait for subtasks, and rings of them: agents each of which waits for a subtask that another one is to do
-//! once it has waited to the end.
+//! Runs that wait for tasks that they gave, and rings of them: agents each of which waits for a task that another one is to
+//! do once it has waited to the end.
 //!
 //! A worker that waits takes no other task unless it asks for one meanwhile. So a subtask is begun when an agent that may
 //! claim it is idle, asks for work, or will have ended a run. Where none of that can ever happen, a wait must be ended
 //! from outside.
 
 use abbey_model::Slug;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A run, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +26,20 @@ pub struct Waits {
     /// Agents that may claim a task that a run waits for, by its number, where nobody holds it. A task that is in
     /// neither map is moved on by something else, or has ended.
     pub offered: BTreeMap<u64, Vec<Slug>>,
-    /// Agents whose workers ask for work at this moment.
+    /// Agents whose workers ask for work now, or will at once: between two requests of a worker there is a pause.
     pub asking: BTreeSet<Slug>,
+}
+
+/// A ring of waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    /// Agents, each of which waits for the next one, and the last for the first.
+    pub agents: Vec<Slug>,
+    /// Task on which the first of them works.
+    pub run: u64,
+    /// Task that this run waits for, the newest of those that runs of the ring wait for: the one whose end breaks the ring,
+    /// whoever of them asks.
+    pub newest: u64,
 }
 
 impl Waits {
@@ -68,35 +81,72 @@ impl Waits {
         })
     }
 
-    /// The ring of agents because of which a running task waits for ever: each waits for the next one, and the last for
-    /// the first. None if its wait will end.
-    pub fn ring(&self, task: u64) -> Option<Vec<Slug>> {
+    /// The ring of waits that a running task is part of and because of which it waits for ever. None if its wait will end, or
+    /// if it waits for a ring of others: once that is broken, its wait ends as well.
+    pub fn ring(&self, task: u64) -> Option<Ring> {
         let moving = self.moving();
         if !self.held.contains_key(&task) || moving.contains(&task) {
             return None;
         }
-        let mut path = vec![task];
-        loop {
-            let next = self.blocked_by(*path.last()?)?;
-            if let Some(from) = path.iter().position(|t| *t == next) {
-                let agents = path[from..].iter().filter_map(|t| self.held.get(t));
-                let mut agents: Vec<Slug> = agents.map(|t| t.agent.clone()).collect();
-                agents.dedup();
-                return Some(agents);
+        // Breadth first, so that the shortest ring is the one that is named.
+        let mut reached_from: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut queue = VecDeque::from([task]);
+        while let Some(at) = queue.pop_front() {
+            for next in self.blocked_by(at) {
+                if next == task {
+                    return self.ring_between(task, at, &reached_from);
+                }
+                if let Entry::Vacant(place) = reached_from.entry(next) {
+                    place.insert(at);
+                    queue.push_back(next);
+                }
             }
-            path.push(next);
         }
+        None
     }
 
-    /// The run that must end before a run which waits for ever can go on.
-    fn blocked_by(&self, task: u64) -> Option<u64> {
-        let subtask = self.held.get(&task)?.waits_for?;
+    /// The ring of the runs from `first` to `last`, by the steps that a search made.
+    fn ring_between(
+        &self,
+        first: u64,
+        last: u64,
+        reached_from: &BTreeMap<u64, u64>,
+    ) -> Option<Ring> {
+        let back = std::iter::successors(Some(last), |at| {
+            reached_from.get(at).copied().filter(|_| *at != first)
+        });
+        let mut runs: Vec<(u64, &HeldTask)> = back
+            .filter_map(|task| Some((task, self.held.get(&task)?)))
+            .collect();
+        runs.reverse();
+        let newest = runs
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, (_, t))| t.waits_for)?;
+        let newest = newest.0;
+        runs.rotate_left(newest);
+        let (run, waits) = *runs.first()?;
+        let mut agents: Vec<Slug> = runs.iter().map(|(_, t)| t.agent.clone()).collect();
+        agents.dedup();
+        Some(Ring {
+            agents,
+            run,
+            newest: waits.waits_for?,
+        })
+    }
+
+    /// The runs one of which must end before a run which waits for ever can go on.
+    fn blocked_by(&self, task: u64) -> Vec<u64> {
+        let Some(subtask) = self.held.get(&task).and_then(|t| t.waits_for) else {
+            return Vec::new();
+        };
         if self.held.contains_key(&subtask) {
-            return Some(subtask);
+            return vec![subtask];
         }
-        let agent = self.offered.get(&subtask)?.first()?;
-        let own = self.held.iter().find(|(_, t)| t.agent == *agent)?;
-        Some(*own.0)
+        let candidates = self.offered.get(&subtask).map_or(&[][..], Vec::as_slice);
+        let of_candidate = |(_, held): &(&u64, &HeldTask)| candidates.contains(&held.agent);
+        let runs = self.held.iter().filter(of_candidate);
+        runs.map(|(number, _)| *number).collect()
     }
 }
 
@@ -127,8 +177,8 @@ mod tests {
         }
     }
 
-    fn names(ring: Option<Vec<Slug>>) -> Option<String> {
-        ring.map(|r| describe_ring(&r))
+    fn names(ring: Option<Ring>) -> Option<String> {
+        ring.map(|r| describe_ring(&r.agents))
     }
 
     #[test]
@@ -138,8 +188,12 @@ mod tests {
             offered: [(3, vec![slug(1)]), (4, vec![slug(0)])].into(),
             asking: BTreeSet::new(),
         };
-        let ring = "a0 waits for a1, and a1 waits for a0";
+        // Whoever of them asks, the newest wait is the one to end.
+        let ring = "a1 waits for a0, and a0 waits for a1";
         assert_eq!(names(waits.ring(1)).as_deref(), Some(ring));
+        assert_eq!(waits.ring(1), waits.ring(2));
+        let broken = waits.ring(1).map(|r| (r.run, r.newest));
+        assert_eq!(broken, Some((2, 4)));
         // Whoever asks for work while it waits can take it.
         waits.asking.insert(slug(0));
         assert_eq!(waits.ring(1), None);
@@ -161,8 +215,46 @@ mod tests {
             offered: [(5, vec![slug(2)]), (6, vec![slug(0)])].into(),
             asking: BTreeSet::new(),
         };
-        let ring = "a0 waits for a1, and a1 waits for a2, and a2 waits for a0";
+        let ring = "a2 waits for a0, and a0 waits for a1, and a1 waits for a2";
         assert_eq!(names(waits.ring(1)).as_deref(), Some(ring));
+    }
+
+    /// Who waits for a ring of others goes on when that is broken, so its own wait is left alone.
+    #[test]
+    fn who_only_waits_for_a_ring_is_not_part_of_it() {
+        let waits = Waits {
+            held: [
+                (1, held(0, Some(4))),
+                (2, held(1, Some(5))),
+                (3, held(2, Some(6))),
+            ]
+            .into(),
+            offered: [(4, vec![slug(1)]), (5, vec![slug(2)]), (6, vec![slug(1)])].into(),
+            asking: BTreeSet::new(),
+        };
+        assert_eq!(waits.ring(1), None);
+        let ring = "a2 waits for a1, and a1 waits for a2";
+        assert_eq!(names(waits.ring(2)).as_deref(), Some(ring));
+        // An agent with two runs: the ring goes through the one that waits for this task.
+        let waits = Waits {
+            held: [
+                (1, held(1, Some(4))),
+                (2, held(1, Some(5))),
+                (3, held(2, Some(6))),
+                (7, held(3, Some(8))),
+            ]
+            .into(),
+            offered: [
+                (4, vec![slug(2)]),
+                (5, vec![slug(3)]),
+                (6, vec![slug(1)]),
+                (8, vec![slug(1)]),
+            ]
+            .into(),
+            asking: BTreeSet::new(),
+        };
+        let ring = "a3 waits for a1, and a1 waits for a3";
+        assert_eq!(names(waits.ring(7)).as_deref(), Some(ring));
     }
 
     /// Agents with one worker each that delegate at random, and wait. `offered` are subtasks and roots that nobody holds.
@@ -221,7 +313,8 @@ mod tests {
             let subtask = self.add(to, Some(task));
             self.waits.held.get_mut(&task).unwrap().waits_for = Some(subtask);
             if let Some(ring) = self.waits.ring(task) {
-                assert!(ring.len() > 1, "{ring:?}");
+                assert!(ring.agents.len() > 1, "{ring:?}");
+                assert_eq!((ring.run, ring.newest), (task, subtask));
                 self.broken += 1;
                 self.end(subtask);
             }

@@ -21,6 +21,7 @@ pub use declared::{
 };
 
 pub use events::EventVerdict;
+use events::HeardEvents;
 
 use abbey_model::{Slug, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -140,8 +141,12 @@ pub struct WorkflowRun {
     pub input: BTreeMap<String, Json>,
     /// Steps that became ready, each with its items.
     pub steps: BTreeMap<Slug, Vec<StepItem>>,
-    /// Data of the outside events that were reported to the run, by name.
-    pub heard: BTreeMap<Slug, Json>,
+    /// Data of the outside events that an earlier version of Abbey took in, one for each name.
+    #[serde(default, rename = "heard", skip_serializing_if = "BTreeMap::is_empty")]
+    heard_before: BTreeMap<Slug, Json>,
+    /// Data of the outside events that were reported to the run and that a step could use, by name, oldest first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    events: BTreeMap<Slug, Vec<Json>>,
     /// Why the last event of a name was ignored, for names of which none was accepted since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ignored: BTreeMap<Slug, String>,
@@ -192,7 +197,8 @@ impl WorkflowRun {
             state: State::Running,
             input,
             steps: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            heard_before: BTreeMap::new(),
+            events: BTreeMap::new(),
             ignored: BTreeMap::new(),
             began_at: now,
             ended_at: None,
@@ -343,6 +349,10 @@ fn observe(
     now: Timestamp,
 ) {
     let mut done = run.done;
+    let heard = HeardEvents {
+        before: &run.heard_before,
+        events: &run.events,
+    };
     for (name, items) in &mut run.steps {
         let Some(step) = workflow.steps.get(name) else {
             continue;
@@ -358,9 +368,7 @@ fn observe(
             let fact = match (&item.at, &step.act) {
                 (StepProgress::Working(Some(handle)), _) => facts(*handle),
                 (StepProgress::Waiting(until), StepAction::Event { name }) => {
-                    // One that another step can use is none for this step.
-                    let heard = run.heard.get(name);
-                    match heard.filter(|data| lacking(&step.expects, data).is_none()) {
+                    match heard.usable(name, step) {
                         Some(data) => WorkOutcome::Done(data.clone()),
                         None if until.is_some_and(|at| now >= at) => {
                             WorkOutcome::Failed(format!("`{name}` did not happen in time"))

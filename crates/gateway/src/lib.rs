@@ -29,7 +29,9 @@ mod stack;
 mod usage;
 
 pub use future::BoxFuture;
-pub use meter::{InFlight, Meter, ReservationRefused, ReservationRequest, Reserved, Settlement};
+pub use meter::{
+    InFlight, Meter, ReservationRefused, ReservationRequest, Reserved, Settlement, TokenRoom,
+};
 pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
 pub use provider::{
     Authorization, CallOutcome, Credentials, OutcomeCounts, Prices, Provider, ProviderHealth,

@@ -54,8 +54,17 @@ pub struct ReservationRefused {
     pub text: String,
     /// Seconds after which it may succeed, when that is known.
     pub retry_after_s: Option<u64>,
-    /// Most tokens that the budget which refused it can ever have left, if the call is larger than that.
-    pub tokens_max: Option<Tokens>,
+    /// What the budget that refused it can hold, if the call is larger than that.
+    pub room: Option<TokenRoom>,
+}
+
+/// Tokens that a budget can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRoom {
+    /// Left at present.
+    pub now: Tokens,
+    /// Left at most at any time, as at the beginning of a day.
+    pub most: Tokens,
 }
 
 /// The ledger, as the gateway sees it.

@@ -233,7 +233,7 @@ impl Gateway {
     }
 
     /// Reserves the most that the call can cost. A call that a budget can never hold, with the output that the provider
-    /// allows by default, is made with less output.
+    /// allows by default, is made with less output: with what is left now, or else with what will be.
     async fn reserve(
         &self,
         caller: &Caller,
@@ -259,8 +259,8 @@ impl Gateway {
             Ok(reserved) => return Ok(reserved),
             Err(refused) => refused,
         };
-        match refused.tokens_max {
-            Some(tokens) if chosen.fit(tokens, call) => {
+        match refused.room {
+            Some(room) if chosen.fit(room.now, call) || chosen.fit(room.most, call) => {
                 let reserved = Reserved::reserve(&self.0.meter, request(chosen)).await;
                 reserved.map_err(refusal_of_ledger)
             }

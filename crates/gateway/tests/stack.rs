@@ -7,7 +7,7 @@ use abbey_gateway::{
     Authorization, BoxFuture, CallOutcome, Caller, Credentials, Demand, Gateway, GatewayParts,
     Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
     Reading, Refusal, ReservationRefused, ReservationRequest, RetryAfter, Router, Settlement,
-    StreamReader, Target, UpstreamRequest, Usage, UsageSource,
+    StreamReader, Target, TokenRoom, UpstreamRequest, Usage, UsageSource,
 };
 use abbey_model::{Id, NanoUsd, ReservationId, Secret, Tokens};
 use abbey_support::http_client::HttpClient;
@@ -145,8 +145,8 @@ fn read_end(text: &str) -> Option<Reading> {
 struct Fakes {
     targets: Vec<Target>,
     refuse: Option<&'static str>,
-    /// The most that the budget can ever have; no call is refused for it if not set.
-    tokens_max: Option<Tokens>,
+    /// What the budget can hold; no call is refused for it if not set.
+    room: Option<TokenRoom>,
     authorization: Authorization,
     unhealthy: Option<Target>,
     ledger: Mutex<Vec<String>>,
@@ -169,14 +169,14 @@ impl Meter for Shared {
                 "reserve {} tokens={} nano_usd={}",
                 request.target, amounts.tokens.0, amounts.nano_usd.0
             ));
-            let too_large = fakes.tokens_max.filter(|most| amounts.tokens > *most);
-            match fakes.refuse.or(too_large.map(|_| "budget_exhausted")) {
+            let refused = fakes.room.filter(|room| amounts.tokens > room.now);
+            match fakes.refuse.or(refused.map(|_| "budget_exhausted")) {
                 None => Ok(Id::from_bits(1)),
                 Some(code) => Err(ReservationRefused {
                     code,
                     text: "the daily budget is used up".to_owned(),
                     retry_after_s: Some(60),
-                    tokens_max: too_large,
+                    room: refused.filter(|room| amounts.tokens > room.most),
                 }),
             }
         })
@@ -323,7 +323,7 @@ async fn fakes(targets: &[Target]) -> Fakes {
     Fakes {
         targets: targets.to_vec(),
         refuse: None,
-        tokens_max: None,
+        room: None,
         authorization: Authorization::None,
         unhealthy: None,
         ledger: Mutex::default(),
@@ -565,9 +565,12 @@ async fn a_provider_can_be_authorized_by_a_header_of_its_own() {
 async fn a_call_without_a_limit_of_its_own_fits_into_a_small_budget() {
     let body = json!({ "model": "allowed", "messages": [] }).to_string();
     let input = body.len().div_ceil(3) as u64;
-    let reserved = async |left: u64, body: String| {
+    let reserved = async |now: u64, most: u64, body: String| {
         let fakes = Arc::new(Fakes {
-            tokens_max: Some(Tokens(input + left)),
+            room: Some(TokenRoom {
+                now: Tokens(input + now),
+                most: Tokens(input + most),
+            }),
             ..fakes(&[target("main", "big")]).await
         });
         let request = Request::post("/v1/chat/completions").body(Body::from(body));
@@ -580,13 +583,18 @@ async fn a_call_without_a_limit_of_its_own_fits_into_a_small_budget() {
             ledger.iter().filter(|l| l.starts_with("reserve")).count(),
         )
     };
-    assert_eq!(reserved(1000, body.clone()).await, (StatusCode::OK, 1));
-    assert_eq!(reserved(60, body.clone()).await, (StatusCode::OK, 2));
-    let refused = StatusCode::TOO_MANY_REQUESTS;
-    assert_eq!(reserved(1, body).await, (refused, 1));
+    let (ok, refused) = (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(reserved(1000, 1000, body.clone()).await, (ok, 1));
+    assert_eq!(reserved(60, 60, body.clone()).await, (ok, 2));
+    assert_eq!(reserved(1, 1, body.clone()).await, (refused, 1));
+    // A day on which something is spent is not over: less is left, and enough for an answer.
+    assert_eq!(reserved(40, 60, body.clone()).await, (ok, 2));
+    // With too little left, the call waits for the room that it will have; one that fits into that is not shortened.
+    assert_eq!(reserved(1, 60, body.clone()).await, (refused, 2));
+    assert_eq!(reserved(1, 1000, body).await, (refused, 1));
     // What the caller asks for is not changed.
     let asked = json!({ "model": "allowed", "messages": [], "max_tokens": 90 });
-    assert_eq!(reserved(60, asked.to_string()).await, (refused, 1));
+    assert_eq!(reserved(60, 60, asked.to_string()).await, (refused, 1));
 }
 
 #[tokio::test]

@@ -143,7 +143,8 @@ fn check_for_secrets(source: &SourceDir, import: &mut Import, path: &str, name: 
         .rev()
         .skip(1)
         .any(|dir| dir == "credentials");
-    if SECRETS.contains(&name) || kept {
+    let is_key = name.ends_with(".key") || name.ends_with(".pem");
+    if SECRETS.contains(&name) || kept || is_key {
         source.account(path);
         let text = "holds credentials, which are not imported: reference what the agent needs in the manifest, then delete the file";
         return import.add_report_entry(ReportKind::Secret, shown_path(path), text);

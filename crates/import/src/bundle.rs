@@ -24,8 +24,15 @@ pub(crate) fn read_bundle(
     let entry = source.read_text("agent.yaml")?;
     // Read for its mistakes only: its lines go into the manifest as they are.
     let yaml = Notation::Yaml { lines_before: 0 };
+    let mut skipped_keys = Vec::new();
     if let Some(document) = source.read_document("agent.yaml", yaml)? {
         document.root().mark();
+        for (_, agent) in document.root().entries() {
+            let keys = agent.peek().as_object().into_iter().flatten();
+            // As reports write them: without the name of the agent.
+            let skipped = |key: &&String| source.skips.hides(&format!("agent.yaml: {key}"));
+            skipped_keys.extend(keys.map(|(key, _)| key).filter(skipped).cloned());
+        }
         import.carried.insert("agent.yaml".to_owned());
     }
     let lines: Vec<String> = entry
@@ -56,6 +63,7 @@ pub(crate) fn read_bundle(
     import_workspace(source, import, "", &mut agent);
     if !lines.is_empty() {
         agent.entry = Some(lines);
+        agent.skipped_keys = skipped_keys;
     }
     import.agents.push(agent);
     report_files(source, import, &[("", WORKSPACE_FILE)]);

@@ -301,12 +301,14 @@ impl<'d> Key<'d> {
     /// Reports it, with all that is below it.
     pub(crate) fn report(&self, import: &mut Import, kind: ReportKind, why: impl Into<String>) {
         let mut used = self.document.used.borrow_mut();
-        // What is below it was read for this report only.
-        let below = |path: &str| {
-            let rest = path.strip_prefix(&self.path);
-            rest.is_some_and(|r| r.starts_with(['.', '[']))
-        };
-        used.retain(|path, _| !below(path));
+        // What is below it was read for this report only: keys, then elements.
+        for (first, behind) in [('.', '/'), ('[', '\\')] {
+            let below = format!("{}{first}", self.path)..format!("{}{behind}", self.path);
+            let below: Vec<String> = used.range(below).map(|(path, _)| path.clone()).collect();
+            for path in below {
+                used.remove(&path);
+            }
+        }
         used.insert(self.path.clone(), false);
         import.add_report_entry(kind, self.place(), why);
     }

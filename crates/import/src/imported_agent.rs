@@ -1,6 +1,6 @@
 //! An imported agent, and its entry in a manifest.
 
-use crate::names::{one_line, valid_part};
+use crate::names::{UniqueNames, one_line, valid_part};
 use crate::report::{ReportEntry, ReportKind};
 use abbey_model::Slug;
 
@@ -68,6 +68,9 @@ pub struct ImportedAgent {
     /// Lines of a manifest entry as another house wrote it, in place of the fields above. Its charter and everything
     /// that gives authority are not to be trusted.
     pub entry: Option<Vec<String>>,
+    /// Keys of that entry that the operator leaves out.
+    pub skipped_keys: Vec<String>,
+    schedule_names: UniqueNames,
 }
 
 impl ImportedAgent {
@@ -91,6 +94,8 @@ impl ImportedAgent {
             charter: None,
             files: Vec::new(),
             entry: None,
+            skipped_keys: Vec::new(),
+            schedule_names: UniqueNames::default(),
         }
     }
 
@@ -107,12 +112,7 @@ impl ImportedAgent {
         place: &str,
         (name, when, task): (&str, ScheduleTime, String),
     ) -> &mut ImportedSchedule {
-        let base = valid_part(name, "job");
-        let numbered = (2u32..).map(|n| format!("{base}-{n}"));
-        let free = std::iter::once(base.clone())
-            .chain(numbered)
-            .find(|n| !self.schedules.iter().any(|s| s.name == *n));
-        let own = free.unwrap_or(base);
+        let own = self.schedule_names.take(&valid_part(name, "job"));
         if own != name {
             import_report.push(ReportEntry {
                 kind: ReportKind::Changed,

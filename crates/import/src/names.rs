@@ -4,10 +4,35 @@ use crate::{Import, ReportKind};
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names in use, of which equal ones get numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct UniqueNames {
+    taken: BTreeSet<String>,
+    /// Next number for a name, so that no number is tried twice.
+    next: BTreeMap<String, u64>,
+}
+
+impl UniqueNames {
+    /// The first of `base`, `base-2`, `base-3` that is free, which then is in use.
+    pub(crate) fn take(&mut self, base: &str) -> String {
+        let next = self.next.entry(base.to_owned()).or_insert(1);
+        loop {
+            let name = match *next {
+                1 => base.to_owned(),
+                number => format!("{base}-{number}"),
+            };
+            *next += 1;
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
+    }
+}
+
 /// Names in use, and names assigned during an import.
 #[derive(Debug)]
 pub(crate) struct NameAssigner {
-    taken: BTreeSet<Slug>,
+    used: UniqueNames,
     given: BTreeMap<String, Slug>,
 }
 
@@ -58,7 +83,10 @@ impl NameAssigner {
     /// Assigner that avoids the names in `taken`.
     pub(crate) fn new(taken: BTreeSet<Slug>) -> NameAssigner {
         NameAssigner {
-            taken,
+            used: UniqueNames {
+                taken: taken.iter().map(ToString::to_string).collect(),
+                next: BTreeMap::new(),
+            },
             given: BTreeMap::new(),
         }
     }
@@ -66,14 +94,14 @@ impl NameAssigner {
     /// Assigns a free, valid name for the original name `was`, preferably `wanted`, and reports it if it differs.
     pub(crate) fn assign(&mut self, import: &mut Import, was: &str, wanted: Option<&Slug>) -> Slug {
         let base = wanted.map_or_else(|| valid_part(was, "agent"), ToString::to_string);
-        let numbered = (2u32..).map(|n| format!("{base}-{n}"));
-        let free = std::iter::once(base.clone())
-            .chain(numbered)
-            .filter_map(|name| name.parse::<Slug>().ok())
-            .find(|slug| !self.taken.contains(slug));
-        // A base that is not valid even with a number is replaced.
-        let slug = free.unwrap_or_else(|| first_free_name(&self.taken));
-        self.taken.insert(slug.clone());
+        let mut named = self.used.take(&base).parse::<Slug>();
+        // A base that is not valid, perhaps with a number only, is replaced.
+        let slug = loop {
+            match named {
+                Ok(slug) => break slug,
+                Err(_) => named = self.used.take("agent").parse(),
+            }
+        };
         self.given.insert(was.to_owned(), slug.clone());
         if slug.as_str() != was {
             import.add_report_entry(
@@ -88,18 +116,6 @@ impl NameAssigner {
     /// Name that was assigned for an original name; none if it is unknown.
     pub(crate) fn assigned(&self, was: &str) -> Option<Slug> {
         self.given.get(was).cloned()
-    }
-}
-
-fn first_free_name(taken: &BTreeSet<Slug>) -> Slug {
-    let mut n = 1u64;
-    loop {
-        if let Ok(slug) = format!("agent-{n}").parse::<Slug>()
-            && !taken.contains(&slug)
-        {
-            return slug;
-        }
-        n += 1;
     }
 }
 

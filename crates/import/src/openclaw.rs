@@ -6,7 +6,7 @@ use crate::accounting::report_files;
 use crate::bundle::{self, WORKSPACE_FILE};
 use crate::document::{Document, Key};
 use crate::imported_agent::ImportedAgent;
-use crate::names::{NameAssigner, one_line};
+use crate::names::{NameAssigner, one_line, shown_path};
 use crate::parsing::Notation;
 use crate::source::{SourceDir, redact_secrets};
 use crate::{Error, Import, ReportKind, Result, TargetHouse, openclaw_config, timing};
@@ -57,7 +57,7 @@ const KEYS: [(&str, &str); 10] = [
     ("heartbeat", "a wake has an interval and no other setting"),
 ];
 /// Why files of the instance are not imported.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     (
         "agents",
         "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
@@ -66,10 +66,17 @@ const FILES: [(&str, &str); 5] = [
         "sessions",
         "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
     ),
-    ("state", JOBS_IN_DATABASE),
     ("skills", bundle::SKILL),
+    (
+        "plugin-skills",
+        "skills of plugins, which are OpenClaw's own",
+    ),
+    ("cache", "made again by the gateway when it is missing"),
+    ("tmp", "locks and temporary files of the gateway"),
     ("logs", "logs of the gateway"),
 ];
+/// Beginning of the names of earlier versions of the configuration.
+const BACKUPS: &str = "openclaw.json.bak";
 
 /// Agent of the instance: its id, and its entry, if it has one.
 struct Row<'d> {
@@ -158,15 +165,23 @@ pub(crate) fn read_openclaw(
         channel.leave(import, "channels are not imported");
     }
     document.report_rest(import, why_left);
+    for name in source.list_names("") {
+        if name.starts_with(BACKUPS) && source.is_file(&name) {
+            source.account(&name);
+            let text = "an earlier version of the configuration, with its secrets; not imported";
+            import.add_report_entry(ReportKind::Secret, shown_path(&name), text);
+        }
+    }
     let mut reasons: Vec<(&str, &str)> = FILES.to_vec();
     reasons.push(("workspace", WORKSPACE_FILE));
-    reasons.push((
-        "cron",
-        match with_jobs {
-            true => "state of the other scheduler",
-            false => JOBS_IN_DATABASE,
-        },
-    ));
+    let (state, cron) = match with_jobs {
+        true => (
+            "databases of the gateway; the jobs were read from `cron`",
+            "state of the other scheduler",
+        ),
+        false => (JOBS_IN_DATABASE, JOBS_IN_DATABASE),
+    };
+    reasons.extend([("state", state), ("cron", cron)]);
     report_files(source, import, &reasons);
     Ok(())
 }
@@ -360,14 +375,17 @@ fn import_jobs(
         };
         let root = document.root();
         root.get("version").mark();
+        let mut agents = BTreeMap::new();
+        for (name, at) in ids {
+            agents.entry(plain_id(name)).or_insert(*at);
+        }
         for job in root.get("jobs").elements() {
             // The second is what its own list of jobs says.
             let (own, effective) = (job.get("agentId"), job.get("effectiveAgentId"));
             let id = own.text().or_else(|| effective.text());
             let id = plain_id(id.unwrap_or(default));
-            let found = ids.iter().find(|(name, _)| plain_id(name) == id);
-            match found {
-                Some((_, at)) => import_job(import, &job, *at),
+            match agents.get(&id) {
+                Some(at) => import_job(import, &job, *at),
                 None if id.is_empty() => job.leave(
                     import,
                     "it names no agent, and the configuration no default one",

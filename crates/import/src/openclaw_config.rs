@@ -80,7 +80,7 @@ fn read_included(
 ) -> Result<Value> {
     let mistake = |why: &str| Error::Mistake {
         path: source.path.join(file),
-        line: None,
+        line: line_with(source, file, wanted),
         why: format!("it includes `{}`, {why}", crate::names::one_line(wanted)),
     };
     if !source.may_include() {
@@ -102,6 +102,13 @@ fn read_included(
     import.carried.insert(path.clone());
     let value = parse(Notation::Json5, &source.path.join(&path), &text)?;
     resolve(source, import, (&path, depth - 1), value)
+}
+
+/// First line of a file that has this text.
+fn line_with(source: &SourceDir, file: &str, text: &str) -> Option<u64> {
+    let content = source.read_text(file).ok().flatten()?;
+    let at = content.lines().position(|line| line.contains(text))?;
+    u64::try_from(at + 1).ok()
 }
 
 /// Path of an included file below the directory; none if it leads out.

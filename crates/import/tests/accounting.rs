@@ -1,7 +1,11 @@
 //! Nothing of an installation is lost without a word: each file and each key is carried over or in the report (S5-08).
-#![allow(clippy::unwrap_used, reason = "a test reports by failing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test tells by failing, and by what it prints"
+)]
 
-use abbey_import::{Format, Import, TargetHouse, read_installation};
+use abbey_import::{Format, Import, ReportKind, TargetHouse, read_installation};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -626,6 +630,111 @@ fn what_the_operator_skips_is_left_out_and_must_be_there() {
         .unwrap_err()
         .to_string();
     assert!(told.contains("--skip nowhere.json"), "{told}");
+}
+
+#[test]
+fn keys_of_a_bundle_are_left_out_as_reports_write_them() {
+    let dir = installation(&[
+        (
+            "agent.yaml",
+            json!("guest:\n  name: Guest\n  egress: full\n  colour: red\n"),
+        ),
+        ("SOUL.md", json!("Be kind.")),
+    ]);
+    let skip = ["agent.yaml: egress", "agent.yaml: colour"];
+    let import = read_installation(Format::Bundle, dir.path(), &here(&skip)).unwrap();
+    assert_eq!(import.agents[0].skipped_keys, ["egress", "colour"]);
+    for place in skip {
+        assert_eq!(found(&import, place), ["left out by `--skip`"], "{place}");
+    }
+    let told = read_installation(Format::Bundle, dir.path(), &here(&["agent.yaml: asks"]));
+    assert!(
+        told.unwrap_err()
+            .to_string()
+            .contains("no such file or key")
+    );
+}
+
+/// Names that are tried one after the other, or reports that look at all others, would make this take hours.
+#[test]
+fn ten_thousand_jobs_of_one_name_are_imported_and_reported() {
+    let every = json!({ "kind": "every", "everyMs": 60_000 });
+    let jobs = (0..10_000).map(|n| match n % 2 {
+        0 => job("round", every.clone(), json!({})),
+        _ => job("round", json!({ "kind": "moon" }), json!({})),
+    });
+    let jobs: Vec<Value> = jobs.collect();
+    let dir = installation(&[
+        ("openclaw.json", json!({})),
+        ("cron/jobs.json", json!({ "jobs": jobs })),
+    ]);
+    let import = read_installation(Format::Openclaw, dir.path(), &here(&[])).unwrap();
+    let schedules = &import.agents[0].schedules;
+    assert_eq!(schedules.len(), 5_000);
+    assert_eq!(
+        (schedules[0].name.as_str(), schedules[4_999].name.as_str()),
+        ("round", "round-5000")
+    );
+    let left = import.findings.iter();
+    let left = left.filter(|f| f.text.contains("of an unknown kind"));
+    assert_eq!(left.count(), 5_000);
+}
+
+/// Number of files of an installation, and of keys in its documents.
+fn size(root: &Path) -> (usize, usize) {
+    let (mut all, mut keys) = (Vec::new(), Vec::new());
+    files(root, root, &mut all);
+    for file in &all {
+        let text = fs::read_to_string(root.join(file)).unwrap_or_default();
+        if let Some(value) = document(file, &text) {
+            leaves(&value, "", &mut keys);
+        }
+    }
+    (all.len(), keys.len())
+}
+
+/// Prints what became of homes that the packages of OpenClaw and Hermes made; `cargo xtask live-imports` makes them.
+#[test]
+fn live_homes_are_accounted_for() {
+    let Some(homes) = std::env::var_os("ABBEY_LIVE_HOMES").map(PathBuf::from) else {
+        println!("skipped: `cargo xtask live-imports` makes the homes that this imports");
+        return;
+    };
+    println!(
+        "{:<9} {:>6} {:>6} {:>7} {:>10} {:>8} {:>8} {:>13} {:>7} {:>7}",
+        "home",
+        "files",
+        "keys",
+        "agents",
+        "schedules",
+        "carried",
+        "changed",
+        "not imported",
+        "secret",
+        "silent"
+    );
+    for (format, name, agents, schedules) in [
+        (Format::Openclaw, "openclaw", vec!["main", "scout"], 3),
+        (Format::Hermes, "hermes", vec!["hermes", "courier"], 2),
+    ] {
+        let root = homes.join(name);
+        let import = check(format, &root);
+        let slugs: Vec<&str> = import.agents.iter().map(|a| a.slug.as_str()).collect();
+        assert_eq!(slugs, agents);
+        let planned: usize = import.agents.iter().map(|a| a.schedules.len()).sum();
+        assert_eq!(planned, schedules, "{:#?}", import.findings);
+        let count = |kind| import.findings.iter().filter(|f| f.kind == kind).count();
+        let (files, keys) = size(&root);
+        println!(
+            "{name:<9} {files:>6} {keys:>6} {:>7} {planned:>10} {:>8} {:>8} {:>13} {:>7} {:>7}",
+            slugs.len(),
+            import.carried.len(),
+            count(ReportKind::Changed),
+            count(ReportKind::Left),
+            count(ReportKind::Secret),
+            0
+        );
+    }
 }
 
 /// The check above finds what is lost.

@@ -37,6 +37,22 @@ amount! {
     NanoUsd(u64)
 }
 
+impl Bytes {
+    /// The amount in a unit that people use, such as `12.3 MiB`.
+    pub fn human(self) -> String {
+        let units = ["KiB", "MiB", "GiB", "TiB"];
+        let (mut amount, mut unit) = (self.0 as f64 / 1024.0, 0);
+        while amount >= 1023.95 && unit + 1 < units.len() {
+            amount /= 1024.0;
+            unit += 1;
+        }
+        match self.0 {
+            0..1024 => format!("{} B", self.0),
+            _ => format!("{amount:.1} {}", units[unit]),
+        }
+    }
+}
+
 impl NanoUsd {
     /// Cost of `tokens` at a price per million tokens, rounded up.
     pub fn for_tokens(tokens: Tokens, price_per_million: NanoUsd) -> NanoUsd {
@@ -48,6 +64,15 @@ impl NanoUsd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_have_units_that_people_use() {
+        let all = [0, 1023, 1024, 12_900_000, 1 << 30, 5 << 40].map(|n| Bytes(n).human());
+        assert_eq!(
+            all,
+            ["0 B", "1023 B", "1.0 KiB", "12.3 MiB", "1.0 GiB", "5.0 TiB"]
+        );
+    }
 
     #[test]
     fn prices_round_up() {

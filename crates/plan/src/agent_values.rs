@@ -60,10 +60,22 @@ const KEYWORDS: [&str; 2] = ["all", "operator"];
 /// Word that stands for no agent. An agent of this name can't be named where rights are given, so it gets none by mistake.
 pub(crate) const NOBODY: &str = "none";
 
+/// Words that commands, work queues and the audit log take for the house itself or for nobody in particular. A manifest may
+/// have agents of these names; no command gives them.
+const RESERVED: [&str; 5] = ["house", "nobody", "anyone", "everyone", "unassigned"];
+
+/// Why no command gives an agent this name; none for a name that is free of another meaning.
+pub fn reserved_agent_name(name: &Slug) -> Option<String> {
+    let reserved = RESERVED.contains(&name.as_str());
+    taken_by_keyword(name).or_else(|| reserved.then(|| other_meaning(name)))
+}
+
+fn other_meaning(name: &Slug) -> String {
+    format!("`{name}` means something else where agents are named; give it another name")
+}
+
 /// Why an agent should not have a name; none unless keys and commands take it for something else.
 pub(crate) fn taken_by_keyword(name: &Slug) -> Option<String> {
     let taken = KEYWORDS.contains(&name.as_str()) || name.as_str() == NOBODY;
-    taken.then(|| {
-        format!("`{name}` means something else where agents are named; give it another name")
-    })
+    taken.then(|| other_meaning(name))
 }

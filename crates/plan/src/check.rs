@@ -379,8 +379,10 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     for (subject, limit, cell) in cells {
         sum.0 = sum.0.saturating_add(limit.0);
         if limit < CELL_MEMORY_MIN {
-            let text =
-                format!("`limits.memory` is {limit}, and a cell needs 8MiB to start; raise it");
+            let text = format!(
+                "`limits.memory` is {}, and a cell needs 8 MiB to start; raise it",
+                limit.human()
+            );
             notes.push((Severity::Fatal, subject, text));
             continue;
         }
@@ -392,14 +394,18 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
             _ => Severity::Warning,
         };
         let text = format!(
-            "`limits.memory` is {limit}, and this host has {all}, of which {} are reserved for the host; lower it",
-            house.admission.memory_reserve
+            "`limits.memory` is {}, and this host has {}, of which {} are reserved for the host; lower it",
+            limit.human(),
+            all.human(),
+            house.admission.memory_reserve.human()
         );
         notes.push((severity, subject, text));
     }
     if sum > most {
         let text = format!(
-            "all cells together may use {sum}, but this host has {all}; one whose program used more before than is free waits until it is free"
+            "all cells together may use {}, but this host has {}; one whose program used more before than is free waits until it is free",
+            sum.human(),
+            all.human()
         );
         notes.push((Severity::Warning, "agents".to_owned(), text));
     }

@@ -37,7 +37,7 @@ mod value;
 mod workflow_warnings;
 
 pub use abbey_model::Runtime;
-pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS};
+pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS, reserved_agent_name};
 pub use allocate::{Allocation, AllocationConflict, HostFacts, Registry, ResourceKind};
 pub use check::{BRIDGE_PORTS_MAX, check, socket_paths_fit};
 pub use decode::{parse, parse_stored};

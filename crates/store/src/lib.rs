@@ -11,6 +11,7 @@
 
 mod chain;
 mod clock;
+mod disk;
 mod driver;
 mod entropy;
 mod error;
@@ -28,6 +29,7 @@ pub use chain::{
     entry_hash, public_key,
 };
 pub use clock::{Clock, MonotonicClock, SteadyTime, SystemClock};
+pub use disk::{DiskSpace, HostDisk};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};
 pub use reply::Reply;

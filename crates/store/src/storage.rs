@@ -120,7 +120,7 @@ operations! {
     /// Revokes every lease of an agent's boots before `keep` (all of them without one).
     write revoke_leases(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
         |tx| leases::revoke(tx, &agent, keep);
-    /// Cancels the open subtasks of the tasks that only this agent may do, which is removed.
+    /// Cancels the open subtasks of the tasks that only this agent may do, which is removed, and what it gave by itself.
     write cancel_subtasks_of_agent(agent: Slug) -> () = |tx| transitions::cancel_subtasks_of_agent(tx, &agent);
     /// Ends leases, runs, approvals and tasks whose time is over; returns them with the tasks whose pause is over,
     /// which the caller admits again. Writes nothing when there are none.
@@ -185,6 +185,8 @@ operations! {
 
     /// Makes a plan current; refused when another became current meanwhile.
     write commit_generation(commit: NewGeneration) -> u64 = |tx| generations::commit(tx, &commit);
+    /// Instant since which the house has a hook of this name without a break.
+    read hook_since(hook: Slug) -> Timestamp = |rows, _| hooks::since(rows, &hook);
     /// Number of the format that the state file has now: this version's own, unless another one changed the file.
     read format() -> i64 = |rows, _| generations::format(rows);
     /// The current generation; none before the first.
@@ -246,10 +248,12 @@ operations! {
     /// Returns the number of tasks. The audit log stays.
     write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_finished(tx, keep);
 
-    /// Records that an agent waits for a subtask of a task that it holds, for so long; a wait that would never end is
-    /// ended by cancelling the subtask. `asking` are the agents whose workers ask for work now.
-    write await_subtask(subtask: TaskRef, agent: Slug, patience: Millis, asking: BTreeSet<Slug>) -> () =
+    /// Records that a run of an agent waits for a task that the agent gave, for so long; a wait that would never end is
+    /// ended by cancelling that task. `asking` are the agents whose workers ask for work now; without them nothing is judged.
+    write await_subtask(subtask: TaskRef, agent: Slug, patience: Millis, asking: Option<BTreeSet<Slug>>) -> () =
         |tx| delegation::await_subtask(tx, subtask, &agent, patience, asking);
+    /// Ends the wait of an agent for a task that it gave.
+    write end_subtask_wait(subtask: TaskRef, agent: Slug) -> () = |tx| delegation::end_wait(tx, subtask, &agent);
     /// One task.
     read task(task: TaskRef) -> TaskRow = |rows, _| task_rows::load(rows, task);
     /// Tasks by filter, newest first.
@@ -284,9 +288,9 @@ operations! {
     write use_approval(used: ApprovalUse) -> ApprovalRow = |tx| approvals::consume(tx, &used);
     /// One approval.
     read approval(number: u64) -> ApprovalRow = |rows, _| approval_rows::load(rows, number);
-    /// Approvals of a task or of all, pending ones or every one, newest first.
-    read approvals(task: Option<u64>, all: bool) -> Vec<ApprovalRow> =
-        |rows, _| approval_rows::list(rows, task, all);
+    /// Approvals by filter, newest first.
+    read approvals(filter: ApprovalFilter) -> Vec<ApprovalRow> =
+        |rows, _| approval_rows::list(rows, &filter);
 
     /// Starts a run of a workflow: its number, and whether it is new. The same key gives the same run.
     write start_workflow(new: NewRun) -> (u64, bool) = |tx| workflows::start(tx, new);

@@ -38,6 +38,13 @@ impl Args {
         self.0.extend(more.iter().map(|w| (*w).to_owned()));
         self
     }
+
+    /// These arguments with `--json`, which comes before the arguments of a program.
+    #[must_use]
+    pub fn with_json(mut self) -> Args {
+        self.0.insert(0, "--json".to_owned());
+        self
+    }
 }
 
 impl From<&str> for Args {

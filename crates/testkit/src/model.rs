@@ -5,6 +5,10 @@
 //! (`name`, `arguments`), `usage: null` for a provider that reports none, `cut: true` for a stream
 //! that breaks off, `finish` for a finish reason, `refusal`, `reasoning`, `status` for an error, and `delay_ms`.
 //!
+//! A turn with `when` is only for calls whose system prompt its pattern matches; others skip it. `capture` gives names to
+//! what a call says: `{NAME: [ROLE, PATTERN]}` takes the first group of the pattern in the newest message of that role that
+//! matches, and `{{NAME}}` in texts and arguments becomes it. So a script can act on what only the prompt says.
+//!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
 use axum::body::{Body, Bytes};
@@ -13,9 +17,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +39,27 @@ struct Turn {
     status: Option<u16>,
     delay_ms: u64,
     model: Option<String>,
+    when: Option<Pattern>,
+    capture: BTreeMap<String, (String, Pattern)>,
+}
+
+/// A regular expression in a script.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Pattern(Regex);
+
+impl TryFrom<String> for Pattern {
+    type Error = regex::Error;
+    fn try_from(text: String) -> Result<Pattern, regex::Error> {
+        Regex::new(&text).map(Pattern)
+    }
+}
+
+/// Texts of a call's messages of one role, the newest first.
+fn texts<'c>(call: &'c Value, role: &'c str) -> impl Iterator<Item = &'c str> {
+    let all = call["messages"].as_array().into_iter().flatten().rev();
+    all.filter(move |m| m["role"] == role)
+        .filter_map(|m| m["content"].as_str())
 }
 
 impl Turn {
@@ -43,6 +69,49 @@ impl Turn {
             None if self.tool_calls.is_empty() => "stop",
             None => "tool_calls",
         }
+    }
+
+    /// Whether this turn is one for the call.
+    fn is_for(&self, call: &Value) -> bool {
+        let Some(Pattern(when)) = &self.when else {
+            return true;
+        };
+        texts(call, "system").any(|text| when.is_match(text))
+    }
+
+    /// Fills in what the call says. What it does not say makes the turn a text that says so.
+    fn fill_in(&mut self, call: &Value) {
+        let mut found = BTreeMap::new();
+        for (name, (role, Pattern(pattern))) in &self.capture {
+            let mut groups = texts(call, role).filter_map(|t| pattern.captures(t)?.get(1));
+            match groups.next() {
+                Some(group) => found.insert(format!("{{{{{name}}}}}"), group.as_str().to_owned()),
+                None => {
+                    self.text = format!("The script found no `{name}` in a message of {role}.");
+                    self.tool_calls.clear();
+                    return;
+                }
+            };
+        }
+        let fill = |text: &mut String| {
+            for (name, value) in &found {
+                *text = text.replace(name, value);
+            }
+        };
+        fill(&mut self.text);
+        for call in &mut self.tool_calls {
+            fill_strings(&mut call.arguments, &fill);
+        }
+    }
+}
+
+/// Changes every text in a value.
+fn fill_strings(value: &mut Value, fill: &impl Fn(&mut String)) {
+    match value {
+        Value::String(text) => fill(text),
+        Value::Array(items) => items.iter_mut().for_each(|v| fill_strings(v, fill)),
+        Value::Object(map) => map.values_mut().for_each(|v| fill_strings(v, fill)),
+        _ => {}
     }
 }
 
@@ -59,9 +128,12 @@ struct Script {
     trace: Mutex<Option<String>>,
     /// What the newest call was told before its task.
     told: Mutex<String>,
-    /// The newest call, whole.
-    newest: Mutex<Value>,
+    /// The newest calls, whole, in their order.
+    newest: Mutex<VecDeque<Value>>,
 }
+
+/// Most calls that are remembered.
+const CALLS_KEPT: usize = 64;
 
 /// Serves the scripted model on a loopback port until the process ends.
 ///
@@ -86,7 +158,8 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
         .route("/calls", get(async |State(s): State<Arc<Script>>| Json(json!({ "calls": s.calls.load(Ordering::SeqCst) }))))
         .route("/traceparent", get(async |State(s): State<Arc<Script>>| Json(json!(*s.trace.lock().unwrap_or_else(PoisonError::into_inner)))))
         .route("/told", get(async |State(s): State<Arc<Script>>| s.told.lock().unwrap_or_else(PoisonError::into_inner).clone()))
-        .route("/newest", get(async |State(s): State<Arc<Script>>| Json(s.newest.lock().unwrap_or_else(PoisonError::into_inner).clone())))
+        .route("/newest", get(async |State(s): State<Arc<Script>>| Json(s.newest.lock().unwrap_or_else(PoisonError::into_inner).back().cloned())))
+        .route("/requests", get(async |State(s): State<Arc<Script>>| Json(s.newest.lock().unwrap_or_else(PoisonError::into_inner).clone())))
         .route("/script", post(replace))
         .with_state(script);
     axum::serve(listener, router).await
@@ -120,17 +193,23 @@ async fn chat(
     *script.trace.lock().unwrap_or_else(PoisonError::into_inner) = trace.map(str::to_owned);
     let told = call["messages"][0]["content"].as_str().unwrap_or_default();
     told.clone_into(&mut script.told.lock().unwrap_or_else(PoisonError::into_inner));
-    call.clone_into(&mut script.newest.lock().unwrap_or_else(PoisonError::into_inner));
+    {
+        let mut newest = script.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = (newest.len() + 1).saturating_sub(CALLS_KEPT);
+        newest.drain(..surplus);
+        newest.push_back(call.clone());
+    }
     let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
-    let next = script
-        .turns
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pop_front();
-    let turn = next.unwrap_or_else(|| Turn {
+    let next = {
+        let mut turns = script.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = turns.iter().position(|turn| turn.is_for(&call));
+        at.and_then(|at| turns.remove(at))
+    };
+    let mut turn = next.unwrap_or_else(|| Turn {
         text: answer(&call),
         ..Turn::default()
     });
+    turn.fill_in(&call);
     tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
     if let Some(status) = turn.status {
         let body = json!({ "error": { "message": "scripted failure", "type": "server_error" } });

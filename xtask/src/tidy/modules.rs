@@ -118,6 +118,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sqlite",
             "storage",
             "driver",
+            "disk",
             "ops",
             "clock",
             "chain",

@@ -5,7 +5,7 @@ use super::captured::run_captured;
 use super::skill_files::{self, SkillDir};
 use crate::lease_files::TASK_VARIABLE;
 use abbey_api::client::AgentClient;
-use abbey_api::{SkillView, SkillsQuery};
+use abbey_api::{SkillFileView, SkillView, SkillsQuery};
 use abbey_model::{Tool, ToolPolicy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use tokio::process::Command;
 const SCRIPT_MAX: Duration = Duration::from_secs(300);
 /// Most bytes that are kept of each output of a script.
 const OUTPUT_MAX: usize = 24 << 10;
+/// Most bytes of a text that are shown at once; longer ones are read on by their lines. Room is left for the list of files.
+const PAGE_MAX: usize = 28 << 10;
 /// Tools that `search_skills` grants.
 const READING: [&str; 4] = [
     "list_skills",
@@ -182,11 +184,9 @@ async fn read_skill(client: &AgentClient, name: &str) -> Result<String, String> 
     if let Some(dir) = &skill.directory {
         text.push_str(&format!("Directory, read-only: {dir}\n"));
     }
-    let others = skill
-        .files
-        .iter()
-        .filter(|f| !f.path.eq_ignore_ascii_case("SKILL.md"));
-    let files: Vec<String> = others
+    let others = |f: &SkillFileView| !f.path.eq_ignore_ascii_case("SKILL.md");
+    let files = skill.files.iter().filter(|f| others(f));
+    let files: Vec<String> = files
         .map(|f| match f.executable {
             true => format!("{} ({} bytes, program)", f.path, f.bytes),
             false => format!("{} ({} bytes)", f.path, f.bytes),
@@ -195,8 +195,37 @@ async fn read_skill(client: &AgentClient, name: &str) -> Result<String, String> 
     if !files.is_empty() {
         text.push_str(&format!("Files: {}\n", files.join(", ")));
     }
-    text.push_str(&format!("\n{}", skill.text.trim()));
+    let body = skill.text.trim();
+    text.push('\n');
+    if body.len() <= PAGE_MAX {
+        text.push_str(body);
+        return Ok(text);
+    }
+    // The rest is read as a file, whose lines are counted from its front matter on.
+    let path = skill.files.iter().find(|f| !others(f));
+    let path = path.map_or("SKILL.md", |f| f.path.as_str());
+    let whole = text_of_file(client, name, path).await?;
+    let begin = whole.find(body).unwrap_or_default();
+    let before = whole.get(..begin).unwrap_or_default();
+    text.push_str(&page(&whole, path, 1 + before.matches('\n').count()));
     Ok(text)
+}
+
+/// Lines of a text file from a line on, counted from 1: as many as can be shown at once, and where the rest begins.
+fn page(text: &str, path: &str, from_line: usize) -> String {
+    let mut shown = String::new();
+    let lines = text.split_inclusive('\n').enumerate();
+    for (index, line) in lines.skip(from_line.saturating_sub(1)) {
+        if !shown.is_empty() && shown.len() + line.len() > PAGE_MAX {
+            let next = index + 1;
+            shown.push_str(&format!(
+                "[more follows: `read_skill_file` with the path `{path}` and `from_line` {next}]"
+            ));
+            break;
+        }
+        shown.push_str(line);
+    }
+    shown
 }
 
 async fn read_file(
@@ -206,10 +235,14 @@ async fn read_file(
     from_line: u64,
 ) -> Result<String, String> {
     skill_files::plain_path(path)?;
+    let text = text_of_file(client, name, path).await?;
+    let from_line = usize::try_from(from_line).unwrap_or(usize::MAX);
+    Ok(page(&text, path, from_line))
+}
+
+async fn text_of_file(client: &AgentClient, name: &str, path: &str) -> Result<String, String> {
     let content = skill_files::read_file(client, name, path).await?;
-    let text = String::from_utf8(content).map_err(|_| format!("`{path}` is not a text"))?;
-    let skipped = usize::try_from(from_line.saturating_sub(1)).unwrap_or(usize::MAX);
-    Ok(text.split_inclusive('\n').skip(skipped).collect())
+    String::from_utf8(content).map_err(|_| format!("`{path}` is not a text"))
 }
 
 /// Interpreter of a script that is not executable, by the extension of its name: many skills are published that way.
@@ -284,4 +317,33 @@ async fn run_script(
         .map_err(|_| format!("`{path}` ran longer than {SCRIPT_MAX:?}"))?
         .map_err(|e| format!("could not run `{path}` of skill `{name}`: {e}"))?;
     ended.report()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_read_on_where_its_page_ends() {
+        let line = |n: usize| format!("line {n:04} {}\n", "é".repeat(40));
+        let text: String = (1..=1000).map(line).collect();
+        let (mut from, mut read) = (1, String::new());
+        while from <= 1000 {
+            let shown = page(&text, "a b.md", from);
+            assert!(shown.len() < 32 << 10);
+            let Some((lines, rest)) = shown.split_once("[more follows") else {
+                read.push_str(&shown);
+                break;
+            };
+            read.push_str(lines);
+            assert!(rest.contains("`a b.md`"), "{rest}");
+            let next = rest.rsplit_once(' ').unwrap().1.trim_end_matches(']');
+            assert!(next.parse::<usize>().unwrap() > from);
+            from = next.parse().unwrap();
+        }
+        assert_eq!(read, text);
+        assert_eq!(page("short", "x", 1), "short");
+        assert_eq!(page("short", "x", 0), "short");
+        assert_eq!(page("short", "x", usize::MAX), "");
+    }
 }

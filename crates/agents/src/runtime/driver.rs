@@ -79,6 +79,8 @@ pub enum TurnEnd {
         /// Names the approval.
         text: String,
     },
+    /// The run is over already: a program of it has reported its end, or the house has ended it.
+    AlreadyEnded,
     /// Without success.
     Failed {
         /// Class of the failure, which decides about another attempt.

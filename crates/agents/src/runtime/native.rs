@@ -99,6 +99,7 @@ fn summary(end: &TurnEnd) -> Value {
     match end {
         TurnEnd::Completed { text, source, .. } => json!({ "done": source, "text": text }),
         TurnEnd::AwaitsApproval { text } => json!({ "waits": text }),
+        TurnEnd::AlreadyEnded => json!({ "ended": true }),
         TurnEnd::Failed { reason, text } => json!({ "failed": reason, "text": text }),
     }
 }

@@ -3,7 +3,7 @@
 use crate::exit::{self, Failure};
 use abbey_agents::agent_command::{HeldLease, OwnAgent, task_of_environment};
 use abbey_api::client::Error;
-use abbey_model::FaultKind;
+use abbey_model::{FaultKind, TaskRef};
 use std::io::Read;
 
 /// Largest text that is read from standard input, in bytes.
@@ -27,7 +27,11 @@ impl Call {
     /// If no run of this cell holds it.
     pub(super) fn lease_on(&self, task: &str) -> Result<HeldLease, Failure> {
         let all = self.own.leases();
-        let found = all.iter().find(|l| l.number == task || l.task == task);
+        let number = match task.parse() {
+            Ok(TaskRef::Number(number)) => TaskRef::Number(number).to_string(),
+            _ => task.to_owned(),
+        };
+        let found = all.iter().find(|l| l.number == number || l.task == task);
         found.cloned().ok_or_else(|| {
             Failure::plain(format!("no run in this cell holds a lease on `{task}`"))
                 .with_code(exit::CONFLICT)

@@ -144,7 +144,11 @@ pub(super) async fn status(call: &Call, task: Option<String>, wait: Option<Durat
     if let Some(patience) = wait {
         return wait_for_end(call, task, patience).await;
     }
-    let doc = read(call, task, Duration::ZERO).await;
+    let doc = match read(call, task, Duration::ZERO).await {
+        // It may be one that the agent itself works on.
+        Err(e) if e.kind() == FaultKind::NotFound => call.me().task(task).await.map_err(|_| e),
+        doc => doc,
+    };
     print_task(call.json, &doc.map_err(|e| call.failure(e))?);
     Ok(exit::OK)
 }

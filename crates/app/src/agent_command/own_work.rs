@@ -8,10 +8,10 @@ use crate::task_output::{print_task, shorten_title};
 use abbey_agents::agent_command::HeldLease;
 use abbey_agents::runtime::TurnEnd;
 use abbey_api::{
-    BudgetScope, ClaimBody, CompleteBody, FailBody, NextQuery, NoteBody, OfferDoc, RenewBody,
-    RunFactsView, TaskView, VERSION,
+    BudgetScope, ClaimBody, ClaimDoc, CompleteBody, FailBody, NextQuery, NoteBody, OfferDoc,
+    RenewBody, RunFactsView, TaskDoc, TaskView, VERSION,
 };
-use abbey_model::{EndReason, ResultSource};
+use abbey_model::{EndReason, ResultSource, RunState, TaskRef, TaskState};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,14 @@ pub(super) async fn next(call: &Call, args: NextArgs) -> Outcome {
     };
     let claimed = call.me().claim(&offer.task, &body).await;
     let claimed = claimed.map_err(|e| call.failure(e))?;
-    let number = offer.number.clone();
+    let (number, task) = (offer.number.clone(), offer.task.clone());
+    let run = claimed.run.clone();
     let performed = call.own.perform_with_program(offer, claimed, args.program);
     let (end, accepted) = performed.await;
-    report_end(call, &number, end, accepted)
+    let recorded = call.me().task(&task).await.ok();
+    let recorded = recorded.and_then(|doc| recorded_end(doc, &run));
+    let end = recorded.or_else(|| reported_end(end.filter(|_| accepted)?));
+    print_end(call, &number, end)
 }
 
 async fn wait_for_offer(call: &Call, patience: Duration) -> Result<Option<OfferDoc>, Failure> {
@@ -79,28 +83,99 @@ fn print_offer(call: &Call, offer: &OfferDoc) {
     output::print_line(&format!("`abbey-agent claim {}` claims it", offer.number));
 }
 
+/// How a run ended that a program did.
+struct ProgramEnd {
+    code: u8,
+    /// For programs.
+    state: &'static str,
+    /// For people: what the run did.
+    words: &'static str,
+    text: String,
+}
+
+impl ProgramEnd {
+    fn failed(text: String) -> ProgramEnd {
+        ProgramEnd {
+            code: exit::FAILURE,
+            state: "failed",
+            words: "failed",
+            text,
+        }
+    }
+
+    fn completed(text: String) -> ProgramEnd {
+        ProgramEnd {
+            code: exit::OK,
+            state: "completed",
+            words: "completed",
+            text,
+        }
+    }
+}
+
+/// How the house recorded the end of a run; none while it goes on, and where it was lost. The program may have ended it
+/// itself, by a request or by a command.
+fn recorded_end(doc: TaskDoc, run: &str) -> Option<ProgramEnd> {
+    let task = doc.task;
+    let run = task.runs.iter().find(|r| r.id == run)?;
+    let failure = task.failure.unwrap_or_default();
+    let end = match (run.state, run.reason) {
+        (RunState::Succeeded, Some(EndReason::Blocked)) => ProgramEnd {
+            code: exit::APPROVAL,
+            state: "waits",
+            words: "waits",
+            text: task.waiting_for.map(|w| w.text).unwrap_or_default(),
+        },
+        (RunState::Succeeded, _) if task.state == TaskState::Unverified => {
+            ProgramEnd::failed(failure)
+        }
+        (RunState::Succeeded, _) => {
+            ProgramEnd::completed(task.result.map(|r| r.text).unwrap_or_default())
+        }
+        (RunState::Failed | RunState::TimedOut, _) => ProgramEnd::failed(failure),
+        (RunState::Cancelled, _) => ProgramEnd::failed("the task was cancelled".to_owned()),
+        (
+            RunState::Interrupted
+            | RunState::Superseded
+            | RunState::Queued
+            | RunState::Starting
+            | RunState::Running,
+            _,
+        ) => return None,
+    };
+    Some(end)
+}
+
+/// How a run ended that the worker reported.
+fn reported_end(end: TurnEnd) -> Option<ProgramEnd> {
+    match end {
+        TurnEnd::Completed { text, .. } => Some(ProgramEnd::completed(text)),
+        TurnEnd::Failed { text, .. } => Some(ProgramEnd::failed(text)),
+        TurnEnd::AwaitsApproval { .. } | TurnEnd::AlreadyEnded => None,
+    }
+}
+
 /// Prints how a task ended that a program did.
-fn report_end(call: &Call, number: &str, end: Option<TurnEnd>, accepted: bool) -> Outcome {
-    let (code, state, text) = match end {
-        _ if !accepted => {
-            let text = format!("{number}: the lease was lost, or the result was not accepted");
-            return Err(Failure::plain(text)
-                .with_code(exit::CONFLICT)
-                .hint("the house offers the task again"));
-        }
-        Some(TurnEnd::Completed { text, .. }) => (exit::OK, "completed", text),
-        Some(TurnEnd::Failed { text, .. } | TurnEnd::AwaitsApproval { text }) => {
-            (exit::FAILURE, "failed", text)
-        }
-        None => (exit::CONFLICT, "lost", String::new()),
+fn print_end(call: &Call, number: &str, end: Option<ProgramEnd>) -> Outcome {
+    let Some(end) = end else {
+        let text = format!("{number}: the lease was lost, or the result was not accepted");
+        return Err(Failure::plain(text)
+            .with_code(exit::CONFLICT)
+            .hint("the house offers the task again"));
     };
     match call.json {
         true => output::print_json(
-            &json!({ "version": VERSION, "task": number, "run": state, "text": text }),
+            &json!({ "version": VERSION, "task": number, "run": end.state, "text": end.text }),
         ),
-        false => output::print_hanging(format!("{number}: the run {state}: "), text),
+        false => {
+            let text = match end.code {
+                exit::OK => end.text,
+                _ => output::with_local_times(&end.text),
+            };
+            output::print_hanging(format!("{number}: the run {}: ", end.words), text);
+        }
     }
-    Ok(code)
+    Ok(end.code)
 }
 
 pub(super) async fn claim(call: &Call, task: &str) -> Outcome {
@@ -109,9 +184,10 @@ pub(super) async fn claim(call: &Call, task: &str) -> Outcome {
     let claimed = claimed.map_err(|e| call.failure(e))?;
     let lease = HeldLease {
         task: claimed.task.clone(),
-        number: task.to_owned(),
+        number: number_of_claimed(call, &claimed, task).await,
         token: claimed.lease.token,
     };
+    let task = &lease.number;
     call.own.keep_lease(&lease).map_err(|e| {
         Failure::plain(format!(
             "{task} is claimed, but its lease cannot be kept: {e}"
@@ -127,6 +203,15 @@ pub(super) async fn claim(call: &Call, task: &str) -> Outcome {
         )),
     }
     Ok(exit::OK)
+}
+
+/// Number of a task that was claimed by this name, as all commands show it.
+async fn number_of_claimed(call: &Call, claimed: &ClaimDoc, name: &str) -> String {
+    if let Ok(TaskRef::Number(number)) = name.parse() {
+        return TaskRef::Number(number).to_string();
+    }
+    let doc = call.me().task(&claimed.task).await;
+    doc.map_or_else(|_| name.to_owned(), |doc| doc.task.number)
 }
 
 pub(super) async fn renew(call: &Call, task: Option<String>) -> Outcome {
@@ -165,7 +250,7 @@ pub(super) async fn done(call: &Call, args: DoneArgs) -> Outcome {
     call.own.forget_lease(&lease);
     print_task(call.json, &doc);
     Ok(match doc.task.state {
-        abbey_model::TaskState::Done => exit::OK,
+        TaskState::Done => exit::OK,
         // Evidence or expected fields are missing; the task says which.
         _ => exit::FAILURE,
     })

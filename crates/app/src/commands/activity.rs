@@ -1,8 +1,9 @@
 //! `abbey activity`: shows, verifies and exports the audit log.
 
 use crate::connect::operator_client;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Outcome, require_readable};
 use crate::output;
+use crate::shown;
 use crate::stdout;
 use crate::text::{Text, Tone};
 use crate::units::describe_details;
@@ -174,6 +175,10 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
     if let Some(ActivityCommand::Verify(args)) = &args.command
         && let Some(file) = &args.file
     {
+        require_readable("cannot read the export", file)?;
+        if let Some(checkpoints) = &args.checkpoints {
+            require_readable("cannot read the checkpoints", checkpoints)?;
+        }
         let doc =
             abbey_daemon::verify_export(file, args.key.as_deref(), args.checkpoints.as_deref())?;
         return Ok(print_verification(json, &doc));
@@ -220,6 +225,7 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
             if !args.follow {
                 return Ok(exit::OK);
             }
+            shown::note();
             let mut seen = doc.entries.last().map_or(0, |e| e.seq);
             loop {
                 // A broken stream resumes after the last entry that arrived.

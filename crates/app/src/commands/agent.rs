@@ -11,6 +11,7 @@ use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
     agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug, print_applied_plan,
 };
+use crate::names::parse_new_agent;
 use crate::output::{self, print_message, print_table};
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::{FleetDoc, VERSION};
@@ -106,7 +107,7 @@ pub(crate) struct AgentMoveArgs {
 
 async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let name = parse_slug(&args.agent)?;
+    let name = parse_new_agent(&args.agent)?;
     let saved = match args.template.as_deref() {
         Some(template) if manifest::templates::find(template).is_none() => {
             Some(find_saved_template(home, template)?)
@@ -118,7 +119,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         None => Ok(text),
     };
     let above = args.reports_to.as_deref();
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let text = match &saved {
             Some(saved) => manifest::add_entry(text, &name, &saved.entry).and_then(|text| {
                 let own = format!("{name}.md");
@@ -164,7 +165,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
 async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let edited = match args.to.as_str() {
             "operator" => manifest::remove_key(text, &name, "reports_to"),
             above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),

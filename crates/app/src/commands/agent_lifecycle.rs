@@ -10,6 +10,7 @@ use crate::manifest_file::{
     ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
     print_applied_plan,
 };
+use crate::names::parse_new_agent;
 use crate::output::{self, Progress, local_time, print_message};
 use crate::plan_output::print_plan;
 use crate::readiness::{WaitArgs, WaitFor};
@@ -86,12 +87,12 @@ pub(crate) struct RestoreArgs {
 /// gets its own databases.
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let (from, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
+    let (from, new) = (parse_slug(&args.agent)?, parse_new_agent(&args.new)?);
     let client = operator_client(home)?;
     let mut without_budget = false;
-    let edited = edit_manifest(&file, |text| {
-        let entry = manifest::agent_entry(text, &from)
-            .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))?;
+    let edited = edit_manifest(home, &file, |text| {
+        let entry =
+            manifest::agent_entry(text, &from).map_err(|m| agent_edit_failure(text, &from, &m))?;
         let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| manifest_failure(&m))?;
         // A share of the budget belongs to one agent; two of the same share may exceed the whole.
         let shares = manifest::has_value_at(&text, &new, &["budget", "share"]);
@@ -131,7 +132,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
         let remove = |text: &str| {
             manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
         };
-        edit_manifest(&file, remove).await
+        edit_manifest(home, &file, remove).await
     };
     // What is refused is so at once. While its task goes on, others may edit the file.
     drop(edit().await?);
@@ -200,13 +201,13 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
 /// its current task has ended. Files, user, addresses, databases, budget and history stay; its cell restarts.
 pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let (old, new) = (parse_slug(&args.agent)?, parse_slug(&args.new)?);
+    let (old, new) = (parse_slug(&args.agent)?, parse_new_agent(&args.new)?);
     let client = operator_client(home)?;
     let edit = async || {
         let rename = |text: &str| {
             manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
         };
-        let edited = edit_manifest(&file, rename).await?;
+        let edited = edit_manifest(home, &file, rename).await?;
         Ok::<ManifestEdit, Failure>(edited.renaming(&old, &new))
     };
     drop(edit().await?);
@@ -273,7 +274,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         ))
         .with_code(exit::CONFLICT));
     }
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let mut text =
             manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))?;
         // `agent rm` took them out, and without them services would give it new data.

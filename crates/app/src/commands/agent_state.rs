@@ -5,6 +5,7 @@ use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::hostd_notice::report_missing_hostd;
+use crate::names::distinct;
 use crate::output;
 use crate::readiness::{WaitArgs, WaitFor};
 use abbey_api::FleetQuery;
@@ -40,7 +41,7 @@ pub(crate) async fn cmd_set_agent_state(
     let client = operator_client(home)?;
     if !json {
         // Before a wait that it may prolong.
-        report_missing_hostd(home);
+        report_missing_hostd(home).await;
     }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
@@ -50,7 +51,7 @@ pub(crate) async fn cmd_set_agent_state(
         let agents = agents.filter(|a| passes(a.presence == Presence::Stopped));
         agents.map(|a| a.name.clone()).collect()
     } else {
-        args.agents.clone()
+        distinct(&args.agents)
     };
     // Each agent for itself: the failure of one is reported at the end and does not stop the others (S5-14).
     let requests = futures_util::stream::iter(&names).map(async |name| {
@@ -82,17 +83,17 @@ pub(crate) async fn cmd_set_agent_state(
         (true, false) => print_agents(&fleet),
     }
     for (name, error) in failures {
-        let mut failure = Failure::from(error).about(&format!("{verb} {name}"));
+        let mut failure = Failure::from(error);
         code = failure.code();
-        if find_service(&client, &name, code).await?.is_some() {
+        if let Some(service) = find_service(&client, &name, code).await? {
+            let service = service.name;
+            failure = failure.with_text(&format!("`{service}` is a service, not an agent"));
             failure = failure.hint(match verb {
-                "restart" => format!("`{name}` is a service: `abbey service restart {name}`"),
-                _ => {
-                    format!("`{name}` is a service, which runs for as long as the manifest has it")
-                }
+                "restart" => format!("`abbey service restart {service}` restarts it"),
+                _ => "it runs for as long as the manifest has it".to_owned(),
             });
         }
-        failure.print(json);
+        failure.about(&format!("{verb} {name}")).print(json);
     }
     Ok(code)
 }

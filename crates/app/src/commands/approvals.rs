@@ -47,7 +47,16 @@ pub(crate) async fn cmd_approvals(
                 all: Some(all),
                 ..ApprovalsQuery::default()
             };
-            let doc = client.approvals().list(&query).await?;
+            let mut doc = client.approvals().list(&query).await?;
+            while let Some(cursor) = doc.cursor.take() {
+                let next = ApprovalsQuery {
+                    cursor: Some(cursor),
+                    ..query.clone()
+                };
+                let more = client.approvals().list(&next).await?;
+                doc.approvals.extend(more.approvals);
+                doc.cursor = more.cursor;
+            }
             match json {
                 true => output::print_json(&doc),
                 false if doc.approvals.is_empty() && all => {

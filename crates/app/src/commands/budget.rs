@@ -6,6 +6,7 @@ use crate::output::{self, draw_table, local_time, print_lines, text_or_dash};
 use crate::table::Table;
 use crate::text::Text;
 use crate::units::{budget_amount, budget_metric};
+use abbey_api::headers::IdempotencyKey;
 use abbey_api::{BudgetAction, BudgetScope, BudgetsQuery, ChangeBudget};
 use abbey_daemon::Home;
 use abbey_model::Metric;
@@ -54,6 +55,9 @@ pub(crate) enum BudgetCommand {
         /// Reason, for the audit log.
         #[arg(long)]
         note: Option<String>,
+        /// Makes repeating the command safe: the same key raises once.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
     },
     /// Start the spending of a budget again from 0.
     ///
@@ -140,7 +144,9 @@ fn change_of(command: &BudgetCommand) -> Result<Option<ChangeBudget>, Failure> {
             "unlimited" => (of, BudgetAction::Set, None, note),
             amount => (of, BudgetAction::Set, Some(of.metric.amount(amount)?), note),
         },
-        BudgetCommand::Raise { of, amount, note } => {
+        BudgetCommand::Raise {
+            of, amount, note, ..
+        } => {
             let amount = of.metric.amount(amount)?;
             (of, BudgetAction::Raise, Some(amount), note)
         }
@@ -159,8 +165,14 @@ fn change_of(command: &BudgetCommand) -> Result<Option<ChangeBudget>, Failure> {
     }))
 }
 
-async fn change_budget(home: &Home, json: bool, change: &ChangeBudget) -> Outcome {
-    let budget = operator_client(home)?.budgets().change(change).await?;
+async fn change_budget(
+    home: &Home,
+    json: bool,
+    change: &ChangeBudget,
+    key: Option<IdempotencyKey>,
+) -> Outcome {
+    let client = operator_client(home)?;
+    let budget = client.budgets().change(change, key).await?;
     if json {
         output::print_json(&budget);
         return Ok(exit::OK);
@@ -188,7 +200,13 @@ async fn change_budget(home: &Home, json: bool, change: &ChangeBudget) -> Outcom
 /// and runs; `set`, `raise` and `reset` change one.
 pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) -> Outcome {
     if let Some(change) = change_of(&command)? {
-        return change_budget(home, json, &change).await;
+        let key = match &command {
+            BudgetCommand::Raise {
+                idempotency_key, ..
+            } => idempotency_key.clone().map(IdempotencyKey),
+            _ => None,
+        };
+        return change_budget(home, json, &change, key).await;
     }
     let shown = |s: &BudgetScope| match command {
         BudgetCommand::Show { all } => {

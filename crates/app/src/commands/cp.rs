@@ -4,7 +4,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::program_session::{SessionEnd, ToProgram, run_session};
 use abbey_api::{ExecBody, VERSION};
-use abbey_cells::copy::{Copied, receive_files, send_files};
+use abbey_cells::copy::{Copied, Links, receive_files, send_files};
 use abbey_cells::program_stream;
 use abbey_daemon::Home;
 use abbey_support::frame;
@@ -55,9 +55,9 @@ fn parse_place(text: &str) -> Place {
 }
 
 /// `abbey cp`: copies one file or directory between this host and a cell. Files get the owner of the cell, or the user
-/// who copies. Links are not copied out of a cell.
+/// who copies. Out of a cell come only links that lead to a path of the directory that is copied.
 pub(crate) async fn cmd_cp(home: &Home, json: bool, args: &CpArgs) -> Outcome {
-    let copied = match (parse_place(&args.from), parse_place(&args.to)) {
+    let done = match (parse_place(&args.from), parse_place(&args.to)) {
         (Place::Here(source), Place::Cell { cell, path }) => {
             copy_in(home, &cell, source, path).await?
         }
@@ -72,10 +72,14 @@ pub(crate) async fn cmd_cp(home: &Home, json: bool, args: &CpArgs) -> Outcome {
             return Err(Failure::usage("both paths are in cells").hint("copy to this host first"));
         }
     };
+    let Done { copied, left_out } = done;
     if json {
         output::print_json(&serde_json::json!({
             "version": VERSION, "from": args.from, "to": args.to, "files": copied.files, "bytes": copied.bytes,
+            "left_out": left_out,
         }));
+    } else {
+        left_out.iter().for_each(|text| output::print_message(text));
     }
     Ok(exit::OK)
 }
@@ -93,31 +97,49 @@ fn own_program(action: &str, path: String) -> ExecBody {
     }
 }
 
+/// Failure on this side: a path of this host that is missing is one of the command line.
 fn cannot_copy(what: &str, e: &io::Error) -> Failure {
     let code = match e.kind() {
-        io::ErrorKind::NotFound => exit::NOT_FOUND,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => exit::USAGE,
         _ => exit::FAILURE,
     };
     Failure::plain(format!("cannot copy `{what}`: {e}")).with_code(code)
 }
 
-fn print_left_out(text: String) {
-    output::print_message(&text);
+/// Checks that something can be copied to `target`: it is a directory, or would be in one.
+fn require_place(target: &Path) -> Result<(), Failure> {
+    let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
+    let dir = match target.is_dir() {
+        true => target,
+        false => parent.unwrap_or(Path::new(".")),
+    };
+    let what = "cannot copy into the directory";
+    let found = std::fs::metadata(dir).map_err(|e| Failure::unusable_path(what, dir, e))?;
+    match found.is_dir() {
+        true => Ok(()),
+        false => {
+            let why = io::Error::from(io::ErrorKind::NotADirectory);
+            Err(Failure::unusable_path(what, dir, why))
+        }
+    }
 }
 
-async fn copy_in(
-    home: &Home,
-    cell: &str,
-    source: PathBuf,
-    path: String,
-) -> Result<Copied, Failure> {
+/// A copy that is complete but for what was left out, with a sentence about each.
+struct Done {
+    copied: Copied,
+    left_out: Vec<String>,
+}
+
+async fn copy_in(home: &Home, cell: &str, source: PathBuf, path: String) -> Result<Done, Failure> {
     // Before anything runs in the cell.
     std::fs::metadata(&source).map_err(|e| cannot_copy(&source.display().to_string(), &e))?;
     let shown = source.display().to_string();
     let (sender, input) = mpsc::channel(4);
     let sending = std::thread::spawn(move || {
         let to = BufWriter::with_capacity(frame::CONTENT_MAX, InputWriter(sender));
-        send_files(&source, to, &mut print_left_out)
+        let mut left_out = Vec::new();
+        let copied = send_files(&source, to, &mut |text| left_out.push(text))?;
+        Ok(Done { copied, left_out })
     });
     let (output, outputs) = mpsc::channel(4);
     let reporting = std::thread::spawn(move || {
@@ -129,24 +151,26 @@ async fn copy_in(
     let sent = joined(sending);
     let reported = reporting.join().unwrap_or_default();
     // A receiver that fails is why the sender can't write.
-    check_end(ended?, &reported)?;
-    sent.map_err(|e| cannot_copy(&shown, &e))
+    let reported = check_end(ended?, &reported)?;
+    let mut done = sent.map_err(|e| cannot_copy(&shown, &e))?;
+    done.left_out.extend(reported);
+    Ok(done)
 }
 
-async fn copy_out(
-    home: &Home,
-    cell: &str,
-    path: String,
-    target: PathBuf,
-) -> Result<Copied, Failure> {
+async fn copy_out(home: &Home, cell: &str, path: String, target: PathBuf) -> Result<Done, Failure> {
+    // Before anything runs in the cell.
+    require_place(&target)?;
     let shown = format!("{cell}:{path}");
     // No input.
     let (_, input) = mpsc::channel(1);
     let (output, outputs) = mpsc::channel(4);
-    let receiving: JoinHandle<(io::Result<Copied>, Vec<u8>)> = std::thread::spawn(move || {
+    let receiving: JoinHandle<(io::Result<Done>, Vec<u8>)> = std::thread::spawn(move || {
         let mut outputs = OutputReader::new(outputs);
-        let received = receive_files(Path::new(&target), &mut outputs, false, &mut print_left_out);
-        (received, outputs.reported)
+        let (target, mut left_out) = (Path::new(&target), Vec::new());
+        let mut leave_out = |text| left_out.push(text);
+        let received = receive_files(target, &mut outputs, Links::WithinCopy, &mut leave_out);
+        let done = received.map(|copied| Done { copied, left_out });
+        (done, outputs.reported)
     });
     let ended = run_session(home, cell, &own_program("send", path), input, output).await;
     let (received, reported) = receiving
@@ -158,28 +182,26 @@ async fn copy_out(
             Err(cannot_copy(&shown, &e))
         }
         (ended, received) => {
-            check_end(ended, &reported)?;
-            received.map_err(|e| cannot_copy(&shown, &e))
+            let reported = check_end(ended, &reported)?;
+            let mut done = received.map_err(|e| cannot_copy(&shown, &e))?;
+            done.left_out.extend(reported);
+            Ok(done)
         }
     }
 }
 
-fn joined(thread: JoinHandle<io::Result<Copied>>) -> io::Result<Copied> {
+fn joined(thread: JoinHandle<io::Result<Done>>) -> io::Result<Done> {
     let ended = thread.join();
     ended.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
-/// Fails with what Abbey's program in the cell reported if it failed; otherwise its report is printed.
-fn check_end(ended: SessionEnd, reported: &[u8]) -> Result<(), Failure> {
+/// Fails with what Abbey's program in the cell reported if it failed; otherwise its report has a line for each path that it
+/// left out.
+fn check_end(ended: SessionEnd, reported: &[u8]) -> Result<Vec<String>, Failure> {
     let text = String::from_utf8_lossy(reported);
     let text = text.trim();
     match ended {
-        SessionEnd::Exited(0) => {
-            if !text.is_empty() {
-                output::print_message(text);
-            }
-            Ok(())
-        }
+        SessionEnd::Exited(0) => Ok(text.lines().map(str::to_owned).collect()),
         SessionEnd::Exited(code @ (exit::FAILURE | exit::NOT_FOUND)) => {
             let text = text.trim_start_matches("error: ").to_owned();
             Err(Failure::plain(text).with_code(code))

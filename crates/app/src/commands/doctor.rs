@@ -3,6 +3,7 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::control_plane::runs_another_build;
 use crate::exit::{self, Failure, Outcome};
+use crate::manifest_arg::{RefusedManifest, refused_manifest};
 use crate::output;
 use crate::text::{Text, Tone};
 use abbey_api::{CheckSeverity, CheckState, CheckView, DoctorDoc};
@@ -27,6 +28,15 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
             ),
         });
     }
+    if let Some(RefusedManifest { text, remedy }) = refused_manifest(home) {
+        doc.checks.push(CheckView {
+            id: "manifest_file".to_owned(),
+            severity: CheckSeverity::Warn,
+            state: CheckState::Attention,
+            text,
+            remedy: Some(remedy),
+        });
+    }
     let failed = doc.checks.iter().any(|c| c.state == CheckState::Failed);
     if json {
         output::print_json(&doc);
@@ -37,7 +47,8 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         for check in &doc.checks {
             let state = Text::from(check.state).padded(10);
             let id = Text::toned(Tone::Heading, &check.id);
-            output::print_hanging(state, id.and(Tone::Plain, &format!(": {}", check.text)));
+            let text = output::with_local_times(&check.text);
+            output::print_hanging(state, id.and(Tone::Plain, &format!(": {text}")));
             if let Some(remedy) = &check.remedy {
                 output::print_hanging(" ".repeat(10), format!("remedy: {remedy}"));
             }

@@ -65,11 +65,10 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
             seen,
         } => {
             let text = match &file {
-                Some(file) => read_input_text(file, TEXT_MAX).map_err(|e| {
-                    Failure::plain(format!("cannot read `{}`: {e}", file.display()))
-                })?,
+                Some(file) => read_input_text(file, TEXT_MAX)
+                    .map_err(|e| Failure::unusable_path("cannot read", file, e))?,
                 None => read_text_within(std::io::stdin().lock(), TEXT_MAX).map_err(|e| {
-                    Failure::plain(format!("cannot read standard input as UTF-8 text: {e}"))
+                    Failure::usage(format!("cannot read standard input as UTF-8 text: {e}"))
                 })?,
             };
             let newest = DocumentQuery::default();

@@ -7,7 +7,7 @@ use abbey_cells::microvm::image::{self, DEFAULT, Image, ImageRecipe};
 use abbey_daemon::Home;
 use abbey_model::CellKind;
 use clap::Subcommand;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -44,7 +44,7 @@ pub(crate) enum ImageCommand {
         name: String,
     },
     /// Remove an image; microVMs that run from it keep running.
-    #[command(after_help = "Example:\n  abbey image remove old")]
+    #[command(alias = "rm", after_help = "Example:\n  abbey image remove old")]
     Remove {
         /// Name of the image.
         name: String,
@@ -52,6 +52,16 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// Failure with exit code 3 if the house has no image of this name.
+fn require_image(images: &Path, name: &str) -> Result<(), Failure> {
+    match images.join(name).is_dir() {
+        true => Ok(()),
+        false => Err(Failure::plain(format!("there is no image `{name}`"))
+            .with_code(exit::NOT_FOUND)
+            .hint("`abbey image list` lists the images, `abbey image build` builds one")),
+    }
 }
 
 fn failed(error: abbey_cells::Error) -> Failure {
@@ -95,6 +105,9 @@ pub(crate) async fn cmd_image(home: &Home, json: bool, command: ImageCommand) ->
             print_image(&image, "built");
         }
         ImageCommand::Import { from, name } => {
+            let what = "cannot read the image in";
+            let found = std::fs::metadata(from.join("image.json"));
+            found.map_err(|e| Failure::unusable_path(what, &from, e))?;
             let image = image::import_image(&images, &name, &from).map_err(failed)?;
             print_image(&image, "imported");
         }
@@ -113,6 +126,7 @@ pub(crate) async fn cmd_image(home: &Home, json: bool, command: ImageCommand) ->
             }
         }
         ImageCommand::Verify { name } => {
+            require_image(&images, &name)?;
             let image = image::verify_image(&images, &name).map_err(failed)?;
             print_image(&image, "verified");
         }
@@ -120,6 +134,7 @@ pub(crate) async fn cmd_image(home: &Home, json: bool, command: ImageCommand) ->
             if !force {
                 refuse_in_use(&format!("image `{name}`"), &users(home, &name).await)?;
             }
+            require_image(&images, &name)?;
             image::remove_image(&images, &name).map_err(failed)?;
             print_line(&format!("removed `{name}`"));
         }

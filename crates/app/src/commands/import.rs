@@ -6,8 +6,9 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
-    ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with, parse_slug,
+    ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with,
 };
+use crate::names::parse_new_agent;
 use crate::output::{self, print_message, print_table};
 use crate::plan_output::{print_plan, refusal};
 use abbey_api::headers::IdempotencyKey;
@@ -50,7 +51,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
     let file = args.manifest.path(home);
-    let edit = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let edit = edit_manifest(home, &file, |text| Ok(text.to_owned())).await?;
     let here = target_house(&edit.text, args)?;
     let mut import =
         read_installation(format, &args.from, &here).map_err(|e| import_failure(&e))?;
@@ -59,6 +60,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
             .map_err(|m| manifest_failure(&m).hint(NOTHING_CHANGED))?;
     }
+    let origins = origins(&import);
     distrust_entries(&mut import, &mut edited, &args.allow)?;
     // In JSON there is one document, which says what became of it.
     if !json {
@@ -66,7 +68,10 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     }
     let added = match import.agents.is_empty() {
         true => Ok(Added::Nothing(exit::OK)),
-        false => add_agents(home, json, (&file, edit, edited), args, &mut import).await,
+        false => {
+            let manifest = (&*file, edit, edited, origins);
+            add_agents(home, json, manifest, args, &mut import).await
+        }
     };
     let applied = matches!(added, Ok(Added::Agents));
     let outcome = match added {
@@ -100,7 +105,7 @@ fn target_house(text: &str, args: &ImportArgs) -> Result<TargetHouse, Failure> {
     let here = TargetHouse {
         taken: taken.cloned().collect(),
         providers: house.providers.keys().cloned().collect(),
-        named: args.named.as_deref().map(parse_slug).transpose()?,
+        named: args.named.as_deref().map(parse_new_agent).transpose()?,
         skip: args.skip.clone(),
     };
     match here.named.as_ref().filter(|n| here.taken.contains(*n)) {
@@ -111,6 +116,38 @@ fn target_house(text: &str, args: &ImportArgs) -> Result<TargetHouse, Failure> {
             Err(Failure::plain(text).with_code(exit::CONFLICT))
         }
         None => Ok(here),
+    }
+}
+
+/// Line of an entry as the importer gave it, and where that comes from.
+type Origin = (String, String);
+
+/// Lines of the imported entries, without indentation, with the file and line of a bundle or else the place in the
+/// installation.
+fn origins(import: &Import) -> Vec<Origin> {
+    let of_agent = |agent: &ImportedAgent| -> Vec<Origin> {
+        let lines = agent.manifest_lines().into_iter().enumerate();
+        let place = |number: usize| match agent.entry {
+            Some(_) => format!("agent.yaml:{}", number + 1),
+            None => agent.place.clone(),
+        };
+        lines
+            .map(|(n, line)| (line.trim().to_owned(), place(n)))
+            .collect()
+    };
+    import.agents.iter().flat_map(of_agent).collect()
+}
+
+/// A mistake of the edited manifest, with the place in the installation that it comes from, if that is known.
+fn place_mistake(mistake: &manifest::Mistake, edited: &str, origins: &[Origin]) -> String {
+    let number = mistake.line.checked_sub(1);
+    let written = number.and_then(|n| edited.lines().nth(n));
+    let origin = origins
+        .iter()
+        .find(|(line, _)| written.is_some_and(|w| w.trim() == line));
+    match origin {
+        Some((_, place)) => format!("{place}: {}", mistake.text),
+        None => mistake.text.clone(),
     }
 }
 
@@ -126,13 +163,14 @@ enum Added {
 async fn add_agents(
     home: &Home,
     json: bool,
-    (file, mut edit, edited): (&Path, ManifestEdit, String),
+    (file, mut edit, edited, origins): (&Path, ManifestEdit, String, Vec<Origin>),
     args: &ImportArgs,
     import: &mut Import,
 ) -> Result<Added, Failure> {
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
-        let text: Vec<&str> = wrong.iter().map(|m| m.text.as_str()).collect();
+        let placed = wrong.iter().map(|m| place_mistake(m, &edited, &origins));
+        let text: Vec<String> = placed.collect();
         let text = format!(
             "the imported entries would make the manifest invalid: {}",
             text.join("; ")
@@ -219,8 +257,8 @@ async fn fill_agents(home: &Home, args: &ImportArgs, import: &Import) -> Outcome
     Ok(exit::OK)
 }
 
-/// Takes out of foreign entries, in the edited manifest and in `import`, what gives authority and is not in `allowed`,
-/// and sets their charter to the imported one: the path in the entry may be that of any file here.
+/// Takes out of foreign entries, in the edited manifest and in `import`, what the operator leaves out, and what gives
+/// authority and is not in `allowed`, and sets their charter to the imported one: the path in the entry may be that of any file here.
 fn distrust_entries(
     import: &mut Import,
     edited: &mut String,
@@ -230,6 +268,9 @@ fn distrust_entries(
     let mut report = Vec::new();
     for agent in import.agents.iter_mut().filter(|a| a.entry.is_some()) {
         let slug = &agent.slug;
+        for key in &agent.skipped_keys {
+            *edited = manifest::remove_key(edited, slug, key).map_err(failed)?;
+        }
         let (text, withheld) =
             manifest::withhold_authority(edited, slug, allowed).map_err(failed)?;
         *edited = match agent.charter_path() {

@@ -4,6 +4,7 @@ use crate::examples;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{print_json, print_message};
 use abbey_api::VERSION;
+use abbey_support::shell::shell_path;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -61,7 +62,7 @@ pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
             Failure::plain(format!("`{}` exists and was not changed", path.display()))
                 .with_code(exit::CONFLICT)
         }
-        _ => Failure::plain(format!("cannot write `{}`: {e}", path.display())),
+        _ => Failure::unusable_path("cannot write", &path, e),
     })?;
     if json {
         let document = serde_json::json!({ "version": VERSION, "manifest": path });
@@ -70,7 +71,7 @@ pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
     print_message(&format!(
         "wrote {}; next: abbey up -f {}",
         path.display(),
-        path.display()
+        shell_path(&path)
     ));
     Ok(exit::OK)
 }

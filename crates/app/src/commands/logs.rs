@@ -3,7 +3,9 @@
 use crate::connect::operator_client;
 use crate::durations::{self, milliseconds, parse_duration};
 use crate::exit::{self, Failure, Outcome};
+use crate::names::distinct;
 use crate::output;
+use crate::shown;
 use crate::stdout;
 use crate::text::{Text, Tone};
 use crate::transcript::{
@@ -93,6 +95,11 @@ impl Source {
         }
     }
 
+    /// Whether both read the log of one cell.
+    fn is_same(&self, other: &Source) -> bool {
+        (self.kind, &self.name) == (other.kind, &other.name)
+    }
+
     /// Lines that were not returned before, oldest first.
     async fn fresh(&mut self, client: &Client, lines: u32) -> Result<Vec<LogLine>, Failure> {
         let query = LogQuery { lines: Some(lines) };
@@ -127,7 +134,7 @@ pub(crate) async fn cmd_logs(home: &Home, json: bool, args: &LogsArgs) -> Outcom
 async fn print_transcripts(home: &Home, json: bool, args: &LogsArgs) -> Outcome {
     let oldest = args.since.map(since);
     let mut transcripts = Vec::new();
-    for name in &args.names {
+    for name in &distinct(&args.names) {
         let mut events = read_session_events(home, name, &[]).await?;
         events.retain(|e| oldest.is_none_or(|oldest| time_of(e).is_some_and(|at| at >= oldest)));
         let surplus = events.len().saturating_sub(args.lines as usize);
@@ -155,18 +162,17 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
     }
     let client = operator_client(home)?;
     let oldest = args.since.map(since);
-    let mut sources = match args.all {
+    let mut sources: Vec<Source> = match args.all {
         false => {
             let source = |name: &String| match name.strip_prefix("service/") {
                 Some(service) => Source::new(Kind::Service, service.to_owned()),
                 None => Source::new(kind, name.clone()),
             };
-            args.names.iter().map(source).collect()
+            distinct(&args.names).iter().map(source).collect()
         }
         true => all_sources(&client, kind).await?,
     };
     let width = sources.iter().map(|s| s.name.len()).max().unwrap_or(0);
-    let several = sources.len() > 1;
     // Who follows reads on from the last line of all, so all are read, and the newest are printed.
     let (asked, mut most) = match (args.follow, oldest) {
         (false, None) => (args.lines, usize::MAX),
@@ -175,13 +181,21 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
     };
     loop {
         let mut fresh: Vec<(String, LogLine)> = Vec::new();
-        for source in &mut sources {
+        let mut read: Vec<Source> = Vec::new();
+        for mut source in sources {
             let lines = source.fresh(&client, asked).await?;
+            // A service may be named twice, with and without `service/`.
+            if read.iter().any(|other| other.is_same(&source)) {
+                continue;
+            }
             let surplus = lines.len().saturating_sub(most);
             let lines = lines.into_iter().skip(surplus);
             let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
             fresh.extend(lines.map(|l| (source.name.clone(), l)));
+            read.push(source);
         }
+        sources = read;
+        let several = sources.len() > 1;
         most = usize::MAX;
         fresh.sort_by_key(|(_, line)| line.at);
         for (name, line) in &fresh {
@@ -202,6 +216,8 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         if !args.follow || stdout::is_broken() {
             return Ok(exit::OK);
         }
+        // Also if there is nothing to print yet.
+        shown::note();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

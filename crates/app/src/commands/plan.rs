@@ -52,7 +52,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     note_client();
     let doc: PlanDoc = if is_control_plane_up(home).await {
         let client = operator_client(home)?;
-        if finish_interrupted_edits(&client, &file).await? {
+        if finish_interrupted_edits(home, &client, &file).await? {
             let render = body.render.take();
             body = read_manifest(&file)?;
             body.render = render;

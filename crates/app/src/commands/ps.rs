@@ -6,6 +6,7 @@ use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_agents;
 use crate::hostd_notice::report_missing_hostd;
+use crate::manifest_arg::refused_manifest;
 use crate::output;
 use crate::stdout;
 use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
@@ -39,7 +40,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
         output::print_message(ANOTHER_BUILD);
     }
     if !json {
-        report_missing_hostd(home);
+        report_missing_hostd(home).await;
     }
     loop {
         let fleet = client.agents().list(&FleetQuery::default()).await?;
@@ -57,6 +58,9 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                 }
                 print_fleet(&doc.fleet, &doc.services);
             }
+        }
+        if !json && let Some(refused) = refused_manifest(home) {
+            output::print_message(&format!("{}; {}", refused.text, refused.remedy));
         }
         if !args.watch || stdout::is_broken() {
             return Ok(exit::OK);

@@ -7,6 +7,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{apply_edit, edit_manifest, manifest_failure, parse_slug};
+use crate::names::distinct;
 use crate::output::{self, Progress, print_message};
 use crate::plan_output::print_plan;
 use abbey_api::{AgentView, FleetQuery};
@@ -42,14 +43,16 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = match args.all {
         true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
-        false => args.agents.clone(),
+        false => distinct(&args.agents),
     };
     let file = args.manifest.path(home);
-    let mut edited = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let mut edited = edit_manifest(home, &file, |text| Ok(text.to_owned())).await?;
     for name in &names {
         let known = fleet.agents.iter().find(|a| a.name == *name);
         let known = known.ok_or_else(|| {
-            Failure::plain(format!("there is no agent `{name}`")).with_code(exit::NOT_FOUND)
+            Failure::plain(format!("there is no agent `{name}`"))
+                .with_code(exit::NOT_FOUND)
+                .hint("`abbey ps` lists the agents")
         })?;
         let model = match (&args.model, args.rollback) {
             (Some(model), _) => model.clone(),

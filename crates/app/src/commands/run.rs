@@ -98,7 +98,7 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
         egress: args.egress,
         profile: args.profile,
         waive: args.waive,
-        files: pack(&args.bring).map_err(internal_failure)?,
+        files: pack(&args.bring)?,
         take: args.take,
     })
 }
@@ -160,7 +160,7 @@ fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     archive.follow_symlinks(true);
     for path in paths {
         let cannot = |e: std::io::Error| {
-            Failure::plain(format!(
+            Failure::usage(format!(
                 "cannot copy `{}` into the cell: {e}",
                 path.display()
             ))

@@ -22,11 +22,14 @@ pub(crate) enum ScheduleCommand {
     /// List schedules with their next instant and their history in numbers.
     #[command(after_help = "Example:\n  abbey schedule list")]
     List,
-    /// Show a schedule with its history.
-    #[command(after_help = "Example:\n  abbey schedule show merlin/morning")]
+    /// Show a schedule with its history, or list the schedules if none is named.
+    #[command(after_help = "Example:\n  abbey schedule show merlin/morning -n 50")]
     Show {
-        /// Schedule, as `AGENT/NAME`.
-        schedule: String,
+        /// Schedule, as `AGENT/NAME` [default: all, without their history].
+        schedule: Option<String>,
+        /// Number of lines of the history, newest first [default: 20; all with `--json`].
+        #[arg(short = 'n', long, value_name = "N", requires = "schedule")]
+        lines: Option<usize>,
     },
     /// Fire a schedule now, in addition to its own instants.
     #[command(after_help = "Example:\n  abbey schedule run merlin/morning")]
@@ -112,7 +115,7 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             let (agent, name) = parse_name(&args.schedule)?;
             let does = manifest_entry(&args)?;
             let file = args.manifest.path(home);
-            let edited = edit_manifest(&file, |text| {
+            let edited = edit_manifest(home, &file, |text| {
                 manifest::add_schedule(text, &agent, &name, &does)
                     .map_err(|m| agent_edit_failure(text, &agent, &m))
             })
@@ -130,9 +133,12 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
         ScheduleCommand::Rm { schedule, manifest } => {
             let (agent, name) = parse_name(&schedule)?;
             let file = manifest.path(home);
-            let edited = edit_manifest(&file, |text| {
-                manifest::remove_schedule(text, &agent, &name)
-                    .map_err(|m| manifest_failure(&m).with_code(exit::NOT_FOUND))
+            let edited = edit_manifest(home, &file, |text| {
+                manifest::remove_schedule(text, &agent, &name).map_err(|m| {
+                    manifest_failure(&m)
+                        .with_code(exit::NOT_FOUND)
+                        .hint("`abbey schedule list` lists the schedules as AGENT/NAME")
+                })
             })
             .await?;
             apply_edit(
@@ -146,20 +152,30 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             .await
         }
         ScheduleCommand::List => list_schedules(&client, json).await,
-        ScheduleCommand::Show { schedule } => {
+        ScheduleCommand::Show {
+            schedule: None,
+            lines: _,
+        } => list_schedules(&client, json).await,
+        ScheduleCommand::Show {
+            schedule: Some(schedule),
+            lines,
+        } => {
             let (agent, name) = split(&schedule)?;
             let doc = client.schedules().show(agent, name).await?;
-            print_schedule(json, &doc);
+            print_schedule(json, doc, lines);
             Ok(exit::OK)
         }
         ScheduleCommand::Run { schedule } => {
             let (agent, name) = split(&schedule)?;
             let doc = client.schedules().fire(agent, name).await?;
-            print_schedule(json, &doc);
+            print_schedule(json, doc, None);
             Ok(exit::OK)
         }
     }
 }
+
+/// Lines of the history that people get if they do not say how many.
+const HISTORY_LINES: usize = 20;
 
 fn parse_name(text: &str) -> Result<(Slug, Slug), Failure> {
     let (agent, name) = text.split_once('/').ok_or_else(|| {
@@ -234,9 +250,13 @@ async fn list_schedules(client: &Client, json: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-fn print_schedule(json: bool, doc: &ScheduleDoc) {
+/// Prints a schedule with at most `lines` of its history, the newest; by default 20, or all as JSON.
+fn print_schedule(json: bool, mut doc: ScheduleDoc, lines: Option<usize>) {
+    let most = lines.unwrap_or(if json { usize::MAX } else { HISTORY_LINES });
+    let older = doc.history.len().saturating_sub(most);
+    doc.history.truncate(most);
     if json {
-        output::print_json(doc);
+        output::print_json(&doc);
         return;
     }
     let s = &doc.schedule;
@@ -254,5 +274,13 @@ fn print_schedule(json: bool, doc: &ScheduleDoc) {
             line.outcome,
             text_or_dash(line.task.clone())
         ));
+    }
+    match (doc.history.is_empty(), older) {
+        (true, 0) => output::print_line("  it has not fired yet"),
+        (_, 0) => {}
+        (_, older) => output::print_line(&format!(
+            "  and {older} older; `-n {}` shows them",
+            older + doc.history.len()
+        )),
     }
 }

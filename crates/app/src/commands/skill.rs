@@ -119,13 +119,13 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             Ok(exit::OK)
         }
         SkillCommand::Check { dir } => {
-            let path = dir.canonicalize().map_err(|e| {
-                Failure::plain(format!(
-                    "cannot read the directory `{}`: {e}",
-                    dir.display()
-                ))
-                .with_code(exit::NOT_FOUND)
-            })?;
+            let what = "cannot read the directory";
+            let path = dir.canonicalize();
+            let path = path.map_err(|e| Failure::unusable_path(what, &dir, e))?;
+            if !path.is_dir() {
+                let why = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+                return Err(Failure::unusable_path(what, &dir, why));
+            }
             let skill = abbey_agents::skill::load_skill(&path)
                 .map_err(|e| Failure::plain(e.to_string()))?;
             if json {

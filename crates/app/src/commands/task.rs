@@ -253,7 +253,7 @@ const IMPORT_MAX: u64 = 64 << 20;
 async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     let wrong = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let text = read_input_text(file, IMPORT_MAX)
-        .map_err(|e| wrong(format!("cannot read `{}`: {e}", file.display())))?;
+        .map_err(|e| Failure::unusable_path("cannot read", file, e))?;
     // The whole file is parsed before the first task is added.
     let mut bodies: Vec<(usize, AddTask)> = Vec::new();
     for (i, line) in text

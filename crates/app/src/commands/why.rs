@@ -19,6 +19,15 @@ pub(crate) async fn cmd_why(home: &Home, json: bool, name: &str) -> Outcome {
         .hint(format!("`abbey task why {name}` explains it")));
     }
     let client = operator_client(home)?;
+    if let Some(service) = name.strip_prefix("service/") {
+        let found = find_service(&client, name, exit::NOT_FOUND).await?;
+        let missing = || {
+            Failure::plain(format!("there is no service `{service}`"))
+                .with_code(exit::NOT_FOUND)
+                .hint("`abbey service list` lists the services")
+        };
+        return explain_service(&client, json, &found.ok_or_else(missing)?).await;
+    }
     let doc = match client.agents().why(name).await {
         Ok(doc) => doc,
         Err(error) => {

@@ -37,6 +37,12 @@ fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     move |e| Failure::plain(format!("{text}: {e}"))
 }
 
+/// As [`broken`], of what the command line names.
+fn unusable(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+    let (what, path) = (format!("cannot {what}"), path.to_owned());
+    move |e| Failure::unusable_path(&what, &path, e)
+}
+
 /// Prints the work queue of the house as Markdown.
 pub(crate) async fn export_work_queue(client: &Client) -> Outcome {
     let doc = client.queue().show().await?;
@@ -187,7 +193,7 @@ async fn merge(client: &Client, content: &QueueText<'_>) -> Result<QueueDoc, Fai
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    read_input(file, TEXT_MAX).map_err(|e| broken("read", file)(e.into()))
+    read_input(file, TEXT_MAX).map_err(|e| unusable("read", file)(e.into()))
 }
 
 /// As [`read`], of a file that need not exist yet.
@@ -195,7 +201,7 @@ fn read_if_there(file: &Path) -> Result<Vec<u8>, Failure> {
     match read_input(file, TEXT_MAX) {
         Ok(content) => Ok(content),
         Err(e) if e.is_not_found() => Ok(Vec::new()),
-        Err(e) => Err(broken("read", file)(e.into())),
+        Err(e) => Err(unusable("read", file)(e.into())),
     }
 }
 
@@ -320,7 +326,7 @@ fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     let dir = dir_of(file);
     let begins = prefix(file);
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(broken("list", &dir))? {
+    for entry in std::fs::read_dir(&dir).map_err(unusable("list", &dir))? {
         let entry = entry.map_err(broken("list", &dir))?;
         let (name, place) = (entry.file_name(), entry.path());
         let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(&begins)) else {

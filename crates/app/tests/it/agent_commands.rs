@@ -140,13 +140,20 @@ fn acts_by_commands(cell: &str) {
     });
     let offer = document(&house, 0, "next");
     let number = offer["number"].as_str().unwrap().to_owned();
-    exec(&house, 0, &format!("abbey-agent claim {number}"));
+    // By its identifier: later commands know it by its number all the same.
+    let claim = format!("abbey-agent claim {}", offer["task"].as_str().unwrap());
+    let claimed = exec(&house, 0, &claim);
+    assert!(claimed.starts_with(&number), "{claimed}");
+    let own = document(&house, 0, &format!("status {number}"));
+    assert_eq!(own["task"]["state"], "running", "{own}");
     let ambiguous = failure(&house, 2, "done oiled");
     assert!(
         ambiguous.contains(&format!("TASK-1, {number}")),
         "{ambiguous}"
     );
     exec(&house, 0, &format!("abbey-agent renew {number}"));
+    let digits = number.trim_start_matches("TASK-");
+    exec(&house, 0, &format!("abbey-agent renew {digits}"));
     let done = format!("echo oiled | abbey-agent done - --task {number} --data '{{\"drops\": 3}}'");
     exec(&house, 0, &done);
     let task = house.json(0, args!("task show {}", number));
@@ -241,6 +248,42 @@ fn files_of_tasks_name_the_evidence_and_the_lease_ends_with_the_run() {
     // It may also be completed by command; evidence is verified all the same.
     let missing = exec(&house, 1, "abbey-agent done painted");
     assert!(missing.contains("colours/report.md"), "{missing}");
+}
+
+#[test]
+fn the_end_of_a_run_that_its_program_reports_itself_is_shown() {
+    let house = working("process");
+    let next = |code: i32, title: &str, script: &str| {
+        house.expect(0, args!("task add {} --to a", title));
+        let command = format!("abbey-agent next --wait 60s -- sh -c '{script}'");
+        let output = house.run(args!("exec a -- sh -c {}", command));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{printed}{errors}");
+        assert!(!errors.contains("refused"), "{errors}");
+        printed
+    };
+    let done = next(0, "Oil the gate.", "abbey-agent done oiled; echo later");
+    assert!(done.contains("the run completed: oiled"), "{done}");
+    let request = "abbey-agent approvals request sell";
+    let waits = next(5, "Sell the gate.", request);
+    assert!(waits.contains("the run waits: "), "{waits}");
+    assert!(waits.contains("APPR-1"), "{waits}");
+    // By the agent API as well, and another task's program has nothing to do with it.
+    let url = "$ABBEY_URL/api/v1/self/tasks/$ABBEY_TASK/complete";
+    let lease =
+        "sed -n \"s/.*token.:\\([0-9]*\\).*/Abbey-Lease: \\1/p\" ~/.abbey/leases/TASK-4.json";
+    let token = "printf \"Authorization: Bearer %s\" \"$(cat $ABBEY_TOKEN_FILE)\"";
+    let body = "{\"text\":\"by request\",\"source\":\"command\"}";
+    let request = format!(
+        "printf %s \"$BODY\" | curl -sS --fail -H \"$({token})\" -H \"$({lease})\" -H \"Content-Type: application/json\" -d @- {url}"
+    );
+    let script = format!("BODY=$(cat <<END\n{body}\nEND\n); {request}");
+    let done = next(0, "Wash the gate.", &script);
+    assert!(done.contains("the run completed: by request"), "{done}");
+    let failed = next(1, "Lift the gate.", "abbey-agent fail heavy; exit 0");
+    assert!(failed.contains("the run failed: "), "{failed}");
+    assert!(failed.contains("heavy"), "{failed}");
 }
 
 #[test]

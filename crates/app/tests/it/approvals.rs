@@ -213,3 +213,49 @@ fn an_approval_that_is_not_used_within_a_day_expires() {
     let told = house.expect_refusal(4, args!("approvals approve {}", approval));
     assert!(told.contains("is expired"), "{told}");
 }
+
+/// An agent reads its own requests page by page, however many others there are.
+#[test]
+fn an_agent_lists_its_own_requests_page_by_page() {
+    let house = up(&with_model(
+        "  a: { template: worker }\n  b: { template: worker }\n",
+    ));
+    let request = |agent: &str| {
+        let call = |method: &str, path: &str, body: &Value, lease: &str| {
+            let token = house.agent_token(agent);
+            let headers = [("abbey-lease", lease)];
+            let request = house.agent_api(method, path).token(&token).json(body);
+            let (status, doc) = match lease.is_empty() {
+                true => request.send(),
+                false => request.headers(&headers).send(),
+            };
+            assert_eq!(status, 200, "{doc}");
+            doc
+        };
+        let task = house.json(0, args!("task add 'Deploy it' --to {}", agent));
+        let task = task["task"]["number"].as_str().unwrap().to_owned();
+        let path = format!("/api/v1/self/tasks/{task}/claim");
+        let lease = call("POST", &path, &json!({}), "")["lease"]["token"].to_string();
+        let body = json!({ "task": task, "action": "deploy", "args": {}, "why": "it is time" });
+        let asked = call("POST", "/api/v1/self/approvals", &body, &lease);
+        asked["id"].as_str().unwrap().to_owned()
+    };
+    for agent in ["a", "b"] {
+        house.expect(0, args!("stop {}", agent));
+    }
+    let all = ["a", "b", "b", "a"].map(request);
+    let token = house.agent_token("a");
+    let page = |cursor: &str| {
+        let path = format!("/api/v1/self/approvals?limit=1{cursor}");
+        let (status, doc) = house.agent_api("GET", &path).token(&token).send();
+        assert_eq!(status, 200, "{doc}");
+        doc
+    };
+    let first = page("");
+    assert_eq!(first["approvals"][0]["id"], all[3].as_str());
+    let cursor = first["cursor"].as_str().unwrap();
+    let second = page(&format!("&cursor={cursor}"));
+    assert_eq!(second["approvals"][0]["id"], all[0].as_str());
+    assert_eq!(second["approvals"].as_array().unwrap().len(), 1);
+    assert!(second["cursor"].is_null(), "the last page: {second}");
+}

@@ -706,3 +706,31 @@ fn files_on_drives_come_back_with_modes_and_links() {
         }
     });
 }
+
+#[test]
+fn a_backup_goes_to_standard_output_where_that_is_named() {
+    let house = up(TWO);
+    let made = house.run("backup -");
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success(), "{said}");
+    assert!(said.contains("state hash"), "{said}");
+    assert!(!house.path("-").exists());
+    fs::write(house.path("house.tar"), &made.stdout).unwrap();
+    house.expect(0, "backup verify house.tar");
+}
+
+#[test]
+fn a_failed_restore_leaves_nothing_behind() {
+    let house = house();
+    fs::write(house.path("junk.tar"), "no archive").unwrap();
+    let home = house.path("fresh/home");
+    for archive in ["junk.tar", "missing.tar"] {
+        house.expect_refusal(1, args!("--home {} restore {}", home.display(), archive));
+        assert!(!house.path("fresh").exists(), "{archive}");
+    }
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join("note"), "mine").unwrap();
+    house.expect_refusal(1, args!("--home {} restore junk.tar", home.display()));
+    let left: Vec<_> = fs::read_dir(&home).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}

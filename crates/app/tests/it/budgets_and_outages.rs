@@ -297,6 +297,28 @@ fn an_operator_changes_a_budget_without_the_manifest() {
 }
 
 #[test]
+fn a_raise_with_a_key_counts_once_and_a_limit_that_is_not_stated_ends() {
+    let stated = limited("runs_per_day: 5, minutes_per_day: 7");
+    let house = up(&stated);
+    for _ in 0..2 {
+        let raised = house.json(0, "budget raise house runs 1 --idempotency-key k");
+        assert_eq!(raised["limit"], 6);
+    }
+    let other = house.expect_refusal(4, "budget raise house runs 2 --idempotency-key k");
+    assert!(other.contains("different request"), "{other}");
+    let minutes = || {
+        let shown = house.json(0, "budget show");
+        let scopes = shown["scopes"].as_array().unwrap().clone();
+        let mut of_house = scopes.into_iter().filter(|s| s["scope"] == "house");
+        of_house.find(|s| s["metric"] == "seconds").unwrap()
+    };
+    assert_eq!(minutes()["limit"], 420);
+    house.manifest(&stated.replace(", minutes_per_day: 7", ""));
+    house.expect(0, "up");
+    assert!(minutes()["limit"].is_null(), "{}", minutes());
+}
+
+#[test]
 fn a_task_without_any_tokens_is_refused() {
     let house = up(&limited("tokens_per_day: 100000"));
     let told = house.expect_refusal(2, "task add think --tokens 0");

@@ -23,6 +23,20 @@ fn services_are_shown_where_agents_are() {
         "inside\n"
     );
     house.expect(3, "why nobody");
+    for line in [
+        "why service/none",
+        "logs service/none",
+        "exec service/none -- true",
+    ] {
+        let code = if line.starts_with("exec") { 125 } else { 3 };
+        let told = house.expect_refusal(code, line);
+        assert!(told.contains("there is no service `none`"), "{told}");
+        assert!(told.contains("`abbey service list`"), "{told}");
+    }
+    for line in ["stop web", "stop service/web", "restart service/web"] {
+        let told = house.expect_refusal(3, line);
+        assert!(told.contains("`web` is a service"), "{told}");
+    }
 }
 
 #[test]
@@ -35,6 +49,18 @@ fn logs_are_those_of_several_and_of_a_time() {
     let both = house.expect(0, "logs a service/web");
     assert!(both.contains("web is here") && !both.contains("b is ready"));
     assert_eq!(house.expect(0, "logs a --tail 1").lines().count(), 1);
+    // A cell is shown once however often it is named, and alone it has no name before its lines.
+    assert_eq!(house.expect(0, "logs a a"), house.expect(0, "logs a"));
+    assert_eq!(
+        house.expect(0, "logs web service/web web"),
+        house.expect(0, "logs web")
+    );
+    assert_eq!(
+        house.expect(0, "service logs web web"),
+        house.expect(0, "logs service/web")
+    );
+    let told = house.expect_refusal(3, "stop nobody nobody");
+    assert_eq!(told.matches("there is no agent").count(), 1, "{told}");
     // Which stream a program chose says nothing about how it does.
     assert!(!all.contains(" err ") && !all.contains(" out "), "{all}");
     assert!(
@@ -420,6 +446,8 @@ fn exit_codes_are_those_of_the_table() {
         ("logs a --since yesterday", 2),
         ("run --timeout never -- true", 2),
         ("plan -f nowhere.yaml", 2),
+        ("cp no-such-file a:x", 2),
+        ("run --in no-such-file -- true", 2),
     ];
     check("a house that is down", &usage);
     check(
@@ -446,7 +474,6 @@ fn exit_codes_are_those_of_the_table() {
             ("run -- no-such-program", 127),
             ("cp nobody:x y", 3),
             ("cp file nobody:x", 3),
-            ("cp no-such-file a:x", 3),
             ("cp a:no-such-file y", 3),
             ("logs nobody", 3),
         ],

@@ -341,7 +341,15 @@ fn ask_is_limited_to_declared_agents_and_refuses_cycles() {
     assert!(house.expect(0, "org").contains("may ask ezra, third"));
 }
 
-const TWO: &str = "  a: { template: worker, delegates_to: [b] }\n  b: { template: worker, delegates_to: [a], tools: { wall: 5s } }\n  c: { template: worker, delegates_to: [b] }\n";
+const TWO: &str = "  a: { template: worker, delegates_to: [b] }\n  b: { template: worker, delegates_to: [a] }\n  c: { template: worker, delegates_to: [b] }\n";
+
+/// A house of [`TWO`] in which a run of `b` may take five seconds.
+fn stand_with_short_runs() -> House {
+    stand(&TWO.replace(
+        "b: { template: worker, delegates_to: [a] }",
+        "b: { template: worker, delegates_to: [a], tools: { wall: 5s } }",
+    ))
+}
 
 /// A worker that speaks the agent API with the credential of an agent whose cell is stopped.
 struct Worker<'h> {
@@ -382,6 +390,24 @@ impl<'h> Worker<'h> {
         let (status, doc) = self.call("POST", "/api/v1/self/delegate", Some(&body));
         assert_eq!(status, 200, "{doc}");
         doc["task"]["number"].as_str().unwrap().to_owned()
+    }
+
+    /// Gives a task that is no part of the one that it holds.
+    fn initiate(&self, to: &str) -> String {
+        let body = json!({ "to": to, "text": "Do it as well" });
+        let request = self.house.agent_api("POST", "/api/v1/self/delegate");
+        let (status, doc) = request.token(&self.token).json(&body).send();
+        assert_eq!(status, 200, "{doc}");
+        doc["task"]["number"].as_str().unwrap().to_owned()
+    }
+
+    /// Renews the lease, and asks once for a subtask.
+    fn ask_for(&self, subtask: &str, wait_ms: u32) {
+        let renew = format!("/api/v1/self/tasks/{}/renew", self.task);
+        self.call("POST", &renew, Some(&json!({ "facts": {} })));
+        let path = format!("/api/v1/self/delegated/{subtask}?wait_ms={wait_ms}");
+        let (status, doc) = self.call("GET", &path, None);
+        assert_eq!(status, 200, "{doc}");
     }
 
     /// Waits for a subtask as a worker does, and returns it after its end, or when the own lease is gone.
@@ -444,9 +470,75 @@ fn agents_that_wait_for_each_other_learn_it_and_go_on() {
     house.expect(0, "activity verify");
 }
 
+/// What agents give on their own initiative can close a ring of waits as well.
+#[test]
+fn agents_that_wait_for_what_they_gave_by_themselves_go_on_as_well() {
+    let house = stand(TWO);
+    house.expect(0, "stop a");
+    house.expect(0, "stop b");
+    let first = Worker::claim(&house, "a", &add(&house, "a"));
+    let second = Worker::claim(&house, "b", &add(&house, "b"));
+    let for_b = first.initiate("b");
+    let for_a = second.initiate("a");
+    let link = &house.json(0, args!("task show {}", for_a))["task"]["link"];
+    assert_eq!(link["root"], second.task.as_str(), "charged to its cause");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| first.wait(&for_b));
+        // Whoever asks last: what was given last is cancelled.
+        let refused = second.wait(&for_a);
+        let why = refused["failure"].as_str().unwrap_or_default();
+        assert!(
+            why.contains("b waits for a, and a waits for b"),
+            "{refused}"
+        );
+        second.complete();
+        Worker::claim(&house, "b", &for_b).complete();
+        assert_eq!(waits.join().unwrap()["state"], "done");
+    });
+    first.complete();
+}
+
+/// Asking for a subtask stops the wall time for as long as the request takes and no longer, and is part of the history.
+#[test]
+fn a_run_that_asks_again_and_again_does_not_stop_its_wall_time() {
+    let house = stand_with_short_runs();
+    for agent in ["a", "b"] {
+        house.expect(0, args!("stop {}", agent));
+    }
+    let outer = Worker::claim(&house, "b", &add(&house, "b"));
+    let subtask = outer.delegate("a");
+    outer.ask_for(&subtask, 2000);
+    let why = house.expect(0, args!("task why {}", outer.task));
+    let past = format!("it waited for {subtask} from ");
+    assert!(why.contains(&past), "{why}");
+    until("the wall time is over", || {
+        outer.ask_for(&subtask, 1);
+        house.task(&outer.task).state == abbey_model::TaskState::TimedOut
+    });
+}
+
+#[test]
+fn what_a_removed_agent_gave_by_itself_ends_with_the_reason() {
+    let house = stand(TWO);
+    for agent in ["b", "c"] {
+        house.expect(0, args!("stop {}", agent));
+    }
+    let given = Worker::claim(&house, "c", &add(&house, "c")).initiate("b");
+    let without = TWO.replace("  c: { template: worker, delegates_to: [b] }\n", "");
+    house.manifest(&with_model(&without));
+    house.expect(0, "up --yes");
+    house.wait_for_task(&given, abbey_model::TaskState::Cancelled);
+    let shown = house.json(0, args!("task show {}", given));
+    let why = shown["task"]["failure"].as_str().unwrap();
+    assert!(
+        why.contains("agent `c`, which gave it on its own initiative, is removed"),
+        "{why}"
+    );
+}
+
 #[test]
 fn a_run_that_times_out_takes_its_subtask_along() {
-    let house = stand(TWO);
+    let house = stand_with_short_runs();
     for agent in ["a", "b"] {
         house.expect(0, args!("stop {}", agent));
     }

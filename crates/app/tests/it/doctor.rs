@@ -140,3 +140,16 @@ fn only_who_holds_the_lock_is_named_and_killed() {
     assert!(text.contains(&format!("(process {pid})")), "{text}");
     assert!(!house.home().join("run/cells").exists());
 }
+
+#[test]
+fn a_damaged_database_is_named_by_its_own_path() {
+    let house = up(TWO);
+    house.expect(0, "down");
+    let database = house.home().join("abbey.db");
+    std::fs::write(&database, "no database").unwrap();
+    for command in ["doctor", "plan"] {
+        let said = house.expect_refusal(1, command);
+        let named = format!("`{}` is damaged", database.display());
+        assert!(said.contains(&named), "{said}");
+    }
+}

@@ -225,14 +225,13 @@ fn files_are_copied_into_cells_and_out_of_them() {
             house.expect(0, args!("exec {} -- sh -c {}", cell, script)),
             "works\n"
         );
-        // Out of a cell come files alone, whatever the links there lead to.
+        // Out of a cell come files, and links that lead to what is copied.
         let out = house.path(&format!("out-{n}"));
         let output = house.run(args!("cp {}:tree {}", cell, out.display()));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
-        for name in ["door", "link"] {
-            assert!(said.contains(&format!("{name}` was left out")), "{said}");
-        }
+        assert!(said.contains("door` was left out"), "{said}");
+        assert!(!said.contains("link` was left out"), "{said}");
         // Isolated cells cannot make pipes.
         let made = ["plain", "service/web"].contains(&cell);
         assert_eq!(said.contains("pipe` was left out"), made, "{said}");
@@ -240,13 +239,20 @@ fn files_are_copied_into_cells_and_out_of_them() {
             std::fs::metadata(out.join("below/run.sh")).unwrap().mode() & 0o777,
             0o755
         );
-        assert!(!out.join("door").exists() && std::fs::symlink_metadata(out.join("link")).is_err());
+        assert!(std::fs::symlink_metadata(out.join("door")).is_err());
+        let link = std::fs::read_link(out.join("link")).unwrap();
+        assert_eq!(link, std::path::Path::new("below"));
+        let again = format!("again-{n}");
+        let document = house.json(0, args!("cp {}:tree {}", cell, again));
+        let left_out = document["left_out"].to_string();
+        assert!(left_out.contains("tree/door` was left out"), "{left_out}");
         let missing = house.expect_refusal(3, args!("cp {}:no/such .", cell));
         assert!(missing.contains("No such file"), "{missing}");
         let refused = house.expect_refusal(3, args!("cp in.bin {}:no/such/place", cell));
         assert!(refused.contains("`no/such`"), "{refused}");
     }
-    house.expect_refusal(3, "cp no-such-file plain:");
+    house.expect_refusal(2, "cp no-such-file plain:");
+    house.expect_refusal(2, "cp plain:there.bin no/such/place");
     house.expect_refusal(2, "cp in.bin out.bin");
     house.expect_refusal(2, "cp plain:there.bin boxed:");
 }

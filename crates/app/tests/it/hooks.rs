@@ -156,7 +156,9 @@ fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     assert_eq!((status, &again["new"]), (202, &Value::Bool(false)));
     assert_eq!(again["task"], task);
     let (status, heard) = from_forge(&house, "push", key, &json!({ "ref": "refs/heads/main" }));
-    assert_eq!((status, heard), (202, json!({ "heard": true })));
+    assert_eq!((status, &heard["heard"]), (202, &Value::Bool(true)));
+    let why = heard["ignored"].as_str().unwrap();
+    assert!(why.contains("`pull_request` (opened"), "{why}");
 
     until("the comment and the status are there", || {
         posts.lock().unwrap().len() >= 3
@@ -494,4 +496,41 @@ workflows:
     assert_eq!(call(r#"{"message":"x","agentId":"a"}"#).0, 202);
     assert_eq!(call(r#"{"message":"x","agentId":"b"}"#).0, 400);
     assert_eq!(call(r#"{"message":"x","agentId":"nobody"}"#).0, 400);
+}
+
+/// Whoever makes a hook of a name that was used before does not read what came by the earlier one.
+#[test]
+fn a_hook_that_was_made_again_shows_no_earlier_results() {
+    let house = house();
+    let agents = "  a: { template: orchestrator }\n";
+    let hooks = "hooks:\n  claw: { kind: openclaw, secret: \"file:claw.key\", agent: a }\n";
+    let apply = |hooks: &str| {
+        house.manifest(&with_model(&format!("{agents}{hooks}")));
+        house.expect(0, "up --yes");
+    };
+    let call = |method: &str, path: &str, key: &str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str())];
+        let request = house.operator_api(method, path).headers(&headers);
+        match method {
+            "POST" => request.text(r#"{"message":"x"}"#).send(),
+            _ => request.send(),
+        }
+    };
+    let keys = ["a-long-credential-of-hooks", "another-long-credential"];
+    std::fs::write(house.path("claw.key"), keys[0]).unwrap();
+    apply(hooks);
+    assert_eq!(call("POST", "/hooks/agent", keys[0]).0, 202);
+    let first = "/hooks/claw/tasks/TASK-1";
+    assert_eq!(call("GET", first, keys[0]).0, 200);
+    // The same hook with another secret is the same hook.
+    std::fs::write(house.path("claw.key"), keys[1]).unwrap();
+    apply(hooks);
+    assert_eq!(call("GET", first, keys[1]).0, 200);
+    apply("");
+    apply(hooks);
+    let (status, refused) = call("GET", first, keys[1]);
+    assert_eq!(status, 404, "{refused}");
+    assert_eq!(call("POST", "/hooks/agent", keys[1]).0, 202);
+    assert_eq!(call("GET", "/hooks/claw/tasks/TASK-2", keys[1]).0, 200);
 }

@@ -116,6 +116,48 @@ fn every_import_format_is_imported_and_its_agents_work() {
     );
 }
 
+/// Homes that the packages of OpenClaw and Hermes made; `cargo xtask live-imports` makes them.
+#[test]
+fn live_homes_are_imported_and_their_agents_work() {
+    let Some(homes) = std::env::var_os("ABBEY_LIVE_HOMES").map(PathBuf::from) else {
+        println!("skipped: `cargo xtask live-imports` makes the homes that this imports");
+        return;
+    };
+    let house = stand();
+    for (format, note, text) in [
+        ("openclaw", "main -- cat MEMORY.md", "calibrated on Mondays"),
+        ("hermes", "hermes -- cat MEMORY.md", "in the cellar"),
+    ] {
+        let from = homes.join(format).display().to_string();
+        let look = house.expect(0, args!("import {} {} --dry-run", format, from));
+        let done = house.expect(0, args!("import {} {}", format, from));
+        println!("{look}");
+        // A dry run shows the report and the plan of the import.
+        let shown: Vec<&str> = look.lines().collect();
+        let missing: Vec<&&str> = shown.iter().filter(|l| !done.contains(**l)).collect();
+        assert!(missing.is_empty(), "{missing:?} {done}");
+        house.wait_until_up(note.split(' ').next().unwrap());
+        let note = house.expect(0, format!("exec {note}").as_str());
+        assert!(note.contains(text), "{note}");
+    }
+    assert_eq!(
+        names(&house),
+        ["abbot", "courier", "hermes", "main", "scout"]
+    );
+    let schedules = house.json(0, "schedule list").to_string();
+    for part in [
+        "morning-brief-weekdays",
+        "poll-the-bench",
+        "once",
+        "morning-letters",
+        "door",
+    ] {
+        assert!(schedules.contains(part), "{part}: {schedules}");
+    }
+    // What the import wrote is what `plan` finds in force.
+    assert_eq!(house.json(0, "plan")["steps"], serde_json::json!([]));
+}
+
 #[test]
 fn import_reports_microvm_agents_that_this_host_cannot_run() {
     let house = stand();
@@ -344,6 +386,20 @@ fn a_bundle_carries_no_authority() {
         .collect();
     let expected = ["delegates_to", "files", "cell", "schedules", "egress"];
     assert_eq!(withheld, expected.map(|key| format!("agent.yaml: {key}")));
+    // A key that the operator leaves out does not come, allowed or not.
+    let without = args!("import bundle {} --dry-run --allow egress", from);
+    let without = without.with(&[
+        "--skip",
+        "agent.yaml: egress",
+        "--skip",
+        "agent.yaml: budget",
+    ]);
+    let report = house.json(0, without);
+    let entry = report["agents"][0]["entry"].to_string();
+    assert!(
+        entry.contains("Guest") && !entry.contains("egress") && !entry.contains("budget"),
+        "{entry}"
+    );
     let shown = house.expect(0, args!("import bundle {}", from));
     assert!(shown.contains("private home and workspace"), "{shown}");
     house.wait_until_up("guest");
@@ -390,6 +446,13 @@ fn a_bundle_carries_no_authority() {
         told.contains("agent.yaml:3: the key `name` occurs twice"),
         "{told}"
     );
+    // What the house does not take has its line as well, and `--skip` leaves its key out.
+    let entry = "guest:\n  name: A\n  colour: red\n";
+    std::fs::write(bundle.join("agent.yaml"), entry).unwrap();
+    let import = args!("import bundle {} --as fifth --dry-run", from);
+    let told = house.expect_refusal(4, import.clone());
+    assert!(told.contains("agent.yaml:3: "), "{told}");
+    house.expect(0, import.with(&["--skip", "agent.yaml: colour"]));
     // A second entry behind the first would be an agent that nobody looked at.
     let hidden = "guest:\n  name: Guest\nhidden: { cell: process, egress: full }\n";
     std::fs::write(bundle.join("agent.yaml"), hidden).unwrap();

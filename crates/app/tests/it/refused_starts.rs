@@ -41,7 +41,7 @@ fn going_down() -> (House, Child) {
         "house: slow\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin }\nservices:\n  stubborn: { cell: process, command: [sh, -c, \"trap '' TERM; while :; do sleep 1; done\"], probe: none }\n",
     );
     let agent = house.agent("a").pid.unwrap();
-    let agent = abbey_cells::identify(i32::try_from(agent).unwrap()).unwrap();
+    let agent = abbey_cells::identify(agent).unwrap();
     let down = spawn(&house, "down");
     until("the agent has ended", || !abbey_cells::is_alive(&agent));
     (house, down)
@@ -87,7 +87,7 @@ fn down_starts_a_hostd_again_that_is_killed_meanwhile() {
 fn a_refused_plan_starts_nothing_of_a_house_that_is_down() {
     let manifest = |agents: &str| {
         format!(
-            "house: two\nproviders:\n  cloud: {{ kind: openai, base_url: 'http://127.0.0.1:9/v1', key: 'credential:openai' }}\ndefaults: {{ cell: process }}\nagents:\n{agents}"
+            "house: two\nproviders:\n  cloud: {{ kind: openai, base_url: 'http://127.0.0.1:9/v1', key: 'credential:openai' }}\ndefaults: {{ cell: process, model: cloud/some-1 }}\nagents:\n{agents}"
         )
     };
     let (one, two) = (

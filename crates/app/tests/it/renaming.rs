@@ -6,6 +6,7 @@ use abbey_cells::hostd::{HostdApi, HostdClient};
 use abbey_daemon::{RENAME_POINTS, ensure_home_and_hostd};
 use abbey_model::Presence;
 use abbey_testkit::args;
+use abbey_testkit::args::Args;
 use abbey_testkit::crash::{arm_crash_point, let_go, wait_until_held};
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
@@ -16,13 +17,14 @@ fn no_agent_gets_a_name_that_stands_for_others() {
     let house =
         up("house: words\nagents: { zed: {}, yan: { delegates_to: [zed], asks: [zed] } }\n");
     let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
-    for word in ["all", "none", "operator"] {
-        let told = house.expect_refusal(4, args!("agent rename zed {}", word));
-        assert!(told.contains("means something else"), "{told}");
+    for word in ["all", "none", "operator", "house", "nobody"] {
+        for line in ["agent rename zed", "agent new", "agent clone zed"] {
+            let told = house.expect_refusal(4, Args::from(line).with(&[word]));
+            assert!(told.contains("means something else"), "{line}: {told}");
+        }
     }
     let after = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     assert_eq!(before, after);
-    house.expect_refusal(4, "agent new all");
 }
 
 const MANIFEST: &str = "house: names

@@ -70,6 +70,15 @@ fn every_report_has_three_parts_and_exact_figures() {
     // Words find the report that answers them.
     let asked = house.expect(0, "report 'how full are the disks?'");
     assert!(asked.starts_with("# disk, "), "{asked}");
+    assert!(asked.contains("% free of "), "{asked}");
+    assert!(asked.contains("iB\n"), "no amount of bytes: {asked}");
+    let document = house.json(0, "report disk");
+    let amounts = &document["observed"][0]["amounts"];
+    assert!(
+        amounts["total_bytes"].as_u64() > Some(1 << 20),
+        "{document}"
+    );
+    assert!(amounts["available_bytes"].is_u64(), "{document}");
     let told = house.expect_refusal(3, "report 'sing a song'");
     assert!(told.contains("no report matches `sing a song`"), "{told}");
     assert_eq!(seen("metrics", "port conflicts"), "0");

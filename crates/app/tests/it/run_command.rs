@@ -133,7 +133,7 @@ fn run_copies_files_in_and_out() {
     }
     assert!(
         house
-            .expect_refusal(125, "run --in absent -- true")
+            .expect_refusal(2, "run --in absent -- true")
             .contains("cannot copy")
     );
     nothing_left(&house);

@@ -35,6 +35,17 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     let all = instants.len();
     instants.dedup();
     assert_eq!(instants.len(), all, "each instant once");
+    // People get the newest lines, and how to get the others.
+    assert!(house.expect(0, "schedule show").contains("a/night"));
+    let newest = house.expect(0, "schedule show a/disks -n 1");
+    assert!(newest.contains(" older; `-n "), "{newest}");
+    let one = house.json(0, "schedule show a/disks -n 1");
+    assert_eq!(one["history"].as_array().unwrap().len(), 1);
+    assert!(
+        house
+            .expect(0, "schedule show a/night")
+            .contains("it has not fired yet")
+    );
     let ran = house.json(0, "schedule run a/night");
     let number = ran["schedule"]["last_task"].as_str().unwrap().to_owned();
     house.wait_for_task(&number, TaskState::Done);

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Writes a file below the house's directory of skills, or beside it, as a person does; scripts are executable.
-fn write(house: &House, path: &str, text: &str) {
+pub(crate) fn write(house: &House, path: &str, text: &str) {
     let path = house.home().join("skills").join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, text).unwrap();

@@ -1,6 +1,7 @@
 //! What people see on a terminal: colours where they are wanted, and lines that fit.
 
 use crate::{house, up};
+use abbey_testkit::args;
 use abbey_testkit::args::Args;
 use abbey_testkit::house::House;
 use abbey_testkit::terminal::Typist;
@@ -254,6 +255,17 @@ fn screens_of_80_columns_are_as_recorded() {
         &two.replace("  ada: { cell: process }\n", "")
             .replace("cook", "gardener"),
     );
+    // A long word in what is free text does not turn the table into records.
+    let model = "p/a-model-with-a-name-that-is-longer-than-the-column";
+    let providers = "providers: { p: { kind: openai, base_url: 'http://127.0.0.1:1/v1' } }\n";
+    let with_model = two.replace("cook", &format!("cook, model: {model}"));
+    let other = house.path("long.yaml");
+    std::fs::write(&other, format!("version: 1\n{with_model}{providers}")).unwrap();
+    let plan = args!("plan -f {}", other.display().to_string());
+    let long = visible(&screen(&house, 80, &[], plan));
+    assert!(long.contains("STEP  ACTION"), "{long}");
+    assert!(without_spaces(&long).contains(model), "{long}");
+    assert!(long.lines().all(|l| l.width() <= 80), "{long}");
     insta::assert_snapshot!("plan_in_colour", shown(&screen(&house, 80, &[], "plan")));
     insta::assert_snapshot!(
         "plan_without_colour",

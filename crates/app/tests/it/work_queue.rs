@@ -428,6 +428,22 @@ workflows:
     write(&format!("{}{line}", view(&house)));
     house.expect(0, "task sync Q.md");
     assert_eq!(mine(), 2, "written again, it is new work");
+    // As is one that is done, where a person asks for it again.
+    until("the second is done", || {
+        house.expect(0, "task sync Q.md");
+        view(&house).contains("**TASK-2** (P2, a, done)")
+            || view(&house).contains(", done) show system stats")
+                && !view(&house).contains("ready)")
+    });
+    let again = view(&house).replacen(", done) show", ", retry) show", 1);
+    write(&again);
+    house.expect(0, "task sync Q.md");
+    assert_eq!(mine(), 3);
+    assert!(!view(&house).contains("retry"), "{}", view(&house));
+    house.expect(0, "task sync Q.md");
+    write(&again);
+    house.expect(0, "task sync Q.md");
+    assert_eq!(mine(), 3, "the same edit of an old copy is the same task");
 }
 
 #[test]

@@ -312,7 +312,7 @@ fn lines_of_the_house_come_back_until_their_task_is_over() {
     house.expect(0, "task sync Q.md");
     let text = read_text(&house, "Q.md");
     assert!(
-        text.starts_with("# Ours\n\nProse.\n\n<!-- abbey 1. "),
+        text.starts_with("# Ours\n\nProse.\n\n<!-- abbey 1."),
         "{text}"
     );
     assert!(text.contains("- [ ] **TASK-1** (P2, a, ready) Wind the clock <!-- "));
@@ -403,4 +403,51 @@ fn any_document_survives() {
         .map(Value::from)
         .collect();
     assert_eq!(of_others, Vec::<Value>::new());
+}
+
+/// The numbers of another house's file are those of other tasks here.
+#[test]
+fn the_file_of_another_house_is_neither_applied_nor_changed() {
+    let (one, two) = (idle(), idle());
+    one.expect(0, "task add 'Paint the fence' --to a");
+    one.expect(0, "task add 'Mow the lawn' --to a");
+    one.expect(0, "task sync WORK-QUEUE.md");
+    let copy = read_text(&one, "WORK-QUEUE.md");
+    two.expect(0, "task add 'Something else' --to a");
+    write(&two, "WORK-QUEUE.md", &copy);
+    let told = two.expect(4, "task sync WORK-QUEUE.md");
+    assert!(
+        told.starts_with("WORK-QUEUE.md:3: this is the work queue of another house"),
+        "{told}"
+    );
+    assert_eq!(two.expect(4, "task import WORK-QUEUE.md"), told);
+    assert_eq!(read_text(&two, "WORK-QUEUE.md"), copy);
+    assert_eq!(titles(&two), ["Something else"]);
+    // Without the comment it is still no line of this house.
+    let bare: String = copy
+        .lines()
+        .filter(|l| !l.starts_with("<!-- "))
+        .fold(String::new(), |text, line| text + line + "\n");
+    write(&two, "WORK-QUEUE.md", &bare);
+    let told = two.expect(4, "task sync WORK-QUEUE.md");
+    assert!(told.contains("which has other words here"), "{told}");
+    assert!(read_text(&two, "WORK-QUEUE.md").contains("Paint the fence"));
+    assert_eq!(titles(&two), ["Something else"]);
+    // Its tasks are added without their numbers.
+    let plain = bare.replace("**TASK-1** ", "").replace("**TASK-2** ", "");
+    write(&two, "WORK-QUEUE.md", &plain);
+    two.expect(0, "task sync WORK-QUEUE.md");
+    assert_eq!(
+        titles(&two),
+        ["Mow the lawn", "Paint the fence", "Something else"]
+    );
+    // A new name of the house changes nothing.
+    let manifest = std::fs::read_to_string(one.path("abbey.yaml")).unwrap();
+    std::fs::write(
+        one.path("abbey.yaml"),
+        manifest.replace("house: q", "house: r"),
+    )
+    .unwrap();
+    one.expect(0, "up");
+    one.expect(0, "task sync WORK-QUEUE.md");
 }

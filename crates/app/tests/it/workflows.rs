@@ -364,6 +364,30 @@ fn an_event_without_an_expected_field_is_ignored_and_named() {
     assert_eq!(show(&house, run)["output"], json!({ "number": 5 }));
 }
 
+/// Two steps wait for events of one name; the first event is for the one whose turn comes later.
+#[test]
+fn an_event_for_a_later_step_is_kept_when_another_one_comes() {
+    let house = up("house: flows
+defaults: { cell: process }
+agents: { a: { template: worker } }
+workflows:
+  cart:
+    steps:
+      bill: { event: delivered, expects: { amount: number } }
+      ship: { event: delivered, expects: { number: number }, needs: [bill] }
+    output: { amount: $steps.bill.amount, number: $steps.ship.number }
+");
+    let run = house.json(0, "workflow run cart")["run"]["id"].clone();
+    let run = run.as_str().unwrap();
+    for data in [r#"{"number": 5}"#, r#"{"amount": 7}"#] {
+        let heard = house.json(0, &["workflow", "event", "delivered", "--data", data]);
+        assert_eq!(heard["told"], json!([run]), "{heard}");
+    }
+    until("it is done", || show(&house, run)["state"] == "done");
+    let output = json!({ "amount": 7, "number": 5 });
+    assert_eq!(show(&house, run)["output"], output);
+}
+
 #[test]
 fn a_reference_inside_a_text_is_warned_of() {
     let house = crate::house();

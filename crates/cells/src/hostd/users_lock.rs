@@ -5,6 +5,7 @@ use super::HostdConfig;
 use crate::sys::host::HOST_FILES;
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
+use abbey_support::shell::shell_word;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -12,7 +13,8 @@ use std::path::Path;
 
 fn refusal(home: &str) -> String {
     format!(
-        "the house in `{home}` runs with the same users and names, since one of both was restored from a backup of the other; take that one down first: `abbey --home {home} down`"
+        "the house in `{home}` runs with the same users and names, since one of both was restored from a backup of the other; take that one down first: `abbey --home {} down`",
+        shell_word(home)
     )
 }
 

@@ -4,7 +4,7 @@
 
 use crate::api_server::agent_leases::lease_proof;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, paginate};
+use crate::api_server::web::{self, Path, Query};
 use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
 use crate::api_server::{agent_leases, agent_skills, agent_subtasks, model_api, openapi};
 use crate::core::error::Result;
@@ -14,7 +14,7 @@ use crate::work::operations;
 use abbey_api::*;
 use abbey_gateway::Gateway;
 use abbey_model::{FaultKind, Metric, Permission, Principal, Scope};
-use abbey_store::NewAuditEntry;
+use abbey_store::{ApprovalFilter, NewAuditEntry};
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -193,20 +193,12 @@ async fn own_approvals(
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<ApprovalsQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    let all = crate::work::approvals::list_approvals(&api.work, query.all == Some(true))
-        .await?
-        .approvals;
-    let name = slug.to_string();
-    let mine = all
-        .into_iter()
-        .filter(|a| a.task.starts_with("TASK-") && a.agent == name);
-    let id = |approval: &ApprovalView| approval.id.clone();
-    let (approvals, cursor) = paginate(mine.collect(), query.limit, query.cursor.as_deref(), id)?;
-    Ok(Doc(ApprovalsDoc {
-        version: VERSION,
-        approvals,
-        cursor,
-    }))
+    let own = ApprovalFilter {
+        agent: Some(slug),
+        ..ApprovalFilter::default()
+    };
+    let page = crate::work::approvals::list_approvals(&api.work, own, &query);
+    Ok(Doc(page.await?))
 }
 
 #[utoipa::path(

@@ -37,6 +37,7 @@ const CLAIM_MAX: usize = 200;
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(next))
+        .routes(routes!(own_task))
         .routes(routes!(claim))
         .routes(routes!(renew))
         .routes(routes!(complete))
@@ -182,6 +183,28 @@ async fn offer(api: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> 
             .map(ToString::to_string)
             .collect(),
     })
+}
+
+/// A task whose newest run is the caller's; any other is reported as not found, also when it exists.
+#[utoipa::path(
+    get, path = "/api/v1/self/tasks/{task}", operation_id = "me_task", tag = "me",
+    summary = "A task that the agent works on, or was the last to work on, with its runs",
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn own_task(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<TaskDoc>> {
+    let row = api.core.store.task(parse_task_ref(&name)?).await?;
+    let mut doc = task_views::task_doc(&api.work, row).await?;
+    let newest = doc.task.runs.last();
+    if newest.is_none_or(|run| run.agent != slug.as_str()) {
+        let text = format!("this agent was not the last to work on a task `{name}`");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    }
+    doc.task.runs.retain(|run| run.agent == slug.as_str());
+    Ok(Doc(doc))
 }
 
 #[utoipa::path(

@@ -5,7 +5,7 @@ use crate::api_server::state::ApiState;
 use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, Json};
 use crate::cells::{identity_files, service_consumers};
-use crate::core::error::Result;
+use crate::core::error::{Result, not_found};
 use crate::core::{hostd, runtime};
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
@@ -50,7 +50,10 @@ async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Entry
         .await?;
     let Some((generation, manifest, charter)) = former else {
         let text = format!("there is no agent `{slug}`, and no earlier manifest declared one");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
+        let remedy = "`abbey ps` lists the agents; those that were removed have their files in `removed/` of the state directory";
+        return Err(Problem::new(FaultKind::NotFound, text)
+            .remedy(remedy)
+            .into());
     };
     let entry = abbey_plan::edit::agent_entry(&manifest, &slug).map_err(|m| {
         let text: Vec<String> = m.iter().map(ToString::to_string).collect();
@@ -140,9 +143,7 @@ async fn drain(
     api.core.store.set_draining(slug.clone(), true, by).await?;
     let fleet = crate::insight::cell_views::fleet_doc(&api.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
-    Ok(Doc(found.ok_or_else(|| {
-        Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
-    })?))
+    Ok(Doc(found.ok_or_else(|| not_found("agent", slug.as_str()))?))
 }
 
 #[utoipa::path(

@@ -9,7 +9,8 @@ use crate::insight::task_views;
 use crate::work::delegation::DelegationKind;
 use crate::work::lookup::parse_task_ref;
 use abbey_api::*;
-use abbey_model::{FaultKind, Millis, Principal, Slug, TaskRef};
+use abbey_model::{FaultKind, Millis, Principal, Slug, TaskId, TaskRef};
+use abbey_store::TaskRow;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -20,8 +21,10 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Longest pause between two waits of a worker for the same subtask.
-const WAIT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Longest part of a wait for a task after which the wait is judged anew and continued.
+const WAIT_PART: Duration = Duration::from_secs(5);
+/// Time for which a part counts beyond its end, so that it can be continued in time.
+const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// Routes for an agent's own credential.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -102,10 +105,10 @@ async fn delegate_subtask(
 }
 
 /// A task that the caller delegated; any other is reported as not found, also when it exists.
-async fn find_delegated_task(api: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
+async fn find_delegated_task(api: &ApiState, slug: &Slug, name: &str) -> Result<TaskId> {
     let row = api.core.store.task(parse_task_ref(name)?).await?;
     match row.author == Principal::Agent(slug.clone()) {
-        true => Ok(TaskRef::Id(row.id)),
+        true => Ok(row.id),
         false => Err(Problem::new(
             FaultKind::NotFound,
             format!("this agent delegated no task `{name}`"),
@@ -143,15 +146,43 @@ async fn delegated(
 ) -> Result<Doc<TaskDoc>> {
     let task = find_delegated_task(&api, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    if !patience.is_zero() {
-        let counts_for = (patience + WAIT_PAUSE_MAX).as_millis();
-        let counts_for = Millis(i64::try_from(counts_for).unwrap_or(i64::MAX));
-        let asking = api.agents_asking_for_work();
-        let wait = api.core.store.await_subtask(task, slug, counts_for, asking);
-        wait.await?;
-    }
-    let row = crate::work::lookup::wait_until_ended_or_waiting(&api.work, task, patience).await?;
+    let row = match patience.is_zero() {
+        true => api.core.store.task(TaskRef::Id(task)).await?,
+        false => wait_for_delegated_task(&api, slug, task, patience).await?,
+    };
     Ok(Doc(task_views::task_doc(&api.work, row).await?))
+}
+
+/// Waits for the end of a task that the caller gave. A run of the caller counts as waiting exactly until this returns or is
+/// dropped.
+async fn wait_for_delegated_task(
+    api: &ApiState,
+    slug: Slug,
+    task: TaskId,
+    patience: Duration,
+) -> Result<TaskRow> {
+    let until = api.core.rt.now() + patience;
+    let _waits_until_dropped = api.record_wait_for_task(&slug, task);
+    let task = TaskRef::Id(task);
+    loop {
+        let left = until.saturating_duration_since(api.core.rt.now());
+        let part = left.min(WAIT_PART);
+        let counts_for = (part + WAIT_MARGIN).as_millis();
+        let counts_for = Millis(i64::try_from(counts_for).unwrap_or(i64::MAX));
+        // Who asks for work changes, so a ring of waits may be one only now.
+        let asking = api.agents_asking_for_work();
+        let wait = api
+            .core
+            .store
+            .await_subtask(task, slug.clone(), counts_for, asking);
+        wait.await?;
+        let end_of_part = api.core.rt.now() + part;
+        let row = crate::work::lookup::wait_until_ended_or_waiting(&api.work, task, part).await?;
+        let goes_on = api.core.rt.now() >= end_of_part && end_of_part < until;
+        if !goes_on || row.state().is_terminal() {
+            return Ok(row);
+        }
+    }
 }
 
 #[utoipa::path(
@@ -168,7 +199,7 @@ async fn cancel_delegated(
     let row = api
         .core
         .store
-        .cancel_task(task, Principal::Agent(slug))
+        .cancel_task(TaskRef::Id(task), Principal::Agent(slug))
         .await?;
     Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }

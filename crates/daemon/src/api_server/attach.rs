@@ -4,7 +4,7 @@
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Path, Query};
-use crate::core::error::{Error, Result};
+use crate::core::error::{Error, Result, not_found};
 use crate::work::lookup::parse_slug;
 use abbey_api::{Problem, TerminalQuery};
 use abbey_model::{CellName, FaultKind, Principal};
@@ -81,11 +81,11 @@ async fn attach_terminal(
         CellName::Run(_) => false,
     });
     if !known {
-        return Err(Problem::new(
-            FaultKind::NotFound,
-            format!("the manifest declares no {cell}"),
-        )
-        .into());
+        let kind = match &cell {
+            CellName::Service(_) => "service",
+            CellName::Agent(_) | CellName::Run(_) => "agent",
+        };
+        return Err(not_found(kind, cell.slug().as_str()).into());
     }
     let (backend, name) = (Arc::clone(&api.cells.backend), cell.clone());
     let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));

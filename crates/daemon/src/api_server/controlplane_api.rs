@@ -10,12 +10,12 @@ use crate::core::credentials::bearer_credential;
 use crate::core::error::Result;
 use crate::work::lookup::find_agent_slug;
 use crate::work::{approvals, operations};
-use abbey_api::{ApprovalBody, Problem, Time};
+use abbey_api::{ApprovalBody, ApprovalsQuery, Problem, Time};
 use abbey_model::{
     AccessScope, FaultKind, LeaseToken, Metric, Permission, Principal, Priority, Scope, Slug,
     TaskRef, TaskState,
 };
-use abbey_store::{DelegationRequest, NewAuditEntry, NewTask, TaskFilter, TaskRow};
+use abbey_store::{ApprovalFilter, DelegationRequest, NewAuditEntry, NewTask, TaskFilter, TaskRow};
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -397,7 +397,13 @@ async fn pending(
         (_, Some(agent)) => Some(by_role(&api, agent)?.to_string()),
         (_, None) => None,
     };
-    let all = approvals::list_approvals(&api.work, false).await?.approvals;
+    let own = ApprovalFilter {
+        agent: of.as_deref().and_then(|name| name.parse().ok()),
+        ..ApprovalFilter::default()
+    };
+    let pending = ApprovalsQuery::default();
+    let all = approvals::list_approvals(&api.work, own, &pending).await?;
+    let all = all.approvals;
     let padded = |id: &str| match id.split_once('-') {
         Some((kind, digits)) => format!("{kind}-{digits:0>3}"),
         None => id.to_owned(),

@@ -2,15 +2,16 @@
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Json, Query, paginate};
-use crate::core::error::Result;
+use crate::api_server::web::{Doc, Json, Query, idempotency_key, paginate};
+use crate::core::error::{Result, not_found};
 use crate::insight::ledger_views;
 use abbey_api::{
-    BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION,
+    BudgetAction, BudgetDoc, BudgetScope, BudgetsQuery, ChangeBudget, Problem, VERSION, headers,
 };
 use abbey_model::{FaultKind, Scope, Slug, TaskRef};
 use abbey_store::{BudgetChange, BudgetChangeKind};
 use axum::extract::State;
+use axum::http::HeaderMap;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -73,11 +74,7 @@ async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
             let has = current.is_none_or(|c| c.house.agents.contains_key(&agent));
             match has {
                 true => Ok(Scope::Agent(agent)),
-                false => Err(Problem::new(
-                    FaultKind::NotFound,
-                    format!("there is no agent `{agent}`"),
-                )
-                .into()),
+                false => Err(not_found("agent", agent.as_str()).into()),
             }
         }
         Ok(Scope::Task(_) | Scope::Run(_)) | Err(_) => Err(invalid(format!(
@@ -104,11 +101,13 @@ fn kind_of(body: &ChangeBudget) -> Result<BudgetChangeKind> {
 #[utoipa::path(
     post, path = "/api/v1/budgets", operation_id = "budgets_change", tag = "budgets",
     summary = "Changes a budget in place of the manifest, and wakes the tasks that wait for it",
+    params(headers::IdempotencyKey),
     responses((status = 200, body = BudgetScope)),
 )]
 async fn change_budget(
     State(api): Shared,
     Caller(by): Caller,
+    headers: HeaderMap,
     Json(body): Json<ChangeBudget>,
 ) -> Result<Doc<BudgetScope>> {
     if body.note.as_ref().is_some_and(|n| n.len() > NOTE_MAX) {
@@ -116,7 +115,10 @@ async fn change_budget(
             "`note` must have at most {NOTE_MAX} bytes"
         )));
     }
+    let request = serde_json::to_vec(&body).unwrap_or_default();
+    let key = idempotency_key(&headers, &by, "budgets")?;
     let change = BudgetChange {
+        key: key.map(|key| (key, abbey_support::digest::sha256_hex(&request))),
         scope: find_scope(&api, &body.scope).await?,
         metric: body.metric,
         kind: kind_of(&body)?,

@@ -13,6 +13,7 @@ use crate::work::{approvals, delegation, queue, schedules, workflows};
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::{FaultKind, Principal};
+use abbey_store::ApprovalFilter;
 use abbey_words::{Language, Text};
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -81,6 +82,7 @@ async fn reports_doc(
     let report = |(name, about): (&str, &'static str)| Observation {
         label: name.to_owned(),
         value: language.render(&Text::new(about)),
+        amounts: Default::default(),
     };
     let all = reports::NAMES.map(report).into_iter();
     let fits = |o: &Observation| match &found {
@@ -131,16 +133,8 @@ async fn approvals_doc(
     State(api): Shared,
     Query(query): Query<ApprovalsQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    let all = approvals::list_approvals(&api.work, query.all == Some(true))
-        .await?
-        .approvals;
-    let id = |a: &ApprovalView| a.id.clone();
-    let (approvals, cursor) = paginate(all, query.limit, query.cursor.as_deref(), id)?;
-    Ok(Doc(ApprovalsDoc {
-        version: VERSION,
-        approvals,
-        cursor,
-    }))
+    let page = approvals::list_approvals(&api.work, ApprovalFilter::default(), &query);
+    Ok(Doc(page.await?))
 }
 
 async fn decide(

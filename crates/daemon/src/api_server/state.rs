@@ -12,11 +12,12 @@ use crate::insight::reports;
 use crate::net::state::NetState;
 use crate::work::state::WorkState;
 use abbey_api::{DoctorDoc, ReportDoc, VerifyDoc};
-use abbey_model::Slug;
+use abbey_model::{Slug, TaskId, TaskRef};
 use abbey_words::Language;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// State shared by both APIs and the hooks.
@@ -32,8 +33,12 @@ pub(crate) struct ApiState {
     pub(super) quotas: AgentQuotas,
     /// Deliveries that each hook may still take.
     deliveries: Mutex<BTreeMap<String, TokenBucket>>,
-    /// Number of requests for work that are open, by agent.
-    asking: Mutex<BTreeMap<Slug, u32>>,
+    /// Requests for work, by agent.
+    asking: Mutex<BTreeMap<Slug, Asking>>,
+    /// Instant at which the servers began to take requests.
+    began: Instant,
+    /// Number of requests that wait for the end of a task which an agent gave, by agent and task.
+    waiting: Mutex<BTreeMap<(Slug, TaskId), u32>>,
     /// Held while a template is saved.
     pub(super) saving_template: tokio::sync::Mutex<()>,
     /// Deliveries whose bodies are being read.
@@ -52,6 +57,7 @@ impl ApiState {
     /// State of the servers above the state of tasks.
     pub(crate) fn new(work: Arc<WorkState>) -> ApiState {
         ApiState {
+            began: work.core.rt.now(),
             core: Arc::clone(&work.core),
             net: Arc::clone(&work.cells.net),
             cells: Arc::clone(&work.cells),
@@ -61,6 +67,7 @@ impl ApiState {
             quotas: AgentQuotas::default(),
             deliveries: Mutex::default(),
             asking: Mutex::default(),
+            waiting: Mutex::default(),
             saving_template: tokio::sync::Mutex::default(),
             delivery_places: DeliveryPlaces::default(),
             verification: SharedRead::default(),
@@ -90,16 +97,36 @@ impl ApiState {
 
     /// Records that a worker of an agent asks for work, until the value is dropped.
     pub(super) fn record_asking_for_work(&self, agent: &Slug) -> AsksForWork<'_> {
-        *self.asking.lock().entry(agent.clone()).or_default() += 1;
+        self.asking.lock().entry(agent.clone()).or_default().open += 1;
         AsksForWork {
-            asking: &self.asking,
+            api: self,
             agent: agent.clone(),
         }
     }
 
-    /// Agents whose workers ask for work now.
-    pub(super) fn agents_asking_for_work(&self) -> BTreeSet<Slug> {
-        self.asking.lock().keys().cloned().collect()
+    /// Agents whose workers ask for work now, or did within [`NEXT_REQUEST_MAX`]: a worker asks again after each answer.
+    /// None within that time after the start, when workers have yet to ask again.
+    pub(super) fn agents_asking_for_work(&self) -> Option<BTreeSet<Slug>> {
+        let now = self.core.rt.now();
+        if now.duration_since(self.began) < NEXT_REQUEST_MAX {
+            return None;
+        }
+        let mut asking = self.asking.lock();
+        asking.retain(|_, a| {
+            let lately = a
+                .ended
+                .is_some_and(|at| now.duration_since(at) < NEXT_REQUEST_MAX);
+            a.open > 0 || lately
+        });
+        Some(asking.keys().cloned().collect())
+    }
+
+    /// Lets a run of an agent wait for a task that the agent gave, until the value is dropped: also when the caller has gone.
+    /// The wait begins with [`abbey_store::Storage::await_subtask`].
+    pub(super) fn record_wait_for_task(&self, agent: &Slug, task: TaskId) -> WaitsForTask<'_> {
+        let key = (agent.clone(), task);
+        *self.waiting.lock().entry(key.clone()).or_default() += 1;
+        WaitsForTask { api: self, key }
     }
 
     /// Counts a delivery of a hook, and returns whether it is taken: `most` at once, and as many a minute after that.
@@ -112,20 +139,57 @@ impl ApiState {
     }
 }
 
+/// Longest pause between two requests of a worker for work, also while the control plane restarts.
+const NEXT_REQUEST_MAX: Duration = Duration::from_secs(8);
+
+/// Requests of an agent's workers for work.
+#[derive(Debug, Default)]
+struct Asking {
+    /// Number of those that are open.
+    open: u32,
+    /// Instant at which the last one ended.
+    ended: Option<Instant>,
+}
+
 /// A worker that asks for work, until it is dropped.
 pub(super) struct AsksForWork<'a> {
-    asking: &'a Mutex<BTreeMap<Slug, u32>>,
+    api: &'a ApiState,
     agent: Slug,
 }
 
 impl Drop for AsksForWork<'_> {
     fn drop(&mut self) {
-        let mut asking = self.asking.lock();
-        if let Some(count) = asking.get_mut(&self.agent) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                asking.remove(&self.agent);
-            }
+        let now = self.api.core.rt.now();
+        if let Some(asking) = self.api.asking.lock().get_mut(&self.agent) {
+            asking.open = asking.open.saturating_sub(1);
+            asking.ended = Some(now);
+        }
+    }
+}
+
+/// A request that waits for the end of a task which the caller gave, until it is dropped.
+pub(super) struct WaitsForTask<'a> {
+    api: &'a ApiState,
+    key: (Slug, TaskId),
+}
+
+impl Drop for WaitsForTask<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.api.waiting.lock();
+        let Some(count) = waiting.get_mut(&self.key) else {
+            return;
+        };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            waiting.remove(&self.key);
+            let (agent, task) = self.key.clone();
+            // It is done whether or not anybody waits for the reply.
+            drop(
+                self.api
+                    .core
+                    .store
+                    .end_subtask_wait(TaskRef::Id(task), agent),
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use abbey_cells::hostd::HostdApi;
 use abbey_cells::{Backend, ShimBackend};
 use abbey_engine::task::LEASE_TTL;
 use abbey_model::{AccessScopes, CredentialGrant, Millis, Principal};
-use abbey_store::{Clock, Entropy, NewToken, Sqlite, Storage};
+use abbey_store::{Clock, DiskSpace, Entropy, NewToken, Sqlite, Storage};
 use abbey_support::digest::sha256_hex;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -41,6 +41,8 @@ pub(crate) struct ControlPlaneParts {
     pub(crate) clock: Arc<dyn Clock>,
     /// Randomness of the store.
     pub(crate) entropy: Arc<dyn Entropy>,
+    /// The disk that the store is on.
+    pub(crate) disk: Arc<dyn DiskSpace>,
     pub(crate) rt: Runtime,
     /// Duration of leases; `None` for the standard one.
     pub(crate) lease_ttl: Option<Millis>,
@@ -61,6 +63,7 @@ impl ControlPlaneParts {
             backend: Arc::new(ShimBackend::new(home.root(), home.cgroup_name())),
             clock,
             entropy: Arc::new(abbey_store::SystemEntropy),
+            disk: Arc::new(abbey_store::HostDisk),
             rt: Runtime::system(),
             lease_ttl: None,
             listen: None,
@@ -80,6 +83,7 @@ pub(crate) async fn open_control_plane(
         backend,
         clock,
         entropy,
+        disk,
         rt,
         lease_ttl,
         listen,
@@ -88,7 +92,7 @@ pub(crate) async fn open_control_plane(
     let redactor = Arc::<RwLock<_>>::default();
     crate::core::signing_key::finish_interrupted_rotation(&state).await?;
     let signing_key = state.load_or_create_signing_key()?;
-    let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::SqliteOptions {
+    let options = abbey_store::SqliteOptions {
         path: state.database_file(),
         clock,
         redactor: Arc::clone(&redactor),
@@ -102,7 +106,8 @@ pub(crate) async fn open_control_plane(
             );
             std::process::exit(70);
         }),
-    })?);
+    };
+    let store: Arc<dyn Storage> = Arc::new(Sqlite::open_on_disk(options, disk)?);
     let interrupted = store.charge_lost_calls().await?;
     if interrupted > 0 {
         tracing::warn!(

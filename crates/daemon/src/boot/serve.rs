@@ -17,9 +17,9 @@ use crate::work::model_gateway;
 use abbey_api::Problem;
 use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
 use abbey_model::{FaultKind, Millis};
-use abbey_store::Clock;
+use abbey_store::{Clock, Error as StoreError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -238,12 +238,33 @@ impl StoppedHouse {
             state,
             ..ControlPlaneParts::for_host(&home, helper, clock)
         };
+        let opened = open_control_plane(&home, parts).await;
+        let plane = opened.map_err(|e| name_original(e, copy.path(), home.root()))?;
         Ok(StoppedHouse {
-            plane: open_control_plane(&home, parts).await?,
+            plane,
             runs_as,
             _lock: lock,
             _copy: copy,
         })
+    }
+}
+
+/// The error about a state file, with its path in the home in place of that of its copy.
+fn name_original(error: Error, copy: &Path, home: &Path) -> Error {
+    let original = |path: PathBuf| match path.strip_prefix(copy) {
+        Ok(name) => home.join(name),
+        Err(_) => path,
+    };
+    match error {
+        Error::Store(StoreError::Corrupt { path, why }) => {
+            let path = original(path);
+            Error::Store(StoreError::Corrupt { path, why })
+        }
+        Error::Store(StoreError::Newer { path, found, known }) => {
+            let path = original(path);
+            Error::Store(StoreError::Newer { path, found, known })
+        }
+        other => other,
     }
 }
 

@@ -20,7 +20,7 @@ use abbey_cells::hostd::HostdApi;
 use abbey_engine::supervision::History;
 use abbey_gateway::{Gateway, Meter};
 use abbey_model::{CellName, FaultKind, Slug};
-use abbey_store::{Clock, Entropy, ScheduleRow, Storage, Subscription, Topic};
+use abbey_store::{Clock, DiskSpace, Entropy, ScheduleRow, Storage, Subscription, Topic};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
@@ -52,6 +52,8 @@ pub struct SimulatedParts {
     pub hostd: Arc<dyn HostdApi>,
     /// Randomness of the store.
     pub entropy: Arc<dyn Entropy>,
+    /// The disk that the store is on.
+    pub disk: Arc<dyn DiskSpace>,
     /// Puts something between the model gateway and the ledger.
     pub meter: WrapMeter,
 }
@@ -100,6 +102,8 @@ impl Pass {
 struct Wakeup {
     pass: Pass,
     due: Instant,
+    /// Whether its duty has nothing to do then and only looks again.
+    idle: bool,
     topics: Vec<Subscription>,
     plans: Option<tokio::sync::watch::Receiver<u64>>,
 }
@@ -149,6 +153,7 @@ impl SimulatedHouse {
         let parts_of_plane = ControlPlaneParts {
             backend: parts.backend,
             entropy: parts.entropy,
+            disk: parts.disk,
             rt,
             ..of_host
         };
@@ -165,6 +170,7 @@ impl SimulatedHouse {
         let wakeups = Pass::ALL.map(|pass| Wakeup {
             pass,
             due: timers.now(),
+            idle: false,
             topics: pass
                 .topics()
                 .iter()
@@ -212,14 +218,16 @@ impl SimulatedHouse {
         self.wakeups
             .iter_mut()
             .filter(|w| w.pass == Pass::Reconcile)
-            .for_each(|w| w.due = now);
+            .for_each(|w| (w.due, w.idle) = (now, false));
     }
 
-    /// Makes every pass that is due, until none is, and returns the time until the next one.
+    /// Makes every pass that is due, until none is, and returns the time until the next one. Those whose duty asked for
+    /// a pause of this length or more count only where all others do: they are looks without a reason, for which
+    /// whoever turns the clock need not stop.
     ///
     /// # Errors
     /// When passes cause each other without end.
-    pub async fn run_due_duties(&mut self) -> Result<Duration> {
+    pub async fn run_due_duties(&mut self, idle_pause: Duration) -> Result<Duration> {
         for _ in 0..ROUNDS_MAX {
             let mut idle = true;
             for at in 0..self.wakeups.len() {
@@ -234,12 +242,13 @@ impl SimulatedHouse {
                     self.failures.push(format!("{pass:?}: {}", error.chain()));
                     RETRY
                 });
-                self.wakeups[at].due = now + pause;
+                (self.wakeups[at].due, self.wakeups[at].idle) = (now + pause, pause >= idle_pause);
             }
             if idle {
                 let now = self.timers.now();
-                let next = self.wakeups.iter().map(|w| w.due.duration_since(now)).min();
-                return Ok(next.unwrap_or_default());
+                let with_reason = self.wakeups.iter().filter(|w| !w.idle);
+                let next = with_reason.map(|w| w.due.duration_since(now)).min();
+                return Ok(next.unwrap_or(idle_pause));
             }
         }
         let text = "the duties cause each other without end";
@@ -272,6 +281,11 @@ impl SimulatedHouse {
     /// Messages of passes that failed since the last call.
     pub fn take_failures(&mut self) -> Vec<String> {
         std::mem::take(&mut self.failures)
+    }
+
+    /// Version of the tasks: how many commits since the start touched what agents may be offered.
+    pub fn version_of_work(&self) -> u64 {
+        *self.plane.core.store.subscribe(Topic::Work).borrow()
     }
 
     /// The operator's credential.

@@ -2,7 +2,7 @@
 
 use crate::cells::specs;
 use crate::cells::state::CellsState;
-use crate::core::error::{Error, Result};
+use crate::core::error::{Error, Result, not_found};
 use crate::core::runtime;
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{HostdOperation, HostdReply};
@@ -88,8 +88,7 @@ async fn start_program(
             CellName::Service(slug) => ("service", slug),
             CellName::Run(slug) => ("such cell", slug),
         };
-        let text = format!("there is no {kind} `{slug}`");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
+        return Err(not_found(kind, slug.as_str()).into());
     };
     let record = cells.backend.record(&cell)?;
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {

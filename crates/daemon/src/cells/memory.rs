@@ -55,8 +55,11 @@ impl MemoryGrants {
             .saturating_sub(reserve.0);
         if need.0 > left {
             return Err(format!(
-                "it waits for memory: it needs {need} to start, and of {free} that this host has free, {} are granted to cells that are starting and {reserve} are reserved; stop another cell, lower its `limits.memory`, or lower `admission.memory_reserve`",
-                Bytes(granted_bytes)
+                "it waits for memory: it needs {} to start, and of {} that this host has free, {} are granted to cells that are starting and {} are reserved; stop another cell, lower its `limits.memory`, or lower `admission.memory_reserve`",
+                need.human(),
+                free.human(),
+                Bytes(granted_bytes).human(),
+                reserve.human()
             ));
         }
         granted.insert(cell.clone(), (need, now));

@@ -3,6 +3,7 @@
 use abbey_api::Problem;
 use abbey_engine::task::Refusal;
 use abbey_model::{CellName, FaultKind};
+use abbey_support::shell::shell_path;
 use std::io;
 use std::path::PathBuf;
 
@@ -30,7 +31,8 @@ pub enum Error {
     },
     /// The database is missing or empty, but the home is not a new one.
     #[error(
-        "the database `{path}` is {state}, but this is no new house: the home has {found}; nothing was started. Restore a backup with `abbey --home {home} restore FILE`, put the file back, or move the whole home to another place to begin anew"
+        "the database `{path}` is {state}, but this is no new house: the home has {found}; nothing was started. Restore a backup with `abbey --home {} restore FILE`, put the file back, or move the whole home to another place to begin anew",
+        shell_path(home)
     )]
     LostDatabase {
         /// Path of the database.
@@ -55,7 +57,8 @@ pub enum Error {
     HomeTooDeep(PathBuf),
     /// A directory above the home cannot be entered by the users of agents.
     #[error(
-        "agents run as users of their own, which cannot enter `{dir}`, a parent of the home `{home}`; choose another `--home`, or run `chmod o+x {dir}`"
+        "agents run as users of their own, which cannot enter `{dir}`, a parent of the home `{home}`; choose another `--home`, or run `chmod o+x {}`",
+        shell_path(dir)
     )]
     HomeClosed {
         /// Path of the home.
@@ -144,11 +147,37 @@ impl From<Error> for Problem {
                 }
                 abbey_store::Error::Stale { current, .. } => problem.current = Some(*current),
                 abbey_store::Error::Busy { agent, .. } => problem.holder = Some(agent.to_string()),
+                abbey_store::Error::NotFound { what, .. } => {
+                    problem.remedy = how_to_list(what).map(str::to_owned);
+                }
                 _ => {}
             }
         }
         problem
     }
+}
+
+/// Problem with an object that does not exist: its kind, its name as the caller wrote it, and how to list those that
+/// do.
+pub(crate) fn not_found(what: &str, name: &str) -> Problem {
+    let problem = Problem::new(FaultKind::NotFound, format!("there is no {what} `{name}`"));
+    match how_to_list(what) {
+        Some(remedy) => problem.remedy(remedy),
+        None => problem,
+    }
+}
+
+/// How the operator lists objects of a kind; `None` for kinds that no command lists.
+fn how_to_list(what: &str) -> Option<&'static str> {
+    Some(match what {
+        "agent" => "`abbey ps` lists the agents",
+        "service" => "`abbey service list` lists the services",
+        "task" => "`abbey task list` lists the tasks",
+        "approval" => "`abbey approvals` lists the open requests",
+        "token" => "`abbey token list` lists the tokens",
+        "run of a workflow" => "`abbey workflow list` lists the runs",
+        _ => return None,
+    })
 }
 
 /// How the operator starts a cell that is not running; `None` for a single command.

@@ -197,10 +197,14 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             }
         }
         Phase::Running { lease } => {
+            let works = match &lease.waits {
+                Some(wait) => format!("waits for TASK-{} as it works on it", wait.on),
+                None => "works on it".to_owned(),
+            };
             say(
                 WaitCode::Leased,
                 format!(
-                    "{} works on it (run {}); its lease ends at {} unless renewed",
+                    "{} {works} (run {}); its lease ends at {} unless renewed",
                     lease.holder,
                     lease.run,
                     Time(lease.expires_at)
@@ -282,7 +286,7 @@ fn past_wait_text(wait: &PastWait) -> String {
         WaitKind::Provider => format!("the provider {name}"),
         WaitKind::Approval => format!("the approval of {name}"),
         WaitKind::Agent => "an eligible agent".to_owned(),
-        WaitKind::Subtask => format!("the subtask {name}"),
+        WaitKind::Subtask => name.clone(),
         WaitKind::Blocked | WaitKind::Claim | WaitKind::Retry => name.clone(),
     };
     let (since, ended) = (Time(wait.since), Time(wait.ended));

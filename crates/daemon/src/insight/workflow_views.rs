@@ -173,7 +173,11 @@ pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> Workflow
         trace: work.traces.trace_of_workflow(row.number),
         input: run.input.clone(),
         steps,
-        heard: run.heard.keys().map(ToString::to_string).collect(),
+        heard: run
+            .events_heard()
+            .into_iter()
+            .map(ToString::to_string)
+            .collect(),
         ignored: run
             .ignored
             .iter()

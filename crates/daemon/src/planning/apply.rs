@@ -216,6 +216,7 @@ async fn commit_plan(
         timezone: planned.house.budget.timezone.clone(),
         renamed: planned.renamed.clone(),
         first_files: planned.first_files.clone(),
+        hooks: planned.house.hooks.keys().cloned().collect(),
     };
     abbey_cells::crash::point("plan.commit");
     work.core.store.commit_generation(commit).await?;

@@ -3,13 +3,16 @@
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::{
-    ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Silence, Time, UseBody, VERSION,
+    ApprovalBody, ApprovalView, ApprovalsDoc, ApprovalsQuery, Problem, Silence, Time, UseBody,
+    VERSION,
 };
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
-use abbey_store::{ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse};
+use abbey_store::{ApprovalFilter, ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse};
 use std::sync::Arc;
 
+/// Most approvals of one page.
+const APPROVALS_MAX: u32 = 1000;
 /// Time until a request expires if the caller names none.
 const ANSWER_TIME_DEFAULT: Millis = Millis::from_secs(24 * 3600);
 /// Shortest and longest time until a request expires.
@@ -66,13 +69,40 @@ pub(crate) fn parse_approval_number(text: &str) -> Result<u64> {
     })
 }
 
-/// Lists pending approvals, newest first, or with `all` also decided ones.
-pub(crate) async fn list_approvals(work: &WorkState, all: bool) -> Result<ApprovalsDoc> {
-    let rows = work.core.store.approvals(None, all).await?;
+/// A page of the approvals that match a filter, newest first: those behind the one that the cursor names.
+///
+/// # Errors
+/// `Invalid` for a cursor that names no approval.
+pub(crate) async fn list_approvals(
+    work: &WorkState,
+    filter: ApprovalFilter,
+    query: &ApprovalsQuery,
+) -> Result<ApprovalsDoc> {
+    let limit = query.limit.unwrap_or(APPROVALS_MAX);
+    let limit = limit.clamp(1, APPROVALS_MAX);
+    let before = match query.cursor.as_deref() {
+        None => None,
+        Some(cursor) => Some(parse_approval_number(cursor).map_err(|_| {
+            let text = format!("the cursor `{cursor}` is not valid");
+            Problem::new(FaultKind::Invalid, text).remedy("start again without a cursor")
+        })?),
+    };
+    let filter = ApprovalFilter {
+        all: query.all == Some(true),
+        before,
+        // One more tells whether this is the last page.
+        limit: Some(limit + 1),
+        ..filter
+    };
+    let rows = work.core.store.approvals(filter).await?;
+    let page = rows.iter().take(limit as usize);
+    let approvals: Vec<ApprovalView> = page.map(approval_view).collect();
+    let more = rows.len() > approvals.len();
+    let cursor = approvals.last().filter(|_| more).map(|a| a.id.clone());
     Ok(ApprovalsDoc {
         version: VERSION,
-        approvals: rows.iter().map(approval_view).collect(),
-        cursor: None,
+        approvals,
+        cursor,
     })
 }
 
@@ -165,7 +195,12 @@ pub(crate) async fn decided_approvals_of_task(
     work: &WorkState,
     task: u64,
 ) -> Result<Vec<ApprovalView>> {
-    let rows = work.core.store.approvals(Some(task), true).await?;
+    let filter = ApprovalFilter {
+        task: Some(task),
+        all: true,
+        ..ApprovalFilter::default()
+    };
+    let rows = work.core.store.approvals(filter).await?;
     let decided = |r: &&ApprovalRow| r.state != State::Pending;
     Ok(rows
         .iter()

@@ -33,6 +33,9 @@ pub(crate) async fn report_outcome_to_forge(
     let hook = current
         .as_ref()
         .and_then(|c| c.house.hooks.get(&origin.hook));
+    // A hook that was made again is another one, for another forge perhaps.
+    let since = work.core.store.hook_since(origin.hook.clone()).await?;
+    let hook = hook.filter(|_| row.created_at >= since);
     let Some((hook, base, api)) = hook
         .zip(current.as_ref())
         .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))

@@ -1,7 +1,9 @@
 //! The gateway's meter, implemented on the budgets of the store.
 
 use crate::work::state::WorkState;
-use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
+use abbey_gateway::{
+    BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement, TokenRoom,
+};
 use abbey_model::{Metric, ReservationId, Tokens};
 use abbey_store::{CallReservation, CallUsage, Error};
 use std::sync::Arc;
@@ -41,8 +43,13 @@ impl Meter for StoreMeter {
                     tracing::error!(%error, "the wait of a run for its budget could not be recorded");
                 }
             }
-            let tokens_max = match &error {
-                Error::Budget(refusal) if refusal.metric == Metric::Tokens => refusal.most(),
+            let room = match &error {
+                Error::Budget(refusal) if refusal.metric == Metric::Tokens => {
+                    refusal.most().map(|most| TokenRoom {
+                        now: Tokens(refusal.left),
+                        most: Tokens(most),
+                    })
+                }
                 _ => None,
             };
             let seconds = until.map(|at| at.since(work.core.store.now()).secs_ceil());
@@ -50,7 +57,7 @@ impl Meter for StoreMeter {
                 code,
                 text: error.to_string(),
                 retry_after_s: seconds.and_then(|s| u64::try_from(s).ok()),
-                tokens_max: tokens_max.map(Tokens),
+                room,
             })
         })
     }
@@ -69,10 +76,7 @@ impl Meter for StoreMeter {
                 Settlement::Unmetered { model } => CallUsage::Unknown { model },
                 Settlement::Released => CallUsage::Released,
             };
-            if let Err(error) = work.core.store.settle_call(id, used).await {
-                // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
-                tracing::error!(%error, reservation = %id, "a model call could not be settled; its reservation is charged in full at the next start");
-            }
+            work.settle_ended_call(id, used).await;
         })
     }
 }

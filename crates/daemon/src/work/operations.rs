@@ -12,7 +12,7 @@ use abbey_api::Problem;
 use abbey_cells::hostd::{HostdOperation, HostdReply};
 use abbey_engine::approval::State;
 use abbey_model::{CellName, FaultKind, LeaseToken, Principal, Slug, TaskState};
-use abbey_store::{NewAuditEntry, TaskFilter, TaskRow};
+use abbey_store::{ApprovalFilter, NewAuditEntry, TaskFilter, TaskRow};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -224,7 +224,12 @@ pub(crate) async fn run_operation_for_agent(
     let operation = parse_operation(work, &who, name, &args)?;
     if let Some(why) = operation.preview(work).await? {
         let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
-        let asked = work.core.store.approvals(Some(task.number), true).await?;
+        let filter = ApprovalFilter {
+            task: Some(task.number),
+            all: true,
+            ..ApprovalFilter::default()
+        };
+        let asked = work.core.store.approvals(filter).await?;
         let approved = asked
             .iter()
             .find(|a| a.state == State::Approved && a.action == action && a.args == args);

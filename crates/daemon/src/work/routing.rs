@@ -26,21 +26,21 @@ impl Directory {
     fn new(plan: Option<Arc<PlanInForce>>, skills: Arc<SkillSet>) -> Directory {
         let house = plan.as_ref().map(|p| &p.house);
         let mut names = KnownNames::default();
-        let mut profiles = Vec::new();
+        let mut staff = Staff::default();
         if let (Some(house), Some(plan)) = (house, &plan) {
             names.agents = house.agents.keys().map(ToString::to_string).collect();
             names.services = house.services.keys().map(ToString::to_string).collect();
-            let profile = |agent: &Agent| {
+            let profiles = house.agents.values().map(|agent| {
                 let charter = plan.charter_of(&agent.slug);
                 profile_of(agent, charter, &skills)
-            };
-            profiles = house.agents.values().map(profile).collect();
+            });
+            staff = Staff::new(profiles);
         }
         Directory {
             plan,
             skills,
             names,
-            staff: Staff::new(profiles),
+            staff,
         }
     }
 
@@ -55,7 +55,7 @@ impl Directory {
 }
 
 /// What an agent is for, by its role, template, skills and charter.
-fn profile_of(agent: &Agent, charter: &str, skills: &SkillSet) -> Profile {
+fn profile_of<'t>(agent: &'t Agent, charter: &'t str, skills: &SkillSet) -> Profile<'t> {
     let template = agent.template.as_deref();
     let summary = template
         .and_then(abbey_plan::templates::find)
@@ -67,7 +67,12 @@ fn profile_of(agent: &Agent, charter: &str, skills: &SkillSet) -> Profile {
         capabilities.push(' ');
         capabilities.push_str(&skill.description);
     }
-    Profile::new(agent.slug.clone(), &agent.role, &capabilities, charter)
+    Profile {
+        agent: &agent.slug,
+        role: &agent.role,
+        capabilities,
+        charter,
+    }
 }
 
 /// How a text is routed, before budgets are looked at.

@@ -7,8 +7,9 @@ use crate::work::provider_health::ProviderConditions;
 use crate::work::routing::Directory;
 use crate::work::skills::SkillLibrary;
 use crate::work::trace::Traces;
-use abbey_model::{Millis, Slug};
-use parking_lot::RwLock;
+use abbey_model::{Millis, ReservationId, Slug};
+use abbey_store::CallUsage;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct WorkState {
     pub(crate) lease_ttl: Millis,
     /// Configuration generation that each agent works under.
     acknowledged: RwLock<BTreeMap<Slug, u64>>,
+    /// Model calls that have ended and could not be settled as the disk was full.
+    unsettled: Mutex<Vec<(ReservationId, CallUsage)>>,
 }
 
 impl WorkState {
@@ -46,7 +49,34 @@ impl WorkState {
             counters: Counters::default(),
             lease_ttl,
             acknowledged: RwLock::default(),
+            unsettled: Mutex::default(),
         }
+    }
+
+    /// Settles a model call that has ended. While the disk is full its reservation stays, and the call is settled later;
+    /// see [`WorkState::settle_waiting_calls`].
+    pub(crate) async fn settle_ended_call(&self, id: ReservationId, used: CallUsage) {
+        match self.core.store.settle_call(id, used.clone()).await {
+            Ok(()) => {}
+            Err(error @ abbey_store::Error::DiskFull(_)) => {
+                tracing::error!(%error, reservation = %id, "a model call cannot be settled yet; its reservation stays until there is space");
+                self.unsettled.lock().push((id, used));
+            }
+            // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
+            Err(error) => {
+                tracing::error!(%error, reservation = %id, "a model call could not be settled; its reservation is charged in full at the next start");
+            }
+        }
+    }
+
+    /// Settles the model calls for which there was no space on the disk. Those that are left when the control plane ends
+    /// are charged in full at the next start. Returns whether any is left.
+    pub(crate) async fn settle_waiting_calls(&self) -> bool {
+        let waiting = std::mem::take(&mut *self.unsettled.lock());
+        for (id, used) in waiting {
+            self.settle_ended_call(id, used).await;
+        }
+        !self.unsettled.lock().is_empty()
     }
 
     /// Records that an agent works under this generation of its configuration, which each of its

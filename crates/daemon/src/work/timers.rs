@@ -18,6 +18,8 @@ use std::time::Duration;
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Least time between two sweeps, so that a busy house does not read the store for each claim.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// Pause between attempts to settle model calls for which there was no space on the disk.
+const UNSETTLED_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two removals of old records.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
@@ -122,7 +124,10 @@ pub(crate) async fn fire_due_wakes(
 ) -> Result<Duration> {
     let Heartbeats { fired, anchors } = heartbeats;
     // Often enough to notice a new plan, without asking the database for anything.
-    let mut pause = Duration::from_secs(30);
+    let mut pause = match work.settle_waiting_calls().await {
+        true => UNSETTLED_INTERVAL,
+        false => PASS_INTERVAL_MAX,
+    };
     let Some(current) = work.core.plan.current() else {
         return Ok(pause);
     };

@@ -3,8 +3,8 @@
 use super::waits::SubtaskWait;
 use crate::budget::Demand;
 use abbey_model::{
-    EndReason, Generation, LeaseToken, Principal, RunId, Slug, TaskState, Timestamp, Verified,
-    WaitCode, WaitKind, WaitingFor,
+    EndReason, Generation, LeaseToken, Millis, Principal, RunId, Slug, TaskState, Timestamp,
+    Verified, WaitCode, WaitKind, WaitingFor,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,9 +24,16 @@ pub struct Lease {
     /// First instant at which the run has used up its wall time.
     /// Later by the time for which it stands still: [`Lease::wall_deadline`].
     pub wall_ends_at: Timestamp,
-    /// Wait of the run for a subtask.
+    /// Time for which its wall time has stood still, as far as it is part of `wall_ends_at`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stood_still: Millis,
+    /// Wait of the run for a task that it gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<SubtaskWait>,
+}
+
+fn is_zero(time: &Millis) -> bool {
+    *time == Millis(0)
 }
 
 /// Reason why a task waits.
@@ -173,11 +180,37 @@ impl Phase {
 
     /// First instant at which a parked task is to be admitted again by itself; none when only an event does that.
     pub fn parked_until(&self) -> Option<Timestamp> {
-        let Phase::Parked { reasons } = self else {
-            return None;
+        self.parked_instants().min()
+    }
+
+    /// As [`Phase::parked_until`], of the instants after `now`: a task that was admitted again and has to wait on for what
+    /// was to be over by now still has its other reasons.
+    pub fn parked_until_after(&self, now: Timestamp) -> Option<Timestamp> {
+        self.parked_instants().filter(|at| *at > now).min()
+    }
+
+    fn parked_instants(&self) -> impl Iterator<Item = Timestamp> {
+        let reasons = match self {
+            Phase::Parked { reasons } => reasons.as_slice(),
+            _ => &[],
         };
         let ends = |r: &Wait| r.waiting_for.as_ref().and_then(|w| w.until);
-        reasons.iter().filter_map(ends).min()
+        reasons.iter().filter_map(ends)
+    }
+
+    /// Whether `next` is the same stay as this phase, so that what it waits for began before: the same state, for a parked
+    /// task also the same thing that it waits for, and for a running one the same run.
+    pub fn continues_in(&self, next: &Phase) -> bool {
+        let waits = |phase: &Phase| phase.waiting_for().map(|w| w.key());
+        match (self, next) {
+            (Phase::Parked { .. }, Phase::Parked { .. })
+            | (Phase::Blocked { .. }, Phase::Blocked { .. })
+            | (Phase::AwaitingApproval { .. }, Phase::AwaitingApproval { .. }) => {
+                waits(self) == waits(next)
+            }
+            (Phase::Running { lease: old }, Phase::Running { lease: new }) => old.run == new.run,
+            _ => self.state() == next.state(),
+        }
     }
 
     /// Lease of a running task.

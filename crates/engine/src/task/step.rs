@@ -60,6 +60,7 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
                         generation: *generation,
                         expires_at: now + *ttl,
                         wall_ends_at: now + *wall,
+                        stood_still: Millis(0),
                         waits: None,
                     };
                     let mut next = moved(task, Phase::Running { lease });

@@ -3,6 +3,7 @@
 use super::{StepAction, StepProgress, Workflow, WorkflowRun, WorkflowStep, lacking};
 use abbey_model::Slug;
 use serde_json::Value as Json;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a run makes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,34 @@ pub enum EventVerdict {
     Ignored(String),
 }
 
+/// Outside events that a run took in.
+pub(super) struct HeardEvents<'r> {
+    pub(super) before: &'r BTreeMap<Slug, Json>,
+    pub(super) events: &'r BTreeMap<Slug, Vec<Json>>,
+}
+
+impl<'r> HeardEvents<'r> {
+    /// Data of the first event of this name that a step can use. One that only another step can use is none for it.
+    pub(super) fn usable(&self, name: &Slug, step: &WorkflowStep) -> Option<&'r Json> {
+        let events = self.events.get(name).map_or(&[][..], Vec::as_slice);
+        let mut all = self.before.get(name).into_iter().chain(events);
+        all.find(|data| lacking(&step.expects, data).is_none())
+    }
+}
+
 impl WorkflowRun {
+    /// Names of the outside events that were reported to the run and that a step could use.
+    pub fn events_heard(&self) -> BTreeSet<&Slug> {
+        self.heard_before.keys().chain(self.events.keys()).collect()
+    }
+
+    fn heard_events(&self) -> HeardEvents<'_> {
+        HeardEvents {
+            before: &self.heard_before,
+            events: &self.events,
+        }
+    }
+
     /// Steps that wait for an event of this name, or will.
     fn listeners<'w>(&self, workflow: &'w Workflow, name: &Slug) -> Vec<&'w WorkflowStep> {
         let waits = |step: &Slug| {
@@ -31,13 +59,9 @@ impl WorkflowRun {
     /// Whether an event of this name could still change anything: a step waits for it or will, and none came that the
     /// step can use.
     pub fn awaits_event(&self, workflow: &Workflow, name: &Slug) -> bool {
+        let heard = self.heard_events();
         let listeners = self.listeners(workflow, name);
-        match self.heard.get(name) {
-            None => !listeners.is_empty(),
-            Some(data) => listeners
-                .iter()
-                .any(|s| lacking(&s.expects, data).is_some()),
-        }
+        listeners.iter().any(|s| heard.usable(name, s).is_none())
     }
 
     /// Judges an event without changing the run.
@@ -50,13 +74,11 @@ impl WorkflowRun {
         if let Some(why) = missing.first().filter(|_| missing.len() == listeners.len()) {
             return EventVerdict::Ignored(why.clone());
         }
-        let Some(heard) = self.heard.get(name) else {
-            return EventVerdict::Accepted;
-        };
+        let heard = self.heard_events();
         let helps = |step: &&WorkflowStep| {
-            lacking(&step.expects, heard).is_some() && lacking(&step.expects, data).is_none()
+            heard.usable(name, step).is_none() && lacking(&step.expects, data).is_none()
         };
-        match listeners.iter().any(helps) {
+        match listeners.iter().any(helps) || !self.events_heard().contains(name) {
             true => EventVerdict::Accepted,
             false => EventVerdict::Known,
         }
@@ -68,7 +90,7 @@ impl WorkflowRun {
         match &verdict {
             EventVerdict::Accepted => {
                 self.ignored.remove(&name);
-                self.heard.insert(name, data);
+                self.events.entry(name).or_default().push(data);
             }
             EventVerdict::Known => {}
             EventVerdict::Ignored(why) => drop(self.ignored.insert(name, why.clone())),

@@ -273,7 +273,8 @@ fn an_event_that_came_early_counts() {
         json!({ "list": [] }),
     );
     stage.pass();
-    stage.run.heard.insert(slug("go"), json!({ "at": 1 }));
+    let workflow = stage.workflow.clone();
+    stage.run.hear(&workflow, slug("go"), json!({ "at": 1 }));
     stage.pass();
     assert_eq!(stage.done("a", json!({})), ["c"]);
     assert!(
@@ -331,6 +332,62 @@ fn an_event_without_an_expected_field_is_ignored_with_the_reason() {
     assert_eq!(stage.run.state, State::Done);
 }
 
+/// An event that a later step needs is kept when another one comes for another step.
+#[test]
+fn an_event_for_one_step_does_not_replace_that_of_another() {
+    let waits = |needs: &[&str], field: &str| {
+        let mut waits = step(needs);
+        waits.act = StepAction::Event { name: slug("go") };
+        waits.expects.insert(field.to_owned(), ValueType::Number);
+        waits
+    };
+    let steps = vec![
+        ("a", step(&[])),
+        ("early", waits(&["a"], "n")),
+        ("other", waits(&[], "m")),
+    ];
+    let mut stage = Stage::new(workflow(steps), json!({ "list": [] }));
+    stage.pass();
+    let workflow = stage.workflow.clone();
+    let mut hear = |data: Json| {
+        let verdict = stage.run.hear(&workflow, slug("go"), data);
+        stage.pass();
+        verdict
+    };
+    // The first one is for a step whose turn has not come.
+    assert_eq!(hear(json!({ "n": 1 })), EventVerdict::Accepted);
+    assert_eq!(hear(json!({ "m": 2 })), EventVerdict::Accepted);
+    assert_eq!(hear(json!({ "n": 3 })), EventVerdict::Known);
+    // A run that is read back has both.
+    let text = serde_json::to_string(&stage.run).unwrap();
+    stage.run = serde_json::from_str(&text).unwrap();
+    stage.done("a", json!({}));
+    assert_eq!(stage.run.state, State::Done);
+    let output = |of: &str| match &stage.run.steps[&slug(of)][0].at {
+        StepProgress::Done(data) => data.clone(),
+        at => panic!("{at:?}"),
+    };
+    assert_eq!(output("early"), json!({ "n": 1 }));
+    assert_eq!(output("other"), json!({ "m": 2 }));
+}
+
+/// A run that an earlier version of Abbey stored has one event for each name.
+#[test]
+fn an_event_that_an_earlier_version_took_in_counts() {
+    let mut waits = step(&["a"]);
+    waits.act = StepAction::Event { name: slug("go") };
+    let mut stage = Stage::new(
+        workflow(vec![("a", step(&[])), ("b", waits)]),
+        json!({ "list": [] }),
+    );
+    stage.pass();
+    let mut stored = serde_json::to_value(&stage.run).unwrap();
+    stored["heard"] = json!({ "go": [1, 2] });
+    stage.run = serde_json::from_value(stored).unwrap();
+    stage.done("a", json!({}));
+    assert_eq!(stage.run.state, State::Done);
+}
+
 /// What could not be undone is named with the failure.
 #[test]
 fn a_step_that_cannot_be_undone_is_an_incident() {
@@ -369,7 +426,10 @@ fn time_and_events() {
     let mut stage = Stage::new(w.clone(), json!({}));
     stage.pass();
     stage.now = 900;
-    stage.run.heard.insert(slug("ready"), json!({ "by": "x" }));
+    let workflow = stage.workflow.clone();
+    stage
+        .run
+        .hear(&workflow, slug("ready"), json!({ "by": "x" }));
     stage.pass();
     assert_eq!(
         stage.run.next_deadline(&stage.workflow),

@@ -4,13 +4,13 @@ use crate::chain::canonical;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{ApprovalRequester, ApprovalRow, Error, Result, TaskRow};
+use crate::{ApprovalFilter, ApprovalRequester, ApprovalRow, Error, Result, TaskRow};
 use abbey_engine::approval::{Approval, State, Verdict};
 use abbey_model::{Millis, Principal, Slug, Timestamp};
 use serde_json::{Value, json};
 
 /// Most approvals of one list.
-const LIST_MAX: u32 = 500;
+const LIST_MAX: u32 = 1000;
 /// How long an approval that was given may be used.
 const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
 /// Key in the table `meta` of the first instant at which a granted approval can expire, so that nothing looks for it.
@@ -71,13 +71,24 @@ pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<ApprovalRow> {
     })
 }
 
-/// Reads the approvals of one task, or of all tasks and workflows: only pending ones unless `all`, newest first, at
-/// most 500.
-pub(crate) fn list(rows: &dyn Rows, task: Option<u64>, all: bool) -> Result<Vec<ApprovalRow>> {
-    let state = if all { "" } else { " AND state = 'pending'" };
+/// Reads the approvals that match a filter, newest first, at most 1,000 unless it says how many.
+pub(crate) fn list(rows: &dyn Rows, filter: &ApprovalFilter) -> Result<Vec<ApprovalRow>> {
+    let state = if filter.all {
+        ""
+    } else {
+        " AND state = 'pending'"
+    };
+    let agent = filter.agent.as_ref().map(Slug::as_str);
     rows.all(
-        &format!("{SELECT} WHERE (?1 IS NULL OR task = ?1){state} ORDER BY number DESC LIMIT ?2"),
-        params![task, LIST_MAX],
+        &format!(
+            "{SELECT} WHERE (?1 IS NULL OR task = ?1) AND (?2 IS NULL OR (agent = ?2 AND workflow IS NULL)) AND number < ?3{state} ORDER BY number DESC LIMIT ?4"
+        ),
+        params![
+            filter.task,
+            agent,
+            filter.before.unwrap_or(u64::MAX),
+            filter.limit.unwrap_or(LIST_MAX)
+        ],
         read_approval,
     )
 }

@@ -2,6 +2,7 @@
 
 use super::limit_overrides::{read, remove, write};
 use super::{audit_log, ledger, waits};
+use crate::rows::{Query, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{BudgetChange, BudgetChangeKind, ChangedBudget, Error, LimitOverride, Result};
@@ -34,10 +35,37 @@ fn refuse<T>(why: String) -> Result<T> {
     Err(Error::BudgetChange(why))
 }
 
-/// Changes a budget, logs who did it and why, and makes the tasks due that wait for it.
+/// Whether a change with this idempotency key was made already; the key of a new one is stored.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a budget that the house does not have, [`Error::BudgetChange`] for a change that changes
+/// [`Error::KeyReused`] when the key came with another request.
+fn is_repeated(tx: &Tx<'_>, change: &BudgetChange) -> Result<bool> {
+    let Some((key, digest)) = &change.key else {
+        return Ok(false);
+    };
+    let known: Option<String> = tx.rows.value(
+        "SELECT digest FROM idempotency WHERE key = ?1",
+        params![key],
+    )?;
+    match known {
+        Some(known) if known == *digest => Ok(true),
+        Some(_) => Err(Error::KeyReused(key.clone())),
+        None => {
+            // It stands for no task.
+            tx.execute(
+                "INSERT INTO idempotency VALUES (?1, ?2, '', ?3)",
+                params![key, digest, tx.now],
+            )?;
+            Ok(false)
+        }
+    }
+}
+
+/// Changes a budget, logs who did it and why, and makes the tasks due that wait for it. A repeated idempotency key changes
+/// nothing and returns the budget as it is.
+///
+/// # Errors
+/// [`Error::KeyReused`] when the key came with another request, [`Error::NotFound`] for a budget that the house does not have, [`Error::BudgetChange`] for a change that changes
 /// nothing or makes no sense.
 pub(crate) fn change(
     tx: &mut Tx<'_>,
@@ -53,6 +81,12 @@ pub(crate) fn change(
         });
     };
     let replaced = read(tx.rows, scope, metric)?;
+    if is_repeated(tx, change)? {
+        return Ok(ChangedBudget {
+            account: before,
+            changed: replaced,
+        });
+    }
     let manifest = replaced.as_ref().map_or(before.limit, |r| r.manifest);
     let (action, limit) = match change.kind {
         BudgetChangeKind::Set(Some(0)) => {

@@ -1,17 +1,22 @@
 //! Subtasks: checked against the chain of delegations above them, charged to it, cancelled with it, and reported to
 //! their recipients (S3-21 to S3-24, S3-29).
 
-use super::task_rows::{self, engine_task, list_where, load, task_name};
+use super::task_rows::{self, engine_task, list_where, load};
 use super::{TERMINAL_STATES, ledger, transitions};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
-use crate::{DelegationLink, DelegationRequest, Error, Outcome, Result};
+use crate::{DelegationLink, DelegationRequest, Error, Outcome, Result, TaskRow};
 use abbey_engine::authority;
 use abbey_engine::task::{self, Event, Phase};
 use abbey_engine::waiting::{HeldTask, Waits, describe_ring};
 use abbey_model::{BudgetAmounts, Millis, Principal, Slug, TaskRef, Tokens};
 use serde_json::json;
 use std::collections::BTreeSet;
+
+/// Time for which what an agent worked on counts as what made it act, once it works on nothing.
+const INITIATIVE_MEMORY: Millis = Millis::from_secs(600);
+/// Newest runs of the house among which those of an agent are looked for.
+const RUNS_LOOKED_AT_MAX: u32 = 5000;
 
 /// Checks that a subtask may be added below its parent, and returns its place in the tree of tasks.
 ///
@@ -29,6 +34,7 @@ pub(crate) fn link_subtask(
     let mut link = DelegationLink {
         parent: None,
         root: number,
+        cause: None,
         chain: Vec::new(),
         expects: asked.expects.clone(),
         deliver: asked.deliver.clone(),
@@ -40,7 +46,17 @@ pub(crate) fn link_subtask(
     };
     let Some((parent, token)) = asked.parent else {
         if let (true, Some(from)) = (asked.own_initiative, author.agent()) {
-            link.chain = chain_of_initiative(tx, from, assignee, asked)?;
+            let origin = origin_of_initiative(tx, from, assignee, asked)?;
+            link.chain = origin.chain;
+            if let Some(cause) = origin.cause {
+                let above = cause
+                    .link
+                    .unwrap_or_else(|| DelegationLink::root(cause.number));
+                link.cause = Some(cause.number);
+                link.root = above.root;
+                link.due = [link.due, above.due].into_iter().flatten().min();
+                count_at_root(tx, link.root)?;
+            }
         }
         return Ok(link);
     };
@@ -70,46 +86,97 @@ pub(crate) fn link_subtask(
         params![parent.number],
     )?;
     authority::check_bounds(to, &link.chain, open, asked.bounds)?;
-    // What everything below it costs is counted at the root from now on.
-    let root = load(tx.rows, TaskRef::Number(link.root))?;
-    ledger::open_task_account(tx, root.id)?;
+    count_at_root(tx, link.root)?;
     Ok(link)
 }
 
-/// Records that the holder of a subtask's parent waits for it until `patience` is over, and ends a wait that would never
-/// end: the subtask is cancelled, with the ring of agents that wait for each other as the reason. `asking` are the agents
-/// whose workers ask for work now, and can take a task although a run of theirs waits.
+/// Counts at the root of a tree from now on what everything below it costs.
+fn count_at_root(tx: &mut Tx<'_>, root: u64) -> Result<()> {
+    match load(tx.rows, TaskRef::Number(root)) {
+        Ok(root) => ledger::open_task_account(tx, root.id),
+        // A root that was over long ago may be removed already.
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Records that an agent waits for a task that it gave until `patience` is over, and ends a wait that would never end: the
+/// newest task of the ring of waits is cancelled, with the agents that wait for each other as the reason. `asking` are the agents whose workers
+/// ask for work now, and can take a task although a run of theirs waits; none while that is not known, and then no wait is
+/// judged.
 pub(crate) fn await_subtask(
     tx: &mut Tx<'_>,
     subtask: TaskRef,
     agent: &Slug,
     patience: Millis,
-    asking: BTreeSet<Slug>,
+    asking: Option<BTreeSet<Slug>>,
 ) -> Result<()> {
     let subtask = load(tx.rows, subtask)?;
-    let Some(parent) = subtask.link.as_ref().and_then(|l| l.parent) else {
-        return Ok(());
-    };
     if subtask.state().is_terminal() {
         return Ok(());
     }
-    let mut row = load(tx.rows, TaskRef::Number(parent))?;
+    let Some(mut row) = waiting_run(tx, &subtask, agent)? else {
+        return Ok(());
+    };
     let mut task = engine_task(&row);
     match &mut task.phase {
-        Phase::Running { lease } if lease.holder == *agent && tx.now < lease.expires_at => {
+        Phase::Running { lease } if tx.now < lease.expires_at => {
             let worked_on = subtask.phase.is_worked_on();
             lease.begin_wait(subtask.number, tx.now + patience, worked_on, tx.now);
         }
         _ => return Ok(()),
     }
+    let waits = row.number;
     task_rows::store(tx, &mut row, task)?;
-    let Some(ring) = find_waits(tx, asking)?.ring(parent) else {
+    let Some(asking) = asking else {
         return Ok(());
     };
-    let ring = describe_ring(&ring);
-    let why = format!("waiting for it would never end: {ring}; do it without that agent");
-    let detail = json!({ "because": task_name(&row), "ring": ring });
-    transitions::cancel_subtask(tx, subtask, why, detail)
+    let Some(ring) = find_waits(tx, asking)?.ring(waits) else {
+        return Ok(());
+    };
+    let agents = describe_ring(&ring.agents);
+    let why = format!("waiting for it would never end: {agents}; do it without that agent");
+    let detail = json!({ "because": format!("TASK-{}", ring.run), "ring": agents });
+    let newest = load(tx.rows, TaskRef::Number(ring.newest))?;
+    transitions::cancel_subtask(tx, newest, why, detail)
+}
+
+/// Ends the wait of an agent for a task that it gave: nobody asks for its end any more.
+pub(crate) fn end_wait(tx: &mut Tx<'_>, subtask: TaskRef, agent: &Slug) -> Result<()> {
+    let number = match load(tx.rows, subtask) {
+        Ok(row) => row.number,
+        Err(Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for mut row in list_where(tx.rows, "holder = ?1", params![agent.as_str()])? {
+        let mut task = engine_task(&row);
+        if let Phase::Running { lease } = &mut task.phase
+            && lease.waits.as_ref().is_some_and(|w| w.on == number)
+        {
+            lease.end_wait(tx.now);
+            task_rows::store(tx, &mut row, task)?;
+        }
+    }
+    Ok(())
+}
+
+/// The task whose run waits when an agent waits for a task that it gave: the parent, or what caused it, if the agent holds
+/// that; for what it gave on its own initiative otherwise the only task that it holds. None when no run can be named.
+fn waiting_run(tx: &Tx<'_>, subtask: &TaskRow, agent: &Slug) -> Result<Option<TaskRow>> {
+    let Some(link) = &subtask.link else {
+        return Ok(None);
+    };
+    let mut held = list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    if let Some(above) = link.above()
+        && let Some(at) = held.iter().position(|row| row.number == above)
+    {
+        return Ok(Some(held.swap_remove(at)));
+    }
+    let own = subtask.author.agent() == Some(agent) && link.parent.is_none();
+    Ok(match (own, held.len()) {
+        (true, 1) => held.pop(),
+        _ => None,
+    })
 }
 
 /// Every run of the house, and who may take what runs wait for.
@@ -144,17 +211,28 @@ fn find_waits(tx: &Tx<'_>, asking: BTreeSet<Slug>) -> Result<Waits> {
     Ok(waits)
 }
 
-/// Agents that are above a task that `from` gives on its own initiative. What the agent works on now may have made it do
-/// so: the longest chain above that is the chain of the new task, so that no agent escapes the bounds by naming no parent.
+/// Where a task comes from that an agent gives on its own initiative.
+struct InitiativeOrigin {
+    /// Agents above it.
+    chain: Vec<Slug>,
+    /// Task on which the agent works, if it works on one.
+    cause: Option<TaskRow>,
+}
+
+/// Where a task comes from that `from` gives on its own initiative. What the agent works on may have made it do so: of the
+/// tasks that it holds, the one with the longest chain above it (the newest of several) is the cause of the new task, which
+/// is charged to it, is due no later and continues its chain. An agent that holds none has ended its last runs a moment ago
+/// or acts by itself: the longest chain above the tasks whose runs ended within [`INITIATIVE_MEMORY`] is continued. So agents
+/// that name no parent stay within the bounds of depth and width, and what comes back to an agent within that time is a circle.
 ///
 /// # Errors
 /// When the chain would be too long or circular, or too many such tasks of the agent have not ended.
-fn chain_of_initiative(
+fn origin_of_initiative(
     tx: &Tx<'_>,
     from: &Slug,
     assignee: Option<&Slug>,
     asked: &DelegationRequest,
-) -> Result<Vec<Slug>> {
+) -> Result<InitiativeOrigin> {
     let to = assignee.ok_or_else(|| Error::Row("delegated work has no assignee".to_owned()))?;
     let open: u32 = tx.rows.aggregate(
         &format!(
@@ -163,19 +241,44 @@ fn chain_of_initiative(
         params![Principal::Agent(from.clone()).to_string()],
     )?;
     let held = list_where(tx.rows, "holder = ?1", params![from.as_str()])?;
-    let chains = held
-        .into_iter()
-        .map(|task| task.link.map(|link| link.chain).unwrap_or_default());
-    let mut longest = vec![from.clone()];
-    authority::check_bounds(to, &longest, open, asked.bounds)?;
-    for mut chain in chains {
+    let is_held = !held.is_empty();
+    let before = match is_held {
+        true => held,
+        false => tasks_run_lately(tx, from)?,
+    };
+    let mut origin = InitiativeOrigin {
+        chain: vec![from.clone()],
+        cause: None,
+    };
+    authority::check_bounds(to, &origin.chain, open, asked.bounds)?;
+    for task in before {
+        let mut chain = task
+            .link
+            .as_ref()
+            .map_or_else(Vec::new, |l| l.chain.clone());
         chain.push(from.clone());
         authority::check_bounds(to, &chain, open, asked.bounds)?;
-        if chain.len() > longest.len() {
-            longest = chain;
+        let length = |origin: &InitiativeOrigin| {
+            let number = origin.cause.as_ref().map_or(0, |c| c.number);
+            (origin.chain.len(), number)
+        };
+        if (chain.len(), task.number) > length(&origin) {
+            let cause = is_held.then_some(task);
+            origin = InitiativeOrigin { chain, cause };
         }
     }
-    Ok(longest)
+    Ok(origin)
+}
+
+/// Tasks of which a run of this agent ended within [`INITIATIVE_MEMORY`].
+fn tasks_run_lately(tx: &Tx<'_>, agent: &Slug) -> Result<Vec<TaskRow>> {
+    let since = tx.now - INITIATIVE_MEMORY;
+    // Identifiers of runs are in the order of their starts.
+    list_where(
+        tx.rows,
+        "id IN (SELECT task FROM (SELECT task, agent, ended_at FROM runs ORDER BY id DESC LIMIT ?3) AS newest WHERE agent = ?1 AND ended_at >= ?2) ORDER BY number",
+        params![agent.as_str(), since, RUNS_LOOKED_AT_MAX],
+    )
 }
 
 /// Token limit of a new subtask: the smaller of what the delegation grants and what the caller requests.

@@ -1,6 +1,6 @@
 //! Generations: the plans that were made current, with the allocations of the newest.
 
-use super::{audit_log, first_files, ledger, renames};
+use super::{audit_log, first_files, hooks, ledger, renames};
 use crate::allocation::Allocation;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
@@ -55,6 +55,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<u64> {
         renames::rename(tx, old, new, &commit.actor)?;
     }
     first_files::commit(tx, commit)?;
+    hooks::commit(tx, &commit.hooks)?;
     ledger::set_limits(tx, &commit.budgets, &commit.timezone)?;
     let detail = json!({ "generation": commit.generation, "steps": commit.steps });
     audit_log::append(tx, &commit.actor, "plan.commit", "house", detail)?;

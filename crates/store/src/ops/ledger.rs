@@ -12,6 +12,7 @@ use abbey_model::{
     TaskId, Timestamp, Tokens, Window,
 };
 use serde_json::json;
+use std::collections::BTreeSet;
 
 const SELECT: &str = "SELECT scope, metric, \"window\", limit_, warn, spent, reserved, period_start, resets_at FROM budgets";
 
@@ -101,8 +102,9 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
         "INSERT INTO meta VALUES ('timezone', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
         params![timezone],
     )?;
-    limit_overrides::end_unstated(tx, limits)?;
-    for limit in limits {
+    let limits = with_unstated(tx, limits)?;
+    limit_overrides::end_unstated(tx, &limits)?;
+    for limit in &limits {
         let in_force = limit_overrides::limit_in_force(tx, limit)?;
         let account = match account(tx, &limit.scope, limit.metric)? {
             Some(old) => Account {
@@ -128,6 +130,28 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
     }
     tx.publish(Topic::Budgets);
     Ok(())
+}
+
+/// The limits, with an entry without a limit for each metric that is counted for one of their scopes and about which the
+/// manifest states nothing (any more).
+fn with_unstated(tx: &mut Tx<'_>, limits: &[BudgetLimit]) -> Result<Vec<BudgetLimit>> {
+    let name = |scope: &Scope, metric: Metric| (scope.to_string(), metric);
+    let mut stated: BTreeSet<(String, Metric)> =
+        limits.iter().map(|l| name(&l.scope, l.metric)).collect();
+    let mut all = limits.to_vec();
+    for limit in limits {
+        for &metric in Metric::ALL {
+            let is_new = stated.insert(name(&limit.scope, metric));
+            if is_new && account(tx, &limit.scope, metric)?.is_some() {
+                all.push(BudgetLimit {
+                    metric,
+                    limit: None,
+                    ..limit.clone()
+                });
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Sum of what open reservations hold of a scope's metric.

@@ -16,6 +16,7 @@ pub(crate) mod draining;
 pub(crate) mod escalations;
 pub(crate) mod first_files;
 pub(crate) mod generations;
+pub(crate) mod hooks;
 pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;

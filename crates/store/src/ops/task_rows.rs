@@ -4,7 +4,7 @@ use super::{TERMINAL_STATES, approval_rows, draining};
 use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Error, QueueFilter, Result, TaskFilter, TaskRow};
+use crate::{DelegationLink, Error, QueueFilter, Result, TaskFilter, TaskRow};
 use abbey_engine::task::{Phase, Task};
 use abbey_model::{LeaseToken, Slug, TaskId, TaskRef, Timestamp, WaitKind};
 use std::ops::ControlFlow;
@@ -158,25 +158,31 @@ pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
     Ok(earlier_of(of_tasks, approval_rows::next_unused(rows)?))
 }
 
-/// Identifiers of the tasks above a subtask, its parent first, at most 32.
+/// Identifiers of the tasks above a task, to which it is charged as well, the nearest first, at most 32: its parent, or what
+/// caused it, and so on.
 pub(crate) fn ancestors(rows: &dyn Rows, id: TaskId) -> Result<Vec<TaskId>> {
+    let above = |c: &mut Columns<'_>| -> Result<Option<u64>> {
+        let link: Option<DelegationLink> = c.json_optional()?;
+        Ok(link.and_then(|l| l.above()))
+    };
     let mut found = Vec::new();
-    let mut above: Option<u64> = rows
-        .value::<Option<u64>>(
-            "SELECT parent FROM tasks WHERE id = ?1",
+    let mut next = rows
+        .first(
+            "SELECT link FROM tasks WHERE id = ?1",
             params![id.to_string()],
+            above,
         )?
         .flatten();
-    while let Some(number) = above.filter(|_| found.len() < CHAIN_MAX) {
+    while let Some(number) = next.filter(|_| found.len() < CHAIN_MAX) {
         let kept = rows.first(
-            "SELECT id, parent FROM tasks WHERE number = ?1",
+            "SELECT id, link FROM tasks WHERE number = ?1",
             params![number],
-            |c| Ok((c.parse()?, c.get()?)),
+            |c| Ok((c.parse()?, above(c)?)),
         )?;
         // An ancestor that was over long ago may be removed already.
-        let Some((id, next)) = kept else { break };
+        let Some((id, above)) = kept else { break };
         found.push(id);
-        above = next;
+        next = above;
     }
     Ok(found)
 }
@@ -222,37 +228,43 @@ pub(crate) fn task_name(row: &TaskRow) -> String {
 
 /// Stores the task that the state machine returned, with a new version. Publishes [`Topic::Work`] unless only the lease
 /// was renewed, and [`Topic::Deadlines`] when the task's next deadline is nearer than before.
-/// The run of its parent that waits for it is told whether somebody works on it.
+/// The run that waits for it is told whether somebody works on it.
 pub(crate) fn store(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
     let before = (row.phase.is_worked_on(), row.state().is_terminal());
     write_row(tx, row, next)?;
     let after = (row.phase.is_worked_on(), row.state().is_terminal());
-    match row.link.as_ref().and_then(|l| l.parent) {
-        Some(parent) if before != after => tell_waiting_parent(tx, parent, row),
-        _ => Ok(()),
+    match row.link.is_some() && before != after {
+        true => tell_waiting_run(tx, row),
+        false => Ok(()),
     }
 }
 
-/// Ends or changes the wait of a run for a subtask that changed.
-fn tell_waiting_parent(tx: &mut Tx<'_>, parent: u64, subtask: &TaskRow) -> Result<()> {
-    let mut row = match load(tx.rows, TaskRef::Number(parent)) {
-        Ok(row) => row,
-        // A parent that was over long ago may be removed already.
-        Err(Error::NotFound { .. }) => return Ok(()),
-        Err(error) => return Err(error),
+/// Ends or changes the waits of runs for a task that changed: that of its parent, or of its author, who gave it on its own
+/// initiative.
+fn tell_waiting_run(tx: &mut Tx<'_>, changed: &TaskRow) -> Result<()> {
+    let waiting = match (
+        changed.link.as_ref().and_then(|l| l.parent),
+        changed.author.agent(),
+    ) {
+        (Some(parent), _) => list_where(tx.rows, "number = ?1", params![parent])?,
+        (None, Some(author)) => list_where(tx.rows, "holder = ?1", params![author.as_str()])?,
+        (None, None) => return Ok(()),
     };
-    let mut task = engine_task(&row);
-    let Phase::Running { lease } = &mut task.phase else {
-        return Ok(());
-    };
-    if lease.waits.as_ref().is_none_or(|w| w.on != subtask.number) {
-        return Ok(());
+    for mut row in waiting {
+        let mut task = engine_task(&row);
+        let Phase::Running { lease } = &mut task.phase else {
+            continue;
+        };
+        if lease.waits.as_ref().is_none_or(|w| w.on != changed.number) {
+            continue;
+        }
+        match changed.state().is_terminal() {
+            true => lease.end_wait(tx.now),
+            false => lease.set_worked_on(changed.number, changed.phase.is_worked_on(), tx.now),
+        }
+        store(tx, &mut row, task)?;
     }
-    match subtask.state().is_terminal() {
-        true => lease.end_wait(tx.now),
-        false => lease.set_worked_on(subtask.number, subtask.phase.is_worked_on(), tx.now),
-    }
-    store(tx, &mut row, task)
+    Ok(())
 }
 
 fn write_row(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
@@ -261,9 +273,8 @@ fn write_row(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
         (Some(old), Some(new)) => old.run == new.run,
         _ => false,
     };
-    if row.phase != next.phase {
-        row.route.record_wait(&row.phase, row.updated_at, tx.now);
-    }
+    row.route
+        .record_change(&row.phase, &next.phase, row.updated_at, tx.now);
     row.phase = next.phase;
     row.token = next.token;
     row.attempts = next.attempts;
@@ -292,16 +303,49 @@ fn write_row(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
     Ok(())
 }
 
-/// What a parked task waits for, as the end of the wait looks for it.
+/// Everything that a parked task waits for, as the end of a wait looks for it: `budget house`, or for several things
+/// `several |budget house|provider cloud|`, which [`PARKED_FOR_SEVERAL`] finds.
 fn waiting_key(row: &TaskRow) -> Option<String> {
-    let parked = matches!(row.phase, Phase::Parked { .. });
-    let waiting_for = row.phase.waiting_for().filter(|_| parked)?;
-    matches!(waiting_for.kind, WaitKind::Budget | WaitKind::Provider).then(|| waiting_for.key())
+    let Phase::Parked { reasons } = &row.phase else {
+        return None;
+    };
+    let mut keys: Vec<String> = Vec::new();
+    for waiting_for in reasons.iter().filter_map(|r| r.waiting_for.as_ref()) {
+        let key = waiting_for.key();
+        let ends_elsewhere = !matches!(waiting_for.kind, WaitKind::Budget | WaitKind::Provider);
+        if !ends_elsewhere && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    match keys.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("{SEVERAL}|{}|", several.join("|"))),
+    }
+}
+
+/// Beginning of what several things are stored under.
+const SEVERAL: &str = "several ";
+
+/// Condition in SQL for the tasks that are parked for several things, one of which is parameter 1. It uses the index of what
+/// tasks wait for. A name with a character that `LIKE` reads as any other finds too many, which are then admitted in vain.
+pub(crate) const PARKED_FOR_SEVERAL: &str =
+    "waiting >= 'several ' AND waiting < 'several!' AND waiting LIKE '%|' || ?1 || '|%'";
+
+/// The first thing of those that a parked task waits for, from its stored key.
+pub(crate) fn first_wait(waiting: &str) -> &str {
+    let several = waiting.strip_prefix(SEVERAL);
+    several.map_or(waiting, |keys| {
+        keys.split('|').find(|key| !key.is_empty()).unwrap_or(keys)
+    })
 }
 
 /// Sets the deadline of a task again that was made due and stays as it is, so that it is not due for ever.
 pub(crate) fn restore_deadline(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
-    let own = own_deadline(row).filter(|at| *at > tx.now);
+    let own = match &row.phase {
+        Phase::Parked { .. } => row.phase.parked_until_after(tx.now),
+        _ => own_deadline(row).filter(|at| *at > tx.now),
+    };
     let next = earlier_of(own, due(row));
     tx.execute(
         "UPDATE tasks SET deadline = ?2 WHERE number = ?1 AND deadline <= ?3",

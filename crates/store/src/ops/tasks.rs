@@ -194,6 +194,7 @@ fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resul
     let (decision, mut route) = admission::admit(assignee.as_ref(), &intake.fit, &agents);
     route.reason = tx.redact(&intake.reason);
     route.waits.clone_from(&row.route.waits);
+    route.since = row.route.since;
     if route.skill.is_none() {
         route.suggested.clone_from(&intake.suggested);
     }

@@ -40,7 +40,8 @@ fn cancel_subtasks(tx: &mut Tx<'_>, parent: &TaskRow) -> Result<()> {
     Ok(())
 }
 
-/// Cancels the open subtasks of the tasks that only this agent may do: it is removed, so nobody will use their results.
+/// Cancels the open subtasks of the tasks that only this agent may do, and the open tasks that it gave on its own initiative:
+/// it is removed, so nobody will use their results.
 pub(crate) fn cancel_subtasks_of_agent(tx: &mut Tx<'_>, agent: &Slug) -> Result<()> {
     let subtasks = task_rows::list_where(
         tx.rows,
@@ -59,6 +60,26 @@ pub(crate) fn cancel_subtasks_of_agent(tx: &mut Tx<'_>, agent: &Slug) -> Result<
         let parent = format!("TASK-{}", parent.unwrap_or_default());
         let why = format!("agent `{agent}`, which was to do its parent {parent}, is removed");
         cancel_subtask(tx, subtask, why, json!({ "because": parent }))?;
+    }
+    let own = task_rows::list_where(
+        tx.rows,
+        &format!(
+            "author = ?1 AND parent IS NULL AND link IS NOT NULL AND state NOT IN ({TERMINAL_STATES})"
+        ),
+        params![Principal::Agent(agent.clone()).to_string()],
+    )?;
+    for task in own {
+        let task = task_rows::load(tx.rows, TaskRef::Id(task.id))?;
+        if task.state().is_terminal() {
+            continue;
+        }
+        let why = format!("agent `{agent}`, which gave it on its own initiative, is removed");
+        cancel_subtask(
+            tx,
+            task,
+            why,
+            json!({ "because": format!("agent:{agent}") }),
+        )?;
     }
     Ok(())
 }

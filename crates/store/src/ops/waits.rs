@@ -1,5 +1,6 @@
 //! Waits of tasks: why an agent can't begin a run or call a model now, and what ends the waits of parked tasks.
 
+use super::task_rows::PARKED_FOR_SEVERAL;
 use super::{ledger, provider_health, task_rows};
 use crate::rows::{Query, params};
 use crate::topic::Topic;
@@ -50,7 +51,7 @@ fn of_run(
         Scope::Agent(agent.clone()),
         Scope::Task(row.id),
     ];
-    if row.link.as_ref().is_some_and(|l| l.parent.is_some()) {
+    if row.link.as_ref().is_some_and(|l| l.above().is_some()) {
         let above = task_rows::ancestors(tx.rows, row.id)?;
         scopes.extend(above.into_iter().map(Scope::Task));
     }
@@ -95,7 +96,7 @@ pub(crate) fn of_model(
 pub(crate) fn end(tx: &mut Tx<'_>, kind: WaitKind, name: &str) -> Result<()> {
     let now = tx.now;
     let woken = tx.execute(
-        "UPDATE tasks SET deadline = ?2 WHERE waiting = ?1",
+        &format!("UPDATE tasks SET deadline = ?2 WHERE waiting = ?1 OR ({PARKED_FOR_SEVERAL})"),
         params![key(kind, name), now],
     )?;
     if woken > 0 {
@@ -109,14 +110,18 @@ pub(crate) fn wake_for_room(tx: &mut Tx<'_>, account: &Account) -> Result<()> {
     if account.limit.is_none() || matches!(account.scope, Scope::Run(_)) {
         return Ok(());
     }
-    let waiting = tx.rows.all(
-        "SELECT number, phase FROM tasks WHERE waiting = ?1 ORDER BY queue_key LIMIT ?2",
-        params![
-            key(WaitKind::Budget, &account.scope.to_string()),
-            LOOKED_AT_MAX
-        ],
-        |c| Ok((c.get::<u64>()?, c.json::<Phase>()?)),
-    )?;
+    let key = key(WaitKind::Budget, &account.scope.to_string());
+    let mut waiting = Vec::new();
+    for condition in ["waiting = ?1", PARKED_FOR_SEVERAL] {
+        waiting.extend(tx.rows.all(
+            &format!(
+                "SELECT queue_key, number, phase FROM tasks WHERE {condition} ORDER BY queue_key LIMIT ?2"
+            ),
+            params![&key, LOOKED_AT_MAX],
+            |c| Ok((c.get::<i64>()?, c.get::<u64>()?, c.json::<Phase>()?)),
+        )?);
+    }
+    waiting.sort_by_key(|(place, number, _)| (*place, *number));
     let fits = |phase: &Phase| {
         demands(phase).iter().any(|d| {
             d.scope == account.scope
@@ -124,8 +129,8 @@ pub(crate) fn wake_for_room(tx: &mut Tx<'_>, account: &Account) -> Result<()> {
                 && !matches!(account.room_for(d.amount), Room::Later(_))
         })
     };
-    let fitting = waiting.into_iter().filter(|(_, phase)| fits(phase));
-    for (number, _) in fitting.take(WOKEN_MAX) {
+    let fitting = waiting.into_iter().filter(|(_, _, phase)| fits(phase));
+    for (_, number, _) in fitting.take(WOKEN_MAX) {
         let now = tx.now;
         tx.execute(
             "UPDATE tasks SET deadline = ?2 WHERE number = ?1",

@@ -13,6 +13,7 @@ pub use import::import_state_file;
 pub use open::SqliteOptions;
 pub use schema::FORMAT;
 
+use crate::disk::{DiskSpace, HostDisk};
 use crate::driver::Driver;
 use crate::rows::Rows;
 use crate::topic::{Subscription, Topic};
@@ -45,6 +46,14 @@ impl Sqlite {
     /// [`Error::Corrupt`](crate::Error::Corrupt) for anything but a sound file of a known format; a damaged file is
     /// never taken for an empty house.
     pub fn open(options: SqliteOptions) -> Result<Sqlite> {
+        Sqlite::open_on_disk(options, Arc::new(HostDisk))
+    }
+
+    /// As [`Sqlite::open`], on this disk.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`].
+    pub fn open_on_disk(options: SqliteOptions, disk: Arc<dyn DiskSpace>) -> Result<Sqlite> {
         let path = options.path.clone();
         let mut reserve = Reserve::of(&path);
         // Opening writes a little too, and what fills the disk may only be ended by a house that runs.
@@ -62,7 +71,7 @@ impl Sqlite {
         let writer = Writer::start(
             opened,
             clock_of_writer,
-            (&path, reserve),
+            (&path, reserve, disk),
             (context, key),
             options.on_fatal,
         )?;

@@ -7,6 +7,8 @@
 use super::connection::{SqliteRows, database_error};
 use super::open::Opened;
 use super::reserve::Reserve;
+use crate::disk::DiskSpace;
+use crate::error::DatabaseError;
 use crate::ops::{leases, ledger};
 use crate::rows::{WriteRows, params};
 use crate::topic::{Publisher, Subscription, Topic};
@@ -57,7 +59,7 @@ impl Writer {
     pub(super) fn start(
         opened: Opened,
         clock: Arc<MonotonicClock>,
-        (path, reserve): (&Path, Reserve),
+        (path, reserve, disk): (&Path, Reserve, Arc<dyn DiskSpace>),
         (context, signing_key): (Context, SigningKey),
         on_fatal: OnFatal,
     ) -> Result<Writer> {
@@ -76,6 +78,7 @@ impl Writer {
             clock,
             path: path.to_owned(),
             reserve,
+            disk,
             head: opened.head,
             signing_key,
             zone,
@@ -154,6 +157,7 @@ struct State {
     clock: Arc<MonotonicClock>,
     path: PathBuf,
     reserve: Reserve,
+    disk: Arc<dyn DiskSpace>,
     /// Sequence number and hash of the newest committed audit entry.
     head: (u64, String),
     /// Key that signs heads of the audit log.
@@ -224,6 +228,7 @@ impl State {
             reserve,
             ..
         } = self;
+        let mut essential = first.essential;
         if first.essential {
             reserve.release_if_short();
         }
@@ -244,6 +249,7 @@ impl State {
             && let Ok(job) = jobs.try_recv()
         {
             // A large group that comes first must not use the space up.
+            essential |= job.essential;
             if job.essential {
                 reserve.release_if_short();
             }
@@ -255,6 +261,10 @@ impl State {
         if rows.0.total_changes() == before {
             // Nothing was written: no flush, no transaction.
             return rows.0.execute_batch("ROLLBACK").map_err(database_error);
+        }
+        if !essential && self.disk.is_full() {
+            let full = DatabaseError::new(true, "the disk is full");
+            return Err(Error::Database(full));
         }
         rows.execute("COMMIT", params![])?;
         self.clock.settle_jump(jump);

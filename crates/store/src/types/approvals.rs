@@ -24,6 +24,21 @@ pub struct ApprovalRequest {
     pub silence: abbey_engine::approval::Verdict,
 }
 
+/// A filter for approvals.
+#[derive(Debug, Clone, Default)]
+pub struct ApprovalFilter {
+    /// Approvals that this task requested.
+    pub task: Option<u64>,
+    /// Approvals that tasks of this agent requested.
+    pub agent: Option<Slug>,
+    /// Also those that are decided; otherwise only pending ones.
+    pub all: bool,
+    /// Approvals with numbers below this one, for the next page.
+    pub before: Option<u64>,
+    /// Most approvals in the answer; 1,000 when absent.
+    pub limit: Option<u32>,
+}
+
 /// Use of an approval that was given.
 #[derive(Debug, Clone)]
 pub struct ApprovalUse {

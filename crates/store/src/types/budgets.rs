@@ -31,6 +31,8 @@ pub struct BudgetChange {
     pub kind: BudgetChangeKind,
     /// Reason, for the audit log.
     pub note: Option<String>,
+    /// Idempotency key, and digest of the request that it stands for.
+    pub key: Option<(String, String)>,
 }
 
 /// Ways to change a budget.

@@ -39,6 +39,10 @@ pub struct DelegationLink {
     pub parent: Option<u64>,
     /// Number of the root task, to which the whole tree is charged.
     pub root: u64,
+    /// Number of the task on which the author worked when it gave this one on its own initiative: it is charged to that task
+    /// and all above it, and due no later, but does not end with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<u64>,
     /// Agents that delegated it, from the root down.
     pub chain: Vec<Slug>,
     /// Fields that the result's data must have.
@@ -62,11 +66,17 @@ pub struct DelegationLink {
 }
 
 impl DelegationLink {
+    /// Number of the task above this one, to which it is charged as well: its parent, or what caused it.
+    pub(crate) fn above(&self) -> Option<u64> {
+        self.parent.or(self.cause)
+    }
+
     /// Link of a task that is the root of its own tree.
     pub(crate) fn root(number: u64) -> DelegationLink {
         DelegationLink {
             parent: None,
             root: number,
+            cause: None,
             chain: Vec::new(),
             expects: Vec::new(),
             deliver: Recipient::Kept,

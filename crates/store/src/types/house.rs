@@ -59,6 +59,8 @@ pub struct NewGeneration {
     pub renamed: Vec<(Slug, Slug)>,
     /// New agents whose first files come from elsewhere.
     pub first_files: Vec<(Slug, FirstFiles)>,
+    /// Names of the hooks.
+    pub hooks: Vec<Slug>,
 }
 
 /// A renaming of an agent that the host has not followed yet.

@@ -4,10 +4,13 @@
     reason = "its output is for the person at the terminal"
 )]
 
-use abbey_testkit::simulate::{Fault, Options, Report, simulate, simulate_night};
+use abbey_testkit::simulate::{
+    Fault, Options, Report, simulate, simulate_full_disk, simulate_night,
+};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask simulate [--seed N] [--seeds COUNT] [--days N] [--fault missing-wakeup|lost-release|early-midnight] [--night] [--verbose]";
+// With a planted fault it fails where that is not found, or not in the same way again.
+const USAGE: &str = "usage: cargo xtask simulate [--seed N] [--seeds COUNT] [--days N] [--fault missing-wakeup|lost-release|early-midnight] [--night | --full-disk] [--verbose]";
 
 struct Arguments {
     seed: u64,
@@ -15,6 +18,7 @@ struct Arguments {
     days: u32,
     fault: Option<Fault>,
     night: bool,
+    full_disk: bool,
     verbose: bool,
 }
 
@@ -25,6 +29,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Option<Arguments> {
         days: 7,
         fault: None,
         night: false,
+        full_disk: false,
         verbose: false,
     };
     while let Some(name) = given.next() {
@@ -44,11 +49,26 @@ fn parse(mut given: impl Iterator<Item = String>) -> Option<Arguments> {
                 arguments.fault = Some(found.1);
             }
             "--night" => arguments.night = true,
+            "--full-disk" => arguments.full_disk = true,
             "--verbose" => arguments.verbose = true,
             _ => return None,
         }
     }
     Some(arguments)
+}
+
+fn report_of(arguments: &Arguments, seed: u64) -> Result<Report, String> {
+    if arguments.full_disk {
+        return simulate_full_disk(seed);
+    }
+    if arguments.night {
+        return simulate_night(seed, arguments.fault);
+    }
+    simulate(Options {
+        seed,
+        days: arguments.days,
+        fault: arguments.fault,
+    })
 }
 
 fn main() -> ExitCode {
@@ -59,16 +79,7 @@ fn main() -> ExitCode {
     let mut failed = 0u64;
     let (mut events, mut checks, mut done) = (0, 0, 0);
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
-        let options = Options {
-            seed,
-            days: arguments.days,
-            fault: arguments.fault,
-        };
-        let simulated = match arguments.night {
-            true => simulate_night(seed, arguments.fault),
-            false => simulate(options),
-        };
-        let report: Report = match simulated {
+        let report = match report_of(&arguments, seed) {
             Ok(report) => report,
             Err(why) => {
                 eprintln!("error: seed {seed}: {why}");
@@ -76,13 +87,27 @@ fn main() -> ExitCode {
             }
         };
         println!("{report}");
-        if arguments.verbose || !report.violations.is_empty() {
+        let found = !report.violations.is_empty();
+        if arguments.verbose || found {
             report.last.iter().for_each(|line| println!("    {line}"));
         }
         for violation in &report.violations {
             println!("  violated: {violation}");
         }
-        failed += u64::from(!report.violations.is_empty());
+        let ok = match arguments.fault {
+            None => !found,
+            Some(_) if !found => {
+                println!("  the planted fault is not found");
+                false
+            }
+            Some(_) => {
+                let same = report_of(&arguments, seed).as_ref() == Ok(&report);
+                let again = if same { "the same" } else { "another" };
+                println!("  the planted fault is found; seed {seed} gives {again} trace again");
+                same
+            }
+        };
+        failed += u64::from(!ok);
         (events, checks, done) = (
             events + report.events,
             checks + report.checks,
@@ -91,7 +116,7 @@ fn main() -> ExitCode {
     }
     if arguments.seeds > 1 {
         println!(
-            "{} seeds: {events} events, {checks} invariants checked, {done} tasks done, {failed} seeds with violations",
+            "{} seeds: {events} events, {checks} invariants checked, {done} tasks done, {failed} seeds failed",
             arguments.seeds
         );
     }

@@ -28,23 +28,28 @@ impl World {
             return;
         }
         match draw {
-            0..=27 => self.add_tasks(),
-            28..=42 => self.change_provider(),
-            43..=50 => self.kill_somehow(),
-            51..=54 => self.set_clock(),
-            55..=64 => self.edit_manifest(),
-            65..=70 => self.crash_cell(),
-            71..=76 => self.change_cell(),
-            77..=83 => self.answer_some(),
-            84..=87 => self.deliver_hook(),
-            88..=90 => self.start_workflow(),
-            91..=93 => self.change_task(),
+            0..=25 => self.add_tasks(),
+            26..=39 => self.change_provider(),
+            40..=46 => self.kill_somehow(),
+            47..=50 => self.set_clock(),
+            // A change of the plan needs space.
+            51..=60 if !self.disk.is_full() => self.edit_manifest(),
+            51..=65 => self.crash_cell(),
+            66..=71 => self.change_cell(),
+            72..=78 => self.answer_some(),
+            79..=83 => self.deliver_hook(),
+            84..=86 => self.start_workflow(),
+            87..=89 => self.change_task(),
+            90..=93 if !self.disk.is_full() => self.fill_disk(),
             _ => self.go_to_midnight(),
         }
     }
 
     fn add_tasks(&mut self) {
-        let count = 1 + self.random.next() % 4;
+        let count = match self.random.happens(5) {
+            true => 10 + self.random.next() % 20,
+            false => 1 + self.random.next() % 4,
+        };
         for _ in 0..count {
             self.add_task();
         }
@@ -54,7 +59,11 @@ impl World {
         self.names_drawn += 1;
         let text = format!("zqa zqb zqc {}", self.names_drawn);
         let names = self.household.names();
-        let to = self.random.pick(&names).cloned();
+        // Without an agent the house finds one.
+        let to = match self.random.happens(20) {
+            true => None,
+            false => self.random.pick(&names).cloned(),
+        };
         let key = format!("task {}", self.names_drawn);
         let body = json!({ "text": text, "to": to });
         if self.random.happens(3) {
@@ -75,6 +84,7 @@ impl World {
         self.log(&format!("task {number:?} is added: {status}"));
         match number {
             Some(number) => self.acknowledged(number),
+            None if self.refused_by_disk(status) => self.repeat_later(key, body),
             None => self.violated(format!("a task is refused: {status} {answer}")),
         }
     }
@@ -88,7 +98,8 @@ impl World {
             55..=64 => Behaviour::RateLimited(u32::try_from(time * 60).unwrap_or(60)),
             65..=74 => Behaviour::Slow(Duration::from_secs(u64::try_from(time).unwrap_or(1))),
             75..=82 => Behaviour::Overstated,
-            83..=90 => Behaviour::NoUsage,
+            83..=87 => Behaviour::NoUsage,
+            88..=92 => Behaviour::Nonsense,
             _ => Behaviour::Cut,
         };
         self.log(&format!("the provider is {behaviour:?}"));
@@ -207,6 +218,9 @@ impl World {
     }
 
     fn answer_some(&mut self) {
+        if self.random.happens(30) {
+            self.answer_too_late();
+        }
         for number in self.pending_approvals() {
             let verb = match self.random.next() % 3 {
                 0 => "approve",
@@ -223,6 +237,25 @@ impl World {
                 let (status, _) = self.operator(&path, None, Some(&json!({})));
                 self.log(&format!("unblock TASK-{}: {status}", task.number));
             }
+        }
+    }
+
+    /// Decides about an approval that needs no decision any more.
+    fn answer_too_late(&mut self) {
+        let (_, answer) = self.operator("/api/v1/approvals?all=true&limit=1000", None, None);
+        let all = answer["approvals"].as_array().into_iter().flatten();
+        let over = all.filter(|a| a["state"] != "pending");
+        let over: Vec<String> = over
+            .filter_map(|a| a["id"].as_str().map(str::to_owned))
+            .collect();
+        let Some(id) = self.random.pick(&over) else {
+            return;
+        };
+        let path = format!("/api/v1/approvals/{id}/approve");
+        let (status, _) = self.operator(&path, None, Some(&json!({})));
+        self.log(&format!("approve {id} too late: {status}"));
+        if status < 400 {
+            self.violated(format!("{id} was decided twice"));
         }
     }
 
@@ -245,12 +278,25 @@ impl World {
             return Vec::new();
         };
         let rows = tokio
-            .block_on(store.approvals(None, false))
+            .block_on(store.approvals(abbey_store::ApprovalFilter::default()))
             .unwrap_or_default();
         rows.iter().map(|r| r.number).collect()
     }
 
     fn deliver_hook(&mut self) {
+        if self.random.happens(30)
+            && let Some((signature, body, number)) = self.random.pick(&self.deliveries).cloned()
+        {
+            // Hours or days after it was delivered first.
+            let (status, answer) = self.deliver(&signature, &body);
+            self.log(&format!("delivery again: {status}"));
+            let same = answer["task"] == format!("TASK-{number}");
+            if !same && !self.refused_by_disk(status) {
+                self.violated(format!(
+                    "a repeated delivery came to something else than TASK-{number}: {status} {answer}"
+                ));
+            }
+        }
         self.names_drawn += 1;
         let issue = json!({ "number": self.names_drawn, "title": "t", "body": "b", "user": { "login": "u" } });
         let body =
@@ -275,9 +321,12 @@ impl World {
             match (number, first) {
                 (Some(number), None) => {
                     first = Some(number);
+                    self.deliveries
+                        .push((signature.clone(), body.clone(), number));
                     self.acknowledged(number);
                 }
                 (Some(number), Some(first)) if number == first => {}
+                _ if self.refused_by_disk(status) => {}
                 _ => self.violated(format!(
                     "a delivery came to something else: {status} {answer}"
                 )),
@@ -291,7 +340,7 @@ impl World {
         let path = "/api/v1/workflows/release/runs";
         let (status, answer) = self.operator(path, Some(&key), Some(&json!({})));
         self.log(&format!("workflow: {status}"));
-        if status >= 300 {
+        if status >= 300 && !self.refused_by_disk(status) {
             self.violated(format!("a workflow is refused: {answer}"));
         }
     }

@@ -5,10 +5,11 @@ use abbey_daemon::SimulatedHouse;
 use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
 use abbey_model::ReservationId;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Model call whose settlement the planted fault loses.
 const LOST_CALL: u64 = 5;
@@ -18,6 +19,63 @@ pub(super) struct Life {
     // The runtime goes first: a kill runs nothing to its end.
     pub(super) tokio: tokio::runtime::Runtime,
     pub(super) house: SimulatedHouse,
+    credentials: Mutex<Credentials>,
+}
+
+/// Credentials as their owners hold them: read from their files once.
+#[derive(Default)]
+struct Credentials {
+    operator: Option<String>,
+    /// Credential for the agent API, and key for the model gateway, by agent.
+    agents: BTreeMap<String, (String, String)>,
+}
+
+impl Life {
+    pub(super) fn new(tokio: tokio::runtime::Runtime, house: SimulatedHouse) -> Life {
+        Life {
+            tokio,
+            house,
+            credentials: Mutex::default(),
+        }
+    }
+
+    fn credentials(&self) -> MutexGuard<'_, Credentials> {
+        self.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The operator's credential.
+    pub(super) fn operator_token(&self) -> Option<String> {
+        let mut held = self.credentials();
+        if held.operator.is_none() {
+            held.operator = self.house.operator_token().ok();
+        }
+        held.operator.clone()
+    }
+
+    /// Credentials of an agent for its API and for the model gateway; none before it was provisioned.
+    pub(super) fn agent_tokens(&self, name: &str) -> Option<(String, String)> {
+        let mut held = self.credentials();
+        if let Some(tokens) = held.agents.get(name) {
+            return Some(tokens.clone());
+        }
+        let (token, key) = self.house.agent_tokens(&name.parse().ok()?)?;
+        let tokens = (token.trim().to_owned(), key.trim().to_owned());
+        held.agents.insert(name.to_owned(), tokens.clone());
+        Some(tokens)
+    }
+
+    /// Reads the credentials of an agent again; returns whether they are others now.
+    pub(super) fn refresh_agent_tokens(&self, name: &str) -> bool {
+        let before = self.credentials().agents.remove(name);
+        self.agent_tokens(name) != before
+    }
+
+    /// Has all credentials of agents read again when they are used next: another plan is in force.
+    pub(super) fn forget_agent_tokens(&self) {
+        self.credentials().agents.clear();
+    }
 }
 
 /// Directory of a file system in memory, if the host has one: nothing here tests what a loss of power does.

@@ -2,11 +2,14 @@
 //! that goes wrong in a house, from a seed.
 //!
 //! [`simulate`] draws events from the seed and makes them happen through the two APIs: bursts of tasks, budgets that run
-//! out, outages of the provider, kills of the control plane, a host that sleeps, clocks that are set, edits of the manifest,
-//! approvals that come late or never, repeated deliveries of hooks. After each of them it compares the state with what it
-//! knows. Afterwards everything comes back, and all work must end. The same seed gives the same [`Report::trace`].
+//! out, outages of the provider, kills of the control plane, a host that sleeps, clocks that are set, a full disk, edits of
+//! the manifest, approvals and results that come late or never, repeated deliveries of hooks. After each of them it
+//! compares the state with what it knows. Afterwards everything comes back, and all work must end. The same seed gives the
+//! same [`Report::trace`].
 
 mod clock;
+mod disk;
+mod disk_space;
 mod events;
 mod host;
 mod household;
@@ -18,7 +21,7 @@ mod random;
 mod workers;
 mod world;
 
-pub use night::simulate_night;
+pub use night::{simulate_full_disk, simulate_night};
 pub use options::{Fault, Options, Report};
 
 use world::World;

@@ -1,6 +1,7 @@
 //! A model provider that answers as the simulation says: well, late, wrong, or not at all.
 
 use super::clock::TurnedClock;
+use super::disk_space::SimulatedDisk;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -8,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::json;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -28,6 +29,8 @@ pub(super) enum Behaviour {
     Cut,
     /// 429 that asks for a pause of this many seconds.
     RateLimited(u32),
+    /// An answer that is none of a model.
+    Nonsense,
     /// 503.
     Failing,
     /// No answer ever, as the control plane is killed meanwhile.
@@ -39,6 +42,9 @@ struct Shared {
     calls: AtomicU64,
     clock: Arc<TurnedClock>,
     silent: Arc<Notify>,
+    disk: Arc<SimulatedDisk>,
+    /// Whether the next call fills the disk.
+    fills_disk: AtomicBool,
 }
 
 /// A provider on a loopback port, which outlives every control plane.
@@ -49,7 +55,10 @@ pub(super) struct Provider {
 }
 
 impl Provider {
-    pub(super) fn start(clock: Arc<TurnedClock>) -> std::io::Result<Provider> {
+    pub(super) fn start(
+        clock: Arc<TurnedClock>,
+        disk: Arc<SimulatedDisk>,
+    ) -> std::io::Result<Provider> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -61,6 +70,8 @@ impl Provider {
             calls: AtomicU64::new(0),
             clock,
             silent: Arc::new(Notify::new()),
+            disk,
+            fills_disk: AtomicBool::new(false),
         });
         let router = Router::new()
             .route("/v1/chat/completions", post(answer))
@@ -91,6 +102,16 @@ impl Provider {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the next call fill the disk of the house before it is answered.
+    pub(super) fn fill_disk_with_next_call(&self) {
+        self.shared.fills_disk.store(true, Ordering::SeqCst);
+    }
+
+    /// Has no call fill the disk any more.
+    pub(super) fn fill_no_disk(&self) {
+        self.shared.fills_disk.store(false, Ordering::SeqCst);
+    }
+
     /// Calls that arrived so far.
     pub(super) fn calls(&self) -> u64 {
         self.shared.calls.load(Ordering::SeqCst)
@@ -112,6 +133,9 @@ impl Drop for Provider {
 
 async fn answer(State(shared): State<Arc<Shared>>, _request: axum::body::Bytes) -> Response {
     shared.calls.fetch_add(1, Ordering::SeqCst);
+    if shared.fills_disk.swap(false, Ordering::SeqCst) {
+        shared.disk.set_full(true);
+    }
     let behaviour = *shared
         .behaviour
         .lock()
@@ -133,6 +157,7 @@ async fn answer(State(shared): State<Arc<Shared>>, _request: axum::body::Bytes) 
             let broken = Err(std::io::Error::other("simulated"));
             return Body::from_stream(futures_util::stream::iter([part, broken])).into_response();
         }
+        Behaviour::Nonsense => return "<html>simulated</html>".into_response(),
         Behaviour::RateLimited(seconds) => {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", seconds.into());

@@ -21,6 +21,26 @@ enum End {
     AskApproval,
     /// It does nothing more, and its lease expires.
     Vanish,
+    /// As [`End::Vanish`], but much later it completes the task.
+    CompleteLate,
+}
+
+/// A result that comes after its lease has expired.
+#[derive(Debug, Clone)]
+pub(super) struct LateResult {
+    at: i64,
+    agent: String,
+    task: String,
+    number: u64,
+    token: u64,
+}
+
+/// An approval that a run has.
+#[derive(Debug, Clone)]
+struct HeldApproval {
+    id: String,
+    /// Whether it may be used: approved, and not used yet.
+    usable: bool,
 }
 
 /// What a worker is at.
@@ -33,6 +53,8 @@ pub(super) struct Job {
     calls_left: u32,
     end: End,
     next_at: i64,
+    /// Decided approval of the task, which is used before the end.
+    approval: Option<HeldApproval>,
 }
 
 impl World {
@@ -44,18 +66,43 @@ impl World {
             .values()
             .copied()
             .filter(|at| *at > self.elapsed);
-        jobs.chain(pauses).min().unwrap_or(i64::MAX)
+        let late = self.late_results.iter().map(|r| r.at);
+        jobs.chain(pauses).chain(late).min().unwrap_or(i64::MAX)
+    }
+
+    /// Sends the results whose time has come, of workers that have lost their leases. Returns whether there were any.
+    fn send_late_results(&mut self) -> bool {
+        if self.life.is_none() {
+            return false;
+        }
+        let now = self.elapsed;
+        let due: Vec<LateResult> = self.late_results.extract_if(.., |r| r.at <= now).collect();
+        for result in &due {
+            let lease = Some(("abbey-lease", result.token.to_string()));
+            let path = format!("/api/v1/self/tasks/{}/complete", result.task);
+            let body = json!({ "text": "late", "source": "model" });
+            let (status, _) = self.agent(&result.agent, &path, lease, Some(&body));
+            self.log(&format!(
+                "{} completes TASK-{} late: {status}",
+                result.agent, result.number
+            ));
+            if status == 200 {
+                self.completed(result.number);
+            }
+        }
+        !due.is_empty()
     }
 
     /// Every worker whose time has come makes a step, and every idle one takes an offer. Returns whether any did.
     pub(super) fn work(&mut self) -> bool {
-        let mut worked = false;
+        let mut worked = self.send_late_results();
         for name in self.household.names() {
             if self.life.is_none() {
                 return worked;
             }
             if !self.cell_works(&name) {
                 self.jobs.remove(&name);
+                self.without_offer.remove(&name);
                 continue;
             }
             match self.jobs.remove(&name) {
@@ -92,21 +139,36 @@ impl World {
         header: Option<(&'static str, String)>,
         body: Option<&Value>,
     ) -> (u16, Value) {
-        let (Some(life), Ok(slug)) = (&self.life, name.parse::<Slug>()) else {
+        let Some(life) = &self.life else {
             return (0, Value::Null);
         };
-        let Some((token, _)) = life.house.agent_tokens(&slug) else {
-            return (0, Value::Null);
-        };
-        let mut headers = vec![("authorization", format!("Bearer {}", token.trim()))];
-        headers.extend(header);
-        let request = request(path, &headers, body.map(|b| b.to_string().into_bytes()));
-        parse(life.tokio.block_on(life.house.call_agent_api(request)))
+        loop {
+            let Some((token, _)) = life.agent_tokens(name) else {
+                return (0, Value::Null);
+            };
+            let mut headers = vec![("authorization", format!("Bearer {token}"))];
+            headers.extend(header.clone());
+            let request = request(path, &headers, body.map(|b| b.to_string().into_bytes()));
+            let (status, answer) = parse(life.tokio.block_on(life.house.call_agent_api(request)));
+            // With a fresh credential it is refused for good.
+            if status != 401 || !life.refresh_agent_tokens(name) {
+                return (status, answer);
+            }
+        }
     }
 
     fn take_offer(&mut self, name: &str) -> bool {
+        let Some(version) = self.life.as_ref().map(|l| l.house.version_of_work()) else {
+            return false;
+        };
+        if self.without_offer.get(name) == Some(&version) {
+            return false;
+        }
         let (status, offer) = self.agent(name, "/api/v1/self/next?wait_ms=0", None, None);
         let Some(task) = offer["task"].as_str().filter(|_| status == 200) else {
+            if status == 200 {
+                self.without_offer.insert(name.to_owned(), version);
+            }
             return false;
         };
         let number = offer["number"]
@@ -129,8 +191,15 @@ impl World {
             70..=77 => End::Fail,
             78..=83 => End::Block,
             84..=91 => End::AskApproval,
+            92..=95 => End::CompleteLate,
             _ => End::Vanish,
         };
+        let approval = offer["approvals"].as_array().and_then(|all| all.last());
+        let approval = approval.filter(|_| self.random.happens(80));
+        let approval = approval.map(|a| HeldApproval {
+            id: a["id"].as_str().unwrap_or_default().to_owned(),
+            usable: a["state"] == "approved",
+        });
         let job = Job {
             task: task.to_owned(),
             number,
@@ -139,6 +208,7 @@ impl World {
             calls_left: 1 + u32::try_from(self.random.next() % 3).unwrap_or(0),
             end,
             next_at: self.elapsed + STEP,
+            approval,
         };
         self.jobs.insert(name.to_owned(), job);
         true
@@ -183,6 +253,9 @@ impl World {
             ));
             return None;
         }
+        if let Some(approval) = job.approval.take() {
+            self.use_approval(name, &job, &approval);
+        }
         let (path, body) = match job.end {
             End::Complete => (
                 on_task("complete"),
@@ -200,6 +273,18 @@ impl World {
                 "/api/v1/self/approvals".to_owned(),
                 json!({ "task": job.task, "action": "deploy", "args": { "n": job.number }, "why": "simulated", "within_ms": 6 * 3_600_000 }),
             ),
+            End::CompleteLate => {
+                let late = LateResult {
+                    at: self.elapsed + self.random.between(20_000, 30 * 60_000),
+                    agent: name.to_owned(),
+                    task: job.task.clone(),
+                    number: job.number,
+                    token: job.token,
+                };
+                self.late_results.push(late);
+                self.log(&format!("{name} is late with TASK-{}", job.number));
+                return None;
+            }
             End::Vanish => {
                 self.log(&format!("{name} vanishes with TASK-{}", job.number));
                 return None;
@@ -216,12 +301,37 @@ impl World {
         None
     }
 
+    /// Uses the approval of a run for its action, and tries what it is not good for.
+    fn use_approval(&mut self, name: &str, job: &Job, approval: &HeldApproval) {
+        let id = &approval.id;
+        let path = format!("/api/v1/self/approvals/{id}/use");
+        let use_for = |world: &World, number: u64| {
+            let lease = Some(("abbey-lease", job.token.to_string()));
+            let body = json!({ "action": "deploy", "args": { "n": number } });
+            world.agent(name, &path, lease, Some(&body)).0
+        };
+        if self.random.happens(30) && use_for(self, job.number + 1) == 200 {
+            self.violated(format!("{id} was used for another action"));
+        }
+        let status = use_for(self, job.number);
+        self.log(&format!("{name} uses {id}: {status}"));
+        if status == 200 && !approval.usable {
+            self.violated(format!("{id} was used without an approval"));
+        }
+        if status == 200 && !self.used_approvals.insert(id.clone()) {
+            self.violated(format!("{id} was used twice"));
+        }
+        if self.random.happens(30) && use_for(self, job.number) == 200 && status == 200 {
+            self.violated(format!("{id} was used twice"));
+        }
+    }
+
     /// A model call of a run; none when the control plane was killed meanwhile.
     fn call_model(&mut self, name: &str, job: &Job) -> Option<(u16, Value)> {
         let life = self.life.as_ref()?;
-        let (_, key) = life.house.agent_tokens(&name.parse().ok()?)?;
+        let (_, key) = life.agent_tokens(name)?;
         let headers = [
-            ("authorization", format!("Bearer {}", key.trim())),
+            ("authorization", format!("Bearer {key}")),
             ("abbey-run", job.run.clone()),
         ];
         let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "simulated" }], "max_tokens": 100 });
@@ -248,6 +358,7 @@ impl World {
             }
         });
         self.provider.behave(before);
+        self.notice_filled_disk();
         let sent = self.provider.calls() - calls;
         self.calls_made += sent;
         if let Some(answer) = answered {

@@ -1,20 +1,21 @@
 //! The simulated world: a home, clocks, cells, a provider, and the control plane, which lives and is killed.
 
 use super::clock::TurnedClock;
+use super::disk_space::{DiskState, SimulatedDisk};
 use super::host::{CapableHostd, Life, LossyMeter, memory, parse, request};
 use super::household::{AgentPart, Household, NAMES, ZONES};
 use super::invariants::Known;
 use super::options::{Fault, Options, Report};
 use super::provider::Provider;
 use super::random::{Random, SeededEntropy};
-use super::workers::Job;
+use super::workers::{Job, LateResult};
 use crate::fake::FakeBackend;
 use abbey_cells::hostd::InProcessHostd;
 use abbey_daemon::{SimulatedHouse, SimulatedParts, unprivileged_config};
 use abbey_model::{TaskState, Timestamp};
 use abbey_store::{ChainVerifier, KnownCheckpoints, Storage};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -47,6 +48,8 @@ pub(super) struct World {
     pub(super) clock: Arc<TurnedClock>,
     pub(super) backend: Arc<FakeBackend>,
     pub(super) provider: Provider,
+    pub(super) disk: Arc<SimulatedDisk>,
+    pub(super) disk_state: DiskState,
     pub(super) household: Household,
     pub(super) life: Option<Life>,
     /// Time since the start, milliseconds.
@@ -57,6 +60,14 @@ pub(super) struct World {
     /// Whether everything comes back and no event happens any more.
     pub(super) draining: bool,
     pub(super) jobs: BTreeMap<String, Job>,
+    /// Version of the tasks at which a worker got no offer: nothing wakes it before there is another one.
+    pub(super) without_offer: BTreeMap<String, u64>,
+    /// Results of workers that lost their leases meanwhile.
+    pub(super) late_results: Vec<LateResult>,
+    /// Approvals that were used.
+    pub(super) used_approvals: BTreeSet<String>,
+    /// Deliveries of hooks: signature, body, and the task that came of it.
+    pub(super) deliveries: Vec<(String, Value, u64)>,
     /// When the provider works well again.
     pub(super) provider_until: i64,
     /// Until when workers whose claim was refused pause.
@@ -127,7 +138,8 @@ impl World {
         let secret = dir.path().join("hook.secret");
         std::fs::write(&secret, "simulated").map_err(failed)?;
         let clock = Arc::new(TurnedClock::new(start));
-        let provider = Provider::start(Arc::clone(&clock)).map_err(failed)?;
+        let disk = Arc::new(SimulatedDisk::default());
+        let provider = Provider::start(Arc::clone(&clock), Arc::clone(&disk)).map_err(failed)?;
         household.port = provider.port;
         household.secret = secret.display().to_string();
         let backend = Arc::new(FakeBackend::default());
@@ -138,6 +150,8 @@ impl World {
             clock,
             backend,
             provider,
+            disk,
+            disk_state: DiskState::default(),
             household,
             life: None,
             elapsed: 0,
@@ -145,6 +159,10 @@ impl World {
             next_event: 10 * MINUTE,
             draining: false,
             jobs: BTreeMap::new(),
+            without_offer: BTreeMap::new(),
+            late_results: Vec::new(),
+            used_approvals: BTreeSet::new(),
+            deliveries: Vec::new(),
             provider_until: i64::MAX,
             pauses: BTreeMap::new(),
             kill_next_call: false,
@@ -197,8 +215,13 @@ impl World {
     /// Starts the control plane.
     pub(super) fn start(&mut self) {
         self.clock.restart();
+        self.without_offer.clear();
         match self.open() {
             Ok(life) => self.life = Some(life),
+            Err(_) if self.disk.is_full() => {
+                self.log("no start on a full disk");
+                self.restart_at = self.elapsed + MINUTE;
+            }
             Err(why) => self.violated(format!("the control plane does not start: {why}")),
         }
     }
@@ -219,6 +242,7 @@ impl World {
             backend: Arc::clone(&self.backend) as _,
             hostd: Arc::new(CapableHostd(Arc::new(InProcessHostd(config)))),
             entropy: Arc::clone(&self.entropy) as _,
+            disk: Arc::clone(&self.disk) as _,
             meter: Box::new(move |meter| match loses {
                 true => Arc::new(LossyMeter { meter, settled }),
                 false => meter,
@@ -226,7 +250,7 @@ impl World {
         };
         let opened = tokio.block_on(SimulatedHouse::open(home, parts));
         let house = opened.map_err(|e| e.to_string())?;
-        Ok(Life { tokio, house })
+        Ok(Life::new(tokio, house))
     }
 
     /// Kills the control plane, which is started again after this time.
@@ -250,7 +274,7 @@ impl World {
         let Some(life) = &self.life else {
             return (0, Value::Null);
         };
-        let Ok(token) = life.house.operator_token() else {
+        let Some(token) = life.operator_token() else {
             return (0, Value::Null);
         };
         let mut headers = vec![("authorization", format!("Bearer {token}"))];
@@ -298,6 +322,11 @@ impl World {
         body["consent"] = subjects.collect();
         let (applied, answer) = self.operator("/api/v1/generations", None, Some(&body));
         self.log(&format!("manifest: {status} {applied}"));
+        // The answer to a worker that waits names the new configuration.
+        self.without_offer.clear();
+        if let Some(life) = &self.life {
+            life.forget_agent_tokens();
+        }
         if !(200..300).contains(&applied) {
             self.violated(format!("a valid manifest is refused: {answer}"));
         }
@@ -339,7 +368,8 @@ impl World {
                 Some(_) => self.wake_at.min(self.next_step_of_jobs()),
                 None => self.restart_at,
             };
-            let next = end.min(events).min(alive).max(self.elapsed + 10);
+            let due = end.min(events).min(alive).min(self.next_of_disk());
+            let next = due.max(self.elapsed + 10);
             self.advance_to(next);
             self.live();
             if !self.draining && self.next_event <= self.elapsed {
@@ -353,6 +383,7 @@ impl World {
 
     /// Starts a killed control plane whose time has come; duties and agents do what is due now.
     pub(super) fn live(&mut self) {
+        self.free_disk_if_due();
         if self.life.is_none() {
             if self.restart_at > self.elapsed {
                 return;
@@ -384,10 +415,17 @@ impl World {
         let Some(life) = &mut self.life else {
             return IDLE_PASS;
         };
-        let pause = life.tokio.block_on(life.house.run_due_duties());
+        let pause = life.tokio.block_on(life.house.run_due_duties(IDLE_PASS));
         let failures = life.house.take_failures();
         for failure in failures {
-            self.violated(format!("a duty failed: {failure}"));
+            if self.disk.is_full() {
+                // The rest of the message names a temporary directory.
+                let mut words = failure.split(|c: char| !c.is_alphanumeric());
+                let duty = words.next().unwrap_or_default();
+                self.log(&format!("{duty} fails on a full disk"));
+            } else {
+                self.violated(format!("a duty failed: {failure}"));
+            }
         }
         match pause {
             Ok(pause) => pause,
@@ -422,6 +460,7 @@ impl World {
         self.kill_next_call = false;
         self.provider.behave(super::provider::Behaviour::Good);
         self.restart_at = self.restart_at.min(self.elapsed);
+        self.free_disk();
         self.live();
         for name in NAMES {
             self.household

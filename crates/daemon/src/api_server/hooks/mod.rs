@@ -291,8 +291,11 @@ async fn perform(
             let event =
                 header_text(headers, "x-github-event").or(header_text(headers, "x-gitea-event"));
             match subject(event.unwrap_or_default(), &payload) {
-                Some(subject) => task(api, (&name, hook), agent, subject, key).await,
-                None => Ok(json!({ "heard": true })),
+                Ok(subject) => task(api, (&name, hook), agent, subject, key).await,
+                Err(why) => {
+                    tracing::info!(hook = name.as_str(), why, "no work comes of a delivery");
+                    Ok(json!({ "heard": true, "ignored": why }))
+                }
             }
         }
     }
@@ -307,9 +310,14 @@ struct Subject {
     data: Map<String, Value>,
 }
 
-/// What a delivery asks for, if anything. Its words are data; none of them becomes part of an instruction.
-fn subject(event: &str, payload: &Value) -> Option<Subject> {
-    let action = payload["action"].as_str()?;
+/// What a delivery asks for. Its words are data; none of them becomes part of an instruction.
+///
+/// # Errors
+/// Why it asks for nothing.
+fn subject(event: &str, payload: &Value) -> std::result::Result<Subject, &'static str> {
+    const OTHER: &str = "an agent gets work from the events `issues` (opened, reopened) and `pull_request` (opened, reopened, \
+         synchronize); for others use a hook with `event` or `workflow`";
+    let action = payload["action"].as_str().ok_or(OTHER)?;
     let (kind, it) = match event {
         "issues" if ["opened", "reopened"].contains(&action) => ("Issue", &payload["issue"]),
         "pull_request"
@@ -317,17 +325,20 @@ fn subject(event: &str, payload: &Value) -> Option<Subject> {
         {
             ("Pull request", &payload["pull_request"])
         }
-        _ => return None,
+        _ => return Err(OTHER),
     };
     let plain = |part: &str| {
         let usual = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         !part.is_empty() && part.len() <= 100 && part.bytes().all(usual)
     };
-    let repository = payload["repository"]["full_name"].as_str()?;
-    let (owner, name) = repository.split_once('/')?;
-    if !plain(owner) || !plain(name) {
-        return None;
-    }
+    let full = payload["repository"]["full_name"].as_str();
+    let (repository, _) = full
+        .and_then(|full| Some((full, full.split_once('/')?)))
+        .filter(|(_, (owner, name))| plain(owner) && plain(name))
+        .ok_or("`repository.full_name` is not such as `owner/name`")?;
+    let number = it["number"]
+        .as_u64()
+        .ok_or("the issue or pull request has no number")?;
     let commit = it["head"]["sha"].as_str().filter(|s| plain(s));
     let short = |value: &Value| {
         let text = value.as_str().unwrap_or_default();
@@ -342,10 +353,10 @@ fn subject(event: &str, payload: &Value) -> Option<Subject> {
         ("url", short(&it["html_url"])),
         ("action", action.into()),
     ];
-    Some(Subject {
+    Ok(Subject {
         kind,
         repository: repository.to_owned(),
-        number: it["number"].as_u64()?,
+        number,
         commit: commit.map(str::to_owned),
         data: data.map(|(k, v)| (k.to_owned(), v)).into_iter().collect(),
     })
@@ -484,7 +495,7 @@ mod tests {
             ("push", issue("opened", "a/b")),
             ("issues", Value::Null),
         ] {
-            assert!(subject(event, &payload).is_none(), "{event} {payload}");
+            assert!(subject(event, &payload).is_err(), "{event} {payload}");
         }
     }
 }

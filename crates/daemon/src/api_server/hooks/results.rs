@@ -70,7 +70,10 @@ pub(crate) async fn show_hook_task(
         Err(error) if error.kind() == FaultKind::NotFound => return Err(missing().into()),
         Err(error) => return Err(error.into()),
     };
-    if row.link.as_ref().and_then(|l| l.hook.as_ref()) != Some(&name) {
+    // A hook that was removed and made again is another one, of another credential, and came later than these tasks.
+    let since = api.core.store.hook_since(name.clone()).await?;
+    let by_this = row.link.as_ref().and_then(|l| l.hook.as_ref()) == Some(&name);
+    if !by_this || row.created_at < since {
         return Err(missing().into());
     }
     Ok(Doc(json!({

@@ -6,9 +6,9 @@ use crate::core::home::Home;
 use crate::core::runtime;
 use crate::core::{audit_checkpoints, checkpoint_sinks};
 use crate::work::state::WorkState;
-use abbey_api::{CheckSeverity, Problem};
+use abbey_api::{CheckSeverity, Problem, Time};
 use abbey_engine::saga::State;
-use abbey_model::{CellKind, Metric, Millis};
+use abbey_model::{Bytes, CellKind, Metric, Millis};
 use abbey_plan::HostFacts;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -68,12 +68,21 @@ pub(super) async fn check_host(
     let plan = work.core.plan.current();
     let left_out: Vec<String> = plan.map_or_else(Vec::new, |plan| plan.left_out.clone());
     if !left_out.is_empty() {
+        let applied = match work.core.store.current_generation().await? {
+            Some(row) => format!(
+                " (generation {}, applied {} ago, at {})",
+                row.generation,
+                work.core.store.now().since(row.at).human(),
+                Time(row.at)
+            ),
+            None => String::new(),
+        };
         checks.add(
             "manifest",
             false,
             CheckSeverity::Warn,
             format!(
-                "this version refuses a part of the manifest in force, and leaves it out: {}",
+                "this version refuses a part of the manifest in force{applied}, and leaves it out: {}",
                 left_out.join("; ")
             ),
             "change those lines of the manifest, then run `abbey up`",
@@ -238,7 +247,7 @@ pub(super) fn check_disk_space(home: &Home, checks: &mut Checks) {
         "disk_space",
         free >= SPACE_LEAST,
         CheckSeverity::Fail,
-        format!("{} MiB are free for the state", free >> 20),
+        format!("{} are free for the state", Bytes(free).human()),
         "free some space on that file system",
     );
 }

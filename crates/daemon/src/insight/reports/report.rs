@@ -3,11 +3,12 @@
 use abbey_api::{Finding, FindingKind, Observation, ReportDoc, Time, VERSION};
 use abbey_model::Timestamp;
 use abbey_words::{Language, Text};
+use std::collections::BTreeMap;
 
 /// Observations, interpretation and notes of a report, not yet rendered in a language.
 #[derive(Default)]
 pub(crate) struct Report {
-    observed: Vec<(Text, Text)>,
+    observed: Vec<(Text, Text, BTreeMap<String, u64>)>,
     findings: Vec<(FindingKind, Text)>,
     notes: Vec<(FindingKind, Text)>,
 }
@@ -15,7 +16,12 @@ pub(crate) struct Report {
 impl Report {
     /// Adds an observation: a label and its value.
     pub(crate) fn observe(&mut self, label: Text, value: Text) {
-        self.observed.push((label, value));
+        self.observed.push((label, value, BTreeMap::new()));
+    }
+    /// As [`Report::observe`], with the numbers of the value for programs; each name ends with its unit.
+    pub(crate) fn observe_amounts(&mut self, label: Text, value: Text, amounts: &[(&str, u64)]) {
+        let amounts = amounts.iter().map(|(name, n)| ((*name).to_owned(), *n));
+        self.observed.push((label, value, amounts.collect()));
     }
     /// Adds a finding to the interpretation.
     pub(crate) fn interpret(&mut self, severity: FindingKind, text: Text) {
@@ -37,10 +43,12 @@ impl Report {
             kind: *kind,
             text: language.render(text),
         };
-        let observation = |(label, value): &(Text, Text)| Observation {
-            label: language.render(label),
-            value: language.render(value),
-        };
+        let observation =
+            |(label, value, amounts): &(Text, Text, BTreeMap<String, u64>)| Observation {
+                label: language.render(label),
+                value: language.render(value),
+                amounts: amounts.clone(),
+            };
         ReportDoc {
             version: VERSION,
             name: name.to_owned(),

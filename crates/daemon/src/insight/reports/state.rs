@@ -6,7 +6,7 @@ use abbey_api::FindingKind;
 use abbey_api::{FleetDoc, ServiceView};
 use abbey_engine::budget::Account;
 use abbey_model::Presence;
-use abbey_model::{BudgetState, CellKind, Egress, Metric, Millis, Scope, TaskState, Tool};
+use abbey_model::{BudgetState, Bytes, CellKind, Egress, Metric, Millis, Scope, TaskState, Tool};
 use abbey_plan::{AgentBudget, House};
 use abbey_store::{TaskRow, WorkflowRow};
 use abbey_words::Text;
@@ -101,9 +101,10 @@ pub(super) fn disk_report(disks: &[Value]) -> Report {
         let mount = disk["mount"].as_str().unwrap_or("?");
         let percent = (free * 100).checked_div(total).unwrap_or(0);
         let about = |id| Text::new(id).with("mount", mount).with("percent", percent);
-        report.observe(
+        report.observe_amounts(
             Text::plain(mount),
-            about("disk-free").with("size", abbey_model::Bytes(total).to_string()),
+            about("disk-free").with("size", Bytes(total).human()),
+            &[("total_bytes", total), ("available_bytes", free)],
         );
         if let Some((_, severity)) = SPACE.iter().find(|(least, _)| percent < *least) {
             report.interpret(*severity, about("disk-left"));

@@ -5,7 +5,7 @@
 
 use super::headings;
 use super::lines;
-use super::text::{Mark, TaskFields};
+use super::text::{Mark, TaskFields, is_digest};
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -83,6 +83,9 @@ pub(super) struct Document {
     pub(super) unclear: Vec<Unclear>,
     /// Range of the house's comment, without its line end, and the newest task when it was written.
     pub(super) header: Option<(Range<usize>, u64)>,
+    /// Houses that the comments of houses name, each with the line of its comment, from 1. Those of earlier versions name
+    /// none.
+    pub(super) writers: Vec<(usize, String)>,
     /// Places at which a section of the house can begin, best first.
     pub(super) ends: Vec<usize>,
     /// Line end that the file uses.
@@ -213,6 +216,15 @@ pub(super) fn parse_document(source: &Source<'_>) -> Document {
         }
         _ => None,
     });
+    let comments = blocks
+        .iter()
+        .filter(|b| matches!(b.kind, BlockKind::Header(_)));
+    let comments = comments.filter(|b| !private(b.range.start));
+    let writer = |b: &Block| {
+        let named = named_house(&text[b.range.clone()])?;
+        Some((source.line_at(b.range.start), named.to_owned()))
+    };
+    let writers = comments.filter_map(writer).collect();
     let before_end = blocks.iter().rev().filter(|b| b.range.start < end);
     let last = before_end.clone().take(1);
     let headings = before_end.filter(|b| matches!(b.kind, BlockKind::Heading(..)));
@@ -225,6 +237,7 @@ pub(super) fn parse_document(source: &Source<'_>) -> Document {
         items,
         unclear,
         header,
+        writers,
         ends,
         eol: line_end(text),
         is_blank: text.trim_start_matches('\u{feff}').trim().is_empty(),
@@ -314,6 +327,12 @@ fn block_kind(tag: &Tag<'_>, text: &str, range: &Range<usize>) -> BlockKind {
         }
         _ => BlockKind::Other,
     }
+}
+
+/// House that a comment of a house names behind the number: `<!-- abbey 7.3f2a9c1d. `.
+fn named_house(comment: &str) -> Option<&str> {
+    let named = comment.trim_start().split('.').nth(1)?;
+    is_digest(named).then_some(named)
 }
 
 fn depth(level: HeadingLevel) -> usize {

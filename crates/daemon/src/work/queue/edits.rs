@@ -27,6 +27,8 @@ pub(super) struct TextEdit {
 pub(super) struct Shown<'s> {
     /// Name of the house.
     pub(super) house: &'s str,
+    /// By which the house knows files that it wrote.
+    pub(super) writer: &'s str,
     /// Number of the newest task of all.
     pub(super) newest: u64,
     /// Tasks that the file names, by number.
@@ -118,7 +120,7 @@ fn is_stable(
     {
         return false;
     }
-    let merge = merge_items(&after.items, shown.tasks);
+    let merge = merge_items(&after, shown.tasks);
     let not_added = document.items.iter().enumerate();
     let not_added = not_added.filter(|(index, item)| {
         item.number.is_none()
@@ -326,7 +328,7 @@ fn additions(
             // A byte-order mark or blank lines.
             false => eol.to_owned(),
         };
-        let header = render_header(shown.newest);
+        let header = render_header(shown);
         let gap = if lines.is_empty() { "" } else { eol };
         let added = format!("{title}{header}{eol}{gap}{lines}");
         return vec![vec![insert(text.len(), added)]];
@@ -334,7 +336,7 @@ fn additions(
     if let Some((header, _)) = &document.header {
         let comment = TextEdit {
             range: header.clone(),
-            text: render_header(shown.newest),
+            text: render_header(shown),
         };
         if lines.is_empty() {
             return vec![vec![comment]];
@@ -367,7 +369,7 @@ fn additions(
         );
         return ways;
     }
-    let header = render_header(shown.newest);
+    let header = render_header(shown);
     let gap = if lines.is_empty() { "" } else { eol };
     let section = format!("{header}{eol}{gap}{lines}");
     let ways = document.ends.iter();
@@ -427,8 +429,9 @@ fn surround(text: &str, at: usize, lines: &str, eol: &str, in_list: bool) -> Str
 
 /// Comment with which the house's lines begin. `newest` distinguishes a line that was added to this file from the same line
 /// in a later one.
-fn render_header(newest: u64) -> String {
+fn render_header(shown: &Shown<'_>) -> String {
+    let Shown { newest, writer, .. } = shown;
     format!(
-        "<!-- abbey {newest}. Change a text, a priority or a name; write `cancelled` or `retry` for a state; add a line without a number, as `- [ ] (P1, name) What is to be done`. What stands below `## Notes` is left alone. -->"
+        "<!-- abbey {newest}.{writer}. Change a text, a priority or a name; write `cancelled` or `retry` for a state; add a line without a number, as `- [ ] (P1, name) What is to be done`. What stands below `## Notes` is left alone. -->"
     )
 }

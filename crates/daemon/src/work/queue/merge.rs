@@ -2,7 +2,7 @@
 //! pure function. In a conflict the store's version wins, and the conflict is reported with the
 //! entry's text.
 
-use super::document::QueueItem;
+use super::document::{Document, QueueItem};
 use super::text::{QueueEntry, TaskFields};
 use abbey_model::TaskState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,8 @@ pub(super) enum QueueEdit {
     Edit(u64, TaskFields),
     Cancel(u64),
     Retry(u64),
+    /// Adds a task like one that is done, which takes its place in the file.
+    Again(u64, TaskFields),
 }
 
 /// An entry whose change is refused, and why.
@@ -38,8 +40,9 @@ pub(super) struct Merge {
     pub(super) kept: BTreeSet<usize>,
 }
 
-/// Compares entries with the tasks they name, by number.
-pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>) -> Merge {
+/// Compares the entries of a file with the tasks they name, by number.
+pub(super) fn merge_items(document: &Document, tasks: &BTreeMap<u64, QueueEntry>) -> Merge {
+    let items = &document.items;
     let mut merge = Merge::default();
     let mut seen = BTreeSet::new();
     let mut alike: BTreeMap<String, u32> = BTreeMap::new();
@@ -51,7 +54,21 @@ pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>
             *nth += 1;
             continue;
         };
-        match compare(item, tasks.get(&number), number, seen.insert(number)) {
+        let task = tasks.get(&number);
+        // Without the house's comment nothing says which house the numbers are of.
+        let other = task.filter(|task| document.header.is_none() && was_another(item, task));
+        if other.is_some() {
+            merge.kept.insert(index);
+            merge.conflicts.push(MergeConflict {
+                item: index,
+                why: format!(
+                    "the comment of the house is missing in the file, so it is unknown whether this is TASK-{number}, which has other words here; remove the number to add a task"
+                ),
+                kept: true,
+            });
+            continue;
+        }
+        match compare(item, task, number, seen.insert(number)) {
             Compared::Unknown(why) => {
                 merge.kept.insert(index);
                 merge.conflicts.extend(why.map(|why| MergeConflict {
@@ -75,6 +92,13 @@ pub(super) fn merge_items(items: &[QueueItem], tasks: &BTreeMap<u64, QueueEntry>
         }
     }
     merge
+}
+
+/// Whether an entry is as a house wrote it, and the task of that number is not.
+fn was_another(item: &QueueItem, task: &QueueEntry) -> bool {
+    let (wanted, is) = (item.fields.digest(), task.fields.digest());
+    let mark = item.mark.as_ref();
+    mark.is_some_and(|m| m.file == wanted && m.house != is) && wanted != is
 }
 
 /// What comes of an entry with a number.
@@ -106,6 +130,10 @@ fn compare(item: &QueueItem, task: Option<&QueueEntry>, number: u64, first: bool
             "the comment at the end of the line is missing, so it is unknown whether this is TASK-{number}; remove the number to add a task"
         )));
     }
+    if asks_for_another(item, task) {
+        let again = QueueEdit::Again(number, item.fields.clone());
+        return Compared::Known(vec![Ok(again)]);
+    }
     let mut changes = Vec::new();
     match fields_changed(item, task) {
         Ok(true) => changes.push(Ok(QueueEdit::Edit(number, item.fields.clone()))),
@@ -118,6 +146,16 @@ fn compare(item: &QueueItem, task: Option<&QueueEntry>, number: u64, first: bool
         Err(why) => changes.push(Err(why)),
     }
     Compared::Known(changes)
+}
+
+/// Whether the entry requests that what is done is done once more. What is done stays done, so that is another task, with
+/// the words that the file has now.
+fn asks_for_another(item: &QueueItem, task: &QueueEntry) -> bool {
+    let was = item.mark.as_ref().map(|m| m.state.as_str());
+    item.state.as_deref() == Some("retry")
+        && was != Some("retry")
+        && task.state == TaskState::Done
+        && !item.fields.text.is_empty()
 }
 
 /// Whether the entry requests other fields.
@@ -168,8 +206,12 @@ fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>
             (Some("retry"), true) if task.state != TaskState::Done => {
                 Ok(Some(QueueEdit::Retry(task.number)))
             }
-            _ => Err(format!(
-                "it is {}; the only states that can be written here are `cancelled` and `retry`",
+            (_, false) => Err(format!(
+                "it is {}; the only state that can be written here now is `cancelled`",
+                task.state
+            )),
+            (_, true) => Err(format!(
+                "it is {}; the only state that can be written here now is `retry`",
                 task.state
             )),
         };

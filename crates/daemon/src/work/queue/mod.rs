@@ -85,6 +85,12 @@ async fn read_tasks(work: &WorkState, numbers: BTreeSet<u64>) -> Result<Tasks> {
     })
 }
 
+/// By which this house knows the files that it wrote: neither a new name nor a restore or another key changes it.
+async fn writer(work: &WorkState) -> Result<String> {
+    let key = work.core.store.first_key().await?.unwrap_or_default();
+    Ok(abbey_support::digest::sha256_hex(key.as_bytes())[..8].to_owned())
+}
+
 /// Changes of a file so that it shows the tasks as they are now.
 async fn revise_file(
     work: &WorkState,
@@ -96,6 +102,7 @@ async fn revise_file(
     let house = work.core.plan.current().map(|c| c.house.name.to_string());
     let shown = Shown {
         house: &house.unwrap_or_default(),
+        writer: &writer(work).await?,
         newest: tasks.newest,
         tasks: &tasks.by_number,
         listed: &tasks.listed,
@@ -139,8 +146,12 @@ pub(crate) async fn merge_queue_file(
         let text = format!("a work queue file may have at most {ENTRIES_MAX} tasks");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
+    let own = writer(work).await?;
+    if let Some((line, _)) = document.writers.iter().find(|(_, named)| *named != own) {
+        return Ok(foreign_file(file, *line));
+    }
     let before = read_tasks(work, numbers.clone()).await?;
-    let merge = merge::merge_items(items, &before.by_number);
+    let merge = merge::merge_items(&document, &before.by_number);
     let mut merging = Merging {
         work,
         by,
@@ -191,6 +202,19 @@ pub(crate) async fn merge_queue_file(
     Ok(doc)
 }
 
+/// Answer to a file with tasks of another house, whose numbers are those of other tasks here.
+fn foreign_file(file: &str, line: usize) -> QueueDoc {
+    let why = "this is the work queue of another house, so nothing was read from it and nothing was written into it; to add its tasks to this house, remove this comment and the numbers, such as `**TASK-7**`";
+    QueueDoc {
+        version: VERSION,
+        text: file.to_owned(),
+        edits: Vec::new(),
+        done: Vec::new(),
+        known: Vec::new(),
+        conflicts: vec![queue_conflict(line, None, "", why.to_owned(), true)],
+    }
+}
+
 fn queue_conflict(
     line: usize,
     number: Option<u64>,
@@ -235,9 +259,18 @@ impl Merging<'_> {
     async fn apply(&mut self, index: usize, item: &QueueItem, edit: QueueEdit) {
         let changed = match edit {
             QueueEdit::Add(fields, nth) => {
-                return match self.add(fields, nth).await {
+                let key = format!("queue {} {} {nth}", self.version, fields.digest());
+                return match self.add(fields, key).await {
                     Ok(added) => self.bind(index, item, &added),
                     Err(error) => self.refuse(index, item, error.chain(), true),
+                };
+            }
+            QueueEdit::Again(number, fields) => {
+                let key = format!("queue again {number} {}", fields.digest());
+                self.outcome.settled.insert(index);
+                return match self.add(fields, key).await {
+                    Ok(added) => self.bind(index, item, &added),
+                    Err(error) => self.refuse(index, item, error.chain(), false),
                 };
             }
             QueueEdit::Edit(number, fields) => self.edit(number, fields).await,
@@ -286,7 +319,8 @@ impl Merging<'_> {
             .transpose()
     }
 
-    async fn add(&self, fields: TaskFields, nth: u32) -> Result<Added> {
+    /// Adds a task. The same key with the same fields is the same task, also when its number did not get into the file.
+    async fn add(&self, fields: TaskFields, key: String) -> Result<Added> {
         let digest = fields.digest();
         let assignee = match self.assignee(&fields)? {
             None => find_agent_prefix(self.work, &fields.text)?,
@@ -298,8 +332,7 @@ impl Merging<'_> {
             priority: fields.priority,
             budget: BudgetAmounts::default(),
             policy: None,
-            // The same line of the same file is the same task, also when its number did not get into the file.
-            idempotency: Some((format!("queue {} {digest} {nth}", self.version), digest)),
+            idempotency: Some((key, digest)),
             intake: self.work.intake_for_text(&fields.text),
             delegated: None,
             text: fields.text,

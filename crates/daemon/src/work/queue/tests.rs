@@ -57,7 +57,7 @@ impl Tasks {
             edits,
             conflicts,
             kept,
-        } = merge_items(&document.items, &self.0);
+        } = merge_items(&document, &self.0);
         let mut outcome = Outcome {
             kept,
             ..Outcome::default()
@@ -69,7 +69,7 @@ impl Tasks {
         for (index, edit) in edits {
             outcome.settled.insert(index);
             match edit {
-                QueueEdit::Add(fields, _) => {
+                QueueEdit::Add(fields, _) | QueueEdit::Again(_, fields) => {
                     let number = self.0.keys().last().map_or(1, |n| n + 1);
                     let mut new = task(number, "", TaskState::Ready);
                     added.push((number, fields.text.clone()));
@@ -112,6 +112,7 @@ impl Tasks {
         let listed: Vec<QueueEntry> = open.into_iter().chain(ended).collect();
         let shown = Shown {
             house: "h",
+            writer: "0a1b2c3d",
             newest: self.0.keys().last().copied().unwrap_or(0),
             tasks: &self.0,
             listed: &listed,
@@ -225,7 +226,7 @@ fn only_marks_change() {
     let (sweep, light) = (&tasks.0[&1].fields, &tasks.0[&2].fields);
     assert_eq!(sweep.text, "Sweep\n the yard\nlazy");
     let expected = format!(
-        "\u{feff}---\ntitle: x\nitems: y\n---\r\n# Week\r\n* [ ]  **TASK-1** (P1, -, ready) Sweep <!-- {} ready -->  \r\n   the yard\r\nlazy\n\n1. [ ] **TASK-2** (P2, -, ready) light <!-- {} ready -->\n\nEnd\n\n<!-- abbey 2. ",
+        "\u{feff}---\ntitle: x\nitems: y\n---\r\n# Week\r\n* [ ]  **TASK-1** (P1, -, ready) Sweep <!-- {} ready -->  \r\n   the yard\r\nlazy\n\n1. [ ] **TASK-2** (P2, -, ready) light <!-- {} ready -->\n\nEnd\n\n<!-- abbey 2.0a1b2c3d. ",
         sweep.digest(),
         light.digest()
     );
@@ -292,7 +293,7 @@ fn each_edit_is_done_or_reported() {
             "(P2, -, running)",
             "(P2, -, done)",
             "",
-            "the only states that can be written here",
+            "the only state that can be written here now is `cancelled`",
             false,
         ),
         (
@@ -326,6 +327,34 @@ fn each_edit_is_done_or_reported() {
         assert_eq!(synced.text.contains(to), kept, "{to}: {}", synced.text);
         assert_eq!(tasks.sync(&synced.text).edits, [], "{to}");
     }
+}
+
+#[test]
+fn a_task_that_is_done_is_done_again_as_another_one() {
+    let mut tasks = Tasks::of(&[task(7, "bake", TaskState::Done)]);
+    let written = tasks.sync("").text;
+    let edited = written.replacen("(P2, -, done) bake", "(P1, -, retry) bake rye", 1);
+    let synced = tasks.sync(&edited);
+    assert!(
+        synced.conflicts.is_empty() && synced.changed.is_empty(),
+        "{synced:?}"
+    );
+    assert_eq!(synced.added, [(8, "bake rye".to_owned())]);
+    assert_eq!(tasks.0[&7].state, TaskState::Done);
+    assert!(
+        synced
+            .text
+            .contains("- [ ] **TASK-8** (P1, -, ready) bake rye")
+    );
+    assert!(!synced.text.contains("TASK-7"), "{}", synced.text);
+    assert_eq!(tasks.sync(&synced.text).edits, []);
+    // A stray word is told what it can be.
+    let refused = tasks.sync(&written.replacen("done) bake", "nearly) bake", 1));
+    assert_eq!(refused.added, []);
+    assert!(
+        refused.conflicts[0].contains("now is `retry`"),
+        "{refused:?}"
+    );
 }
 
 /// The house's side moved on: a line that nobody edited is only old; one that was edited is reported.
@@ -465,8 +494,14 @@ fn entries_of_the_other_system_become_tasks() {
         .replace("COMPLETE\n", "PENDING\n")
         .replace("IN_PROGRESS\n**Ass", "CANCELLED\n**Ass");
     let mut again = tasks.clone();
-    let changed = again.sync(&edited).changed;
-    assert_eq!(changed, ["TASK-1 cancelled"]);
+    let synced_again = again.sync(&edited);
+    assert_eq!(synced_again.changed, ["TASK-1 cancelled"]);
+    // What is done stays done, and a task like it takes its place.
+    assert_eq!(synced_again.added, [(4, "Oil the hinges".to_owned())]);
+    assert!(synced_again.text.contains("<!-- abbey TASK-4 "));
+    assert!(!synced_again.text.contains("TASK-2 "));
+    assert_eq!(again.0[&2].state, TaskState::Done);
+    assert_eq!(again.sync(&synced_again.text).edits, []);
     tasks.0.get_mut(&2).unwrap().state = TaskState::Failed;
     let text = tasks.sync(&synced.text).text;
     let changed = tasks

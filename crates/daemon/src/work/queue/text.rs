@@ -61,7 +61,8 @@ impl Mark {
     }
 }
 
-fn is_digest(text: &str) -> bool {
+/// Whether a text is a digest as comments have it: 8 hexadecimal digits.
+pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -138,13 +138,33 @@ fn approvals_are_listed_by_task_and_state(bench: &mut Bench) {
     let (task, _) = asked(bench);
     decide(bench, 1, Verdict::Approve).unwrap();
     let numbers = |task, all| -> Vec<u64> {
-        let found = bench.store().approvals(task, all).done();
+        let filter = ApprovalFilter {
+            task,
+            all,
+            ..ApprovalFilter::default()
+        };
+        let found = bench.store().approvals(filter).done();
         found.into_iter().map(|a| a.number).collect()
     };
     assert_eq!(numbers(None, true), [2, 1]);
     assert_eq!(numbers(None, false), [2]);
     assert_eq!(numbers(Some(bench.task(&task).number), true), [2]);
     assert!(numbers(Some(1), false).is_empty());
+    // An agent's own, page by page.
+    let own = |agent: &str, before| -> Vec<u64> {
+        let filter = ApprovalFilter {
+            agent: Some(slug(agent)),
+            all: true,
+            before,
+            limit: Some(1),
+            ..ApprovalFilter::default()
+        };
+        let found = bench.store().approvals(filter).done();
+        found.into_iter().map(|a| a.number).collect()
+    };
+    assert_eq!(own("agent-a", None), [2]);
+    assert_eq!(own("agent-a", Some(2)), [1]);
+    assert!(own("agent-a", Some(1)).is_empty() && own("agent-b", None).is_empty());
 }
 
 fn a_cancelled_task_asks_nothing_any_more(bench: &mut Bench) {

@@ -6,6 +6,7 @@ use abbey_engine::authority::Bounds;
 use abbey_model::*;
 use abbey_store::*;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 cases! {
     a_subtask_hangs_below_its_parent checks add_task task_tree;
@@ -195,7 +196,7 @@ fn the_subtasks_of_a_removed_agent_are_cancelled(bench: &mut Bench) {
 /// Waits from now on for a subtask, as a worker does by asking for its end.
 fn await_subtask(bench: &Bench, subtask: &TaskRow, agent: &str) {
     let (subtask, patience) = (TaskRef::Id(subtask.id), Millis::from_secs(25));
-    let nobody = std::collections::BTreeSet::new();
+    let nobody = Some(BTreeSet::new());
     let wait = bench
         .store()
         .await_subtask(subtask, slug(agent), patience, nobody);

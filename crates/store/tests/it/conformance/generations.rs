@@ -12,6 +12,8 @@ cases! {
     a_refused_commit_changes_nothing checks commit_generation current_generation;
     the_last_manifest_with_an_agent_is_found checks last_manifest_with_agent;
     first_files_are_pending_until_the_agent_has_them_or_goes checks commit_generation pending_first_files finish_first_files;
+    a_hook_that_was_removed_and_made_again_is_a_new_one checks commit_generation hook_since;
+    a_limit_that_the_manifest_no_longer_states_ends checks commit_generation budgets;
     a_renamed_agent_keeps_its_work_and_its_spend checks commit_generation pending_renames finish_rename;
 }
 
@@ -36,6 +38,7 @@ fn commit(generation: u64, based_on: u64) -> NewGeneration {
         timezone: "UTC".into(),
         renamed: Vec::new(),
         first_files: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 
@@ -217,4 +220,56 @@ fn a_renamed_agent_keeps_its_work_and_its_spend(bench: &mut Bench) {
     );
     bench.store().finish_rename(1).done();
     assert!(bench.store().pending_renames().done().is_empty());
+}
+
+fn a_hook_that_was_removed_and_made_again_is_a_new_one(bench: &mut Bench) {
+    let with = |generation, hooks: &[&str]| NewGeneration {
+        hooks: hooks.iter().map(|h| slug(h)).collect(),
+        ..commit(generation, generation - 1)
+    };
+    let since = |bench: &Bench, hook: &str| bench.store().hook_since(slug(hook)).done();
+    let commit = |bench: &Bench, new| bench.store().commit_generation(new).done();
+    commit(bench, with(1, &["forge", "chat"]));
+    assert_eq!(since(bench, "forge"), Timestamp(0), "older than records");
+    bench.clock.advance(1000);
+    commit(bench, with(2, &["chat"]));
+    bench.clock.advance(1000);
+    commit(bench, with(3, &["forge", "chat", "new"]));
+    let again = bench.store().now();
+    bench.clock.advance(1000);
+    commit(bench, with(4, &["forge", "chat", "new"]));
+    let all = ["forge", "chat", "new"].map(|hook| since(bench, hook));
+    assert_eq!(all, [again, Timestamp(0), again]);
+}
+
+fn a_limit_that_the_manifest_no_longer_states_ends(bench: &mut Bench) {
+    let seconds = |limit| BudgetLimit {
+        metric: Metric::Seconds,
+        limit: Some(limit),
+        ..limits(10)[0].clone()
+    };
+    let scope = limits(10)[0].scope.to_string();
+    let with = |generation, budgets: Vec<BudgetLimit>| NewGeneration {
+        budgets,
+        ..commit(generation, generation - 1)
+    };
+    let both = [limits(10), vec![seconds(60)]].concat();
+    bench.store().commit_generation(with(1, both)).done();
+    let limit = |bench: &Bench| bench.account(&scope, Metric::Seconds).limit;
+    assert_eq!(limit(bench), Some(60));
+    let one = with(2, limits(10));
+    bench.store().commit_generation(one).done();
+    assert_eq!(limit(bench), None, "it is counted without a limit");
+    // What the operator set meanwhile stays until the manifest states something.
+    let change = BudgetChange {
+        scope: limits(10)[0].scope.clone(),
+        metric: Metric::Seconds,
+        kind: BudgetChangeKind::Set(Some(30)),
+        note: None,
+        key: None,
+    };
+    let changed = bench.store().change_budget(change, Principal::Operator);
+    changed.done();
+    bench.store().commit_generation(with(3, limits(10))).done();
+    assert_eq!(limit(bench), Some(30));
 }

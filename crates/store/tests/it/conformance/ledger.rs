@@ -14,6 +14,7 @@ cases! {
     usage_is_summed_by_agent_and_model checks usage_since settle_call;
     an_unknown_time_zone_is_refused checks set_budgets;
     a_changed_limit_stays_until_the_manifest_states_another checks change_budget limit_overrides set_budgets;
+    a_repeated_raise_raises_once checks change_budget remove_old_records;
     a_changed_limit_ends_with_its_agent checks change_budget set_budgets;
     changes_that_change_nothing_are_refused checks change_budget;
     tokens_of_usage_are_those_of_the_ledger checks usage_since;
@@ -184,6 +185,7 @@ fn change(bench: &Bench, metric: Metric, kind: BudgetChangeKind) -> Result<Chang
         metric,
         kind,
         note: Some("release week".into()),
+        key: None,
     };
     let store = bench.store();
     store.change_budget(change, Principal::Operator).wait()
@@ -248,6 +250,7 @@ fn a_changed_limit_ends_with_its_agent(bench: &mut Bench) {
             metric: Metric::Tokens,
             kind: BudgetChangeKind::Set(None),
             note: None,
+            key: None,
         };
         let store = bench.store();
         store.change_budget(change, Principal::Operator).done();
@@ -299,4 +302,33 @@ fn tokens_of_usage_are_those_of_the_ledger(bench: &mut Bench) {
     };
     assert_eq!((of("agent-a"), of("agent-b")), (150, 415));
     assert_eq!(bench.account("house", Metric::Tokens).spent, 565);
+}
+
+fn a_repeated_raise_raises_once(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    let raise = |bench: &Bench, key: &str, more: u64| {
+        let change = BudgetChange {
+            scope: Scope::House,
+            metric: Metric::Tokens,
+            kind: BudgetChangeKind::Raise(more),
+            note: None,
+            key: Some((format!("operator budgets {key}"), more.to_string())),
+        };
+        let store = bench.store();
+        store.change_budget(change, Principal::Operator).wait()
+    };
+    for _ in 0..2 {
+        let raised = raise(bench, "a", 500).unwrap();
+        assert_eq!(raised.account.limit, Some(1500));
+        assert!(raised.changed.is_some());
+    }
+    let other = raise(bench, "a", 600);
+    assert!(matches!(other, Err(Error::KeyReused(_))), "{other:?}");
+    assert_eq!(raise(bench, "b", 500).unwrap().account.limit, Some(2000));
+    let entries = bench.store().audit_entries(0, 1000).done();
+    let raises = entries.iter().filter(|e| e.action == "budget.raise");
+    assert_eq!(raises.count(), 2);
+    bench.clock.advance(10_000);
+    bench.store().remove_old_records(Millis(5_000)).done();
+    assert_eq!(raise(bench, "a", 500).unwrap().account.limit, Some(2500));
 }

@@ -18,6 +18,7 @@ mod schedules;
 mod tasks;
 mod upkeep;
 mod waiting;
+mod waits_for_tasks;
 mod workflows;
 
 use crate::support::{Bench, Factory};
@@ -42,6 +43,7 @@ const GROUPS: &[&[Case]] = &[
     audit_log::CASES,
     upkeep::CASES,
     waiting::CASES,
+    waits_for_tasks::CASES,
 ];
 
 /// Cases that run at the same time; each waits for its disk most of the time.

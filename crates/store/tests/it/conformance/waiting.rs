@@ -14,6 +14,8 @@ cases! {
     a_raise_by_the_operator_wakes_what_waits_for_it checks change_budget expire_deadlines;
     a_task_keeps_what_it_waited_for checks admit_task claim;
     open_tasks_are_counted_by_what_they_wait_for checks counts record_backup;
+    an_edit_does_not_begin_a_wait_anew checks edit_task counts;
+    each_thing_that_a_task_waits_for_wakes_it checks change_budget expire_deadlines;
     what_one_agent_is_short_of_is_no_reason_for_another checks edit_task;
     what_can_never_fit_is_no_wait checks reserve_call fail;
     a_settled_call_makes_room_for_those_that_wait checks settle_call expire_deadlines;
@@ -389,6 +391,7 @@ fn raise_agent(bench: &Bench, tokens: u64) {
         metric: Metric::Tokens,
         kind: BudgetChangeKind::Raise(tokens),
         note: None,
+        key: None,
     };
     let store = bench.store();
     store.change_budget(change, Principal::Operator).done();
@@ -450,4 +453,87 @@ fn open_tasks_are_counted_by_what_they_wait_for(bench: &mut Bench) {
     assert_eq!(counts.open[0].oldest, Some(parked));
     assert_eq!(counts.ended[&TaskState::Done], 1);
     assert_eq!(counts.last_backup, Some(bench.store().now()));
+}
+
+fn an_edit_does_not_begin_a_wait_anew(bench: &mut Bench) {
+    let task = short_of_tokens(bench);
+    let since = bench.store().now();
+    bench.clock.advance(5000);
+    let edit = TaskEdit {
+        text: "write a longer haiku".into(),
+        priority: Priority::P1,
+        assignee: Some(slug("agent-a")),
+        intake: model_intake("agent-a"),
+    };
+    let edited = bench.store().edit_task(task, edit, Principal::Operator);
+    assert_eq!(edited.done().state(), TaskState::Parked);
+    assert_eq!(bench.store().counts().done().open[0].oldest, Some(since));
+    bench.clock.advance(5000);
+    raise_agent(bench, 500);
+    readmit(bench, &task, "agent-a");
+    let ready = bench.store().now();
+    let waits = bench.task(&task).route.waits;
+    let kept: Vec<_> = waits.iter().map(|w| (w.since, w.ended)).collect();
+    assert_eq!(kept, [(since, ready)]);
+    // Renewals do not make a run younger.
+    let claimed = bench.claim(&task, "agent-a").expect("claimed");
+    bench.clock.advance(9000);
+    let token = claimed.lease.token.0;
+    bench.renew(&task, "agent-a", token).expect("renewed");
+    assert_eq!(bench.store().counts().done().open[0].oldest, Some(ready));
+}
+
+/// A task that any of two agents could do waits for the budgets of both, and either wakes it.
+fn each_thing_that_a_task_waits_for_wakes_it(bench: &mut Bench) {
+    let agents = ["agent-a", "agent-b"];
+    let of_agent = |agent: &str| BudgetLimit {
+        scope: Scope::Agent(slug(agent)),
+        metric: Metric::Tokens,
+        window: Window::Day,
+        limit: Some(100),
+        warn_percent: 80,
+    };
+    let limits = agents.map(of_agent).to_vec();
+    bench.store().set_budgets(limits, "UTC".into()).done();
+    for agent in agents {
+        let (_, claimed) = bench.claimed(agent);
+        bench.reserve(agent, claimed.run, 100).expect("it fits");
+    }
+    let intake = || Intake {
+        agents: agents.map(agent_fact).to_vec(),
+        ..model_intake("agent-a")
+    };
+    let new = NewTask {
+        assignee: None,
+        intake: intake(),
+        ..new_task("agent-a", "write a haiku")
+    };
+    let task = TaskRef::Id(bench.store().add_task(new).done().task.id);
+    let parked = |bench: &Bench| match bench.task(&task).phase {
+        Phase::Parked { reasons } => reasons.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(parked(bench), 2);
+    let due = |bench: &Bench| bench.store().expire_deadlines().done().len();
+    assert_eq!(due(bench), 0);
+    let counted = bench.store().counts().done().open;
+    let waits: Vec<_> = counted.iter().map(|o| o.wait).collect();
+    assert!(waits.contains(&Some(WaitKind::Budget)), "{counted:?}");
+    let raise = |agent: &str| {
+        let change = BudgetChange {
+            scope: Scope::Agent(slug(agent)),
+            metric: Metric::Tokens,
+            kind: BudgetChangeKind::Raise(50),
+            note: None,
+            key: None,
+        };
+        let store = bench.store();
+        store.change_budget(change, Principal::Operator).done();
+    };
+    raise("agent-b");
+    assert_eq!(due(bench), 1, "the second reason is over");
+    let admitted = bench.store().admit_task(task, intake()).done();
+    assert!(
+        matches!(&admitted.phase, Phase::Ready { candidates } if *candidates == [slug("agent-b")])
+    );
 }
