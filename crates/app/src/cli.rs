@@ -255,6 +255,11 @@ impl Command {
         matches!(self, Command::Exec(_) | Command::Cp(_))
     }
 
+    /// Whether the verb itself reports a control plane that does not answer.
+    pub(crate) fn reports_house(&self) -> bool {
+        matches!(self, Command::Doctor { .. })
+    }
+
     /// Whether the exit code is that of a program in a cell, so that a failure of Abbey itself has one of its own.
     pub(crate) fn ends_as_program(&self) -> bool {
         matches!(self, Command::Exec(_) | Command::Run(_))

@@ -13,6 +13,8 @@ pub(crate) enum Consent {
     All,
     /// The operator did by the command itself, to one: `agent:NAME`.
     To(String),
+    /// The operator did when asked about an earlier plan, to these.
+    Given(Vec<String>),
     /// Nobody yet: on a terminal the operator is asked.
     Ask,
 }
@@ -21,6 +23,14 @@ impl Consent {
     /// `--yes` or its absence.
     pub(crate) fn from_flag(yes: bool) -> Consent {
         if yes { Consent::All } else { Consent::Ask }
+    }
+
+    /// This, or what was agreed to already.
+    pub(crate) fn or_given(self, agreed: &[String]) -> Consent {
+        match self {
+            Consent::Ask if !agreed.is_empty() => Consent::Given(agreed.to_vec()),
+            consent => consent,
+        }
     }
 
     /// Steps of the plan that are agreed to, as a request to apply it names them. Prints what a plan removes and asks
@@ -42,6 +52,7 @@ impl Consent {
             .filter(|(subject, _)| match self {
                 Consent::All => false,
                 Consent::To(agreed) => subject != agreed,
+                Consent::Given(agreed) => !agreed.contains(subject),
                 Consent::Ask => true,
             })
             .map(|(_, text)| *text)

@@ -227,6 +227,12 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
+/// Whether an edit of the file was interrupted, so that its text may change before it is applied.
+pub(crate) fn has_interrupted_edit(home: &Home, file: &Path) -> bool {
+    let target = file.canonicalize();
+    target.is_ok_and(|target| !kept_edits(home, &target).is_empty())
+}
+
 async fn finish_edits(home: &Home, client: &Client, target: &Path) -> Result<bool, Failure> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     file::remove_temporaries(target, |of| {

@@ -13,7 +13,9 @@ use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::{edited_by_commands, hold_manifest};
 use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest};
 use crate::output::{self, Progress, print_message};
+use crate::plan_before_start::plan_before_start;
 use crate::readiness::{WaitArgs, WaitFor};
+use crate::stopped_control_plane::kill_stopped_control_plane;
 use abbey_api::client::{Client, Error};
 use abbey_api::{
     FleetQuery, HouseQuery, ManifestBody, PlanAction, PlanDoc, PlanNote, PlanSeverity,
@@ -37,16 +39,20 @@ pub(crate) struct UpArgs {
 
 /// `abbey up`: starts the control plane if none is running, applies the manifest, and waits until the
 /// agents and services are ready or it is known that they will not be. Exit code 7 if one is not, 4 if the plan removes something and nobody
-/// consents to it.
+/// consents to it, or if another command applied another manifest meanwhile.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let body = read_manifest(&file)?;
+    let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     obtain_consent_to_restored(home, args.yes).await?;
     let mut progress = Progress::new();
+    kill_stopped_control_plane(home)?;
     wait_while_going_down(home, &mut progress).await?;
     let was_down = is_house_down(home);
+    if was_down {
+        body.consent = plan_before_start(home, &file, &body, args.yes).await?;
+    }
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");
     } else if runs_another_build(home) {
@@ -71,6 +77,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     manifest_arg::remember(home, &file);
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;
+    if house.generation > doc.generation {
+        require_same_manifest(&client, &file, doc.generation).await?;
+    }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     if json {
         output::print_json(&fleet);
@@ -116,10 +125,14 @@ async fn apply(
     let patient = client.clone().timeout(UNLIMITED);
     let house = patient.house();
     let activity = async || activity_of(client).await;
+    // To what the same manifest removed before the house was started.
+    let mut agreed = std::mem::take(&mut body.consent);
     loop {
         let mut turn = Some(hold_manifest(home, client, file).await?);
         // Another command may have added or renamed an agent since it was read; without its edit, the plan would remove it.
-        reread(file, &mut body)?;
+        if reread(file, &mut body)? {
+            agreed.clear();
+        }
         allow_root_files(home, &body, false)?;
         allow_root_ports(home, &body.manifest, false)?;
         progress.show("applying the manifest");
@@ -130,7 +143,7 @@ async fn apply(
         // What cannot be carried out is refused for that, and not asked about.
         let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
         if !planned.notes.iter().any(is_fatal) {
-            let consent = Consent::from_flag(args.yes);
+            let consent = Consent::from_flag(args.yes).or_given(&std::mem::take(&mut agreed));
             // While the operator is asked, other commands can edit the file.
             body.consent = consent.obtain(&planned, || turn = None).await?;
         }
@@ -159,6 +172,24 @@ async fn apply(
             }
         }
     }
+}
+
+/// Refuses to report the house as the manifest `file` says if it is not: another command applied another manifest after
+/// generation `applied`. Commands that edit the file and apply that are no others.
+async fn require_same_manifest(client: &Client, file: &Path, applied: u64) -> Result<(), Failure> {
+    let now = client.house().manifest().await?;
+    if file.is_file() && read_manifest(file)?.manifest == now.manifest {
+        return Ok(());
+    }
+    Err(Failure::plain(format!(
+        "generation {applied}, which this command applied, was superseded by generation {}: another command applied another manifest meanwhile",
+        now.generation
+    ))
+    .hint(format!(
+        "`abbey plan -f {0}` shows what differs now, and `abbey up -f {0}` applies this manifest again",
+        file.display()
+    ))
+    .with_code(exit::CONFLICT))
 }
 
 /// Reads the manifest again, unless it can be read once only. Returns whether it, or a file that it names, has changed; what

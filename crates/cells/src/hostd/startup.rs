@@ -137,7 +137,13 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
     }
     match line.trim() {
         "ok" => Err(failed("it started but does not answer".to_owned())),
-        "" => Err(failed("it ended before it answered".to_owned())),
+        "" => Err(failed(match is_full(&config.home) {
+            true => format!(
+                "it ended before it answered, and no space is left on the file system of `{}`; free some",
+                config.home.display()
+            ),
+            false => "it ended before it answered".to_owned(),
+        })),
         // It says itself that it could not start.
         why => {
             let repeated = Error::Hostd {
@@ -148,6 +154,12 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
             Err(failed(why.to_owned()))
         }
     }
+}
+
+/// Whether a file system has no free block, or no free inode.
+fn is_full(path: &Path) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|fs| fs.f_bavail == 0 || (fs.f_files > 0 && fs.f_favail == 0))
 }
 
 /// Unit of systemd that manages a process of Abbey; none for one that a command started, whatever unit that runs in.
