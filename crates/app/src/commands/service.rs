@@ -133,9 +133,35 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
     let doc = client.services().list(&ServicesQuery::default()).await?;
     match json {
         true => output::print_json(&doc),
-        false => print_services(&doc.services, &doc.disabled),
+        false => {
+            print_services(&doc.services, &doc.disabled);
+            print_troubles(&doc.services);
+        }
     }
     Ok(exit::OK)
+}
+
+/// Prints on standard output what is wrong with services, a line for each.
+pub(crate) fn print_troubles(services: &[ServiceView]) {
+    for service in services {
+        if let Some(trouble) = &service.trouble {
+            let line = format!("{}: {trouble}", service.name);
+            output::print_hanging("", output::with_local_times(&line));
+        }
+    }
+}
+
+/// Most consumers of a service that its line names.
+const CONSUMERS_MOST: usize = 6;
+
+/// Names of consumers; those of many agents are counted.
+fn list_consumers(consumers: &[String]) -> String {
+    let named = consumers.iter().take(CONSUMERS_MOST);
+    let named: Vec<&str> = named.map(String::as_str).collect();
+    match consumers.len().saturating_sub(CONSUMERS_MOST) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// Columns of the table of services.
@@ -166,7 +192,7 @@ pub(crate) fn print_services(services: &[ServiceView], disabled: &[String]) {
             text_or_dash(s.port).into(),
             text_or_dash(s.pid).into(),
             s.restarts.to_string().into(),
-            s.consumers.join(", ").into(),
+            list_consumers(&s.consumers).into(),
         ]
     };
     let off = |name: &String| {
