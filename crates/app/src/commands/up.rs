@@ -78,7 +78,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;
     if house.generation > doc.generation {
-        require_same_manifest(&client, &file, doc.generation).await?;
+        require_same_manifest(home, &client, &file, doc.generation).await?;
     }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     if json {
@@ -176,7 +176,14 @@ async fn apply(
 
 /// Refuses to report the house as the manifest `file` says if it is not: another command applied another manifest after
 /// generation `applied`. Commands that edit the file and apply that are no others.
-async fn require_same_manifest(client: &Client, file: &Path, applied: u64) -> Result<(), Failure> {
+async fn require_same_manifest(
+    home: &Home,
+    client: &Client,
+    file: &Path,
+    applied: u64,
+) -> Result<(), Failure> {
+    // While another command edits the file, it is ahead of the house.
+    let _turn = hold_manifest(home, client, file).await?;
     let now = client.house().manifest().await?;
     if file.is_file() && read_manifest(file)?.manifest == now.manifest {
         return Ok(());
