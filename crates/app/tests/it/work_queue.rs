@@ -439,7 +439,7 @@ workflows:
     write(&again);
     house.expect(0, "task sync Q.md");
     assert_eq!(mine(), 3);
-    assert!(!view(&house).contains("retry"), "{}", view(&house));
+    assert!(!view(&house).contains(", retry)"), "{}", view(&house));
     house.expect(0, "task sync Q.md");
     write(&again);
     house.expect(0, "task sync Q.md");

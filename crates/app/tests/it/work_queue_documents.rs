@@ -441,13 +441,4 @@ fn the_file_of_another_house_is_neither_applied_nor_changed() {
         titles(&two),
         ["Mow the lawn", "Paint the fence", "Something else"]
     );
-    // A new name of the house changes nothing.
-    let manifest = std::fs::read_to_string(one.path("abbey.yaml")).unwrap();
-    std::fs::write(
-        one.path("abbey.yaml"),
-        manifest.replace("house: q", "house: r"),
-    )
-    .unwrap();
-    one.expect(0, "up");
-    one.expect(0, "task sync WORK-QUEUE.md");
 }

@@ -85,7 +85,7 @@ fn a_cell_needs_memory_to_start_and_an_agent_a_name_that_is_no_keyword() {
     let text = "version: 1\nhouse: h\nagents: { a: { limits: { memory: 1KiB } }, all: {}, none: {}, operator: {} }\n";
     let plan = planned(text, &host);
     let told = fatal(&plan).join("\n");
-    assert!(told.contains("a cell needs 8MiB to start"), "{told}");
+    assert!(told.contains("a cell needs 8 MiB to start"), "{told}");
     for name in ["all", "operator"] {
         assert!(
             told.contains(&format!("agent:{name}: `{name}` means")),
