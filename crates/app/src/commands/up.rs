@@ -53,6 +53,13 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         progress.show("replacing the control plane by this build of abbey");
     }
     let started = ensure_current_control_plane_up(home).await?;
+    if !started
+        && home.require_own().is_ok()
+        && let Err(error) = home.create_directories()
+    {
+        let text = "the owners and modes of the house's files could not be repaired";
+        print_message(&format!("warning: {text}: {}", error.chain()));
+    }
     let client = operator_client(home)?;
     // Another command may have added or renamed an agent since the file was read; without its edit, the plan would remove it.
     let lock = hold_manifest(&client, &file).await?;
@@ -85,6 +92,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;
     let fleet = client.agents().list(&FleetQuery::default()).await?;
+    warn_of_damaged_log(&client).await;
     if json {
         output::print_json(&fleet);
         return Ok(code);
@@ -108,6 +116,23 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     ));
     print_fleet(&fleet, &services.services);
     Ok(code)
+}
+
+/// Longest wait for the verification of the audit log; of a longer log, `abbey doctor` says whether it verifies.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Says in one line that the audit log does not verify, if it is known in time.
+async fn warn_of_damaged_log(client: &Client) {
+    let client = client.clone().timeout(VERIFIED_WITHIN);
+    if let Ok(verdict) = client.activity().verify().await
+        && !verdict.ok
+    {
+        print_message(&format!(
+            "warning: the audit log does not verify: entry {}: {}; `abbey doctor` says what to do",
+            verdict.first_bad.unwrap_or(0),
+            verdict.why.unwrap_or_default()
+        ));
+    }
 }
 
 /// Generation of the plan in force; none if nothing was ever applied.

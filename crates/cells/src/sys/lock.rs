@@ -11,7 +11,10 @@ use std::path::Path;
 
 /// Opens the file of a lock, which need not exist.
 fn open(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Whatever the umask: who can write a lock file can lock it.
     File::options()
+        .mode(0o644)
         .create(true)
         .truncate(false)
         .write(true)
