@@ -7,8 +7,8 @@ use super::spare_networks::SpareNetworks;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
-    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
-    home_layout, network_guard, owner_files, pack, rename, stage, sweep,
+    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, home_layout, host_facts,
+    named_files, network_guard, owner_files, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
