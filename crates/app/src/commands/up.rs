@@ -25,6 +25,7 @@ use abbey_daemon::Home;
 use abbey_model::FaultKind;
 use clap::Args;
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
