@@ -5,7 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Shutdown};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Descriptors that each listener keeps for connections that come when no other is left: who asks then gets an answer,
 /// if only that there are none.
-pub(super) const SPARE_FILES: usize = 2;
+pub(super) const SPARE_FILES: usize = 4;
 
 /// Descriptors that a listener keeps.
 #[derive(Debug, Default)]
@@ -50,9 +50,16 @@ impl SpareFiles {
         }
     }
 
-    /// Closes one, for a connection; false if there was none.
+    /// Closes one, for a connection; false if there was none. It is the one of the lowest number: a limit that was lowered
+    /// makes high numbers useless.
     pub(super) fn release(&self) -> bool {
-        self.0.lock().pop().is_some()
+        let mut files = self.0.lock();
+        let lowest = files.iter().enumerate().min_by_key(|(_, f)| f.as_raw_fd());
+        let Some((index, _)) = lowest else {
+            return false;
+        };
+        drop(files.swap_remove(index));
+        true
     }
 
     /// How many there are.
