@@ -186,6 +186,8 @@ documents! {
         bytes: u64,
         /// What is not in it, for people.
         left_out: Vec<String>,
+        /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        notes: Vec<String>,
     }
     /// What a backup holds, after it was verified.
     BackupCheckDoc {
@@ -203,6 +205,8 @@ documents! {
         audit_log: String,
         /// What is not in it, for people.
         left_out: Vec<String>,
+        /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        notes: Vec<String>,
     }
     /// A house that was restored from a backup.
     RestoredHouseDoc {

@@ -45,6 +45,8 @@ see-run = kümmern Sie sich um { $run }: `abbey workflow show { $run }` zeigt, w
 disk-free = { $percent } % frei von { $size }
 disk-left = auf { $mount } sind noch { $percent } % frei
 disk-room = falls das Haus auf { $mount } liegt, schaffen Sie Platz, bevor neue Aufgaben abgewiesen werden
+inodes-left = auf { $mount } sind noch { $percent } % der Inodes frei
+inodes-room = falls das Haus auf { $mount } liegt, löschen Sie Dateien: ohne Inodes startet keine Zelle
 
 no-limit = ohne Grenze
 budget-use = { $spent } von { $limit }, { $held } reserviert

@@ -45,6 +45,8 @@ see-run = look after { $run }: `abbey workflow show { $run }` shows which steps 
 disk-free = { $percent } % free of { $size }
 disk-left = { $mount } has { $percent } % left
 disk-room = if the house is on { $mount }, free space before new tasks are refused
+inodes-left = { $mount } has { $percent } % of its inodes left
+inodes-room = if the house is on { $mount }, remove files: without inodes no cell starts
 
 no-limit = no limit
 budget-use = { $spent } of { $limit }, { $held } reserved

@@ -48,6 +48,8 @@ see-run = займитесь { $run }: `abbey workflow show { $run }` покаж
 disk-free = свободно { $percent } % из { $size }
 disk-left = на { $mount } осталось { $percent } %
 disk-room = если дом находится на { $mount }, освободите место, пока новые задачи не отклоняются
+inodes-left = на { $mount } осталось { $percent } % inode
+inodes-room = если дом находится на { $mount }, удалите файлы: без inode не запустится ни одна ячейка
 
 no-limit = без ограничения
 budget-use = { $spent } из { $limit }, зарезервировано { $held }

@@ -51,6 +51,8 @@ see-run = poskrbite za { $run }: `abbey workflow show { $run }` pokaže, kateri 
 disk-free = { $percent } % prosto od { $size }
 disk-left = na { $mount } je ostalo { $percent } %
 disk-room = če je hiša na { $mount }, sprostite prostor, preden so nove naloge zavrnjene
+inodes-left = na { $mount } je ostalo { $percent } % inodov
+inodes-room = če je hiša na { $mount }, odstranite datoteke: brez inodov se ne zažene nobena celica
 
 no-limit = brez omejitve
 budget-use = { $spent } od { $limit }, rezervirano { $held }

@@ -36,6 +36,8 @@ see-run = 请处理 { $run }：`abbey workflow show { $run }` 会显示 { $workf
 disk-free = { $size } 中剩余 { $percent } %
 disk-left = { $mount } 剩余 { $percent } %
 disk-room = 如果系统位于 { $mount }，请在新任务被拒绝之前腾出空间
+inodes-left = { $mount } 剩余 { $percent } % 的 inode
+inodes-room = 如果系统位于 { $mount }，请删除文件：没有 inode 时任何单元都无法启动
 
 no-limit = 无限制
 budget-use = { $limit } 中已用 { $spent }，预留 { $held }

@@ -75,11 +75,18 @@ fn print_left_out(lines: &[String]) {
     }
 }
 
+fn print_notes(kind: &str, notes: &[String]) {
+    for note in notes {
+        output::print_message(&format!("{kind}: {note}"));
+    }
+}
+
 async fn verify(json: bool, file: &Path) -> Outcome {
     require_readable("cannot read the backup", file)?;
     let file = file.to_owned();
     let verified = tokio::task::spawn_blocking(move || abbey_daemon::verify_backup(&file)).await;
     let doc = verified.map_err(|e| Failure::plain(format!("cannot verify the backup: {e}")))??;
+    print_notes("warning", &doc.notes);
     if json {
         output::print_json(&doc);
         return Ok(exit::OK);
@@ -192,6 +199,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
     let _gone_already = std::fs::remove_file(&made);
     placed.map_err(|e| Failure::plain(format!("cannot write the backup `{}`: {e}", to.name())))?;
     doc.path = to.name();
+    print_notes("warning", &doc.notes);
     let printed = format!(
         "{} ({}), state hash {}",
         doc.path,
@@ -231,9 +239,7 @@ pub(crate) async fn cmd_restore(home: &Home, json: bool, args: RestoreArgs) -> O
         home.root().display(),
         doc.state_hash
     ));
-    for note in &doc.notes {
-        output::print_message(&format!("note: {note}"));
-    }
+    print_notes("note", &doc.notes);
     print_left_out(&doc.left_out);
     if !doc.uses_of_host.is_empty() {
         output::print_message("its manifest uses of this host, once `abbey up` has your consent:");

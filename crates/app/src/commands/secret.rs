@@ -1,5 +1,6 @@
 //! `abbey secret`: values that a manifest names as `credential:NAME`.
 
+use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::{house_in_use, refuse_in_use};
 use crate::output::{self, print_message, print_table};
@@ -11,9 +12,12 @@ use clap::{Args, Subcommand};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Longest secret, bytes.
 const SECRET_MAX: u64 = 64 << 10;
+/// Longest name of a secret, characters.
+const NAME_MAX: usize = 64;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
@@ -55,6 +59,7 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
             let name = parse_name(&args.name)?;
             let value = read_value(&name, args.from_file)?;
             home.store_credential(&name, value.as_bytes())?;
+            log_at_once(home).await;
             match json {
                 true => {
                     output::print_json(&serde_json::json!({ "version": VERSION, "secret": name }))
@@ -88,6 +93,7 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
                     .with_code(exit::NOT_FOUND)
                     .hint("`abbey secret list` lists the names"));
             }
+            log_at_once(home).await;
             match json {
                 true => {
                     output::print_json(&serde_json::json!({ "version": VERSION, "removed": name }))
@@ -97,6 +103,20 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
         }
     }
     Ok(exit::OK)
+}
+
+/// Longest wait for the control plane to log a change.
+const LOGGED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Has a running control plane copy the recorded change into the audit log now. Without one, or one that does not
+/// answer, it does so at its next start or check.
+async fn log_at_once(home: &Home) {
+    if is_control_plane_up(home).await
+        && let Ok(client) = operator_client(home)
+    {
+        let client = client.timeout(LOGGED_WITHIN);
+        let _later = client.activity().checkpoints().await;
+    }
 }
 
 /// Keys of the manifest that name a secret, such as `provider:cloud`.
@@ -110,7 +130,11 @@ async fn users(home: &Home, name: &str) -> Vec<String> {
 /// A name that a manifest can use.
 fn parse_name(name: &str) -> Result<String, Failure> {
     match format!("credential:{name}").parse() {
-        Ok(SecretRef::Credential(name)) if name.len() <= 64 => Ok(name),
+        Ok(SecretRef::Credential(name)) if name.len() <= NAME_MAX => Ok(name),
+        Ok(SecretRef::Credential(name)) => Err(Failure::usage(format!(
+            "the name of the secret is too long: it has {} characters, and at most {NAME_MAX} are allowed",
+            name.len()
+        ))),
         _ => Err(Failure::usage(format!(
             "`{name}` is no name for a secret: use letters, digits, `-` and `_`"
         ))),

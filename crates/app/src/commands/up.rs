@@ -25,6 +25,7 @@ use abbey_daemon::Home;
 use abbey_model::FaultKind;
 use clap::Args;
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -59,6 +60,13 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         progress.show("replacing the control plane by this build of abbey");
     }
     let started = ensure_current_control_plane_up(home).await?;
+    if !started
+        && home.require_own().is_ok()
+        && let Err(error) = home.create_directories()
+    {
+        let text = "the owners and modes of the house's files could not be repaired";
+        print_message(&format!("warning: {text}: {}", error.chain()));
+    }
     let client = operator_client(home)?;
     let before = generation_in_force(&client).await;
     let house = (home, &client);
@@ -81,6 +89,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         require_same_manifest(home, &client, &file, doc.generation).await?;
     }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
+    warn_of_damaged_log(&client).await;
     if json {
         output::print_json(&fleet);
         return Ok(code);
@@ -104,6 +113,23 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     ));
     print_fleet(&fleet, &services.services);
     Ok(code)
+}
+
+/// Longest wait for the verification of the audit log; of a longer log, `abbey doctor` says whether it verifies.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Says in one line that the audit log does not verify, if it is known in time.
+async fn warn_of_damaged_log(client: &Client) {
+    let client = client.clone().timeout(VERIFIED_WITHIN);
+    if let Ok(verdict) = client.activity().verify().await
+        && !verdict.ok
+    {
+        print_message(&format!(
+            "warning: the audit log does not verify: entry {}: {}; `abbey doctor` says what to do",
+            verdict.first_bad.unwrap_or(0),
+            verdict.why.unwrap_or_default()
+        ));
+    }
 }
 
 /// Generation of the plan in force; none if nothing was ever applied.

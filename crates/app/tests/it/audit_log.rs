@@ -254,3 +254,60 @@ fn a_crash_while_the_key_is_rotated_is_recovered() {
         );
     }
 }
+
+/// `backup`, `backup verify`, `restore` and `up` say the same of a house whose log does not verify.
+#[test]
+fn a_backup_of_a_damaged_log_says_so_and_is_whole() {
+    let house = stopped_with_history();
+    tamper(
+        &house,
+        "c.execute('UPDATE activity SET detail = ? WHERE seq = 3', ['{\"x\":1}'])",
+    );
+    let up = house.run("up");
+    assert_eq!(up.status.code(), Some(0));
+    let warned = String::from_utf8_lossy(&up.stderr).into_owned();
+    let lines: Vec<&str> = warned
+        .lines()
+        .filter(|l| l.contains("does not verify"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{warned}");
+    assert!(lines[0].contains("entry 3"), "{warned}");
+    let archive = house.path("b.tar").display().to_string();
+    let doc = house.json(0, args!("backup {}", archive.clone()));
+    let note = doc["notes"][0].as_str().unwrap();
+    assert!(
+        note.contains("does not verify: entry 3") && note.contains("the archive is whole"),
+        "{note}"
+    );
+    let warns = |house: &House, args: args::Args| {
+        let output = house.run(args);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stderr).replace('\n', " ")
+    };
+    let second = house.path("c.tar").display().to_string();
+    let warned = warns(&house, args!("backup {}", second));
+    assert!(
+        warned.contains("warning: the audit log of the house does not verify"),
+        "{warned}"
+    );
+    let checked = house.json(0, args!("backup verify {}", archive.clone()));
+    assert_eq!(checked["notes"][0], note);
+    house.expect(0, "down");
+    let target = crate::house();
+    let restored = target.json(0, args!("restore {}", archive));
+    assert_eq!(restored["notes"][0], note);
+    // A house whose log verifies has nothing to say.
+    let good = up_quietly();
+    let archive = good.path("b.tar").display().to_string();
+    let doc = good.json(0, args!("backup {}", archive));
+    assert_eq!(doc["notes"], serde_json::json!([]));
+}
+
+fn up_quietly() -> House {
+    let house = crate::house();
+    house.manifest(TWO);
+    let output = house.run("up");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("warning"));
+    house
+}

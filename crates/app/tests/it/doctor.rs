@@ -4,7 +4,7 @@
 use crate::{TWO, house, up, with_model};
 use abbey_testkit::house::{House, own_network, until};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 fn check(house: &House, args: &[&str], code: i32, id: &str) -> Value {
@@ -152,4 +152,104 @@ fn a_damaged_database_is_named_by_its_own_path() {
         let named = format!("`{}` is damaged", database.display());
         assert!(said.contains(&named), "{said}");
     }
+}
+
+/// Owners and modes of the house's own files are checked, named and repaired, by `--fix` and by `up`.
+#[test]
+fn files_of_the_house_that_others_can_write_are_named_and_closed() {
+    let house = up(TWO);
+    assert_eq!(check(&house, &[], 0, "files")["state"], "ok");
+    let home = house.home();
+    let at = |path: &str| match path {
+        "" => home.clone(),
+        path => home.join(path),
+    };
+    let modes = || {
+        [
+            "",
+            "agents",
+            "credentials",
+            "hostd",
+            "abbey.db",
+            "hostd/checkpoints.jsonl",
+        ]
+        .map(|path| (path, std::fs::metadata(at(path)).unwrap().mode() & 0o7777))
+    };
+    let before = modes();
+    let open_all = || {
+        for (path, was) in before {
+            mode(&at(path), if was & 0o111 == 0 { 0o666 } else { 0o777 });
+        }
+    };
+    open_all();
+    let bad = check(&house, &[], 7, "files");
+    let text = bad["text"].as_str().unwrap();
+    let home_shown = home.display().to_string();
+    for (path, was) in before {
+        let name = if path.is_empty() { &home_shown } else { path };
+        assert!(
+            text.contains(&format!("`{name}` has mode 0")),
+            "{name} in {text}"
+        );
+        assert!(
+            text.contains(&format!("in place of {was:04o}")),
+            "{was:o} in {text}"
+        );
+    }
+    let doc = house.json(0, "doctor --fix");
+    assert!(
+        doc["fixed"].as_array().unwrap().contains(&"files".into()),
+        "{doc}"
+    );
+    assert_eq!(modes(), before);
+    // `up` repairs as well, whether the house runs or not.
+    for down in [false, true] {
+        if down {
+            house.expect(0, "down");
+        }
+        open_all();
+        if down {
+            assert_eq!(check(&house, &[], 7, "files")["state"], "failed");
+        }
+        house.expect(0, "up");
+        assert_eq!(modes(), before);
+    }
+    if !house.runs_as_root() {
+        return;
+    }
+    // Another owner; and what somebody put there in place of a file is not followed.
+    let journal = at("hostd/journal.jsonl");
+    std::os::unix::fs::chown(&journal, Some(12_345), Some(12_345)).unwrap();
+    let bad = check(&house, &[], 7, "files");
+    assert!(
+        bad["text"]
+            .as_str()
+            .unwrap()
+            .contains("belongs to user 12345"),
+        "{bad}"
+    );
+    house.expect(0, "doctor --fix");
+    assert_eq!(std::fs::metadata(&journal).unwrap().uid(), 0);
+    let victim = house.path("victim");
+    std::fs::write(&victim, "").unwrap();
+    mode(&victim, 0o600);
+    let staged = at("signing.key.next");
+    std::os::unix::fs::symlink(&victim, &staged).unwrap();
+    let bad = check(&house, &["--fix"], 7, "files");
+    assert!(
+        bad["text"].as_str().unwrap().contains("is no regular file"),
+        "{bad}"
+    );
+    assert_eq!(std::fs::metadata(&victim).unwrap().uid(), 0);
+    std::fs::remove_file(&staged).unwrap();
+}
+
+#[test]
+fn a_paused_agent_is_no_failed_check_of_isolation() {
+    let house = up(TWO);
+    house.expect(0, "pause sysadmin");
+    let skipped = check(&house, &[], 0, "isolation.sysadmin");
+    assert_eq!(skipped["state"], "ok", "{skipped}");
+    assert_eq!(skipped["text"], "skipped: agent sysadmin is paused");
+    assert_eq!(check(&house, &[], 0, "isolation.abbot")["state"], "ok");
 }

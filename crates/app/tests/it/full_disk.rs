@@ -325,3 +325,45 @@ fn end_and_clean_what_fills_the_disk(house: &House, disk: &Disk) {
     house.expect(0, "up");
     house.expect(0, "exec a -- rm big");
 }
+
+/// Without inodes there is space, and nothing works: the checks, the reports and the reason of a start say so.
+#[test]
+fn missing_inodes_are_named_by_doctor_reports_and_why() {
+    let house = crate::house();
+    let disk = Disk::mount(house.home(), "size=128m,nr_inodes=2000,mode=755");
+    house.manifest(HOUSE);
+    house.expect(0, "up");
+    let checked = |id: &str| {
+        let output = house.run("doctor --json");
+        let doc: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = doc["checks"].as_array().unwrap();
+        checks.iter().find(|c| c["id"] == id).unwrap().clone()
+    };
+    assert_eq!(checked("disk_inodes")["state"], "ok");
+    let calm = house.json(0, "report status");
+    assert!(!calm.to_string().contains("inodes"), "{calm}");
+    disk.exhaust(Exhausted::Inodes, &house);
+    assert_eq!(checked("disk_inodes")["state"], "failed");
+    assert_eq!(checked("disk_space")["state"], "ok");
+    // The file system of the home is in the report, although it is no device.
+    let report = house.json(0, "report disk");
+    let mount = disk.0.display().to_string();
+    let observed = report["observed"].as_array().unwrap();
+    let ours = observed.iter().find(|o| o["label"] == mount.as_str());
+    let ours = ours.unwrap_or_else(|| panic!("{mount} in {report}"));
+    assert_eq!(ours["amounts"]["total_inodes"], 2000, "{ours}");
+    for name in ["disk", "status"] {
+        let report = house.expect(0, args!("report {}", name));
+        let line = report.lines().find(|l| l.contains("of its inodes left"));
+        let line = line.unwrap_or_else(|| panic!("no inodes in {report}"));
+        assert!(line.contains(&mount), "{line}");
+    }
+    // A cell that ends cannot be started again.
+    abbey_testkit::house::kill(house.agent("a").pid.unwrap());
+    until("the cause is known", || {
+        disk.exhaust(Exhausted::Inodes, &house);
+        house.expect(0, "why a").contains("No space left on device")
+    });
+    disk.free(Exhausted::Inodes, &house);
+    house.wait_until_up("a");
+}

@@ -156,6 +156,7 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
             path: "/nowhere/sink".into(),
         },
         HostdOperation::Archives {},
+        HostdOperation::ProtectHome {},
         HostdOperation::Restore {
             owner: CellName::Agent("a".parse().unwrap()),
             stamp: "2026-11-26T00-00-00-000Z".to_owned(),

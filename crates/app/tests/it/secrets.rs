@@ -2,7 +2,7 @@
 
 use crate::up;
 use abbey_testkit::args;
-use abbey_testkit::house::House;
+use abbey_testkit::house::{House, until};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -250,4 +250,71 @@ fn a_waiver_of_the_defaults_reaches_services_and_refusals_name_its_place() {
     house.expect(0, "up");
     let refused = house.expect_refusal(125, "run -- true");
     assert!(refused.contains("--waive limits"), "{refused}");
+}
+
+/// Who changed which secret is in the audit log, whether the control plane ran or not; the value is nowhere.
+#[test]
+fn changes_of_secrets_are_in_the_audit_log_also_those_made_while_the_house_was_down() {
+    let mut houses = vec![up(ONE)];
+    if rustix::process::geteuid().is_root() {
+        let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 61_236);
+        house.manifest("house: h\nagents:\n  a: { cell: process, waive: [limits] }\n");
+        house.expect(0, "up");
+        houses.push(house);
+    }
+    for house in houses {
+        assert_eq!(set(&house, "OK_1", VALUE), Some(0));
+        house.expect(0, "secret rm OK_1 --force");
+        house.expect_refusal(3, "secret rm OK_1");
+        // At once, in the list that people read.
+        let listed = house.expect(0, "activity -n 500");
+        for action in ["secret.set", "secret.remove"] {
+            let line = listed.lines().find(|l| l.contains(action));
+            let line = line.unwrap_or_else(|| panic!("{action} in {listed}"));
+            assert!(
+                line.contains("operator") && line.contains("secret-OK_1"),
+                "{line}"
+            );
+        }
+        house.expect(0, "down");
+        assert_eq!(set(&house, "OK_2", VALUE), Some(0));
+        house.expect(0, "up");
+        until("the journal is in the log", || {
+            house.audit_entries("secret.set").len() == 2
+        });
+        let entries = house.audit_entries("secret.set");
+        assert_eq!(entries[1]["entity"], "secret-OK_2", "{entries:?}");
+        assert_eq!(entries[1]["detail"]["outcome"], "done");
+        assert!(
+            entries[1]["detail"]["caller"]["uid"].is_u64(),
+            "{entries:?}"
+        );
+        assert_eq!(house.audit_entries("secret.remove").len(), 1);
+        assert!(!house.expect(0, "activity export").contains(VALUE));
+        assert_eq!(house.json(0, "activity verify")["ok"], true);
+        // What cannot be recorded is not done.
+        house.expect(0, "down");
+        let journal = house.home().join("hostd/journal.jsonl");
+        std::fs::rename(&journal, house.path("kept")).unwrap();
+        std::fs::create_dir(&journal).unwrap();
+        let refused = house.expect_refusal(1, "secret rm OK_2 --force");
+        assert!(
+            refused.contains("could not be recorded for the audit log"),
+            "{refused}"
+        );
+        assert!(house.home().join("credentials/OK_2").exists());
+        std::fs::remove_dir(&journal).unwrap();
+        std::fs::rename(house.path("kept"), &journal).unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_is_too_long_is_refused_for_that() {
+    let house = crate::house();
+    let name = "n".repeat(300);
+    let refused = house.expect_refusal(2, args!("secret rm {}", name));
+    assert!(
+        refused.contains("too long") && refused.contains("at most 64"),
+        "{refused}"
+    );
 }

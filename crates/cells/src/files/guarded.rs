@@ -1,5 +1,6 @@
 //! Writing what others decide the size of: never to the last block of a disk, and only while somebody wants it.
 
+use abbey_model::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use std::fs::File;
@@ -25,8 +26,9 @@ pub(crate) fn check_free_space(file: impl AsFd, more: u64) -> io::Result<()> {
     let reserve = RESERVE_MAX.min(bytes(stat.f_blocks) / 20);
     if bytes(stat.f_bavail) < reserve.saturating_add(more) {
         let text = format!(
-            "the disk would have less than {} MiB left; free some space",
-            reserve >> 20
+            "the disk has {} left, and {} must stay free; free some space",
+            Bytes(bytes(stat.f_bavail)).human(),
+            Bytes(reserve).human()
         );
         return Err(io::Error::new(io::ErrorKind::StorageFull, text));
     }

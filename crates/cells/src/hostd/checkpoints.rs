@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+/// Mode of the checkpoint file and of the journal.
+pub(super) const HOSTD_LOG_MODE: u32 = 0o640;
+
 /// Most checkpoints of one call.
 const CHECKPOINTS_MAX: usize = 10_000;
 
@@ -51,7 +54,7 @@ pub fn append_checkpoint_lines(dir: &Path, lines: &[CheckpointLine]) -> Result<(
             .read(true)
             .append(true)
             .create(true)
-            .mode(0o640)
+            .mode(HOSTD_LOG_MODE)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
         // A full disk may have left a part of a line, which must not damage the next one.

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// The user whom the control plane becomes where the system has one.
 const USER: &str = "abbey";
+/// Mode of hostd's own directory.
+pub(super) const HOSTD_DIR_MODE: u32 = 0o2750;
 /// Configuration of hostd, fixed at its start; nothing of it comes from a caller.
 #[derive(Debug, Clone)]
 pub struct HostdConfig {
@@ -124,7 +126,7 @@ impl HostdConfig {
                 _ => {}
             }
         }
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o2750))
+        fs::set_permissions(&dir, fs::Permissions::from_mode(HOSTD_DIR_MODE))
             .map_err(Error::file("protect", &dir))?;
         Ok(config)
     }

@@ -18,6 +18,7 @@ mod config;
 pub(crate) mod disks;
 mod exec;
 mod guest;
+mod home_layout;
 mod host_facts;
 mod in_process;
 mod journal;
@@ -48,8 +49,11 @@ pub use checkpoints::{
 };
 pub use client::{HostdClient, HostdState, hostd_state};
 pub use config::HostdConfig;
+pub use home_layout::{
+    HomeEntry, HomeEntryKind, HomeOwners, WrongEntry, find_wrong_entries, home_entries, repair_home,
+};
 pub use in_process::{InProcessHostd, run_in_process};
-pub use journal::JournalLine;
+pub use journal::{JournalLine, SECRET_REMOVE, SECRET_SET, record_operator_change};
 pub use low_ports::allow_low_ports;
 pub use named_files::{NamedFiles, allow_named_files, check_secret_file, check_sink_file};
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};

@@ -165,6 +165,8 @@ pub enum HostdOperation {
         /// Absolute path of the sink.
         path: PathBuf,
     },
+    /// Gives what belongs to the house itself in its home the owners and modes that it must have.
+    ProtectHome {},
     /// Applies the firewall rules of the allocations. They are rolled back unless the caller confirms in time, on
     /// the same connection, that it still reaches the host.
     Firewall {
@@ -221,6 +223,7 @@ impl HostdOperation {
             HostdOperation::Enter { .. } => "run a program in a cell",
             HostdOperation::KeepCheckpoints { .. } => "store checkpoints of the audit log",
             HostdOperation::CopyCheckpoints { .. } => "copy checkpoints to a sink",
+            HostdOperation::ProtectHome {} => "repair owners and modes of files",
             HostdOperation::Firewall { .. } => "apply the firewall",
             HostdOperation::End {} => "end",
         }
@@ -259,6 +262,7 @@ impl HostdOperation {
             HostdOperation::Enter { cell, .. } => ("enter", cell.to_string()),
             HostdOperation::KeepCheckpoints { .. } => ("checkpoints", String::new()),
             HostdOperation::CopyCheckpoints { path } => ("checkpoints", path.display().to_string()),
+            HostdOperation::ProtectHome {} => ("protect", String::new()),
             HostdOperation::Firewall { .. } => ("firewall", String::new()),
             HostdOperation::End {} => ("end", String::new()),
         }

@@ -7,8 +7,8 @@ use super::spare_networks::SpareNetworks;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
-    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, host_facts, named_files,
-    network_guard, owner_files, pack, rename, stage, sweep,
+    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, home_layout, host_facts,
+    named_files, network_guard, owner_files, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -28,7 +28,6 @@ use std::time::Duration;
 
 /// Time for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
-
 /// Pause after a call could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -376,6 +375,7 @@ pub(super) fn perform_operation(
             Ok(text) => Ok(HostdReply::Text { text }),
             Err(why) => refused(why),
         },
+        HostdOperation::ProtectHome {} => home_layout::protect_home(config, dry),
         HostdOperation::Archives {} => Ok(HostdReply::Archives {
             archives: owner_files::list_archives(config)?,
         }),

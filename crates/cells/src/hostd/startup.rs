@@ -190,8 +190,10 @@ fn kill_hostd(config: &HostdConfig, pid: i32) -> bool {
 }
 
 fn log(config: &HostdConfig) -> std::io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
     let path: PathBuf = config.hostd_dir().join("hostd.log");
-    fs::OpenOptions::new().append(true).create(true).open(path)
+    let options = &mut fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o644).open(path)
 }
 
 /// Detaches this process from its parent and session: forks, and the parent exits with status 0.

@@ -49,6 +49,9 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         .tempdir_in(parent)
         .map_err(Error::file("make a directory in", parent))?;
     audit_checkpoints::publish_checkpoints(&cells.core).await?;
+    // A backup is also evidence, so it is made of a damaged log too, and says so.
+    let verdict = audit_checkpoints::verify_audit_log(&cells.core).await?;
+    let damage = audit_checkpoints::describe_damage(&verdict);
     // Also when whoever asked is gone, and this ends in the middle.
     let _resumed = body.with_services.then(|| HeldPaused(Arc::clone(cells)));
     let running = match body.with_services {
@@ -63,7 +66,7 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         let database = scratch.path().join(DATABASE);
         cells.core.store.backup(database).await?;
         let (state, dir) = (Arc::clone(cells), scratch.path().to_owned());
-        let work = runtime::run_blocking(move || write_archive(&state, &dir, &body));
+        let work = runtime::run_blocking(move || write_archive(&state, &dir, &body, damage));
         work.await
             .map_err(|e| Error::from(Problem::new(FaultKind::Internal, e.to_string())))?
     };
@@ -84,6 +87,11 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         state_hash: contents.state_hash,
         bytes,
         left_out: contents.left_out,
+        notes: contents
+            .audit_log_damage
+            .iter()
+            .map(|damage| archive::damaged_log_note(damage))
+            .collect(),
     })
 }
 
@@ -162,7 +170,13 @@ async fn set_paused(
 }
 
 /// Writes the archive with the copy of the database that is in `scratch`, to `scratch/archive`.
-fn write_archive(cells: &CellsState, scratch: &Path, body: &BackupBody) -> Result<BackupContents> {
+/// `audit_log_damage`: why the audit log does not verify.
+fn write_archive(
+    cells: &CellsState,
+    scratch: &Path,
+    body: &BackupBody,
+    audit_log_damage: Option<String>,
+) -> Result<BackupContents> {
     let core = &cells.core;
     let database = scratch.join(DATABASE);
     let state_hash = hash_database_file(&database)?;
@@ -242,6 +256,7 @@ fn write_archive(cells: &CellsState, scratch: &Path, body: &BackupBody) -> Resul
         },
         signing_key,
         left_out,
+        audit_log_damage,
     };
     let text = serde_json::to_vec(&contents)
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;

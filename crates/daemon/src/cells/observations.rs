@@ -2,7 +2,7 @@
 
 use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self, Desired, History};
-use abbey_model::{CellName, Observed, ProcessIdentity};
+use abbey_model::{CellName, ExitKind, Observed, ProcessIdentity};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -127,7 +127,13 @@ impl Observations {
             let since = before.and_then(|s| s.held_up_since);
             let held_up = seen.error.is_some() || seen.waits.is_some();
             seen.held_up_since = held_up.then(|| since.unwrap_or(now));
-            let still = before.filter(|s| s.history == seen.history);
+            // A start that failed without a record is then found as a shim that disappeared.
+            let exit = seen.history.last_exit.as_ref();
+            let lost = exit.filter(|e| e.exit == ExitKind::Lost);
+            let still = before.filter(|s| {
+                s.history == seen.history
+                    || (lost.is_some() && s.history.last_exit.as_ref() != lost)
+            });
             seen.refused = seen
                 .refused
                 .take()

@@ -309,12 +309,19 @@ async fn reconcile_cell(
                 if let Err(error) = start_cell(cells, cell, generation).await {
                     // A start that failed later left an exit record, which the next look counts; and a hostd that is away
                     // has refused nothing.
-                    let refused = !is_hostd_away(&error);
-                    if refused && observe_cell(cells, cell, seen).await? == Observed::Nothing {
-                        let next = supervision::after_refused_start(&seen.history, now);
-                        write_history(cells, cell, &seen.history, &next).await?;
-                        seen.history = next;
-                        seen.refused = Some(error.chain());
+                    if is_hostd_away(&error) {
+                        return Err(error);
+                    }
+                    match observe_cell(cells, cell, seen).await? {
+                        Observed::Nothing => {
+                            let next = supervision::after_refused_start(&seen.history, now);
+                            write_history(cells, cell, &seen.history, &next).await?;
+                            seen.history = next;
+                            seen.refused = Some(error.chain());
+                        }
+                        // A shim that could not write its record. The next look counts it; only this one knows why.
+                        Observed::Orphaned { .. } => seen.refused = Some(error.chain()),
+                        Observed::Running { .. } | Observed::Exited(_) => {}
                     }
                     return Err(error);
                 }

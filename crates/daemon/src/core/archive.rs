@@ -46,6 +46,16 @@ pub(crate) struct BackupContents {
     pub(crate) signing_key: Option<WrappedKey>,
     /// What is not in it, for people.
     pub(crate) left_out: Vec<String>,
+    /// Why the audit log of the house did not verify when it was written; none if it did.
+    #[serde(default)]
+    pub(crate) audit_log_damage: Option<String>,
+}
+
+/// What `backup`, `backup verify` and `restore` say of an archive whose audit log does not verify.
+pub(crate) fn damaged_log_note(damage: &str) -> String {
+    format!(
+        "the audit log of the house does not verify: {damage}; the archive is whole, and a house that is restored from it has the same log"
+    )
 }
 
 /// Where an entry of an archive belongs.

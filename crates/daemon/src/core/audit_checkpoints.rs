@@ -1,8 +1,8 @@
 //! Checkpoints of the audit log outside the database, and verification against them.
 
 use crate::core::error::{Error, Result};
-use crate::core::runtime;
 use crate::core::state::CoreState;
+use crate::core::{hostd_journal, runtime};
 use abbey_api::{CheckpointsDoc, Problem, VERSION, VerifyDoc};
 use abbey_cells::hostd::{HostdOperation, read_checkpoint_lines};
 use abbey_model::{Checkpoint, CheckpointLine, FaultKind};
@@ -69,8 +69,10 @@ pub(crate) async fn read_kept_lines(core: &CoreState) -> Result<Vec<CheckpointLi
     Ok(read.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 
-/// Signs the newest entry, and returns every signed head with the key that signed first.
+/// Signs the newest entry, and returns every signed head with the key that signed first. Every change that was made
+/// before is in the log then, also one that only hostd's journal had.
 pub(crate) async fn signed_heads_doc(core: &Arc<CoreState>) -> Result<CheckpointsDoc> {
+    hostd_journal::import_journal_now(core).await?;
     publish_checkpoints(core).await?;
     let key = core.store.first_key().await?;
     let lines = read_kept_lines(core).await?;
@@ -98,6 +100,12 @@ pub(crate) fn verification_doc(verdict: AuditVerification) -> VerifyDoc {
         key: verdict.key,
         notes: verdict.notes,
     }
+}
+
+/// Where and why an audit log does not verify, in one phrase; none if it does.
+pub(crate) fn describe_damage(verdict: &AuditVerification) -> Option<String> {
+    let why = verdict.why.as_ref()?;
+    Some(format!("entry {}: {why}", verdict.first_bad.unwrap_or(0)))
 }
 
 /// Verifies the whole audit log: against itself, its signatures, the head that this process knows, the key with which

@@ -4,12 +4,15 @@
 use crate::core::error::Error;
 use crate::core::runtime::{self, Random, Timers};
 use abbey_api::Problem;
-use abbey_cells::hostd::{COMMANDS_OF_HOUSE, HostdConfig};
+use abbey_cells::hostd::{
+    COMMANDS_OF_HOUSE, HomeEntryKind, HomeOwners, HostdConfig, SECRET_REMOVE, SECRET_SET,
+    WrongEntry, find_wrong_entries, home_entries, record_operator_change, repair_home,
+};
 use abbey_model::{FaultKind, Secret, SecretRef};
 use abbey_support::beneath::{DirHandle, set_owner_and_mode};
 use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -201,17 +204,21 @@ impl Home {
             .into())
     }
 
-    /// Stores a credential, readable for the control plane alone.
+    /// Stores a credential, readable for the control plane alone. That it changes, not to what, is recorded for the audit
+    /// log first.
     ///
     /// # Errors
-    /// If the home belongs to another user, or the file cannot be written.
+    /// If the home belongs to another user, or the file or the record cannot be written.
     pub fn store_credential(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         let config = self.create_directories()?;
         let owner = (config.serve_uid, config.serve_uid);
-        self.open_own()?
-            .open_dir("credentials")
-            .and_then(|dir| dir.publish(name, value, 0o600, owner, true))
-            .map_err(Error::file("write", self.credentials_dir().join(name)))
+        let path = self.credentials_dir().join(name);
+        recorded(&config, SECRET_SET, name, || {
+            self.open_own()?
+                .open_dir("credentials")
+                .and_then(|dir| dir.publish(name, value, 0o600, owner, true))
+                .map_err(Error::file("write", path))
+        })
     }
 
     /// Names of the stored credentials, in order.
@@ -237,21 +244,54 @@ impl Home {
         Ok(names)
     }
 
-    /// Removes a stored credential; returns whether it existed.
+    /// Removes a stored credential; returns whether it existed. The removal is recorded for the audit log first.
     ///
     /// # Errors
-    /// If the home belongs to another user, or the file cannot be removed.
+    /// If the home belongs to another user, the record cannot be written, or the file cannot be removed.
     pub fn remove_credential(&self, name: &str) -> Result<bool, Error> {
         self.require_own()?;
         let path = self.credentials_dir().join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::file("remove", &path)(e)),
-        }
+        let opened = DirHandle::open_own(&self.root).and_then(|root| {
+            let dir = root.open_dir("credentials")?;
+            Ok(dir.stat_entry(name)?.map(|_| dir))
+        });
+        let dir = match opened {
+            Ok(Some(dir)) => dir,
+            Ok(None) => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::file("open", &path)(e)),
+        };
+        recorded(&self.hostd_config()?, SECRET_REMOVE, name, || {
+            dir.remove_file(name).map_err(Error::file("remove", path))
+        })?;
+        Ok(true)
     }
 
-    /// Creates every directory of the home with its mode and owner, and returns hostd's
+    /// What of the house's own files has another owner or mode than it must have.
+    ///
+    /// # Errors
+    /// If the home cannot be read.
+    pub(crate) fn wrong_entries(&self) -> Result<Vec<WrongEntry>, Error> {
+        let root = DirHandle::open_trusted(&self.root).map_err(Error::file("open", &self.root))?;
+        let owner = root
+            .stat()
+            .map_err(Error::file("read the metadata of", &self.root))?
+            .st_uid;
+        let user = geteuid();
+        // The control plane of a house that root runs has a user of its own.
+        let owners = match owner {
+            0 if !user.is_root() => HomeOwners::of_root(user.as_raw()),
+            0 => HomeOwners::of(&self.hostd_config()?),
+            _ => HomeOwners::of_this_user(),
+        };
+        let found = find_wrong_entries(&root, &owners);
+        let mut wrong = found.map_err(Error::file("read the metadata in", &self.root))?;
+        // Root's tools hold this lock while the house is down, and may have made its file.
+        wrong.retain(|entry| !user.is_root() || entry.path != Path::new("run/serve.lock"));
+        Ok(wrong)
+    }
+
+    /// Creates every directory of the home with its mode and owner, repairs those of its files, and returns hostd's
     /// configuration. As root, the control plane's user may create files in the home and in `run`,
     /// but cannot replace root's files there (both are sticky), and files and records of cells
     /// belong to root. Otherwise everything belongs to the calling user.
@@ -267,37 +307,28 @@ impl Home {
         fs::create_dir_all(&self.root).map_err(Error::file("create", &self.root))?;
         let root = self.open_own()?;
         let config = self.hostd_config()?;
-        let own = (geteuid().as_raw(), getegid().as_raw());
-        let (ours, serve) = match config.privileged {
-            true => ((0, config.serve_uid), (config.serve_uid, config.serve_uid)),
-            false => (own, own),
-        };
-        let shared = if config.privileged { 0o1771 } else { 0o711 };
+        let owners = HomeOwners::of(&config);
         let failed = |what, name: &str| Error::file(what, self.root.join(name));
-        // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.
-        set_owner_and_mode_unless_same(&root, ours, shared).map_err(failed("protect", ""))?;
-        for (name, mode, owner) in [
-            ("run", shared, ours),
-            ("logs", 0o2751, ours),
-            ("agents", 0o751, ours),
-            ("services", 0o751, ours),
-            ("runs", 0o751, ours),
-            ("credentials", 0o2750, ours),
-            ("skills", 0o755, ours),
-            (COMMANDS_OF_HOUSE, 0o755, ours),
-            ("backups", 0o700, serve),
-            ("egress", 0o700, serve),
-            ("templates", 0o700, serve),
-        ] {
-            root.ensure_dir(name, mode, owner)
-                .map_err(failed("create", name))?;
+        for entry in home_entries(&owners) {
+            // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.
+            if entry.kind != HomeEntryKind::Directory {
+                continue;
+            }
+            let made = match entry.path.rsplit_once('/') {
+                None if entry.path.is_empty() => {
+                    set_owner_and_mode_unless_same(&root, entry.owner, entry.mode)
+                }
+                None => root
+                    .ensure_dir(entry.path, entry.mode, entry.owner)
+                    .map(drop),
+                Some((parent, name)) => root
+                    .open_dir(parent)
+                    .and_then(|dir| dir.ensure_dir(name, entry.mode, entry.owner))
+                    .map(drop),
+            };
+            made.map_err(failed("create", entry.path))?;
         }
-        let run = root.open_dir("run").map_err(failed("open", "run"))?;
-        run.ensure_dir("cells", 0o2750, ours)
-            .map_err(failed("create", "run/cells"))?;
-        if config.privileged {
-            self.give_to_control_plane_user(&root, &run, config.serve_uid)?;
-        }
+        repair_home(&root, &owners)?;
         self.check_agents_can_enter()?;
         Ok(config)
     }
@@ -319,45 +350,6 @@ impl Home {
         for name in ["backups", "egress", "templates"] {
             root.give_entry(name, (uid, uid))
                 .map_err(Error::file("change the owner of", self.root.join(name)))?;
-        }
-        Ok(())
-    }
-
-    /// Changes the owner of the control plane's files (database, keys, lock) to its user. That user can put anything
-    /// in their place, so each is judged as it was opened.
-    fn give_to_control_plane_user(
-        &self,
-        root: &DirHandle,
-        run: &DirHandle,
-        uid: u32,
-    ) -> Result<(), Error> {
-        for (dir, name) in [
-            (root, "operator.token"),
-            (root, "abbey.db"),
-            (root, "abbey.db-wal"),
-            (root, "abbey.db-shm"),
-            (root, "abbey.db.reserve"),
-            (root, "signing.key"),
-            (root, STAGED_KEY),
-            (run, "serve.lock"),
-            (run, "serve.json"),
-        ] {
-            dir.give_entry(name, (uid, uid))
-                .map_err(Error::file("change the owner of", name))?;
-        }
-        // The operator puts credentials there; the control plane reads them.
-        for entry in fs::read_dir(self.credentials_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_file()) {
-                std::os::unix::fs::lchown(&path, Some(uid), Some(uid))
-                    .map_err(Error::file("change the owner of", &path))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-                    .map_err(Error::file("set the mode of", &path))?;
-            }
         }
         Ok(())
     }
@@ -570,6 +562,29 @@ impl Home {
             Err(e) => Err(Error::file("read", &path)(e)),
         }
     }
+}
+
+/// Makes a change of a secret, which is recorded for the audit log before, and again if it fails: what is made without a
+/// record would be a change that nobody finds.
+fn recorded(
+    config: &HostdConfig,
+    op: &str,
+    name: &str,
+    change: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let subject = format!("secret-{name}");
+    record_operator_change(config, op, &subject, "done").map_err(|e| {
+        let text = format!(
+            "the change of the secret `{name}` could not be recorded for the audit log, so it was not made: {}",
+            Error::from(e).chain()
+        );
+        Problem::new(FaultKind::Host, text)
+            .remedy("free space in the file system of the home, then repeat the command")
+    })?;
+    change().inspect_err(|error| {
+        let outcome = format!("failed: {}", error.chain());
+        let _unlikely = record_operator_change(config, op, &subject, &outcome);
+    })
 }
 
 /// Gives an open directory its mode and owner; touches nothing if it has them.

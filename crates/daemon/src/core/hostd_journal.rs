@@ -43,6 +43,11 @@ fn journal_path(core: &CoreState) -> PathBuf {
     core.home.root().join("hostd/journal.jsonl")
 }
 
+/// Imports what the journal has now, without waiting for the next check.
+pub(crate) async fn import_journal_now(core: &CoreState) -> Result<()> {
+    import_new_lines(core, &mut 0).await
+}
+
 /// Imports every line behind the stored offset, in chunks. `size_seen` is the file size at the last
 /// import.
 async fn import_new_lines(core: &CoreState, size_seen: &mut u64) -> Result<()> {
@@ -81,8 +86,14 @@ fn read_whole_lines(core: &CoreState, from: u64) -> std::io::Result<(Vec<NewAudi
         .lines()
         .map(|line| match serde_json::from_str::<JournalLine>(line) {
             Ok(line) => NewAuditEntry {
-                actor: Principal::House,
-                action: format!("hostd.{}", line.op),
+                actor: match line.is_by_operator() {
+                    true => Principal::Operator,
+                    false => Principal::House,
+                },
+                action: match line.is_by_operator() {
+                    true => line.op.clone(),
+                    false => format!("hostd.{}", line.op),
+                },
                 entity: match line.subject.is_empty() {
                     true => "hostd".to_owned(),
                     false => line.subject.clone(),

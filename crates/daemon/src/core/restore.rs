@@ -7,7 +7,7 @@ use crate::core::archive::{
 use crate::core::created_paths::CreatedPaths;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, create_dir_with_mode, publish_file};
-use crate::core::{restored_house, runtime};
+use crate::core::{audit_checkpoints, restored_house, runtime};
 use abbey_api::{BackupCheckDoc, Problem, RestoredHouseDoc, VERSION};
 use abbey_cells::hostd::{
     Allocations, HostdApi, HostdConfig, HostdOperation, InProcessHostd, append_checkpoint_lines,
@@ -64,6 +64,16 @@ struct Staged {
     services: BTreeSet<Slug>,
     templates: BTreeSet<Slug>,
     entries: u64,
+}
+
+impl Staged {
+    /// What is to be said if the audit log in the archive, or that of its house, does not verify.
+    fn log_note(&self) -> Option<String> {
+        let stated = self.contents.as_ref();
+        let stated = stated.and_then(|c| c.audit_log_damage.clone());
+        let damage = audit_checkpoints::describe_damage(&self.log).or(stated);
+        damage.map(|damage| archive::damaged_log_note(&damage))
+    }
 }
 
 /// Reads a whole archive into the empty directory `dir`, and checks everything about it, whether `keep` is set or not.
@@ -462,17 +472,13 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
     let staged = stage(from, scratch.path(), false)?;
-    let log = match staged.log.why {
+    let notes: Vec<String> = staged.log_note().into_iter().collect();
+    let log = match audit_checkpoints::describe_damage(&staged.log) {
         None => format!(
             "{} entries, {} signed checkpoints",
             staged.log.entries, staged.log.checkpoints
         ),
-        Some(why) => {
-            return Err(Error::Damaged {
-                path: from.to_owned(),
-                why: format!("its audit log does not verify: {why}"),
-            });
-        }
+        Some(damage) => format!("does not verify: {damage}"),
     };
     Ok(BackupCheckDoc {
         version: VERSION,
@@ -482,6 +488,7 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         services: staged.services.iter().map(Slug::to_string).collect(),
         audit_log: log,
         left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
+        notes,
     })
 }
 
@@ -601,6 +608,8 @@ pub fn restore_backup(
         file::Sync::Entry,
     )
     .map_err(Error::file("publish", home.database_file()))?;
+    // What was put in place is this process's.
+    home.create_directories()?;
     Ok(RestoredHouseDoc {
         version: VERSION,
         state_hash: staged.state_hash,
@@ -653,12 +662,7 @@ fn prepare(home: &Home, from: &Path, passphrase: Option<&Secret>) -> Result<Prep
         }
         (None, None) => None,
     };
-    if let Some(why) = &staged.log.why {
-        notes.push(format!(
-            "the audit log in the archive does not verify, and will not after the restore: entry {}: {why}",
-            staged.log.first_bad.unwrap_or(0)
-        ));
-    }
+    notes.extend(staged.log_note());
     let key = home.load_or_create_signing_key()?;
     let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
     let store = open_store(&scratch.path().join(DATABASE), key)?;

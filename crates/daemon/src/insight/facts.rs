@@ -31,7 +31,7 @@ pub(crate) async fn read_fact(
     args: &Value,
 ) -> Result<Value> {
     match name {
-        "disks" => Ok(json!({ "disks": disks::list_disks() })),
+        "disks" => Ok(json!({ "disks": disks::list_disks(work.core.home.root()) })),
         "system" => Ok(system_fact()),
         "cells" => Ok(json!({ "agents": cell_views::fleet_doc(work).await?.agents })),
         "services" => Ok(json!({ "services": cell_views::services_doc(work).await?.services })),

@@ -2,23 +2,19 @@
 
 use super::checks::Checks;
 use crate::core::error::{Error, Result};
-use crate::core::home::Home;
 use crate::core::runtime;
 use crate::core::{audit_checkpoints, checkpoint_sinks};
 use crate::work::state::WorkState;
 use abbey_api::{CheckSeverity, Problem, Time};
 use abbey_engine::saga::State;
-use abbey_model::{Bytes, CellKind, Metric, Millis};
+use abbey_model::{CellKind, Metric, Millis};
 use abbey_plan::HostFacts;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Open files that a program in a cell may have where the host allows it.
 const FILES_USUAL: u64 = 4096;
-/// Free space below which the database is in danger, bytes.
-const SPACE_LEAST: u64 = 64 << 20;
 /// Most that the store's clock may be ahead of the host's, milliseconds.
 const CLOCK_AHEAD_MOST: i64 = 2000;
 
@@ -113,7 +109,7 @@ pub(super) async fn check_host(
         format!("{over} token budgets are used up"),
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
-    check_disk_space(&work.core.home, checks);
+    super::files::check_disk_space(&work.core.home, checks);
     if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
         && files < FILES_USUAL
     {
@@ -125,18 +121,10 @@ pub(super) async fn check_host(
             "raise the limit to 4096 or more with `ulimit -n` before `abbey up`, or with `LimitNOFILE=` in its unit",
         );
     }
+    super::files::check_home_files(&work.core.home, checks);
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
-    let mode = std::fs::metadata(work.core.home.operator_token_file())
-        .map_or(0o777, |m| m.permissions().mode() & 0o777);
-    add(
-        "operator_credential",
-        mode == 0o600,
-        CheckSeverity::Fail,
-        format!("the operator's credential has mode {mode:03o}"),
-        "chmod 600 the file `operator.token`",
-    );
     let planned = work.core.plan.current();
     if let Some(current) = planned.filter(|_| running) {
         let bound = work.cells.net.operator_address.bound_text();
@@ -237,19 +225,6 @@ async fn check_sinks(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Adds a check that there is space for the state.
-pub(super) fn check_disk_space(home: &Home, checks: &mut Checks) {
-    let stat = rustix::fs::statvfs(home.root()).ok();
-    let free = stat.map_or(0, |s| s.f_bavail * s.f_frsize);
-    checks.add(
-        "disk_space",
-        free >= SPACE_LEAST,
-        CheckSeverity::Fail,
-        format!("{} are free for the state", Bytes(free).human()),
-        "free some space on that file system",
-    );
 }
 
 /// Host facts from hostd, and a check that it answers.

@@ -6,7 +6,7 @@ use crate::cells::exec;
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
-use abbey_model::{CellName, Slug};
+use abbey_model::{CellName, Observed, Slug};
 use abbey_plan::HostFacts;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,23 @@ pub(super) async fn check_isolation(
         let agent = current.house.agents.get(slug);
         agent.is_some_and(|a| a.cell.isolates())
     };
+    let seen = work.cells.observations.snapshot();
+    let is_paused = |slug: &Slug| {
+        let seen = seen.get(&CellName::Agent(slug.clone()));
+        seen.is_some_and(|s| matches!(s.observed, Observed::Running { paused: true, .. }))
+    };
     for slug in current.house.agents.keys().filter(up).take(TRIED_MAX) {
+        // Its programs stand still, and so would the one of the check.
+        if is_paused(slug) {
+            checks.add(
+                &format!("isolation.{slug}"),
+                true,
+                CheckSeverity::Info,
+                format!("skipped: agent {slug} is paused"),
+                "",
+            );
+            continue;
+        }
         let others = current.house.agents.keys().filter(|o| *o != slug);
         let theirs = others.flat_map(|other| {
             let dir = work.core.home.agent_dir(other.as_str());

@@ -2,6 +2,7 @@
 //! S2-29).
 
 mod checks;
+mod files;
 mod house;
 mod isolation;
 mod offline;
@@ -9,14 +10,15 @@ mod work;
 
 use crate::cells::provision;
 use crate::core::error::Result;
+use crate::core::hostd;
 use crate::work::state::WorkState;
 use abbey_api::{CheckState, DoctorDoc, VERSION};
+use abbey_cells::hostd::HostdOperation;
 use abbey_model::Principal;
 use abbey_store::NewAuditEntry;
 use checks::Checks;
 pub(crate) use offline::check_silent_house;
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,13 +91,12 @@ pub(crate) async fn run_offline_checks(work: &Arc<WorkState>) -> Result<DoctorDo
 /// checks that it fixed.
 pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>, by: Principal) -> Result<DoctorDoc> {
     let before = run_checks(work).await?;
-    let token = work.core.home.operator_token_file();
-    if let Ok(meta) = std::fs::metadata(&token)
-        && meta.permissions().mode() & 0o777 != 0o600
-    {
-        let mode = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(&token, mode)
-            .map_err(crate::core::error::Error::file("protect", &token))?;
+    let protected = hostd::run_operation(&work.core.hostd, HostdOperation::ProtectHome {}).await;
+    if let Err(error) = protected {
+        tracing::error!(
+            error = error.chain(),
+            "owners and modes of the house's files could not be repaired"
+        );
     }
     let provisioned = {
         let _plan_lock = work.core.plan.lock_changes().await;

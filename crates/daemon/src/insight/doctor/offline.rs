@@ -115,7 +115,7 @@ pub(crate) fn check_silent_house(home: &Home, holder: Option<i32>) -> DoctorDoc 
         ),
     };
     checks.add("control_plane", false, CheckSeverity::Fail, text, &remedy);
-    super::house::check_disk_space(home, &mut checks);
+    super::files::check_disk_space(home, &mut checks);
     let hostd = abbey_cells::hostd::listening_process(home.root());
     checks.add(
         "hostd",

@@ -122,8 +122,9 @@ pub(crate) async fn make_report(
             &cell_views::services_doc(work).await?.services,
             &newest_tasks(work).await?,
             &crate::work::workflows::recent_incidents(work).await?,
+            &disks::list_disks(work.core.home.root()),
         ),
-        "disk" => state::disk_report(&disks::list_disks()),
+        "disk" => state::disk_report(&disks::list_disks(work.core.home.root())),
         "budget" => state::budget_report(&work.core.store.budgets().await?),
         "tokens" => day::token_report(&work.core.store.usage_since(since).await?),
         "policy" => match work.core.plan.current() {

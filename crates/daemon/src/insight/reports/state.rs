@@ -2,6 +2,7 @@
 
 use super::day::usd;
 use super::report::{Report, plain_number};
+use crate::insight::disks::{INODES_LEAST, SPACE_LEAST};
 use abbey_api::FindingKind;
 use abbey_api::{FleetDoc, ServiceView};
 use abbey_engine::budget::Account;
@@ -17,12 +18,13 @@ use std::collections::BTreeMap;
 const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
 /// The report `status`: presence of each agent and service, workflow runs that are half
-/// done, and open tasks by state.
+/// done, open tasks by state, and a disk of the house that is full.
 pub(super) fn status_report(
     fleet: &FleetDoc,
     services: &[ServiceView],
     tasks: &[TaskRow],
     incidents: &[WorkflowRow],
+    disks: &[Value],
 ) -> Report {
     let mut report = Report::default();
     let agents = fleet
@@ -89,10 +91,16 @@ pub(super) fn status_report(
         );
         report.recommend(FindingKind::Note, Text::new("see-task-why"));
     }
+    // Those of the other file systems are in the report `disk`, as is what is not urgent.
+    for disk in disks.iter().filter(|d| d["home"] == true) {
+        judge_disk(&mut report, disk, |_, free, least| {
+            (free < least).then_some(FindingKind::Error)
+        });
+    }
     report
 }
 
-/// The report `disk`: free space of each file system.
+/// The report `disk`: free space and inodes of each file system.
 pub(super) fn disk_report(disks: &[Value]) -> Report {
     let mut report = Report::default();
     for disk in disks {
@@ -100,18 +108,61 @@ pub(super) fn disk_report(disks: &[Value]) -> Report {
         let (total, free) = (number("total_bytes"), number("available_bytes"));
         let mount = disk["mount"].as_str().unwrap_or("?");
         let percent = (free * 100).checked_div(total).unwrap_or(0);
-        let about = |id| Text::new(id).with("mount", mount).with("percent", percent);
-        report.observe_amounts(
-            Text::plain(mount),
-            about("disk-free").with("size", Bytes(total).human()),
-            &[("total_bytes", total), ("available_bytes", free)],
-        );
-        if let Some((_, severity)) = SPACE.iter().find(|(least, _)| percent < *least) {
-            report.interpret(*severity, about("disk-left"));
-            report.recommend(FindingKind::Action, about("disk-room"));
+        let text = Text::new("disk-free")
+            .with("mount", mount)
+            .with("percent", percent)
+            .with("size", Bytes(total).human());
+        let mut amounts = vec![("total_bytes", total), ("available_bytes", free)];
+        // Where inodes are made as they are needed, there is no number of them.
+        let inodes = number("total_inodes");
+        if inodes > 0 {
+            let free = number("available_inodes");
+            amounts.extend([("total_inodes", inodes), ("available_inodes", free)]);
         }
+        report.observe_amounts(Text::plain(mount), text, &amounts);
+        judge_disk(&mut report, disk, |percent, _, _| {
+            let limit = SPACE.iter().find(|(least, _)| percent < *least);
+            limit.map(|(_, severity)| *severity)
+        });
     }
     report
+}
+
+/// Reports that a file system has little space, or few inodes, left, as `judge` decides from the free percents, the free
+/// amount, and the least with which a house works.
+fn judge_disk(
+    report: &mut Report,
+    disk: &Value,
+    judge: impl Fn(u64, u64, u64) -> Option<FindingKind>,
+) {
+    let mount = disk["mount"].as_str().unwrap_or("?");
+    for (total, free, least, left, remedy) in [
+        (
+            "total_bytes",
+            "available_bytes",
+            SPACE_LEAST,
+            "disk-left",
+            "disk-room",
+        ),
+        (
+            "total_inodes",
+            "available_inodes",
+            INODES_LEAST,
+            "inodes-left",
+            "inodes-room",
+        ),
+    ] {
+        let number = |key: &str| disk[key].as_u64().unwrap_or(0);
+        let free = number(free);
+        let Some(percent) = free.saturating_mul(100).checked_div(number(total)) else {
+            continue;
+        };
+        let about = |id| Text::new(id).with("mount", mount).with("percent", percent);
+        if let Some(severity) = judge(percent, free, least) {
+            report.interpret(severity, about(left));
+            report.recommend(FindingKind::Action, about(remedy));
+        }
+    }
 }
 
 /// An amount in a unit that people use.
