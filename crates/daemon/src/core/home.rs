@@ -430,14 +430,23 @@ impl Home {
     /// [`Error::Locked`] with the holder's process id if another control plane runs.
     pub fn acquire_lock(&self) -> Result<File, Error> {
         let path = self.run_dir().join("serve.lock");
-        // Opened beneath the home: root locks it too, and the control plane's user can put a link in its place.
-        let mut file = DirHandle::open_trusted(&self.root)
-            .and_then(|root| root.open_or_create("run/serve.lock", 0o600))
-            .map_err(Error::file("open", &path))?;
+        let failed = || Error::file("open", &path);
+        let root = DirHandle::open_trusted(&self.root).map_err(failed())?;
         let until = runtime::System.now() + LOCK_WITHIN;
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut file = loop {
+            // Opened beneath the home: root locks it too, and the control plane's user can put a link in its place.
+            let file = root.open_or_create("run/serve.lock", 0o600);
+            let file = file.map_err(failed())?;
+            let taken = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            // Whoever had the lock may have removed the file as it ended, and another one may have a new file locked by now.
+            if taken && is_in_place(&root, &file).map_err(failed())? {
+                break file;
+            }
             // Not whose number is in the file: the control plane's user can write there what it likes.
-            let holder = abbey_cells::lock_holder(&file);
+            let holder = match taken {
+                true => None,
+                false => abbey_cells::lock_holder(&file),
+            };
             // The kernel releases the lock when the last thread of a killed holder has ended.
             if holder.is_some() || runtime::System.now() >= until {
                 return Err(Error::Locked {
@@ -446,7 +455,7 @@ impl Home {
                 });
             }
             runtime::sleep_thread(Duration::from_millis(10));
-        }
+        };
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", std::process::id()))
@@ -564,6 +573,13 @@ impl Home {
     }
 }
 
+/// Whether an open lock file is still the one that others find.
+fn is_in_place(root: &DirHandle, lock: &File) -> io::Result<bool> {
+    let found = root.open_dir("run")?.stat_entry("serve.lock")?;
+    let own = rustix::fs::fstat(lock)?;
+    Ok(found.is_some_and(|found| (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)))
+}
+
 /// Makes a change of a secret, which is recorded for the audit log before, and again if it fails: what is made without a
 /// record would be a change that nobody finds.
 fn recorded(
@@ -634,4 +650,24 @@ pub(crate) fn list_slug_dirs(
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_on_a_file_that_was_removed_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        let home = Home::new(dir.path().to_owned());
+        let root = DirHandle::open_trusted(dir.path()).unwrap();
+        let old = home.acquire_lock().unwrap();
+        assert!(is_in_place(&root, &old).unwrap());
+        // As a control plane does that ends.
+        fs::remove_file(dir.path().join("run/serve.lock")).unwrap();
+        assert!(!is_in_place(&root, &old).unwrap());
+        let new = home.acquire_lock().unwrap();
+        assert!(is_in_place(&root, &new).unwrap() && !is_in_place(&root, &old).unwrap());
+    }
 }
