@@ -11,6 +11,7 @@ use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner, unit_of}
 use abbey_cells::{Backend, ShimBackend, is_stopped};
 use abbey_daemon::{Home, STATE_FORMAT};
 use abbey_model::{CellName, Millis, Observed, ProcessIdentity};
+use abbey_support::shell::shell_path;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -209,9 +210,10 @@ fn explain_full_disk(home: &Home, cause: &str, failure: Failure) -> Failure {
     if !is_full.iter().any(|text| cause.contains(text)) {
         return failure;
     }
-    let home = home.root().display();
+    let shown = home.root().display();
+    let word = shell_path(home.root());
     failure.hint(format!(
-        "free space or inodes on the file system of `{home}`, then repeat the command; `df -h {home}` and `df -i {home}` show what is left"
+        "free space or inodes on the file system of `{shown}`, then repeat the command; `df -h {word}` and `df -i {word}` show what is left"
     ))
 }
 

@@ -354,7 +354,8 @@ pub(crate) fn manifest_failure(list: &[Mistake]) -> Failure {
 /// As [`manifest_failure`], for an edit of the entry of an agent: exit code 3 if the manifest has no such agent.
 pub(crate) fn agent_edit_failure(text: &str, agent: &Slug, list: &[Mistake]) -> Failure {
     let is_known = |house: &manifest::House| house.agents.contains_key(agent);
-    entry_edit_failure(text, is_known, list)
+    let hint = "`abbey ps` lists the agents of the house, and the manifest declares them";
+    entry_edit_failure(text, is_known, list, hint)
 }
 
 /// As [`agent_edit_failure`], for the entry of a service.
@@ -362,21 +363,21 @@ pub(crate) fn service_edit_failure(text: &str, service: &Slug, list: &[Mistake])
     let is_known = |house: &manifest::House| {
         house.services.contains_key(service) || house.disabled.contains(service)
     };
-    entry_edit_failure(text, is_known, list)
+    let hint = "`abbey service list` lists the services of the house, also disabled ones";
+    entry_edit_failure(text, is_known, list, hint)
 }
 
 fn entry_edit_failure(
     text: &str,
     is_known: impl FnOnce(&manifest::House) -> bool,
     list: &[Mistake],
+    hint: &str,
 ) -> Failure {
     // A manifest that can't be read has another mistake than a missing entry.
     let known = manifest::parse(text).map_or(true, |house| is_known(&house));
     let failure = manifest_failure(list);
     match known {
         true => failure,
-        false => failure
-            .with_code(exit::NOT_FOUND)
-            .hint("`abbey ps` lists the agents of the house, and the manifest declares them"),
+        false => failure.with_code(exit::NOT_FOUND).hint(hint),
     }
 }

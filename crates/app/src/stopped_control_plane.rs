@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Time after which a command that waits for the control plane looks whether it is stopped.
 const WAITED: Duration = Duration::from_secs(2);
 
+/// Time after which it looks again.
+const LOOKS_AGAIN: Duration = Duration::from_secs(30);
+
 /// Time for which a control plane is stopped before a command gives it up.
 const STOPPED_FOR: Duration = Duration::from_millis(500);
 
@@ -44,16 +47,22 @@ async fn look(home: &Home) -> Option<i32> {
 /// The failure of a command that waits for a control plane that a signal stopped, a few seconds after it began. Never ends
 /// otherwise, so that it can be raced with the command.
 pub(crate) async fn fail_if_stopped(home: &Home) -> Failure {
-    tokio::time::sleep(WAITED).await;
-    if ASKED.load(Ordering::Relaxed)
-        && let Some(pid) = look(home).await
-    {
+    let mut pause = WAITED;
+    loop {
+        tokio::time::sleep(pause).await;
+        if !ASKED.load(Ordering::Relaxed) {
+            continue;
+        }
+        // Each look is a connection, so a command that goes on for long looks seldom.
+        pause = LOOKS_AGAIN;
+        let Some(pid) = look(home).await else {
+            continue;
+        };
         tokio::time::sleep(STOPPED_FOR).await;
         if look(home).await == Some(pid) {
             return describe(pid);
         }
     }
-    std::future::pending().await
 }
 
 fn describe(pid: i32) -> Failure {

@@ -40,8 +40,10 @@ pub(crate) async fn finish_shutdown(home: &Home) -> Result<(), Failure> {
     for file in sockets.into_iter().chain(files) {
         let _gone_already = std::fs::remove_file(file);
     }
+    // Before another command can start the house, which is no rest of this one.
+    let rest = describe_rest(home).filter(|rest| !rest.is_empty());
     drop(lock);
-    match describe_rest(home) {
+    match rest {
         None => Ok(()),
         Some(rest) => Err(Failure::plain(format!("the house is not all down: {rest}"))
             .hint("run `abbey down` again; `abbey doctor` checks what is left")

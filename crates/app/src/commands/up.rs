@@ -23,6 +23,7 @@ use abbey_api::{
 };
 use abbey_daemon::Home;
 use abbey_model::FaultKind;
+use abbey_support::shell::shell_path;
 use clap::Args;
 use std::path::Path;
 use std::time::Duration;
@@ -220,7 +221,7 @@ async fn require_same_manifest(
     ))
     .hint(format!(
         "`abbey plan -f {0}` shows what differs now, and `abbey up -f {0}` applies this manifest again",
-        file.display()
+        shell_path(file)
     ))
     .with_code(exit::CONFLICT))
 }

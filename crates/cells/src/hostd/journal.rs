@@ -79,7 +79,7 @@ pub fn record_operator_change(
 }
 
 fn append_line(dir: &Path, line: &JournalLine) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
     let mut file = fs::OpenOptions::new()
         .read(true)
         .append(true)
@@ -87,6 +87,12 @@ fn append_line(dir: &Path, line: &JournalLine) -> io::Result<File> {
         .mode(HOSTD_LOG_MODE)
         .custom_flags(libc::O_NOFOLLOW)
         .open(journal_path(dir))?;
+    // Whatever the umask of a command that records the first line: the control plane reads the journal.
+    let found = file.metadata()?;
+    let is_own = found.uid() == rustix::process::geteuid().as_raw();
+    if is_own && found.mode() & 0o7777 != HOSTD_LOG_MODE {
+        file.set_permissions(fs::Permissions::from_mode(HOSTD_LOG_MODE))?;
+    }
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     // A full disk may have left a part of a line, which must not damage this one.

@@ -62,7 +62,10 @@ async fn import_new_lines(core: &CoreState, size_seen: &mut u64) -> Result<()> {
         let known = core.store.journal_offset().await?;
         // A journal that is shorter than the stored offset belongs to a restored home: import it from its start.
         let from = if known > size { 0 } else { known };
-        let (notes, to) = read_whole_lines(core, from).unwrap_or_default();
+        let (notes, to) = read_whole_lines(core, from).unwrap_or_else(|error| {
+            tracing::error!(%error, "hostd's journal could not be read, so its lines are missing in the audit log");
+            Default::default()
+        });
         if to > from {
             core.store.import_journal(known, to, notes).await?;
         }
