@@ -141,8 +141,8 @@ pub struct WorkflowRun {
     pub input: BTreeMap<String, Json>,
     /// Steps that became ready, each with its items.
     pub steps: BTreeMap<Slug, Vec<StepItem>>,
-    /// Data of the outside events that an earlier version of Abbey took in, one for each name.
-    #[serde(default, rename = "heard", skip_serializing_if = "BTreeMap::is_empty")]
+    /// Data of the outside events that an earlier version of Abbey took in, one for each name. Such a version needs the key.
+    #[serde(default, rename = "heard")]
     heard_before: BTreeMap<Slug, Json>,
     /// Data of the outside events that were reported to the run and that a step could use, by name, oldest first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -110,7 +110,7 @@ fn a_model_directs_colleagues_that_use_skills_and_remember_yesterday() {
     house.variables = clock.variables();
     // Nothing in the script can know them.
     let chance = std::process::id();
-    let (weaver, smith) = (format!("w{chance:x}"), format!("s{chance:x}"));
+    let (weaver, smith) = (format!("agent-w{chance:x}"), format!("agent-s{chance:x}"));
     let (first, second) = (1000 + chance % 1000, 3000 + chance % 1000);
     write_skill(&house, first);
     house.manifest(&with_model(&format!(

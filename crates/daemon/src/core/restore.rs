@@ -516,21 +516,23 @@ pub fn restore_backup(
         );
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
-    let created = CreatedPaths::since_now(home.root());
+    let created = CreatedPaths::since_now(home.root()).map_err(Error::file("list", home.root()))?;
+    let mut lock = None;
     let Prepared {
         config,
-        lock: _lock,
         scratch,
         staged,
         notes,
         kept,
         in_force,
-    } = match prepare(&home, from, passphrase) {
+    } = match prepare(&home, from, passphrase, &mut lock) {
         Ok(prepared) => prepared,
-        // A house that runs there made its own directories.
-        Err(locked @ Error::Locked { .. }) => return Err(locked),
         Err(error) => {
-            created.remove();
+            // Without the lock, what is new may be a house that is started there; secrets may have been set meanwhile.
+            let is_empty = |dir| fs::read_dir(dir).map_or(true, |mut d| d.next().is_none());
+            if lock.is_some() && is_empty(home.credentials_dir()) {
+                created.remove();
+            }
             return Err(error);
         }
     };
@@ -623,7 +625,6 @@ pub fn restore_backup(
 /// A restore of which nothing is in place yet.
 struct Prepared {
     config: HostdConfig,
-    lock: File,
     /// What is to be put in place.
     scratch: tempfile::TempDir,
     staged: Staged,
@@ -635,9 +636,14 @@ struct Prepared {
 }
 
 /// Reads an archive into a directory of the home, and checks it.
-fn prepare(home: &Home, from: &Path, passphrase: Option<&Secret>) -> Result<Prepared> {
+fn prepare(
+    home: &Home,
+    from: &Path,
+    passphrase: Option<&Secret>,
+    lock: &mut Option<File>,
+) -> Result<Prepared> {
     let config = home.create_directories()?;
-    let lock = home.acquire_lock()?;
+    *lock = Some(home.acquire_lock()?);
     sweep_scratch(home);
     let scratch = tempfile::Builder::new()
         .prefix(SCRATCH)
@@ -673,7 +679,6 @@ fn prepare(home: &Home, from: &Path, passphrase: Option<&Secret>) -> Result<Prep
     drop(store);
     Ok(Prepared {
         config,
-        lock,
         scratch,
         staged,
         notes,

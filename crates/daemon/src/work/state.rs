@@ -72,9 +72,21 @@ impl WorkState {
     /// Settles the model calls for which there was no space on the disk. Those that are left when the control plane ends
     /// are charged in full at the next start. Returns whether any is left.
     pub(crate) async fn settle_waiting_calls(&self) -> bool {
-        let waiting = std::mem::take(&mut *self.unsettled.lock());
-        for (id, used) in waiting {
-            self.settle_ended_call(id, used).await;
+        let mut waiting = std::mem::take(&mut *self.unsettled.lock()).into_iter();
+        while let Some((id, used)) = waiting.next() {
+            match self.core.store.settle_call(id, used.clone()).await {
+                // Said when it ended; the disk is as full for the others.
+                Err(abbey_store::Error::DiskFull(_)) => {
+                    let mut unsettled = self.unsettled.lock();
+                    unsettled.push((id, used));
+                    unsettled.extend(waiting);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(%error, reservation = %id, "a model call could not be settled; its reservation is charged in full at the next start");
+                }
+                Ok(()) => {}
+            }
         }
         !self.unsettled.lock().is_empty()
     }
