@@ -187,6 +187,7 @@ documents! {
         /// What is not in it, for people.
         left_out: Vec<String>,
         /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        #[serde(default)]
         notes: Vec<String>,
     }
     /// What a backup holds, after it was verified.
@@ -206,6 +207,7 @@ documents! {
         /// What is not in it, for people.
         left_out: Vec<String>,
         /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        #[serde(default)]
         notes: Vec<String>,
     }
     /// A house that was restored from a backup.

@@ -18,6 +18,8 @@ const SCRIPT_MAX: Duration = Duration::from_secs(300);
 const OUTPUT_MAX: usize = 24 << 10;
 /// Most bytes of a text that are shown at once; longer ones are read on by their lines. Room is left for the list of files.
 const PAGE_MAX: usize = 28 << 10;
+/// Most bytes of the list of files that are shown.
+const LISTED_MAX: usize = 3 << 10;
 /// Tools that `search_skills` grants.
 const READING: [&str; 4] = [
     "list_skills",
@@ -193,7 +195,12 @@ async fn read_skill(client: &AgentClient, name: &str) -> Result<String, String> 
         })
         .collect();
     if !files.is_empty() {
-        text.push_str(&format!("Files: {}\n", files.join(", ")));
+        let mut list = files.join(", ");
+        if list.len() > LISTED_MAX {
+            list.truncate(list.floor_char_boundary(LISTED_MAX));
+            list.push_str(" … and more");
+        }
+        text.push_str(&format!("Files: {list}\n"));
     }
     let body = skill.text.trim();
     text.push('\n');

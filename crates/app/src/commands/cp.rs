@@ -124,6 +124,9 @@ fn require_place(target: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Most paths that are named as left out.
+const LEFT_OUT_MAX: usize = 1000;
+
 /// A copy that is complete but for what was left out, with a sentence about each.
 struct Done {
     copied: Copied,
@@ -167,8 +170,16 @@ async fn copy_out(home: &Home, cell: &str, path: String, target: PathBuf) -> Res
     let receiving: JoinHandle<(io::Result<Done>, Vec<u8>)> = std::thread::spawn(move || {
         let mut outputs = OutputReader::new(outputs);
         let (target, mut left_out) = (Path::new(&target), Vec::new());
-        let mut leave_out = |text| left_out.push(text);
+        let mut more = 0_u64;
+        // The cell decides how many there are.
+        let mut leave_out = |text| match left_out.len() < LEFT_OUT_MAX {
+            true => left_out.push(text),
+            false => more += 1,
+        };
         let received = receive_files(target, &mut outputs, Links::WithinCopy, &mut leave_out);
+        if more > 0 {
+            left_out.push(format!("{more} more were left out"));
+        }
         let done = received.map(|copied| Done { copied, left_out });
         (done, outputs.reported)
     });

@@ -179,6 +179,9 @@ fn a_process_that_a_signal_stopped_is_named() {
         (agent, ["why a", "why a", "doctor"]),
     ] {
         send(pid, Signal::STOP);
+        until("it is stopped", || {
+            abbey_cells::is_stopped(pid) == Some(true)
+        });
         for command in commands {
             let shown = house.expect(0, command);
             let cause = format!("its program (process {pid}) is stopped by a signal");

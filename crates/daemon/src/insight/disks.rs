@@ -32,11 +32,10 @@ pub(crate) fn list_disks(home: &Path) -> Vec<Value> {
         let path = unescape(mount);
         let holds_home = of_home.as_deref() == Some(Path::new(&path));
         // A device may be mounted in several places, and one name such as `tmpfs` stand for many.
-        let first = match stored {
-            true => seen.insert(device.to_owned()),
-            false => holds_home && seen.insert(path.clone()),
-        };
-        if !first {
+        let is_new = stored && seen.insert(device.to_owned());
+        // Volumes of one device, as of btrfs, are mounted each by itself; that of the home is shown in any case.
+        let is_listed = disks.iter().any(|d: &Value| d["mount"] == path.as_str());
+        if !is_new && (!holds_home || is_listed) {
             continue;
         }
         let Ok(stat) = rustix::fs::statvfs(path.as_str()) else {
@@ -48,7 +47,10 @@ pub(crate) fn list_disks(home: &Path) -> Vec<Value> {
                 "total_bytes": stat.f_blocks * stat.f_frsize, "available_bytes": stat.f_bavail * stat.f_frsize,
                 "used_bytes": stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
                 "total_inodes": stat.f_files, "available_inodes": stat.f_favail,
-                "home": is_same_file_system(home, Path::new(&path)),
+                "home": match of_home {
+                    Some(_) => holds_home,
+                    None => is_same_file_system(home, Path::new(&path)),
+                },
             }));
         }
     }

@@ -167,6 +167,16 @@ fn waiting_run(tx: &Tx<'_>, subtask: &TaskRow, agent: &Slug) -> Result<Option<Ta
         return Ok(None);
     };
     let mut held = list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    // A run that waits for it already goes on with that, whatever else the agent has claimed meanwhile.
+    let waits = |row: &TaskRow| {
+        let lease = row.phase.lease();
+        lease
+            .and_then(|l| l.waits.as_ref())
+            .is_some_and(|w| w.on == subtask.number)
+    };
+    if let Some(at) = held.iter().position(waits) {
+        return Ok(Some(held.swap_remove(at)));
+    }
     if let Some(above) = link.above()
         && let Some(at) = held.iter().position(|row| row.number == above)
     {
