@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Purpose of the allocation that keeps a service's port inside cells.
 pub(crate) const INSIDE_PORT: &str = "inside port";
@@ -109,9 +110,16 @@ pub struct HostFacts {
     /// Whether agents' files can have a file system of their own; the reason when not.
     #[serde(default)]
     pub no_disks: Option<String>,
+    /// Sizes of home and workspace of the agents that were asked about and whose files are in directories, on no drives
+    /// yet, by owner (`agent:NAME`).
+    #[serde(default)]
+    pub files_off_drives: BTreeMap<String, (Bytes, Bytes)>,
     /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
     #[serde(default)]
     pub forward_blocked_by: Option<String>,
+    /// Directories with the data of services that are missing although there was data, by owner (`service:NAME`).
+    #[serde(default)]
+    pub lost_data: BTreeMap<String, PathBuf>,
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,

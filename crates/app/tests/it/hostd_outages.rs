@@ -149,6 +149,7 @@ fn messages_say_what_hostd_could_not_do_in_words() {
         HostdOperation::Archives {},
         HostdOperation::Observe {
             container_images: Default::default(),
+            sizes_of: Default::default(),
         },
         HostdOperation::KeepCheckpoints {
             checkpoints: Vec::new(),

@@ -2,13 +2,17 @@
 
 use super::HostdConfig;
 use crate::allocation::{Allocations, UIDS};
+use crate::files::archive::DISKS;
 use crate::record::{self, CellRecord};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::{host, listeners, process};
 use crate::{container, microvm, network, sandbox};
+use abbey_model::{Bytes, CellName, Slug};
 use abbey_plan::HostFacts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
 /// containers are unavailable; and the users that allocations of the house are bound to, if hostd is root.
@@ -42,6 +46,8 @@ pub(super) fn observe_host(
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),
         missing_container_images: container::missing_images(container_images),
+        lost_data: lost_data(config, allocations),
+        files_off_drives: BTreeMap::new(),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
         memory: host::read_meminfo("MemTotal:"),
@@ -49,6 +55,63 @@ pub(super) fn observe_host(
         images: microvm::image::image_names(&config.images_dir()),
         locales: host::installed_locales(),
     }
+}
+
+/// Sizes of home and workspace of those of these agents whose files are in directories and on no drives, by owner.
+pub(super) fn sizes_off_drives(
+    config: &HostdConfig,
+    agents: BTreeSet<Slug>,
+) -> BTreeMap<String, (Bytes, Bytes)> {
+    let sizes = agents.into_iter().filter_map(|slug| {
+        let owner = CellName::Agent(slug);
+        let dir = config.owner_dir(&owner);
+        let mut drives = [DISKS, "drives"].into_iter();
+        let on_drives = drives.any(|name| microvm::drives::has_images(&dir.join(name)));
+        if on_drives || !dir.is_dir() {
+            return None;
+        }
+        let size = |place: &str| size_on_disk(&dir.join(place)).unwrap_or_default();
+        Some((owner.owner(), (size("home"), size("workspace"))))
+    });
+    sizes.collect()
+}
+
+/// What the files below a directory take on their disk; none if that cannot be measured.
+fn size_on_disk(path: &Path) -> Option<Bytes> {
+    let mut command = microvm::drives::host_command("du", None);
+    let command = command.args(["-s", "-x", "-B1", "--"]).arg(path);
+    // What a running agent removes meanwhile is missing from the sum and makes an exit status of 1.
+    let output = command.stdout(Stdio::piped()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split_whitespace().next()?.parse().ok().map(Bytes)
+}
+
+/// Directories with the data of stock services that are missing beside what they write only once they have data.
+fn lost_data(config: &HostdConfig, allocations: &Allocations) -> BTreeMap<String, PathBuf> {
+    let services = allocations.owners.keys();
+    let lost = services.filter_map(|owner| {
+        let CellName::Service(_) = owner else {
+            return None;
+        };
+        let dir = config.open_owner_dir(owner).ok()?;
+        let has = |name: &str| matches!(dir.stat_entry(name), Ok(Some(_)));
+        let is_missing = matches!(
+            dir.stat_entry(abbey_support::service_data::DIRECTORY),
+            Ok(None)
+        );
+        let had = abbey_support::service_data::MARKS
+            .iter()
+            .any(|mark| has(mark));
+        (is_missing && had).then(|| {
+            (
+                owner.owner(),
+                config
+                    .owner_dir(owner)
+                    .join(abbey_support::service_data::DIRECTORY),
+            )
+        })
+    });
+    lost.collect()
 }
 
 /// Listening TCP ports, with the name of the holder where we may see it, and those of them in the way of a cell that

@@ -354,9 +354,13 @@ pub(super) fn perform_operation(
             }
             Ok(HostdReply::Done)
         }
-        HostdOperation::Observe { container_images } => {
+        HostdOperation::Observe {
+            container_images,
+            sizes_of,
+        } => {
             let allocations = held()?.allocations;
-            let facts = host_facts::observe_host(config, &allocations, container_images);
+            let mut facts = host_facts::observe_host(config, &allocations, container_images);
+            facts.files_off_drives = host_facts::sizes_off_drives(config, sizes_of);
             Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })

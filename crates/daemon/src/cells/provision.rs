@@ -5,6 +5,7 @@ use crate::cells::agent_credentials::{
     agent_token_file, reload_credentials, rotate_agent_credentials,
 };
 use crate::cells::first_files::{archive_files, bring_identity, clear_place, fill_home, put_away};
+use crate::cells::lost_files::find_lost_files;
 use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
@@ -127,18 +128,31 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     if half_renamed.is_empty() {
         remove_leftovers(cells, current, &allocated, &mut failures).await?;
     }
+    let lost = find_lost_files(cells, &current.house, None).await?;
+    let require_files = |owner: &CellName| match lost.get(owner) {
+        Some(why) => Err(Problem::new(FaultKind::Conflict, why.clone()).into()),
+        None => Ok(()),
+    };
     // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
         report(format!("preparing service `{service}`"));
         let owner = CellName::Service(service.clone());
-        failures.note(&owner.clone(), prepare_home(cells, current, owner).await);
+        let prepared = match require_files(&owner) {
+            Ok(()) => prepare_home(cells, current, owner.clone()).await,
+            lost => lost,
+        };
+        failures.note(&owner, prepared);
     }
     for slug in current.house.agents.keys() {
         if !settled(&CellName::Agent(slug.clone())) {
             continue;
         }
         report(format!("preparing agent `{slug}`"));
-        failures.note(slug, provision_agent(cells, current, slug).await);
+        let provisioned = match require_files(&CellName::Agent(slug.clone())) {
+            Ok(()) => provision_agent(cells, current, slug).await,
+            lost => lost,
+        };
+        failures.note(slug, provisioned);
     }
     let owners: Vec<CellName> = allocated.into_keys().collect();
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;

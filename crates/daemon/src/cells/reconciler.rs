@@ -5,6 +5,7 @@
 //! Queries never come here.
 
 use crate::cells::agent_credentials::restore_agent_token;
+use crate::cells::lost_files::require_directory;
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::cells::{memory, process_end, specs, status};
@@ -461,6 +462,9 @@ async fn start_cell(
     let Some(spec) = specs::cell_spec(cells, &current, cell)? else {
         return Ok(());
     };
+    if generation > Generation(1) {
+        require_directory(cells, cell)?;
+    }
     // Its programs may have removed what it authenticates with.
     if let CellName::Agent(slug) = cell
         && generation > Generation(1)

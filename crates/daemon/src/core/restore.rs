@@ -600,6 +600,17 @@ pub fn restore_backup(
     for dir in [home.backups_dir(), home.egress_log_dir()] {
         let _kept_with_its_files = fs::remove_dir(dir);
     }
+    // What the archive has no files of begins anew, as its description states, and was not lost.
+    for owner in staged.allocations.owners.keys() {
+        let place = match owner {
+            CellName::Agent(slug) => home.agent_dir(slug.as_str()),
+            CellName::Service(slug) => home.service_dir(slug.as_str()),
+            CellName::Run(_) => continue,
+        };
+        if fs::symlink_metadata(&place).is_err() {
+            create_dir_with_mode(&place, 0o700)?;
+        }
+    }
     publish_file(&home.hostd_dir().join("claims.json"), &allocations, 0o640)?;
     home.give_own_directories(home.hostd_config()?.serve_uid)?;
     append_checkpoint_lines(&home.hostd_dir(), &kept)?;

@@ -2,6 +2,7 @@
 //! made at every reading (S3-17, S3-26, S3-41). Readers also find texts and logs in their read-only
 //! `shared/`.
 
+use crate::cells::lost_files::require_directory;
 use crate::core::error::Result;
 use crate::core::hostd;
 use crate::work::state::WorkState;
@@ -288,8 +289,16 @@ async fn distribute_documents(
             continue;
         }
         let owner = CellName::Agent(agent.clone());
-        match hostd::run_operation(&work.core.hostd, HostdOperation::Prepare { owner, files }).await
-        {
+        let prepare = || HostdOperation::Prepare {
+            owner: owner.clone(),
+            files,
+        };
+        // Its directory would be made, and look like one that has the agent's files.
+        let written = match require_directory(&work.cells, &owner) {
+            Ok(()) => hostd::run_operation(&work.core.hostd, prepare()).await,
+            missing => missing,
+        };
+        match written {
             Ok(()) => had.extend(digests),
             // An agent whose files do not exist yet does not hold up the others.
             Err(error) => outcome = Err(error),
