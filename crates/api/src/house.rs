@@ -119,6 +119,9 @@ documents! {
         steps: Vec<PlanStep>,
         /// Notes of the checker.
         notes: Vec<PlanNote>,
+        /// Whether a step removes something, so that the plan is carried out only with consent.
+        #[serde(default)]
+        requires_consent: bool,
         /// What the host would be given, in the format that was asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rendered: Option<String>,

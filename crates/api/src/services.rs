@@ -2,6 +2,7 @@
 
 use crate::cells::{ExecBody, LogDoc, LogQuery, TerminalQuery};
 use crate::macros::{documents, operations, queries};
+use crate::time::Time;
 use abbey_model::Presence;
 
 documents! {
@@ -53,6 +54,20 @@ documents! {
         /// Those of them whose database, repositories or place is not set up yet.
         #[serde(default)]
         pending: Vec<String>,
+        /// What it keeps for agents that no longer use it, until it is deleted.
+        #[serde(default)]
+        closed: Vec<ClosedAccess>,
+    }
+    /// Database, repositories or site in a service that no agent uses.
+    ClosedAccess {
+        /// Name in the service.
+        name: String,
+        /// When it was closed.
+        closed_at: Time,
+        /// When it is deleted, unless an agent uses it again before.
+        deleted_at: Time,
+        /// Path of the copy that was made when it was closed, below the home; absent if it is not known.
+        copy: Option<String>,
     }
     /// A service is being restarted.
     RestartedDoc {

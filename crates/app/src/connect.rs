@@ -5,6 +5,7 @@ use abbey_api::client::{Client, Endpoint};
 use abbey_daemon::Home;
 use abbey_model::Secret;
 use abbey_support::beneath::DirHandle;
+use abbey_support::shell::shell_path;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -94,7 +95,13 @@ pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
             "cannot read the operator's credential `{}`: {e}",
             path.display()
         ))
-        .hint("run it as the user that the house belongs to; `--home` or ABBEY_HOME selects another house"),
+        .hint(match e.kind() {
+            std::io::ErrorKind::InvalidInput => format!(
+                "`f={}; cp -p \"$f\" \"$f.one\" && mv \"$f.one\" \"$f\"` makes it a file of its own again, apart from a copy of the home with hard links",
+                shell_path(&path)
+            ),
+            _ => "run it as the user that the house belongs to; `--home` or ABBEY_HOME selects another house".to_owned(),
+        }),
     })?;
     let path = home.operator_api_socket();
     Ok(Client::new(Endpoint::Unix { path, user }, Some(token)))

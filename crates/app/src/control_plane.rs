@@ -4,6 +4,7 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
 use crate::follow::{activity_of, follow};
 use crate::output::{Progress, print_message};
+use crate::stopped_control_plane::explain_silence;
 use crate::unfinished_shutdown::finish_shutdown;
 use abbey_api::client::{Client, Error};
 use abbey_api::*;
@@ -45,6 +46,9 @@ pub(crate) fn is_house_down(home: &Home) -> bool {
 pub(crate) fn explain_missing_control_plane(home: &Home, failure: Failure) -> Failure {
     if !failure.is_unheard() {
         return failure;
+    }
+    if let Some((why, hint)) = explain_silence(home) {
+        return failure.explain_unheard(&why, &hint);
     }
     let root = home.root().display();
     let other = "`--home` or ABBEY_HOME selects another house";

@@ -213,10 +213,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether nothing listens at the socket.
+/// Whether nothing listens at the socket, or nothing takes calls there, so that its queue is full.
 fn is_unheard(error: &Error) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    matches!(error, Error::Unreachable { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
+    use std::io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
+    matches!(error, Error::Unreachable { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound | WouldBlock))
 }
 
 impl From<abbey_daemon::Error> for Failure {

@@ -85,11 +85,24 @@ pub(crate) struct RefusedManifest {
     pub(crate) remedy: String,
 }
 
-/// What is wrong with the file that the house was last brought up from, if it has mistakes by now; none if it has none, or
-/// cannot be read, or another user brought the house up.
+/// What is wrong with the file that the house was last brought up from, if it is gone or has mistakes by now; none if it has
+/// none, or cannot be read, or another user brought the house up.
 pub(crate) fn refused_manifest(home: &Home) -> Option<RefusedManifest> {
     let file = remembered(home)?;
-    let text = read_input_text(&file, MANIFEST_MAX).ok()?;
+    let devices = ["/dev", "/proc"].iter().any(|dir| file.starts_with(dir));
+    let text = match read_input_text(&file, MANIFEST_MAX) {
+        Err(e) if e.is_not_found() && !devices => {
+            return Some(RefusedManifest {
+                text: format!(
+                    "`{}`, from which the house was brought up, does not exist any more; the house goes on with what was applied",
+                    file.display()
+                ),
+                remedy: "`abbey plan --in-force` prints the manifest that was applied last"
+                    .to_owned(),
+            });
+        }
+        text => text.ok()?,
+    };
     let mistakes = abbey_daemon::manifest::parse(&text).err()?;
     let first = mistakes.first()?;
     let more = match mistakes.len() {

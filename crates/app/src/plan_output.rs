@@ -34,6 +34,11 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
             let step = Text::toned(Tone::Bad, &label);
             output::print_hanging(step, removed);
         }
+        if doc.requires_consent && !doc.applied {
+            output::print_line(
+                "`abbey up` asks for this consent on a terminal; elsewhere `abbey up --yes` gives it",
+            );
+        }
     }
     // What is to be said of several is said once.
     let mut said: Vec<(&PlanNote, Vec<&str>)> = Vec::new();

@@ -4,7 +4,7 @@
 use crate::exit::{self, Failure};
 use crate::output::print_message;
 use abbey_cells::hostd::{socket_owner, unit_of};
-use abbey_cells::is_stopped;
+use abbey_cells::{is_stopped, lock_file_holder};
 use abbey_daemon::{Error, Home};
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,9 @@ pub(crate) fn note_client() {
 
 /// Process of a control plane that listens and that a signal stopped; none for others.
 fn find(home: &Home) -> Option<i32> {
-    let pid = socket_owner(&home.operator_api_socket())?;
+    // The lock says it also while the queue of the socket is full, so that no connection can.
+    let pid = lock_file_holder(&home.lock_file())
+        .or_else(|| socket_owner(&home.operator_api_socket()))?;
     (is_stopped(pid) == Some(true)).then_some(pid)
 }
 
@@ -53,7 +55,7 @@ pub(crate) async fn fail_if_stopped(home: &Home) -> Failure {
         if !ASKED.load(Ordering::Relaxed) {
             continue;
         }
-        // Each look is a connection, so a command that goes on for long looks seldom.
+        // A look may be a connection, so a command that goes on for long looks seldom.
         pause = LOOKS_AGAIN;
         let Some(pid) = look(home).await else {
             continue;
@@ -66,17 +68,35 @@ pub(crate) async fn fail_if_stopped(home: &Home) -> Failure {
 }
 
 fn describe(pid: i32) -> Failure {
+    let (text, hint) = explanation(pid);
+    Failure::plain(text).hint(hint).with_code(exit::UNREACHABLE)
+}
+
+/// What is the matter with a control plane that a signal stopped, and what can be done.
+fn explanation(pid: i32) -> (String, String) {
     let remedy = match unit_of(pid) {
         Some(unit) => format!("`systemctl restart {unit}` replaces it"),
         None => "`abbey up` replaces it".to_owned(),
     };
-    Failure::plain(format!(
-        "the control plane (process {pid}) does not answer: a signal stopped its process"
+    (
+        format!("the control plane (process {pid}) does not answer: a signal stopped its process"),
+        format!("`kill -CONT {pid}` lets it go on, and {remedy}; agents go on meanwhile"),
+    )
+}
+
+/// Why nothing took the call of a command although the house has a control plane, and what can be done; none if it has none.
+pub(crate) fn explain_silence(home: &Home) -> Option<(String, String)> {
+    if let Some(pid) = find(home) {
+        return Some(explanation(pid));
+    }
+    let pid = lock_file_holder(&home.lock_file())?;
+    Some((
+        format!("the control plane (process {pid}) does not take calls"),
+        format!(
+            "it may be starting, or be overloaded: try again; `{}` says what it does",
+            home.serve_log_file().display()
+        ),
     ))
-    .hint(format!(
-        "`kill -CONT {pid}` lets it go on, and {remedy}; agents go on meanwhile"
-    ))
-    .with_code(exit::UNREACHABLE)
 }
 
 /// Kills a control plane that a signal stopped, and waits until it has exited, so that another one can start. Its cells go on.

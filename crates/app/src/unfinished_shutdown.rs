@@ -36,7 +36,7 @@ pub(crate) async fn finish_shutdown(home: &Home) -> Result<(), Failure> {
         home.egress_socket(),
         home.dns_socket(),
     ];
-    let files = [home.announcement_file(), home.run_dir().join("serve.lock")];
+    let files = [home.announcement_file(), home.lock_file()];
     for file in sockets.into_iter().chain(files) {
         let _gone_already = std::fs::remove_file(file);
     }

@@ -81,6 +81,9 @@ pub struct Allocations {
     pub version: u64,
     /// Allocations by owner.
     pub owners: BTreeMap<CellName, Allocation>,
+    /// Agents and services whose files have been prepared, so that a directory of theirs that does not exist was lost.
+    #[serde(default)]
+    pub prepared: BTreeSet<CellName>,
 }
 
 impl Allocations {
@@ -168,6 +171,8 @@ impl Allocations {
         }
         let mut checked = Allocations {
             owners: BTreeMap::new(),
+            // An archive need not have the files of everybody.
+            prepared: BTreeSet::new(),
             ..foreign.clone()
         };
         for (owner, allocation) in foreign.owners {
@@ -242,6 +247,7 @@ pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
             tag: None,
             version: 0,
             owners: BTreeMap::new(),
+            prepared: BTreeSet::new(),
         },
         Err(e) => return Err(Error::file("read", &path)(e)),
     };
@@ -362,6 +368,7 @@ mod tests {
             tag: None,
             version: 0,
             owners: BTreeMap::new(),
+            prepared: BTreeSet::new(),
         };
         let uid = |n| Allocation {
             uid: Some(UIDS_FIRST + n),

@@ -55,7 +55,7 @@ pub use spec::{
 pub use sys::cgroup::{CgroupUsage, ControlGroups};
 pub use sys::host::{installed_locales, read_meminfo};
 pub use sys::listeners::descendants_listen;
-pub use sys::lock::lock_holder;
+pub use sys::lock::{lock_file_holder, lock_holder};
 pub use sys::process::{
     boot_id, first_stopped, identify, is_alive, is_stopped, own_program_path, runs_program,
 };

@@ -18,7 +18,9 @@ mod work;
 
 pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
-pub use boot::serve::{Options, check_manifest, doctor_offline, plan_offline, serve};
+pub use boot::serve::{
+    Options, check_manifest, doctor_offline, manifest_offline, plan_offline, serve,
+};
 pub use boot::simulation::{
     SimulatedAnswer, SimulatedHouse, SimulatedParts, WrapMeter, unprivileged_config,
 };

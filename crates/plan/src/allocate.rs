@@ -109,9 +109,19 @@ pub struct HostFacts {
     /// Whether agents' files can have a file system of their own; the reason when not.
     #[serde(default)]
     pub no_disks: Option<String>,
+    /// Sizes of home and workspace of the agents that were asked about and whose files are in directories, on no drives
+    /// yet, by owner (`agent:NAME`).
+    #[serde(default)]
+    pub files_off_drives: BTreeMap<String, (Bytes, Bytes)>,
     /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
     #[serde(default)]
     pub forward_blocked_by: Option<String>,
+    /// Why agents and services that had files can't go on, by owner (`agent:NAME`): their directory does not exist any more.
+    #[serde(default)]
+    pub lost_files: BTreeMap<String, String>,
+    /// The same for services, by owner, whose directory lacks the data that it seems to have had.
+    #[serde(default)]
+    pub lost_data: BTreeMap<String, String>,
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,

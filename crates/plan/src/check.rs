@@ -108,7 +108,12 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(Severity::Fatal, &subject, text);
         }
         let old = current.and_then(|c| c.house.agents.get(&agent.slug));
-        if let Some(why) = old.and_then(|old| storage::refuse_change(old, agent)) {
+        // Files that did not get onto drives are where they were, whatever the plan in force says.
+        let off_drives = inventory.host.files_off_drives.get(&subject);
+        let on_drives = old.filter(|_| off_drives.is_none());
+        let change = on_drives.and_then(|old| storage::refuse_change(old, agent));
+        let size = off_drives.and_then(|sizes| storage::refuse_size(agent, *sizes));
+        for why in change.into_iter().chain(size) {
             note(Severity::Fatal, &subject, why);
         }
         if let (Some(_), Some(reason)) = (agent.disks(), &inventory.host.no_disks) {

@@ -27,6 +27,7 @@ mod reference;
 pub mod rename;
 mod schedule;
 mod schema;
+mod service_access;
 mod service_kind;
 mod settings;
 mod shape;
@@ -52,12 +53,16 @@ pub use keys::{
 pub use likeness::{Likeness, remove_own_keys};
 pub use node::{MANIFEST_MAX, Mistake};
 pub use origin::Origin;
-pub use plan::{Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, Severity};
+pub use plan::{
+    AccessState, Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, ServiceAccess,
+    Severity,
+};
 pub use planner::plan;
 pub use reach::{ReachableService, allocated_subnet, can_reach, host_endpoint, reachable_services};
 pub use reference::{Definition, definitions, reference};
 pub use schedule::{Schedule, ScheduleAction, ScheduleTrigger};
 pub use schema::json_schema;
+pub use service_access::describe_access;
 pub use service_kind::ServiceKind;
 pub use settings::{KeyChange, Setting, Settings};
 pub use shape::{parse_bytes, parse_duration_ms};

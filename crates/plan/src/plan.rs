@@ -4,7 +4,7 @@ use crate::allocate::{HostFacts, Registry};
 use crate::house::House;
 use crate::node::Mistake;
 use crate::settings::KeyChange;
-use abbey_model::{Generation, Slug};
+use abbey_model::{Generation, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -108,6 +108,38 @@ pub struct CurrentHouse {
     pub charters: BTreeMap<Slug, String>,
 }
 
+/// What an agent has or had in a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAccess {
+    /// Service that has it.
+    pub service: Slug,
+    /// Name in the service, as `Service::name_for` gives it.
+    pub name: String,
+    /// Whether it can be used, is kept, or is deleted.
+    pub state: AccessState,
+}
+
+/// State of what an agent has in a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessState {
+    /// An agent uses it.
+    Open,
+    /// No agent uses it; it is kept for the `grace` of its service.
+    Closed {
+        /// Instant from which on it is kept.
+        at: Timestamp,
+        /// Copy made then, as a path in the directory of the service.
+        backup: Option<String>,
+    },
+    /// It was deleted.
+    Dropped {
+        /// Instant of the deletion.
+        at: Timestamp,
+        /// Copy made before, as a path in the directory of the service.
+        backup: Option<String>,
+    },
+}
+
 /// State before the plan: what was applied, what is allocated, and the facts of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
@@ -129,6 +161,10 @@ pub struct Inventory {
     pub charters: BTreeMap<Slug, String>,
     /// Agents that get another name, with the name before.
     pub renamed: BTreeMap<Slug, Slug>,
+    /// What agents have and had in the services of the house.
+    pub access: Vec<ServiceAccess>,
+    /// Instant of the plan.
+    pub now: Timestamp,
 }
 
 impl Inventory {

@@ -10,6 +10,7 @@ use crate::keys::{Agent, Service};
 use crate::named_ports::{NamedPorts, allocate_named_ports, shares_host_network};
 use crate::plan::{Action, AppliedPlan, Inventory, Note, Plan, PlanStep, Severity};
 use crate::reach;
+use crate::service_access::{self, Loss};
 use crate::service_kind::ServiceKind;
 use crate::settings::KeyChange;
 use abbey_model::{CellKind, Slug, Subnet, overlap};
@@ -70,6 +71,11 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     for agent in house.agents.values() {
         work.agent(agent, house, inventory, &mut applied);
     }
+    for loss in service_access::losses(house, inventory) {
+        work.note_loss(loss);
+    }
+    work.notes
+        .extend(service_access::returning_access(house, inventory));
     let mut plan = Plan {
         generation: inventory.generation,
         steps: work.steps,
@@ -115,6 +121,29 @@ impl Planner {
     fn note_removal(&mut self, text: String) {
         if let Some(step) = self.steps.last_mut() {
             step.removes = Some(text);
+        }
+    }
+
+    /// Adds to the step that causes it what an agent loses in a service.
+    fn note_loss(&mut self, loss: Loss) {
+        let causes = |step: &PlanStep| match (&loss.agent, step.resource.as_str()) {
+            (Some(agent), "agent" | "cell") => step.agent == agent.as_str(),
+            (None, "service") => step.agent == loss.service.as_str(),
+            _ => false,
+        };
+        let step = match self.steps.iter().position(causes) {
+            Some(step) => step,
+            None => {
+                let detail = "data of agents that no longer use it".to_owned();
+                self.add_step(Action::Update, "service", loss.service.as_str(), detail);
+                self.steps.len() - 1
+            }
+        };
+        if let Some(step) = self.steps.get_mut(step) {
+            step.removes = Some(match step.removes.take() {
+                Some(other) => format!("{other}; {}", loss.text),
+                None => loss.text,
+            });
         }
     }
 

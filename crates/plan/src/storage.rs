@@ -69,6 +69,28 @@ pub(crate) fn refuse_change(old: &Agent, new: &Agent) -> Option<String> {
         .or_else(|| shrinks("workspace", before.workspace, after.workspace))
 }
 
+/// Reason why the files of an agent, of these sizes in its home and workspace, do not fit onto the drives that they are to
+/// move to; none if they do, or if they stay in directories.
+pub(crate) fn refuse_size(agent: &Agent, (home, workspace): (Bytes, Bytes)) -> Option<String> {
+    let (Storage::Mounted(drives) | Storage::Microvm(drives)) = Storage::of(agent) else {
+        return None;
+    };
+    let short = |key: &str, place: &str, drive: Bytes, files: Bytes| {
+        // What a file system keeps for itself is an eighth where it is small, and less where it is large.
+        let needed = (files.0.saturating_mul(8) / 7).div_ceil(1 << 20) << 20;
+        (files.0 > drive.0 / 8 * 7).then(|| {
+            format!(
+                "its files do not fit onto its drive: its {place} has {}, and `drives.{key}` is {}, of which the file system itself may take an eighth; set `drives.{key}` to {} or more, or remove files",
+                files.human(),
+                display(&Shape::Bytes, &json!(drive.0)),
+                display(&Shape::Bytes, &json!(needed))
+            )
+        })
+    };
+    short("state", "home", drives.state, home)
+        .or_else(|| short("workspace", "workspace", drives.workspace, workspace))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +125,25 @@ mod tests {
             let why = refusal(from, to).unwrap_or_default();
             assert!(why.contains("its files are on"), "{from} to {to}: {why}");
         }
+    }
+
+    #[test]
+    fn files_that_do_not_fit_onto_a_drive_are_refused_with_numbers() {
+        let agent = |keys: &str| {
+            let text = format!("version: 1\nhouse: h\nagents: {{ a: {{ {keys} }} }}\n");
+            parse(&text).unwrap().agents.into_values().next().unwrap()
+        };
+        let mib = |n: u64| Bytes(n << 20);
+        let mounted = agent("cell: sandbox, drives: { state: 64MiB, workspace: 96MiB }");
+        assert_eq!(refuse_size(&mounted, (mib(50), mib(80))), None);
+        let why = refuse_size(&mounted, (mib(1), mib(140))).unwrap_or_default();
+        for part in ["140", "`drives.workspace` is 96MiB", "to 160MiB or more"] {
+            assert!(why.contains(part), "{part}: {why}");
+        }
+        assert_eq!(
+            refuse_size(&agent("cell: sandbox"), (mib(999), mib(999))),
+            None
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, AdmittedConsumer, HttpService, text_response};
+use crate::lost_data::check_data_not_lost;
 use crate::registry::{ConsumerRegistry, directory_size};
 use crate::{Error, Result};
 use axum::Router;
@@ -44,6 +45,7 @@ pub(crate) fn check_installed() -> Result<()> {
 /// Serves the consumers' git repositories over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
 pub(crate) async fn serve_git(home: &Path, address: &str, port: u16) -> Result<i32> {
     let registry = ConsumerRegistry::new(home);
+    check_data_not_lost(home)?;
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
     let door = HttpService::new(registry);

@@ -5,6 +5,7 @@ pub mod ask;
 mod door;
 mod error;
 mod git;
+mod lost_data;
 pub mod postgres;
 mod registry;
 mod site;

@@ -2,6 +2,7 @@
 
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, HttpService, text_response};
+use crate::lost_data::check_data_not_lost;
 use crate::registry::{ConsumerRegistry, directory_size};
 use crate::{Error, Result};
 use abbey_support::file;
@@ -21,6 +22,7 @@ const DEPTH_MAX: usize = 16;
 
 /// Serves the consumers' files over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
 pub(crate) async fn serve_site(home: &Path, address: &str, port: u16) -> Result<i32> {
+    check_data_not_lost(home)?;
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
     let door = HttpService::new(ConsumerRegistry::new(home));

@@ -163,6 +163,8 @@ operations! {
     write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
     /// Entries of the audit log after a sequence number.
     read audit_entries(after: u64, limit: u32) -> Vec<AuditEntry> = |rows, _| audit_log::list(rows, after, limit);
+    /// Entries of the audit log about what services opened for agents, closed and dropped, oldest first.
+    scan service_access_entries() -> Vec<AuditEntry> = |rows| audit_log::service_access(rows);
     /// Checks the whole audit log, also against what is known from outside the database.
     scan verify_audit_log(known: KnownCheckpoints) -> AuditVerification = |rows| audit_log::verify(rows, known);
     /// Signed heads of the audit log after a sequence number.

@@ -1,5 +1,5 @@
 //! Small helpers that several crates need, each defined once: file access beneath an open directory, atomic file
-//! publication, reading files that a user named, words of a shell, SHA-256 in hexadecimal, URL escaping, delays between retries, frames on a connection, (feature `http`)
+//! publication, reading files that a user named, words of a shell, SHA-256 in hexadecimal, URL escaping, delays between retries, names of the data of a service, frames on a connection, (feature `http`)
 //! one HTTP exchange over a Unix socket, and (feature `http-client`) a pooled HTTP client with TLS.
 //!
 //! Deliberately absent: everything that knows a noun of Abbey. This crate depends on no other crate of the workspace.
@@ -14,5 +14,6 @@ pub mod http;
 pub mod http_client;
 pub mod input;
 pub mod retry;
+pub mod service_data;
 pub mod shell;
 pub mod url;

@@ -34,6 +34,7 @@ waiting-for-approval = { $count ->
 }
 see-approvals = falls Sie entscheiden können: `abbey approvals` listet die Anfragen
 provider-fails = der Anbieter { $provider } versagt seit { $since }; vor { $until } geht kein Aufruf an ihn, und Aufgaben, die ihn brauchen, warten
+closed-data = { $service } behält `{ $name }`, das kein Agent mehr benutzt, und löscht es um { $until }; die Kopie { $copy } im Zustandsverzeichnis bleibt
 tasks-parked = { $count ->
     [one] { $count } Aufgabe ist zurückgestellt
    *[other] { $count } Aufgaben sind zurückgestellt

@@ -34,6 +34,7 @@ waiting-for-approval = { $count ->
 }
 see-approvals = if you can decide, `abbey approvals` lists the requests
 provider-fails = provider { $provider } has failed since { $since }; no call is sent to it before { $until }, and tasks that need it wait
+closed-data = { $service } keeps `{ $name }`, which no agent uses any more, and deletes it at { $until }; the copy { $copy } in the state directory stays
 tasks-parked = { $count ->
     [one] { $count } task is parked
    *[other] { $count } tasks are parked

@@ -36,6 +36,7 @@ waiting-for-approval = { $count ->
 }
 see-approvals = если вы можете решить, `abbey approvals` покажет запросы
 provider-fails = провайдер { $provider } не работает с { $since }; до { $until } вызовы ему не отправляются, и задачи, которым он нужен, ждут
+closed-data = { $service } хранит `{ $name }`, которым больше не пользуется ни один агент, и удалит это в { $until }; копия { $copy } в каталоге состояния останется
 tasks-parked = { $count ->
     [one] { $count } задача отложена
     [few] { $count } задачи отложены

@@ -38,6 +38,7 @@ waiting-for-approval = { $count ->
 }
 see-approvals = če lahko odločate, `abbey approvals` našteje zahteve
 provider-fails = ponudnik { $provider } odpoveduje od { $since }; pred { $until } ne dobi nobenega klica, naloge, ki ga potrebujejo, pa čakajo
+closed-data = { $service } hrani `{ $name }`, ki ga noben agent več ne uporablja, in ga izbriše ob { $until }; kopija { $copy } v imeniku stanja ostane
 tasks-parked = { $count ->
     [one] { $count } naloga je odložena
     [two] { $count } nalogi sta odloženi

@@ -28,6 +28,7 @@ tasks-in = 任务 { $state }
 waiting-for-approval = { $count } 个任务等待批准
 see-approvals = 如果您可以决定，`abbey approvals` 会列出请求
 provider-fails = 提供商 { $provider } 自 { $since } 起出错；{ $until } 之前不会向它发送调用，需要它的任务会等待
+closed-data = { $service } 保留着已无代理使用的 `{ $name }`，并将于 { $until } 删除；状态目录中的副本 { $copy } 会保留
 tasks-parked = { $count } 个任务被搁置
 see-task-why = 如果需要原因，`abbey task why` 会说明每个任务在等待什么
 not-undone = 工作流 { $workflow } 的 { $run } 失败，已完成的步骤未能全部撤销

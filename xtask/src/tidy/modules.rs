@@ -81,6 +81,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "named_ports",
             "check",
             "workflow_warnings",
+            "service_access",
             "storage",
             "plan",
             "rename",
@@ -109,7 +110,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "services",
         &[
-            "git", "postgres", "site", "tools", "door", "registry", "ask", "error",
+            "git",
+            "postgres",
+            "site",
+            "tools",
+            "door",
+            "registry",
+            "ask",
+            "lost_data",
+            "error",
         ],
     ),
     (

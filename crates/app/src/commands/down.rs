@@ -47,7 +47,7 @@ pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
 
 /// Whether no control plane was killed, so that it left nothing to recover, and none is starting.
 fn ended_cleanly(home: &Home) -> bool {
-    let lock = home.run_dir().join("serve.lock");
+    let lock = home.lock_file();
     !home.announcement_file().exists() && (!lock.exists() || home.acquire_lock().is_ok())
 }
 

@@ -19,9 +19,12 @@ pub(crate) struct PlanArgs {
     /// Print the JSON Schema of the manifest instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
+    /// Print the manifest that was applied last instead, as it was written.
+    #[arg(long, conflicts_with_all = ["schema", "file"])]
+    pub(crate) in_force: bool,
     /// Print what the host would be given instead: firewall rules of this host (nft), or rules, jails or microVMs of a
     /// FreeBSD host.
-    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "schema")]
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["schema", "in_force"])]
     pub(crate) render: Option<Rendering>,
 }
 
@@ -39,11 +42,14 @@ pub(crate) enum Rendering {
 }
 
 /// `abbey plan`: prints what applying the manifest would change, also without a control plane; `--schema` prints
-/// the JSON Schema of the manifest instead. Exit code 4 if the plan has fatal notes.
+/// the JSON Schema of the manifest instead, `--in-force` the manifest that was applied last. Exit code 4 if the plan has fatal notes.
 pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcome {
     if args.schema {
         output::print_json(&manifest::json_schema());
         return Ok(exit::OK);
+    }
+    if args.in_force {
+        return print_manifest_in_force(home, json).await;
     }
     let file = args.manifest.path(home);
     let mut body = read_manifest(&file)?;
@@ -71,4 +77,18 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         print_plan(&doc);
     }
     Ok(if fatal { exit::CONFLICT } else { exit::OK })
+}
+
+/// Prints the manifest that was applied last, also without a control plane.
+async fn print_manifest_in_force(home: &Home, json: bool) -> Outcome {
+    note_client();
+    let doc = match is_control_plane_up(home).await {
+        true => operator_client(home)?.house().manifest().await?,
+        false => abbey_daemon::manifest_offline(home.root().to_owned()).await?,
+    };
+    match json {
+        true => output::print_json(&doc),
+        false => output::print_line(doc.manifest.trim_end()),
+    }
+    Ok(exit::OK)
 }

@@ -3,12 +3,13 @@
 use crate::commands::service::{print_services, print_troubles};
 use crate::connect::operator_client;
 use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::hostd_notice::report_missing_hostd;
 use crate::manifest_arg::refused_manifest;
 use crate::output;
 use crate::stdout;
+use abbey_api::client::Client;
 use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 use clap::Args;
@@ -42,13 +43,18 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     if !json {
         report_missing_hostd(home).await;
     }
+    let mut looked = false;
     loop {
-        let fleet = client.agents().list(&FleetQuery::default()).await?;
-        let services = client.services().list(&ServicesQuery::default()).await?;
-        let doc = PsDoc {
-            fleet,
-            services: services.services,
+        let doc = match look(&client).await {
+            // It is being restarted, or comes back: whoever watches does not have to begin anew.
+            Err(failure) if looked && failure.code() == exit::UNREACHABLE => {
+                output::print_message("the control plane does not answer; looking again every 2 s");
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            looked => looked?,
         };
+        looked = true;
         match (json, args.watch) {
             (true, false) => output::print_json(&doc),
             (true, true) => output::print_json_line(&doc),
@@ -68,6 +74,16 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// What there is at this moment.
+async fn look(client: &Client) -> Result<PsDoc, Failure> {
+    let fleet = client.agents().list(&FleetQuery::default()).await?;
+    let services = client.services().list(&ServicesQuery::default()).await?;
+    Ok(PsDoc {
+        fleet,
+        services: services.services,
+    })
 }
 
 /// Prints the table of agents, and that of services where there are some.

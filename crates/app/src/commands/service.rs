@@ -207,4 +207,25 @@ pub(crate) fn print_services(services: &[ServiceView], disabled: &[String]) {
     }
     let table = Table::new(HEAD, rows);
     draw_table(&table.leave_out_first(&["PID", "CELL"]));
+    services.iter().for_each(|s| print_closed_access("", s));
+}
+
+/// Prints what a service keeps for agents that no longer use it, until when, and where a copy is.
+pub(crate) fn print_closed_access(indent: &str, service: &ServiceView) {
+    for closed in &service.closed {
+        let copy = match &closed.copy {
+            Some(path) => format!("the copy `{path}`"),
+            None => format!("a copy under `services/{}/backups/`", service.name),
+        };
+        let label = Text::toned(Tone::Attention, &format!("{indent}{}: ", service.name));
+        output::print_hanging(
+            label,
+            format!(
+                "`{}` was closed at {} and is deleted at {}, unless an agent uses it again before; {copy} in the state directory stays",
+                closed.name,
+                output::local_time(closed.closed_at),
+                output::local_time(closed.deleted_at),
+            ),
+        );
+    }
 }

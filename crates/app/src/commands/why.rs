@@ -1,5 +1,6 @@
 //! `abbey why`: explains the state of an agent or a service.
 
+use crate::commands::service::print_closed_access;
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, text_or_dash};
@@ -93,6 +94,7 @@ async fn explain_service(client: &Client, json: bool, service: &ServiceView) -> 
     for reason in trouble.chain(reasons.iter().copied()) {
         output::print_hanging("  why: ", output::with_local_times(reason));
     }
+    print_closed_access("  ", service);
     let restarts = service.restarts;
     let line = format!("restarts: {restarts}; `abbey service logs {name}` shows its output");
     output::print_hanging("  ", line);

@@ -338,7 +338,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
         "otto: { template: db-admin }",
     );
     house.manifest(&without);
-    house.expect(0, "up");
+    house.expect(0, "up --yes");
     until("otto is out", || {
         house.audit_entries("service.close").len() == 1
     });
@@ -361,7 +361,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     // After it, the database goes, and the last backup stays.
     let gone = without.replace("kind: postgres", "kind: postgres, grace: 1ms");
     house.manifest(&gone);
-    house.expect(0, "up");
+    house.expect(0, "up --yes");
     until("it is gone", || {
         house.audit_entries("service.drop").len() == 1
     });
@@ -491,10 +491,10 @@ fn a_crash_while_dropping_a_database_is_recovered() {
             "otto: { template: db-admin, uses: [db] }",
             "otto: { template: db-admin }",
         ));
-        let _may_be_cut_off = house.run("up");
+        let _may_be_cut_off = house.run("up --yes");
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
-        until("it is up again", || house.run("up").status.success());
+        until("it is up again", || house.run("up --yes").status.success());
         let gone = "SELECT count(*) FROM pg_database WHERE datname = 'ab_otto'";
         until("what was left is gone", || {
             let done = psql(&house, "iris", &[], gone);

@@ -253,3 +253,31 @@ fn a_paused_agent_is_no_failed_check_of_isolation() {
     assert_eq!(skipped["text"], "skipped: agent sysadmin is paused");
     assert_eq!(check(&house, &[], 0, "isolation.abbot")["state"], "ok");
 }
+
+/// A copy with hard links (`cp -al`) gives files of the home a second name. What is right stays as it is; what would have to
+/// be changed could be another's file.
+#[test]
+fn files_with_a_second_name_stop_only_a_repair_that_they_need() {
+    let house = up(TWO);
+    let database = house.home().join("abbey.db");
+    let other = house.path("second-name");
+    std::fs::hard_link(&database, &other).unwrap();
+    for round in ["up", "down"] {
+        house.expect(0, round);
+        house.expect(0, "up");
+    }
+    mode(&other, 0o644);
+    let told = house.expect_refusal(1, "up");
+    assert!(told.contains("abbey.db"), "{told}");
+    mode(&other, 0o600);
+    house.expect(0, "up");
+    // The credential is not read: it could be another's file. The way out is printed.
+    let token = house.home().join("operator.token");
+    std::fs::hard_link(&token, house.path("token-too")).unwrap();
+    let told = house.expect_refusal(1, "ps");
+    let (_, way) = told.split_once("hint: `").unwrap();
+    let (way, _) = way.split_once("` makes it").unwrap();
+    let done = std::process::Command::new("sh").args(["-c", way]).status();
+    assert!(done.unwrap().success(), "{told}");
+    house.expect(0, "ps");
+}

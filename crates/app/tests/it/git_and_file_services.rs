@@ -169,7 +169,7 @@ fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order()
             .replace("uses: [forge, web] }\n  otto", "uses: [web] }\n  otto")
             .replace("kind: git,", "kind: git, grace: 1ms,"),
     );
-    house.expect(0, "up");
+    house.expect(0, "up --yes");
     let dropped = || {
         let lines = house.expect(0, "activity export");
         let mut all = lines

@@ -123,6 +123,7 @@ fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
         HostdOperation::Hello {},
         HostdOperation::Observe {
             container_images: Default::default(),
+            sizes_of: Default::default(),
         },
         HostdOperation::Allocate {
             owner: owner(),

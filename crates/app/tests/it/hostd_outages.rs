@@ -150,6 +150,7 @@ fn messages_say_what_hostd_could_not_do_in_words() {
         HostdOperation::Archives {},
         HostdOperation::Observe {
             container_images: Default::default(),
+            sizes_of: Default::default(),
         },
         HostdOperation::KeepCheckpoints {
             checkpoints: Vec::new(),
@@ -214,7 +215,7 @@ fn a_process_that_accepts_no_calls_is_named() {
 }
 
 /// Connects until the queue of the socket is full. What was connected stays in it when the caller leaves.
-fn fill_queue(socket: &std::path::Path) {
+pub(crate) fn fill_queue(socket: &std::path::Path) {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let address = SocketAddrUnix::new(socket).unwrap();
     loop {

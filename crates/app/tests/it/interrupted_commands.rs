@@ -3,6 +3,7 @@
 use crate::{TWO, up};
 use abbey_testkit::args;
 use abbey_testkit::terminal::Typist;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -244,4 +245,23 @@ fn an_open_question_keeps_no_command_waiting() {
     assert_eq!(asked.ends(), Some(4));
     let now = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     assert_eq!(now, text);
+}
+
+#[test]
+fn a_watch_goes_on_while_the_control_plane_is_replaced() {
+    let house = up(TWO);
+    let mut command = house.command("ps --watch --json");
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = command.spawn().unwrap();
+    let mut shown = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let mut names = || shown.next().unwrap().unwrap().contains("sysadmin");
+    assert!(names());
+    house.kill_control_plane();
+    let text = told.next().unwrap().unwrap();
+    assert!(text.contains("looking again"), "{text}");
+    house.expect(0, "up");
+    assert!(names());
+    watch.kill().unwrap();
+    watch.wait().unwrap();
 }

@@ -51,6 +51,7 @@ mod json_documents;
 mod kill_recovery;
 mod locales;
 mod long_run_under_kills;
+mod lost_data;
 mod microvms;
 mod monitoring;
 mod named_paths;

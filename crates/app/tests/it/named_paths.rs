@@ -168,3 +168,31 @@ fn a_mistake_in_the_manifest_is_shown_with_its_age_until_it_is_corrected() {
     house.manifest(HOUSE);
     quiet(&house);
 }
+
+/// Whoever deletes the manifest is told, and gets it back from the house, whether that is up or down.
+#[test]
+fn a_manifest_file_that_is_gone_is_noticed_and_printed_from_the_house() {
+    let text = format!("# Ours.\n{HOUSE}");
+    let house = up(&text);
+    house.expect_refusal(2, "plan --in-force -f abbey.yaml");
+    std::fs::remove_file(house.path("abbey.yaml")).unwrap();
+    let told = String::from_utf8(house.run("ps").stderr).unwrap();
+    for part in ["abbey.yaml` from", "does not exist any more"] {
+        let part = part.replace("` from", "`, from which");
+        assert!(told.contains(&part), "{part}: {told}");
+    }
+    let printed = house.expect(0, command_in(&told));
+    assert!(printed.ends_with(&text), "{printed}");
+    let text = printed;
+    let document = house.json(0, "doctor");
+    let checks = document["checks"].as_array().unwrap();
+    assert!(
+        checks.iter().any(|c| c["id"] == "manifest_file"),
+        "{document}"
+    );
+    house.expect(0, "down");
+    assert_eq!(house.expect(0, "plan --in-force"), text);
+    assert_eq!(house.json(0, "plan --in-force")["manifest"], text);
+    let new = crate::house();
+    new.expect_refusal(3, "plan --in-force");
+}

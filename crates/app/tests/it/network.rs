@@ -706,3 +706,43 @@ fn hostd_pid(house: &House) -> i32 {
     let pid = text.split("process ").nth(1).unwrap().split(' ').next();
     pid.unwrap().parse().unwrap()
 }
+
+/// The host routes a subnet only once a cell has started there, so houses tell one another which ones they have taken.
+#[test]
+fn two_houses_that_start_at_once_share_no_subnet() {
+    own_network();
+    let houses = [house(), house()];
+    let manifest = |name: &str| {
+        format!(
+            "house: {name}\ndefaults: {{ cell: sandbox }}\nagents: {{ a: {{}}, b: {{}}, c: {{}} }}\n"
+        )
+    };
+    houses[0].manifest(&manifest("first"));
+    houses[1].manifest(&manifest("second"));
+    let mut started = houses.each_ref().map(|house| {
+        let mut command = house.command("up");
+        let command = command.stdout(std::process::Stdio::null());
+        command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    for (house, up) in houses.iter().zip(&mut started) {
+        let mut told = String::new();
+        std::io::Read::read_to_string(up.stderr.as_mut().unwrap(), &mut told).unwrap();
+        if !up.wait().unwrap().success() {
+            // Both planned the same: who came second was told so, and gets others.
+            assert!(told.contains("is one of the house in"), "{told}");
+            house.expect(0, "up");
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for house in &houses {
+        let fleet = house.json(0, "ps");
+        for agent in ["a", "b", "c"] {
+            assert!(seen.insert(addresses(&fleet, agent).0), "{fleet}");
+        }
+        let planned = house.expect(0, "plan");
+        assert!(planned.contains("nothing to change"), "{planned}");
+    }
+}

@@ -180,3 +180,18 @@ fn commands_name_a_control_plane_that_a_signal_stopped_and_up_and_down_replace_i
     house.expect(0, "down");
     assert_nothing_runs(&house);
 }
+
+/// No connection says whose process it is, so the lock does.
+#[test]
+fn a_stopped_control_plane_whose_queue_is_full_is_named_and_replaced() {
+    let house = up(TWO);
+    let agent = house.agent("abbot").pid;
+    let pid = house.control_plane_pid();
+    stop(pid);
+    crate::hostd_outages::fill_queue(&house.home().join("run/operator.sock"));
+    let text = house.expect_refusal(6, "ps");
+    assert!(text.contains(&format!("(process {pid})")), "{text}");
+    house.expect(0, "up");
+    assert_ne!(house.control_plane_pid(), pid);
+    assert_eq!(house.agent("abbot").pid, agent, "agents went on");
+}

@@ -3,10 +3,11 @@
 
 use super::HostdConfig;
 use super::low_ports::check_low_ports;
+use super::ownership;
 use crate::allocation::{Allocation, Allocations, UIDS};
 use crate::external;
 use crate::files::archive::DISKS;
-use crate::microvm::drives::SIZE_MIN;
+use crate::microvm::drives::{SIZE_MIN, has_images};
 use crate::spec::{BootOrigin, MicroVm, SKILLS_IN_CELL};
 use crate::{Bind, CellSpec, ForwardTarget, ListenAddress, PortForward};
 use abbey_model::{CellKind, CellName, Limits, Slug, Vmm, overlap};
@@ -39,6 +40,7 @@ pub(super) fn validate_spec(
             spec.uid, allocation.uid
         ));
     }
+    ownership::require_files(config, allocations, &cell)?;
     match (spec.kind, &spec.sandbox, &spec.microvm, &spec.container) {
         (CellKind::Process, None, None, None)
         | (CellKind::Sandbox, Some(_), None, None)
@@ -51,13 +53,13 @@ pub(super) fn validate_spec(
         }
     }
     let drives = config.owner_dir(&cell).join("drives");
-    if spec.microvm.is_none() && drives.exists() {
+    if spec.microvm.is_none() && has_images(&drives) {
         return Err(format!(
             "the files of {cell} are on the drives of its microVM, in `{}`; go back to `cell: microvm`, or move that directory away to start without them",
             drives.display()
         ));
     }
-    let on_disks = config.owner_dir(&cell).join(DISKS).exists();
+    let on_disks = has_images(&config.owner_dir(&cell).join(DISKS));
     if on_disks && (spec.sandbox.is_none() || allocation.disks.is_none()) {
         return Err(format!(
             "the files of {cell} are on file systems of its sandbox's; go back to `cell: sandbox` with `drives`, or move `{}` away to start without them",

@@ -4,7 +4,7 @@ use super::operation::{Hello, HostdOperation, HostdReply};
 use crate::Result;
 use crate::allocation::Allocation;
 use crate::files::FileName;
-use abbey_model::{CellName, Millis};
+use abbey_model::{CellName, Millis, Slug};
 use abbey_plan::HostFacts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
@@ -66,15 +66,24 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`HostdApi::call`].
     fn observe_host(&self) -> Result<HostFacts> {
-        self.observe_host_and_images(BTreeSet::new())
+        self.observe_host_for(BTreeSet::new(), BTreeSet::new())
     }
 
-    /// As [`HostdApi::observe_host`], and which of these images of containers the host lacks.
+    /// As [`HostdApi::observe_host`], and which of these images of containers the host lacks, and how large the files of
+    /// those of these agents are that are on no drives.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
-    fn observe_host_and_images(&self, container_images: BTreeSet<String>) -> Result<HostFacts> {
-        match self.call(HostdOperation::Observe { container_images }, &[])? {
+    fn observe_host_for(
+        &self,
+        container_images: BTreeSet<String>,
+        sizes_of: BTreeSet<Slug>,
+    ) -> Result<HostFacts> {
+        let operation = HostdOperation::Observe {
+            container_images,
+            sizes_of,
+        };
+        match self.call(operation, &[])? {
             HostdReply::Host { facts } => Ok(*facts),
             other => Err(other.unexpected_reply_error()),
         }

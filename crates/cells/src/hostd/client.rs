@@ -4,7 +4,7 @@ use super::HostdApi;
 use super::HostdConfig;
 use super::operation::{HostdOperation, HostdReply, HostdRequest};
 use crate::sys::descriptors;
-use crate::sys::lock::holder_of_lock_file;
+use crate::sys::lock::lock_file_holder;
 use crate::sys::process::is_stopped;
 use crate::{Error, Result};
 use abbey_model::Millis;
@@ -84,7 +84,7 @@ impl HostdClient {
             stopped: pid.and_then(is_stopped) == Some(true),
         };
         let refused_or_full = |e: io::Error| match e.kind() {
-            io::ErrorKind::WouldBlock => hangs(holder_of_lock_file(&self.lock)),
+            io::ErrorKind::WouldBlock => hangs(lock_file_holder(&self.lock)),
             _ => gone(e),
         };
         let stream = connect(&self.socket, &self.lock).map_err(refused_or_full)?;
@@ -148,7 +148,7 @@ fn connect(socket: &Path, lock: &Path) -> io::Result<UnixStream> {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
         connected => return connected,
     }
-    let is_stopped = holder_of_lock_file(lock).and_then(is_stopped) == Some(true);
+    let is_stopped = lock_file_holder(lock).and_then(is_stopped) == Some(true);
     let rest = match is_stopped {
         // It takes no call before it goes on; one more attempt, without a wait that anybody would notice.
         true => FIRST_LOOK,
@@ -193,7 +193,7 @@ pub fn hostd_state(home: &Path, within: Duration) -> HostdState {
         Ok(stream) => stream,
         Err(e) if is_absent(&e) => return HostdState::Absent,
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            let pid = holder_of_lock_file(&HostdConfig::lock_path(home));
+            let pid = lock_file_holder(&HostdConfig::lock_path(home));
             return HostdState::Silent(pid);
         }
         Err(_) => return HostdState::Unknown,

@@ -55,7 +55,7 @@ pub(super) fn mount_owner_disks(
     let files = config.owner_dir(owner);
     let dir = files.join(DISKS);
     let running = || super::guest::is_running(&config.cell_records_dir(), owner);
-    if !files.exists() || !dir.exists() && running()? {
+    if !files.exists() || !drives::has_images(&dir) && running()? {
         // The files move into an image while nobody can change them: at the next start.
         return Ok(());
     }
@@ -69,16 +69,33 @@ pub(super) fn mount_owner_disks(
         ("state", "abbey-state", disks.state, "home"),
         ("workspace", "abbey-work", disks.workspace, "workspace"),
     ];
+    // Files move once all of them have got into images, so that what does not fit leaves the owner as it was.
+    let mut made = Vec::new();
     for (name, label, size, place) in parts {
         let (image, place) = (dir.join(name).with_extension("ext4"), files.join(place));
         match fs::symlink_metadata(&image) {
-            Err(_) => make(&image, label, size, &place)?,
+            Err(_) => {
+                if let Err(error) = fill(&image, label, size, &place) {
+                    made.push(image);
+                    for image in made {
+                        let _made_anew_next_time = fs::remove_file(unfinished(&image));
+                    }
+                    return Err(error);
+                }
+                made.push(image);
+            }
             // One that is in use grows when it is not.
             Ok(meta) if meta.size() < size.0 && !in_use(&image) => {
                 drives::grow_drive(&image, size, None)?;
             }
             Ok(_) => {}
         }
+    }
+    for image in &made {
+        publish(image)?;
+    }
+    for (name, _, _, place) in parts {
+        let (image, place) = (dir.join(name).with_extension("ext4"), files.join(place));
         empty(&image, &place)?;
         fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
         mount(&image, &place)?;
@@ -103,9 +120,14 @@ fn empty(image: &Path, place: &Path) -> Result<()> {
     fs::remove_file(&moved).map_err(Error::file("remove", moved))
 }
 
-/// Makes an image whole or not at all, with the files of a directory.
-fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
-    let (new, at) = (image.with_extension("new"), image.with_extension("mnt"));
+/// Where an image is until it is whole.
+fn unfinished(image: &Path) -> PathBuf {
+    image.with_extension("new")
+}
+
+/// Makes an image beside its place, with the files of a directory.
+fn fill(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
+    let (new, at) = (unfinished(image), image.with_extension("mnt"));
     let _left_by_a_crash = fs::remove_file(moved(image));
     drives::create_empty_file_system(&new, label, size)?;
     crash::point("disk.made");
@@ -125,9 +147,14 @@ fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
     copied?;
     fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
     crash::point("disk.filled");
+    Ok(())
+}
+
+/// Puts a filled image in its place, whole or not at all.
+fn publish(image: &Path) -> Result<()> {
     fs::write(moved(image), "").map_err(Error::file("make", moved(image)))?;
     // The image survives a power failure before the directory that it was made from is removed.
-    file::publish_finished(&new, image, file::Sync::Entry)
+    file::publish_finished(&unfinished(image), image, file::Sync::Entry)
         .map_err(Error::file("publish", image))?;
     crash::point("disk.published");
     Ok(())

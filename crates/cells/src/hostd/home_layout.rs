@@ -149,7 +149,8 @@ pub fn find_wrong_entries(home: &DirHandle, owners: &HomeOwners) -> io::Result<V
 }
 
 /// Gives every entry of the home that exists the owner and mode of the table. Whoever was able to write there may have put
-/// anything in its place, so each is judged as it was opened, and a link or a file with several names is refused.
+/// anything in its place, so each is judged as it was opened, and a link or a file with several names is refused, unless
+/// nothing is to be changed.
 ///
 /// # Errors
 /// The first entry that could not be repaired, after all others were.
@@ -164,9 +165,23 @@ pub fn repair_home(home: &DirHandle, owners: &HomeOwners) -> crate::Result<()> {
                 None => Ok(()),
             }),
         };
+        let repaired = repaired.or_else(|error| match is_right(home, &path, &entry) {
+            true => Ok(()),
+            false => Err(error),
+        });
         outcome = outcome.and(repaired.map_err(crate::Error::file("protect", path)));
     }
     outcome
+}
+
+/// Whether an entry that cannot be opened needs no repair.
+fn is_right(home: &DirHandle, path: &Path, entry: &HomeEntry) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let found = stat_below(home, path).ok().flatten();
+    found.is_some_and(|found| {
+        let owned = !root || (found.st_uid, found.st_gid) == entry.owner;
+        owned && why_wrong(&found, entry).is_none()
+    })
 }
 
 /// The entry, opened, if there is one of its kind; `InvalidInput` for a link, a file with several names and anything else.

@@ -1,14 +1,20 @@
 //! What the host uses already, read and never changed.
 
 use super::HostdConfig;
+use super::house_subnets::subnets_of_others;
+use super::ownership;
 use crate::allocation::{Allocations, UIDS};
+use crate::files::archive::DISKS;
 use crate::record::{self, CellRecord};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::{host, listeners, process};
 use crate::{container, microvm, network, sandbox};
+use abbey_model::{Bytes, CellName, Slug};
 use abbey_plan::HostFacts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
 /// containers are unavailable; and the users that allocations of the house are bound to, if hostd is root.
@@ -25,11 +31,12 @@ pub(super) fn observe_host(
     let others = host::ipv4_routes()
         .into_iter()
         .filter(|r| !r.2.starts_with(&own));
+    let routes = others.map(|(a, p, name)| (a, p, format!("route by {name}")));
+    let of_houses = subnets_of_others(allocations).into_iter();
+    let of_houses = of_houses.map(|(s, home)| (s.base(), s.prefix(), format!("house in {home}")));
     let (ports, foreign_ports) = listening(config, allocations.uid_first);
     HostFacts {
-        subnets: others
-            .map(|(a, p, name)| (a, p, format!("route by {name}")))
-            .collect(),
+        subnets: routes.chain(of_houses).collect(),
         ports,
         foreign_ports,
         uid_first,
@@ -42,6 +49,9 @@ pub(super) fn observe_host(
         no_firecracker: microvm::firecracker::why_firecracker_unusable(),
         no_containers: container::why_unusable(),
         missing_container_images: container::missing_images(container_images),
+        lost_files: ownership::lost_files(config, allocations),
+        lost_data: ownership::lost_data(config, allocations),
+        files_off_drives: BTreeMap::new(),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
         memory: host::read_meminfo("MemTotal:"),
@@ -49,6 +59,35 @@ pub(super) fn observe_host(
         images: microvm::image::image_names(&config.images_dir()),
         locales: host::installed_locales(),
     }
+}
+
+/// Sizes of home and workspace of those of these agents whose files are in directories and on no drives, by owner.
+pub(super) fn sizes_off_drives(
+    config: &HostdConfig,
+    agents: BTreeSet<Slug>,
+) -> BTreeMap<String, (Bytes, Bytes)> {
+    let sizes = agents.into_iter().filter_map(|slug| {
+        let owner = CellName::Agent(slug);
+        let dir = config.owner_dir(&owner);
+        let mut drives = [DISKS, "drives"].into_iter();
+        let on_drives = drives.any(|name| microvm::drives::has_images(&dir.join(name)));
+        if on_drives || !dir.is_dir() {
+            return None;
+        }
+        let size = |place: &str| size_on_disk(&dir.join(place)).unwrap_or_default();
+        Some((owner.owner(), (size("home"), size("workspace"))))
+    });
+    sizes.collect()
+}
+
+/// What the files below a directory take on their disk; none if that cannot be measured.
+fn size_on_disk(path: &Path) -> Option<Bytes> {
+    let mut command = microvm::drives::host_command("du", None);
+    let command = command.args(["-s", "-x", "-B1", "--"]).arg(path);
+    // What a running agent removes meanwhile is missing from the sum and makes an exit status of 1.
+    let output = command.stdout(Stdio::piped()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split_whitespace().next()?.parse().ok().map(Bytes)
 }
 
 /// Listening TCP ports, with the name of the holder where we may see it, and those of them in the way of a cell that

@@ -48,6 +48,10 @@ pub enum HostdOperation {
         /// facts.
         #[serde(default)]
         container_images: BTreeSet<String>,
+        /// Agents whose files may be in directories still though they are to be on drives: the sizes of those are among
+        /// the facts.
+        #[serde(default)]
+        sizes_of: BTreeSet<Slug>,
     },
     /// Reads a known file of an owner.
     Read {

@@ -87,7 +87,7 @@ pub(super) fn pack_owners(
         TreePacker::new(&mut archive, &mut left_out, skip)
             .add(&dir, &name)
             .map_err(Error::file("pack", &files))?;
-        if files.join("drives").exists() {
+        if drives::has_images(&files.join("drives")) {
             microvm(config, owner, allocation.uid, &mut archive, &mut left_out)?;
         }
     }

@@ -8,7 +8,7 @@ use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
     HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, home_layout, host_facts,
-    named_files, network_guard, owner_files, pack, rename, stage, sweep,
+    named_files, network_guard, owner_files, ownership, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -247,11 +247,11 @@ fn answer(mut stream: &UnixStream, reply: &HostdReply) -> io::Result<()> {
     stream.write_all(&bytes)
 }
 
-fn still_running(owner: &CellName) -> String {
+pub(super) fn still_running(owner: &CellName) -> String {
     format!("{owner} still has a running cell; stop it first")
 }
 
-fn refused(why: impl Into<String>) -> Result<HostdReply> {
+pub(super) fn refused(why: impl Into<String>) -> Result<HostdReply> {
     Ok(HostdReply::Refused { why: why.into() })
 }
 
@@ -284,40 +284,9 @@ pub(super) fn perform_operation(
             owners: held()?.allocations.owners,
         }),
         HostdOperation::Allocate { owner, allocation } => {
-            let mut held = held()?;
-            if allocation.uid.is_some() && !config.privileged {
-                return refused(
-                    "hostd runs without root privileges, so it cannot allocate user ids",
-                );
-            }
-            let before = held.allocations.owners.get(&owner).cloned();
-            match held.allocations.assign(&owner, allocation) {
-                Err(why) => return refused(why),
-                Ok(()) if dry || before.as_ref() == held.allocations.owners.get(&owner) => {}
-                Ok(()) => {
-                    crash::point("hostd.claim");
-                    held.save()?;
-                    crash::point("hostd.claimed");
-                }
-            }
-            Ok(HostdReply::Done)
+            ownership::allocate(config, held()?, &owner, allocation, dry)
         }
-        HostdOperation::Release { owner } => {
-            let mut held = held()?;
-            if config.is_live(&owner) {
-                return refused(still_running(&owner));
-            }
-            if fs::symlink_metadata(config.owner_dir(&owner)).is_ok() {
-                return refused(format!(
-                    "{owner} still has files; archive or delete them first"
-                ));
-            }
-            if !dry && held.allocations.owners.remove(&owner).is_some() {
-                held.save()?;
-                crash::point("hostd.released");
-            }
-            Ok(HostdReply::Done)
-        }
+        HostdOperation::Release { owner } => ownership::release(config, held()?, &owner, dry),
         HostdOperation::Rename { owner, to } => {
             let mut held = held()?;
             if let Err(why) = rename::check(config, &held.allocations, &owner, &to) {
@@ -327,6 +296,9 @@ pub(super) fn perform_operation(
                 crash::point("hostd.rename");
                 rename::move_files(config, &owner, &to)?;
                 if let Some(allocation) = held.allocations.owners.remove(&owner) {
+                    if held.allocations.prepared.remove(&owner) {
+                        held.allocations.prepared.insert(to.clone());
+                    }
                     held.allocations.owners.insert(to, allocation);
                     held.save()?;
                 }
@@ -340,6 +312,9 @@ pub(super) fn perform_operation(
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
+            if let Err(why) = ownership::require_files(config, &allocations, &owner) {
+                return refused(why);
+            }
             if !dry {
                 crash::point("hostd.prepare");
                 mounted(config, &allocations, &owner)?;
@@ -349,13 +324,20 @@ pub(super) fn perform_operation(
                 if agent && guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
                     guest::write_guest_files(config, &owner, &files)?;
                 }
+                if !allocations.prepared.contains(&owner) {
+                    ownership::note_files(config, &owner)?;
+                }
                 crash::point("hostd.prepared");
             }
             Ok(HostdReply::Done)
         }
-        HostdOperation::Observe { container_images } => {
+        HostdOperation::Observe {
+            container_images,
+            sizes_of,
+        } => {
             let allocations = held()?.allocations;
-            let facts = host_facts::observe_host(config, &allocations, container_images);
+            let mut facts = host_facts::observe_host(config, &allocations, container_images);
+            facts.files_off_drives = host_facts::sizes_off_drives(config, sizes_of);
             Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })
@@ -428,6 +410,7 @@ pub(super) fn perform_operation(
             }
             if !dry {
                 crash::point("hostd.archive");
+                ownership::forget_files(config, &owner)?;
                 owner_files::archive_owner_files(config, &owner, &stamp)?;
                 crash::point("hostd.archived");
             }

@@ -2,7 +2,7 @@
 
 use super::client::{RECEIVES_WITHIN, connect_within};
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
-use crate::sys::lock::holder_of_lock_file;
+use crate::sys::lock::lock_file_holder;
 use crate::sys::process::{kill_process, runs_program};
 use crate::{Error, Result, crash};
 use std::fs;
@@ -32,7 +32,7 @@ pub fn is_privileged_hostd_running(home: &Path) -> bool {
 /// Process id of the hostd of the house in `home`, whether or not it accepts calls or answers them.
 pub fn listening_process(home: &Path) -> Option<i32> {
     // The lock says it also while the queue of the socket is full, so that no connection can.
-    holder_of_lock_file(&HostdConfig::lock_path(home))
+    lock_file_holder(&HostdConfig::lock_path(home))
         .or_else(|| socket_owner(&HostdConfig::socket_path(home)))
 }
 
@@ -177,7 +177,7 @@ fn kill_hostd(config: &HostdConfig, pid: i32) -> bool {
         return true;
     };
     // Whoever has the lock is the hostd of this house; what is behind the socket may be another program.
-    let holder = holder_of_lock_file(&HostdConfig::lock_path(&config.home));
+    let holder = lock_file_holder(&HostdConfig::lock_path(&config.home));
     if holder != Some(pid) || unit_of(pid).is_some() {
         return false;
     }

@@ -2,13 +2,13 @@
 //! names of interfaces and the firewall table of that one, and each would repair what the other made.
 
 use super::HostdConfig;
-use crate::sys::host::HOST_FILES;
+use super::house_subnets::publish_subnets;
+use crate::sys::host::create_host_files_dir;
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
 use abbey_support::shell::shell_word;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 fn refusal(home: &str) -> String {
@@ -39,15 +39,9 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     if !config.privileged {
         return Ok(None);
     }
-    let first = allocation::lock_allocations(&config.hostd_dir())?
-        .allocations
-        .uid_first;
-    let dir = Path::new(HOST_FILES);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(Error::file("create", dir))?;
+    let allocations = allocation::lock_allocations(&config.hostd_dir())?.allocations;
+    let first = allocations.uid_first;
+    create_host_files_dir()?;
     let path = allocation::file_of_users(first);
     let Some(mut held) = lock::try_lock_file(&path)? else {
         let home = fs::read_to_string(&path).unwrap_or_default();
@@ -61,5 +55,6 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     held.set_len(0)
         .and_then(|()| held.write_all(home.as_bytes()))
         .map_err(Error::file("write", &path))?;
+    publish_subnets(config, &allocations)?;
     Ok(Some(held))
 }

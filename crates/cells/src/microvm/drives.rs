@@ -142,6 +142,12 @@ pub fn check_drive(path: &Path, uid: Option<u32>) -> Result<()> {
     run_drive_tool(check, &[0], path)
 }
 
+/// Whether a directory of drives has the image of one. It may exist without: what was to move there did not fit.
+pub(crate) fn has_images(dir: &Path) -> bool {
+    let mut images = ["state", "workspace"].into_iter();
+    images.any(|name| dir.join(name).with_extension("ext4").exists())
+}
+
 /// Drives of an owner, locked while this exists.
 #[derive(Debug)]
 pub(crate) struct LockedDrives {
@@ -173,6 +179,7 @@ pub(crate) fn lock_drives(
         workspace: dir.join("workspace.ext4"),
         _lock: lock,
     };
+    let mut made: Vec<&Path> = Vec::new();
     for (path, label, size, from) in [
         (&held.state, "abbey-state", classes.state, "home"),
         (
@@ -183,7 +190,19 @@ pub(crate) fn lock_drives(
         ),
     ] {
         match fs::symlink_metadata(path) {
-            Err(_) => make(path, label, size, Some(&files.join(from)), uid)?,
+            Err(_) => {
+                if let Err(error) = make(path, label, size, Some(&files.join(from)), uid) {
+                    // The owner's files stay in their directories, and the other drive would have an old copy of its own.
+                    for path in made
+                        .into_iter()
+                        .chain([path.with_extension("new").as_path()])
+                    {
+                        let _made_anew_next_time = fs::remove_file(path);
+                    }
+                    return Err(error);
+                }
+                made.push(path);
+            }
             Ok(meta) if meta.is_file() && meta.size() < size.0 => grow_drive(path, size, uid)?,
             Ok(_) => {}
         }

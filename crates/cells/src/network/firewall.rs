@@ -177,10 +177,8 @@ fn enable_forwarding() -> Result<()> {
         return Ok(());
     }
     let file = forwarding_file();
-    let dir = file.parent().unwrap_or(Path::new("/run"));
-    std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&file, "0"))
-        .map_err(Error::file("write", &file))?;
+    crate::sys::host::create_host_files_dir()?;
+    std::fs::write(&file, "0").map_err(Error::file("write", &file))?;
     std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))
 }
 

@@ -240,6 +240,7 @@ pub(super) mod tests {
             tag: None,
             version: 0,
             owners: BTreeMap::from(owners),
+            prepared: BTreeSet::new(),
         }
     }
 

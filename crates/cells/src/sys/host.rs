@@ -1,11 +1,25 @@
 //! What the host has, read from `/proc` and the C library's files.
 
+use crate::{Error, Result};
 use abbey_model::Bytes;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 /// Directory of files about the host and no single house. Only root writes there; its content ends with a boot.
 pub(crate) const HOST_FILES: &str = "/run/abbey";
+
+/// Makes the directory of files about the host, unless it exists.
+pub(crate) fn create_host_files_dir() -> Result<&'static Path> {
+    let dir = Path::new(HOST_FILES);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.map_err(Error::file("create", dir))?;
+    Ok(dir)
+}
 
 /// Names of the locales that are installed on the host, from `/usr/lib/locale` and `localedef --list-archive`.
 pub fn installed_locales() -> std::collections::BTreeSet<String> {

@@ -68,7 +68,7 @@ pub fn lock_holder(file: &File) -> Option<i32> {
 }
 
 /// As [`lock_holder`], of the lock file at `path`, which this process need not be able to read.
-pub(crate) fn holder_of_lock_file(path: &Path) -> Option<i32> {
+pub fn lock_file_holder(path: &Path) -> Option<i32> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).ok()?;
     lock_holder(&File::from(file))
@@ -103,7 +103,7 @@ mod tests {
         let held = try_lock_file(file.path()).unwrap().unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         assert_eq!(lock_holder(&other), Some(me));
-        assert_eq!(holder_of_lock_file(file.path()), Some(me));
+        assert_eq!(lock_file_holder(file.path()), Some(me));
         drop(held);
         assert_eq!(lock_holder(&other), None);
     }

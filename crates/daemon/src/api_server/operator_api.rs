@@ -14,6 +14,7 @@ use crate::api_server::{
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
+use crate::core::plan::PlanInForce;
 use crate::core::{audit_checkpoints, checkpoint_sinks, runtime, signing_key};
 use crate::insight::routing_views::explain_routing;
 use crate::insight::skill_views::find_skills_in_force;
@@ -21,7 +22,6 @@ use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
 use crate::work::lookup::find_agent_slug;
 use abbey_api::*;
-use abbey_model::FaultKind;
 use abbey_store::{NewAuditEntry, Topic};
 use axum::Router;
 use axum::body::Bytes;
@@ -234,20 +234,11 @@ async fn generation(
     responses((status = 200, body = ManifestDoc), (status = 304, description = "Unchanged")),
 )]
 async fn current(State(api): Shared, headers: HeaderMap) -> Result<Response> {
-    let current = api.core.plan.current().ok_or_else(|| {
-        Problem::new(FaultKind::NotFound, "no manifest has been applied yet")
-            .remedy("`abbey up` applies a manifest")
-    })?;
-    if matches_if_none_match(&headers, current.generation) {
-        return Ok(not_modified(current.generation));
+    let doc = PlanInForce::manifest_doc(api.core.plan.current().as_deref())?;
+    if matches_if_none_match(&headers, doc.generation) {
+        return Ok(not_modified(doc.generation));
     }
-    let doc = ManifestDoc {
-        version: VERSION,
-        generation: current.generation,
-        manifest: current.manifest.clone(),
-        base_dir: current.base_dir.clone(),
-    };
-    Ok(([("etag", format_etag(current.generation))], Doc(doc)).into_response())
+    Ok(([("etag", format_etag(doc.generation))], Doc(doc)).into_response())
 }
 
 #[utoipa::path(

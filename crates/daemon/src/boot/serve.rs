@@ -170,7 +170,7 @@ pub async fn serve(options: Options) -> Result<()> {
         if let Err(error) = crate::core::hostd::call_blocking(move || end_hostd(&*hostd)).await {
             tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
-        let _gone_already = std::fs::remove_file(home.run_dir().join("serve.lock"));
+        let _gone_already = std::fs::remove_file(home.lock_file());
         // The end is in the audit log; nothing was unobserved.
         let _gone_already = std::fs::remove_file(home.heartbeat_file());
         tracing::info!("the house is stopped");
@@ -284,6 +284,16 @@ pub async fn plan_offline(
     let house = StoppedHouse::open(home).await?;
     let work = &house.plane.work;
     crate::planning::apply::plan_without_applying(work, body, house.runs_as, held_up).await
+}
+
+/// The manifest that was applied last, from the database of a home whose control plane does not run.
+///
+/// # Errors
+/// If none was applied; [`Error::Locked`] when a control plane runs on this home.
+pub async fn manifest_offline(home: PathBuf) -> Result<abbey_api::ManifestDoc> {
+    let house = StoppedHouse::open(Home::new(home)).await?;
+    let current = house.plane.core.plan.current();
+    crate::core::plan::PlanInForce::manifest_doc(current.as_deref())
 }
 
 /// Checks a house whose control plane does not answer, from its home and a copy of its state. Starts nothing.

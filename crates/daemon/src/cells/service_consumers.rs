@@ -7,8 +7,8 @@
 use crate::cells::agent_credentials::{
     SERVICE_PREFIX, parse_service_secret, service_credential_file,
 };
-use crate::cells::state::CellsState;
-use crate::cells::{agent_credentials, exec};
+use crate::cells::state::{AccessStates, CellsState};
+use crate::cells::{agent_credentials, exec, service_access};
 use crate::core::error::{Error, Result};
 use crate::core::home::generate_token;
 use crate::core::hostd;
@@ -88,6 +88,18 @@ async fn provision_all_services(
     });
     publish_status(cells, known);
     let (mut settled, mut next) = (true, IDLE);
+    if cells.access_states().is_none() {
+        match service_access::known_access(cells).await {
+            Ok(states) => cells.set_access_states(states.as_ref().clone()),
+            Err(error) => {
+                settled = false;
+                tracing::warn!(
+                    error = error.chain(),
+                    "what agents had in services could not be read; retrying within 10 seconds"
+                );
+            }
+        }
+    }
     if let Err(error) = remove_credentials_of_removed_services(cells, &current, known).await {
         settled = false;
         tracing::warn!(
@@ -175,6 +187,9 @@ async fn provision_service(
     else {
         return Err(unexpected_answer(service));
     };
+    change_access(cells, |states| {
+        service_access::note_holdings(states, &service.slug, &holdings);
+    });
     let mut outcome = Ok(());
     for agent in &users {
         let name = service.name_for(agent);
@@ -307,10 +322,23 @@ async fn log_service_change(
         actor: Principal::House,
         action: action.to_owned(),
         entity: CellName::Service(service.slug.clone()).to_string(),
-        detail,
+        detail: detail.clone(),
     };
     cells.core.store.append_audit_entry(note).await?;
+    let now = cells.core.store.now();
+    change_access(cells, |states| {
+        service_access::note_change(states, &service.slug, (action, &detail), now);
+    });
     Ok(())
+}
+
+/// Changes what is known of the access of agents, once it was read.
+fn change_access(cells: &CellsState, change: impl FnOnce(&mut AccessStates)) {
+    if let Some(states) = cells.access_states() {
+        let mut states = states.as_ref().clone();
+        change(&mut states);
+        cells.set_access_states(states);
+    }
 }
 
 /// Writes an agent's credential for a service and the certificate it trusts; empty texts remove

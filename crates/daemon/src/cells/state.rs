@@ -9,6 +9,7 @@ use crate::core::state::CoreState;
 use crate::net::state::NetState;
 use abbey_cells::Backend;
 use abbey_model::{CellName, DesiredState, Slug};
+use abbey_plan::AccessState;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,7 +41,11 @@ pub(crate) struct CellsState {
     /// flight.
     starts_over: AtomicBool,
     consumers: RwLock<ConsumerStatus>,
+    access: RwLock<Option<Arc<AccessStates>>>,
 }
+
+/// State of what agents have and had in services, by service and name there.
+pub(crate) type AccessStates = BTreeMap<(Slug, String), AccessState>;
 
 /// What the last pass over the services found: by service why the databases and accounts of agents in it are not as
 /// planned, and every (service, agent) whose access is set up.
@@ -67,6 +72,7 @@ impl CellsState {
             provisioned: AtomicU64::new(0),
             starts_over: AtomicBool::new(false),
             consumers: RwLock::default(),
+            access: RwLock::default(),
         }
     }
 
@@ -135,6 +141,16 @@ impl CellsState {
     /// What the last pass over the services found about the access of agents to them.
     pub(crate) fn consumer_status(&self) -> ConsumerStatus {
         self.consumers.read().clone()
+    }
+
+    /// What agents have and had in services, once the passes over the services have begun.
+    pub(crate) fn access_states(&self) -> Option<Arc<AccessStates>> {
+        self.access.read().clone()
+    }
+
+    /// Replaces what agents have and had in services.
+    pub(super) fn set_access_states(&self, states: AccessStates) {
+        *self.access.write() = Some(Arc::new(states));
     }
 
     /// Replaces what the last pass over the services found.

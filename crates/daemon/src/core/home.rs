@@ -424,12 +424,17 @@ impl Home {
         }
     }
 
+    /// File whose lock the control plane holds while it runs.
+    pub fn lock_file(&self) -> PathBuf {
+        self.run_dir().join("serve.lock")
+    }
+
     /// Acquires the exclusive lock of the home, which is held until the returned file is dropped.
     ///
     /// # Errors
     /// [`Error::Locked`] with the holder's process id if another control plane runs.
     pub fn acquire_lock(&self) -> Result<File, Error> {
-        let path = self.run_dir().join("serve.lock");
+        let path = self.lock_file();
         let failed = || Error::file("open", &path);
         let root = DirHandle::open_trusted(&self.root).map_err(failed())?;
         let until = runtime::System.now() + LOCK_WITHIN;

@@ -1,7 +1,7 @@
 //! The plan in force: the newest applied manifest with the resources allocated to it.
 
 use crate::core::error::{Error, Result};
-use abbey_api::Problem;
+use abbey_api::{ManifestDoc, Problem, VERSION};
 use abbey_model::{FaultKind, Slug};
 use abbey_plan::{AppliedPlan, Registry};
 use abbey_store::{GenerationRow, allocation::Allocation};
@@ -35,6 +35,23 @@ pub(crate) struct PlanInForce {
 }
 
 impl PlanInForce {
+    /// The manifest of a plan that may be in force, as the API has it.
+    ///
+    /// # Errors
+    /// `NotFound` if no manifest has been applied yet.
+    pub(crate) fn manifest_doc(current: Option<&PlanInForce>) -> Result<ManifestDoc> {
+        let current = current.ok_or_else(|| {
+            Problem::new(FaultKind::NotFound, "no manifest has been applied yet")
+                .remedy("`abbey up` applies a manifest")
+        })?;
+        Ok(ManifestDoc {
+            version: VERSION,
+            generation: current.generation,
+            manifest: current.manifest.clone(),
+            base_dir: current.base_dir.clone(),
+        })
+    }
+
     /// Restores a plan from its stored generation by parsing its manifest again. What this version refuses of a manifest
     /// that an earlier one accepted is left out.
     ///

@@ -2,6 +2,8 @@
 
 use crate::cells::observations::Seen;
 use crate::cells::probes::stopped_process;
+use crate::cells::service_access::closed_access;
+use crate::cells::state::AccessStates;
 use crate::cells::status::{
     agent_presence, cgroup_usage_cached, describe_trouble, probe_cached, service_presence,
 };
@@ -10,13 +12,15 @@ use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
 use abbey_agents::runtime;
 use abbey_api::{
-    AgentView, AgentWhyDoc, BudgetBrief, FailingProvider, FleetDoc, Problem, Reason, ServiceView,
-    ServicesDoc, Time, VERSION,
+    AgentView, AgentWhyDoc, BudgetBrief, ClosedAccess, FailingProvider, FleetDoc, Problem, Reason,
+    ServiceView, ServicesDoc, Time, VERSION,
 };
 use abbey_engine::budget::Account;
 use abbey_engine::provider_health::ProviderCondition;
 use abbey_engine::supervision;
-use abbey_model::{CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState};
+use abbey_model::{
+    CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, Timestamp,
+};
 use abbey_plan::{Probe, can_reach};
 use abbey_store::{TaskFilter, TaskRow};
 use std::collections::BTreeMap;
@@ -181,6 +185,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
     };
     let seen = work.cells.observations.snapshot();
     let (trouble, opened) = work.cells.consumer_status();
+    let access = work.cells.access_states().unwrap_or_default();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
         let at = abbey_plan::host_endpoint(&current.house, &current.registry, slug);
@@ -240,6 +245,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
                     without.map(|a| a.slug.to_string()).collect()
                 }
             },
+            closed: closed_views(&access, service),
             consumers: current
                 .house
                 .agents
@@ -256,6 +262,19 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         disabled: disabled.map(ToString::to_string).collect(),
         cursor: None,
     })
+}
+
+/// What a service keeps for agents that no longer use it.
+fn closed_views(access: &AccessStates, service: &abbey_plan::Service) -> Vec<ClosedAccess> {
+    let closed = closed_access(access, service).into_iter();
+    let view =
+        |(name, at, until, backup): (String, Timestamp, Timestamp, Option<String>)| ClosedAccess {
+            name,
+            closed_at: Time(at),
+            deleted_at: Time(until),
+            copy: backup.map(|path| format!("services/{}/{path}", service.slug)),
+        };
+    closed.map(view).collect()
 }
 
 /// Explains the presence of an agent: reasons, last exit, failures and next retry (`abbey why

@@ -1,6 +1,7 @@
 //! Planning of a manifest: checks it against the host, commits the plan, and carries it out.
 
-use crate::cells::{provision, specs};
+use crate::cells::lost_files::find_lost_files;
+use crate::cells::{provision, service_access, specs};
 use crate::core::error::{Error, Result};
 use crate::core::hostd;
 use crate::core::plan::{PlanInForce, stored_allocation};
@@ -298,7 +299,8 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let containers = parsed.agents.values();
     let containers = containers.filter(|a| a.cell == CellKind::Container);
     let images = containers.map(|a| a.image.clone()).collect();
-    let mut host = hostd::call_blocking(move || helper.observe_host_and_images(images)).await?;
+    let sizes_of = agents_with_drives(&parsed, current.as_deref());
+    let mut host = hostd::call_blocking(move || helper.observe_host_for(images, sizes_of)).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),
@@ -330,6 +332,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     {
         host.ports.remove(&bound.port());
     }
+    let access = service_access::known_access(&work.cells).await?;
     let mut inventory = Inventory {
         generation,
         applied,
@@ -343,6 +346,8 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         listens_elsewhere,
         charters: charters.clone(),
         renamed: BTreeMap::new(),
+        access: service_access::planned_access(&access),
+        now: work.core.store.now(),
     };
     inventory.settle_pending_renames(&pending);
     let renamed = parse_renamed(&body.renamed, &parsed)?;
@@ -353,7 +358,13 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
     let first_files = check_first_files(work, &body.first_files, &parsed).await?;
+    // By their names in force: a renaming moves files only once it is.
+    let lost = match &current {
+        Some(current) => find_lost_files(&work.cells, &current.house, &inventory.host).await?,
+        None => BTreeMap::new(),
+    };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
+    plan.notes.extend(lost_files_notes(lost, &parsed, &renamed));
     // What is left out of the manifest in force changes nothing by being corrected, yet its text is to be replaced.
     if plan.is_empty() && current.is_some_and(|c| !c.left_out.is_empty()) {
         plan.replace_text(
@@ -377,6 +388,37 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         based_on: generation,
         newest_uid,
     })
+}
+
+/// Agents of the plan in force that have drives there, or have them in the manifest.
+fn agents_with_drives(parsed: &abbey_plan::House, current: Option<&PlanInForce>) -> BTreeSet<Slug> {
+    let before = current.map(|c| &c.house.agents).into_iter().flatten();
+    let with_drives = before.filter(|(slug, old)| {
+        let mut agents = parsed.agents.get(*slug).into_iter().chain([*old]);
+        agents.any(|a| a.disks().is_some() || a.cell == CellKind::Microvm)
+    });
+    with_drives.map(|(slug, _)| slug.clone()).collect()
+}
+
+/// Fatal notes about agents and services that the manifest keeps and whose files are gone.
+fn lost_files_notes(
+    lost: BTreeMap<CellName, String>,
+    parsed: &abbey_plan::House,
+    renamed: &[(Slug, Slug)],
+) -> Vec<Note> {
+    let kept = lost.into_iter().filter(|(owner, _)| match owner {
+        CellName::Agent(slug) => {
+            parsed.agents.contains_key(slug) || renamed.iter().any(|(old, _)| old == slug)
+        }
+        CellName::Service(slug) => parsed.services.contains_key(slug),
+        CellName::Run(_) => false,
+    });
+    let note = |(owner, text): (CellName, String)| Note {
+        severity: Severity::Fatal,
+        subject: owner.owner(),
+        text,
+    };
+    kept.map(note).collect()
 }
 
 /// Agents that a request renames, as old and new name.
@@ -690,6 +732,7 @@ fn plan_document(plan: &Plan, applied: bool) -> PlanDoc {
         version: VERSION,
         generation: plan.generation.0,
         applied: applied && !plan.is_empty(),
+        requires_consent: plan.steps.iter().any(|s| s.removes.is_some()),
         steps: plan
             .steps
             .iter()

@@ -38,6 +38,7 @@ pub(super) fn render_for_host(house: &House, registry: &Registry, kind: &str) ->
         tag: None,
         version: 0,
         owners,
+        prepared: std::collections::BTreeSet::new(),
     };
     match kind {
         "nft" => Ok(render_firewall(&allocations)),

@@ -2,6 +2,7 @@
 //! not wait for clients.
 
 use super::places::{ADMIN, PostgresPaths};
+use crate::lost_data::check_data_not_lost;
 use crate::{Error, Result};
 use abbey_support::file;
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +32,7 @@ pub async fn serve_postgres(home: &Path, address: &str, port: u16) -> Result<i32
             .create(&dir);
         made.map_err(Error::file("make", &dir))?;
     }
+    check_data_not_lost(home)?;
     if places.cluster_version().is_none() {
         make(&places, &programs)?;
     }

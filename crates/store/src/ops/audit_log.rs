@@ -111,6 +111,17 @@ pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<AuditE
     )
 }
 
+/// Entries about what services opened for agents, closed and dropped, oldest first.
+pub(crate) fn service_access(rows: &dyn Rows) -> Result<Vec<AuditEntry>> {
+    rows.all(
+        &format!(
+            "{SELECT} WHERE action IN ('service.open', 'service.close', 'service.drop') ORDER BY seq"
+        ),
+        params![],
+        read_entry,
+    )
+}
+
 /// Verifies the whole audit log: the hash of every entry against the one before it, the signed checkpoints, and what is
 /// known from outside the database.
 pub(crate) fn verify(rows: &dyn Rows, known: KnownCheckpoints) -> Result<AuditVerification> {

@@ -1,6 +1,7 @@
 //! Checks of the foundations of a house: database, credentials, hostd, and host.
 
 use super::checks::Checks;
+use crate::cells::lost_files::find_lost_files;
 use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use crate::core::{audit_checkpoints, checkpoint_sinks};
@@ -189,8 +190,27 @@ pub(super) async fn check_host(
     };
     if let Some(facts) = &facts {
         check_features(work, facts, checks);
+        check_files(work, facts, checks).await?;
     }
     Ok(facts)
+}
+
+/// Checks that each agent and service which was started before has its files.
+async fn check_files(work: &Arc<WorkState>, facts: &HostFacts, checks: &mut Checks) -> Result<()> {
+    let Some(current) = work.core.plan.current() else {
+        return Ok(());
+    };
+    let lost = find_lost_files(&work.cells, &current.house, facts).await?;
+    for (owner, why) in lost {
+        checks.add(
+            &format!("files.{}", owner.slug()),
+            false,
+            CheckSeverity::Fail,
+            format!("{}: {why}", owner.owner()),
+            "`abbey up` changes nothing until then",
+        );
+    }
+    Ok(())
 }
 
 /// Checks that every checkpoint sink has what was signed. A delivery that is under way is no finding.

@@ -31,6 +31,18 @@ pub(super) fn status_report(
         .agents
         .iter()
         .map(|a| (&a.name, a.presence, a.restarts));
+    let kept = services
+        .iter()
+        .flat_map(|s| s.closed.iter().map(move |c| (s, c)));
+    for (service, closed) in kept {
+        let copies = format!("services/{}/backups/", service.name);
+        let text = Text::new("closed-data")
+            .with("service", &service.name)
+            .with("name", &closed.name)
+            .with("until", closed.deleted_at.to_string())
+            .with("copy", closed.copy.as_ref().unwrap_or(&copies));
+        report.interpret(FindingKind::Warn, text);
+    }
     let services = services.iter().map(|s| (&s.name, s.presence, s.restarts));
     for (name, presence, restarts) in agents.chain(services) {
         let about = |id| {

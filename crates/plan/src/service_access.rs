@@ -1,0 +1,176 @@
+//! What agents have in the services of the house, and what a plan takes from them: databases, repositories and sites
+//! that are closed, or deleted earlier than before.
+
+use crate::house::House;
+use crate::keys::Service;
+use crate::plan::{AccessState, Inventory, Note, Severity};
+use crate::service_kind::ServiceKind;
+use abbey_model::{Millis, Slug, Timestamp};
+use std::collections::BTreeSet;
+
+/// Data that a plan takes away.
+pub(crate) struct Loss {
+    /// Service that has the data.
+    pub(crate) service: Slug,
+    /// Agent that no longer uses the service; none if the service itself changes.
+    pub(crate) agent: Option<Slug>,
+    /// What goes, when, and where a copy is, for people.
+    pub(crate) text: String,
+}
+
+/// What an agent has in a service of this kind, for people: database `ab_iris`.
+pub fn describe_access(kind: ServiceKind, name: &str) -> String {
+    let what = match kind {
+        ServiceKind::Postgres => "database",
+        ServiceKind::Git => "repositories",
+        ServiceKind::Site => "site",
+        ServiceKind::Tools | ServiceKind::Command => "data",
+    };
+    format!("{what} `{name}`")
+}
+
+/// Names of what agents of a house use in a service.
+fn used_names(house: &House, service: &Service) -> BTreeSet<String> {
+    let agents = house.agents.values();
+    let users = agents.filter(|a| a.uses.contains(&service.slug));
+    users.map(|a| service.name_for(&a.slug)).collect()
+}
+
+/// Service of a house in which agents have something of their own.
+fn service_with_consumers<'a>(house: &'a House, slug: &Slug) -> Option<&'a Service> {
+    let service = house.services.get(slug)?;
+    (service.kind.has_consumers() && service.at.is_none()).then_some(service)
+}
+
+/// What the house `house` closes, or deletes earlier than the plan in force does.
+pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
+    let old_house = inventory.current.as_ref().map(|c| &c.house);
+    let mut losses = Vec::new();
+    for service in house.services.values() {
+        if service_with_consumers(house, &service.slug).is_none() {
+            continue;
+        }
+        let old = old_house.and_then(|h| service_with_consumers(h, &service.slug));
+        let used_before = match (old_house, old) {
+            (Some(house), Some(old)) => used_names(house, old),
+            _ => BTreeSet::new(),
+        };
+        let known = inventory.access.iter();
+        let kept = known
+            .filter(|a| {
+                a.service == service.slug && !matches!(a.state, AccessState::Dropped { .. })
+            })
+            .map(|a| a.name.clone());
+        let used = used_names(house, service);
+        let names: BTreeSet<String> = kept.chain(used_before.iter().cloned()).collect();
+        for name in names.difference(&used) {
+            let closed = closed_since(inventory, &service.slug, name);
+            let since = closed.unwrap_or(inventory.now);
+            let remaining = (since + service.grace).since(inventory.now);
+            // What the plan in force deletes as early is no news.
+            let known_already = match old {
+                Some(old) => !used_before.contains(name) && old.grace <= service.grace,
+                None => closed.is_some() && remaining > Millis(0),
+            };
+            if known_already {
+                continue;
+            }
+            let agents = old_house.map(|h| h.agents.values()).into_iter().flatten();
+            let agent = agents
+                .filter(|a| a.uses.contains(&service.slug))
+                .find(|a| old.is_some_and(|s| s.name_for(&a.slug) == *name))
+                .map(|a| a.slug.clone());
+            let data = describe_access(service.kind, name);
+            let slug = &service.slug;
+            let copies = format!("`services/{slug}/backups/` in the state directory");
+            let end = match remaining {
+                Millis(0) => "deleted at once".to_owned(),
+                left => format!("deleted {} from now", left.human()),
+            };
+            let text = match (&agent, closed) {
+                (Some(agent), _) => format!(
+                    "agent `{agent}` no longer uses `{slug}`: its {data} is closed, and {end} unless `uses` names `{slug}` again before (`grace` of `{slug}`); a copy stays under {copies}"
+                ),
+                (None, Some(_)) => {
+                    let before = match old.map(|o| (since + o.grace).since(inventory.now)) {
+                        Some(left) => format!(", {} earlier", Millis(left.0 - remaining.0).human()),
+                        None => String::new(),
+                    };
+                    format!(
+                        "the {data} in `{slug}`, which no agent uses, is {end}{before} (`grace` of `{slug}`); its last copy stays under {copies}"
+                    )
+                }
+                (None, None) => format!(
+                    "the {data} in `{slug}`, which no agent uses any more, is closed, and {end} (`grace` of `{slug}`); a copy stays under {copies}"
+                ),
+            };
+            losses.push(Loss {
+                service: slug.clone(),
+                agent,
+                text,
+            });
+        }
+    }
+    losses
+}
+
+/// Instant at which the access of this name was closed; none if it is open or unknown.
+fn closed_since(inventory: &Inventory, service: &Slug, name: &str) -> Option<Timestamp> {
+    let mut known = inventory.access.iter();
+    let known = known.find(|a| a.service == *service && a.name == name)?;
+    match known.state {
+        AccessState::Closed { at, .. } => Some(at),
+        AccessState::Open | AccessState::Dropped { .. } => None,
+    }
+}
+
+/// What an agent finds in a service that it uses from now on, where somebody with its name used it before.
+pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note> {
+    let old_house = inventory.current.as_ref().map(|c| &c.house);
+    let mut notes = Vec::new();
+    for agent in house.agents.values() {
+        let before = old_house.and_then(|h| h.agents.get(&agent.slug));
+        for slug in &agent.uses {
+            let Some(service) = service_with_consumers(house, slug) else {
+                continue;
+            };
+            let name = service.name_for(&agent.slug);
+            let mut known = inventory.access.iter();
+            let known = known.find(|a| a.service == *slug && a.name == name);
+            if before.is_some_and(|a| a.uses.contains(slug)) {
+                continue;
+            }
+            let data = describe_access(service.kind, &name);
+            let ago = |at: Timestamp| inventory.now.since(at).human();
+            let (severity, text) = match known.map(|k| &k.state) {
+                Some(AccessState::Closed { at, .. }) => (
+                    Severity::Info,
+                    format!(
+                        "its {data} in `{slug}` was closed {} ago and comes back with its data",
+                        ago(*at)
+                    ),
+                ),
+                Some(AccessState::Dropped { at, backup }) => (
+                    Severity::Warning,
+                    format!(
+                        "its {data} in `{slug}` begins empty: the former one was deleted {} ago{}",
+                        ago(*at),
+                        match backup {
+                            Some(path) => format!(
+                                "; its last copy is `services/{slug}/{path}` in the state directory"
+                            ),
+                            None => String::new(),
+                        }
+                    ),
+                ),
+                Some(AccessState::Open) | None => continue,
+            };
+            notes.push(Note {
+                severity,
+                subject: format!("agent:{}", agent.slug),
+                text,
+            });
+        }
+    }
+    notes
+}
