@@ -3,16 +3,20 @@
 use crate::commands::service::print_services;
 use crate::connect::operator_client;
 use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::hostd_notice::report_missing_hostd;
 use crate::manifest_arg::refused_manifest;
 use crate::output;
 use crate::stdout;
-use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
+use crate::task_output::waits_for;
+use abbey_api::client::Client;
+use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery, TaskQuery};
 use abbey_daemon::Home;
+use abbey_model::{TaskState, WaitKind};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Agents as the API lists them, and the services beside them.
@@ -23,6 +27,8 @@ struct PsDoc {
     services: Vec<ServiceView>,
 }
 
+/// Parked tasks whose waits are counted.
+const WAITS_MAX: u32 = 1000;
 /// Pause between two looks of `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -57,6 +63,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                     output::clear_screen();
                 }
                 print_fleet(&doc.fleet, &doc.services);
+                print_budget_waits(&client).await?;
             }
         }
         if !json && let Some(refused) = refused_manifest(home) {
@@ -67,6 +74,36 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Prints what budgets tasks wait for, a line for each.
+async fn print_budget_waits(client: &Client) -> Result<(), Failure> {
+    let parked = TaskQuery {
+        state: Some(TaskState::Parked.name().to_owned()),
+        agent: None,
+        limit: Some(WAITS_MAX),
+        cursor: None,
+    };
+    let parked = client.tasks().list(&parked).await?;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for task in &parked.tasks {
+        let wait = task.waiting_for.as_ref();
+        if wait.is_some_and(|w| w.kind == WaitKind::Budget)
+            && let Some(text) = waits_for(task)
+        {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    for (text, count) in counts {
+        let tasks = if count == 1 {
+            "1 task waits".to_owned()
+        } else {
+            format!("{count} tasks wait")
+        };
+        output::print_line("");
+        output::print_hanging("", format!("{tasks} for the {text}"));
+    }
+    Ok(())
 }
 
 /// Prints the table of agents, and that of services where there are some.
