@@ -255,6 +255,11 @@ impl Command {
         matches!(self, Command::Exec(_) | Command::Cp(_))
     }
 
+    /// Whether the verb itself reports a control plane that does not answer.
+    pub(crate) fn reports_house(&self) -> bool {
+        matches!(self, Command::Doctor { .. })
+    }
+
     /// Whether the exit code is that of a program in a cell, so that a failure of Abbey itself has one of its own.
     pub(crate) fn ends_as_program(&self) -> bool {
         matches!(self, Command::Exec(_) | Command::Run(_))
@@ -334,8 +339,22 @@ impl Cli {
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[("policy", ""), ("tui", "")];
 
-/// Error message if the arguments name a verb that is reserved but not implemented in this version; none for all
-/// others.
+/// Verbs that people look for in another place than where they are, and where that is.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    (
+        "agent",
+        "disable",
+        "`abbey stop` stops an agent until `abbey start`, and `abbey agent rm` removes it",
+    ),
+    (
+        "agent",
+        "enable",
+        "`abbey start` starts an agent that was stopped",
+    ),
+];
+
+/// Error message if the arguments name a verb that is reserved but not implemented in this version, or is elsewhere; none
+/// for all others.
 pub(crate) fn unbuilt_verb_message(args: &[OsString]) -> Option<String> {
     let words: Vec<&str> = args
         .iter()
@@ -345,6 +364,12 @@ pub(crate) fn unbuilt_verb_message(args: &[OsString]) -> Option<String> {
         .collect();
     let first = words.first()?;
     let second = words.get(1).copied().unwrap_or_default();
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(v, s, _)| v == first && *s == second);
+    if let Some((verb, sub, place)) = elsewhere {
+        return Some(format!("`abbey {verb} {sub}` does not exist: {place}"));
+    }
     let (verb, sub) = NOT_BUILT
         .iter()
         .find(|(v, s)| v == first && (s.is_empty() || *s == second))?;

@@ -39,6 +39,8 @@ const NAMES_MAX: u32 = 500;
 enum Named {
     Agents,
     Services,
+    /// Services that the manifest disables.
+    DisabledServices,
     /// Agents, and services as `service/NAME`.
     Cells,
     /// Agents and services, both by name.
@@ -73,6 +75,7 @@ const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("why", "agent", Some(Named::AgentsAndServices)),
     ("logs", "names", Some(Named::Cells)),
     ("service logs", "names", Some(Named::Services)),
+    ("service enable", "service", Some(Named::DisabledServices)),
     ("schedule add", "schedule", None),
     // The text of a task, not its number.
     ("schedule add", "task", None),
@@ -258,6 +261,10 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
     let names = match named {
         Named::Agents => agents().await?,
         Named::Services => services("").await?,
+        Named::DisabledServices => {
+            let doc = client.services().list(&ServicesQuery::default()).await?;
+            without_text(doc.disabled)
+        }
         Named::Cells => [agents().await?, services("service/").await?].concat(),
         Named::Copied => {
             let cells = [agents().await?, services("service/").await?].concat();
@@ -332,6 +339,7 @@ fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
     match named {
         Named::Agents => without_text(agents()),
         Named::Services => without_text(services("")),
+        Named::DisabledServices => without_text(house.disabled.iter().map(ToString::to_string)),
         Named::Cells => without_text(agents().chain(services("service/"))),
         Named::AgentsAndServices => without_text(agents().chain(services(""))),
         Named::Copied => {

@@ -71,6 +71,7 @@ const TOKEN_MAX: u64 = 4096;
 /// # Errors
 /// Exit code 6 if the directory contains no house; exit code 1 if the credential cannot be read.
 pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
+    crate::stopped_control_plane::note_client();
     let path = home.operator_token_file();
     // The control plane's user can put a link or another file there.
     let read = || {

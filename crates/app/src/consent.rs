@@ -2,6 +2,7 @@
 
 use crate::exit::{self, Failure};
 use crate::output::print_message;
+use crate::shown;
 use abbey_api::PlanDoc;
 use abbey_daemon::Home;
 use std::io::{BufRead, IsTerminal, Write};
@@ -12,6 +13,8 @@ pub(crate) enum Consent {
     All,
     /// The operator did by the command itself, to one: `agent:NAME`.
     To(String),
+    /// The operator did when asked about an earlier plan, to these.
+    Given(Vec<String>),
     /// Nobody yet: on a terminal the operator is asked.
     Ask,
 }
@@ -22,12 +25,24 @@ impl Consent {
         if yes { Consent::All } else { Consent::Ask }
     }
 
+    /// This, or what was agreed to already.
+    pub(crate) fn or_given(self, agreed: &[String]) -> Consent {
+        match self {
+            Consent::Ask if !agreed.is_empty() => Consent::Given(agreed.to_vec()),
+            consent => consent,
+        }
+    }
+
     /// Steps of the plan that are agreed to, as a request to apply it names them. Prints what a plan removes and asks
-    /// on a terminal.
+    /// on a terminal; `before_asking` is called first then, since an answer may take hours.
     ///
     /// # Errors
     /// Exit code 4 if a step removes something and nobody consents.
-    pub(crate) fn obtain(&self, plan: &PlanDoc) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn obtain(
+        &self,
+        plan: &PlanDoc,
+        before_asking: impl FnOnce(),
+    ) -> Result<Vec<String>, Failure> {
         let steps: Vec<(String, &str)> = plan
             .removals()
             .map(|(step, text)| (step.subject(), text))
@@ -37,11 +52,12 @@ impl Consent {
             .filter(|(subject, _)| match self {
                 Consent::All => false,
                 Consent::To(agreed) => subject != agreed,
+                Consent::Given(agreed) => !agreed.contains(subject),
                 Consent::Ask => true,
             })
             .map(|(_, text)| *text)
             .collect();
-        if !open.is_empty() && !ask(&open, "Apply the manifest?") {
+        if !open.is_empty() && !ask(&open, "Apply the manifest?", before_asking).await {
             let text = match open.len() {
                 1 => format!("a removal requires consent: {}", open[0]),
                 n => format!("{n} removals require consent: {}", open.join("; ")),
@@ -58,10 +74,11 @@ impl Consent {
 ///
 /// # Errors
 /// Exit code 4 if nobody consents.
-pub(crate) fn obtain_consent_to_restored(home: &Home, yes: bool) -> Result<(), Failure> {
+pub(crate) async fn obtain_consent_to_restored(home: &Home, yes: bool) -> Result<(), Failure> {
     let uses = abbey_daemon::uses_without_consent(home)?;
     let shown: Vec<&str> = uses.iter().map(String::as_str).collect();
-    if !uses.is_empty() && !yes && !ask(&shown, "Allow this to the restored house?") {
+    let question = "Allow this to the restored house?";
+    if !uses.is_empty() && !yes && !ask(&shown, question, || {}).await {
         let text = "this house was restored from an archive, whose manifest uses this of the host";
         return Err(Failure::plain(text)
             .with_details(uses)
@@ -72,16 +89,24 @@ pub(crate) fn obtain_consent_to_restored(home: &Home, yes: bool) -> Result<(), F
 }
 
 /// Shows lines and asks on a terminal; false anywhere else.
-fn ask(open: &[&str], question: &str) -> bool {
+async fn ask(open: &[&str], question: &str, before_asking: impl FnOnce()) -> bool {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return false;
     }
+    before_asking();
+    shown::note();
     for text in open {
         print_message(&format!("- {text}"));
     }
-    let mut out = std::io::stderr().lock();
+    let mut out = std::io::stderr();
     let _reader_gone = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
-    let mut line = String::new();
-    let _none_is_no = std::io::stdin().lock().read_line(&mut line);
+    // In a thread of its own, so that Ctrl-C ends the command meanwhile.
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _none_is_no = std::io::stdin().lock().read_line(&mut line);
+        answered.send(line)
+    });
+    let line = answer.await.unwrap_or_default();
     matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
 }

@@ -4,12 +4,13 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
 use crate::follow::{activity_of, follow};
 use crate::output::{Progress, print_message};
-use abbey_api::client::Client;
+use crate::unfinished_shutdown::finish_shutdown;
+use abbey_api::client::{Client, Error};
 use abbey_api::*;
 use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner, unit_of};
-use abbey_cells::{Backend, ShimBackend};
+use abbey_cells::{Backend, ShimBackend, is_stopped};
 use abbey_daemon::{Home, STATE_FORMAT};
-use abbey_model::{CellName, Millis, Observed};
+use abbey_model::{CellName, Millis, Observed, ProcessIdentity};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -36,6 +37,29 @@ pub(crate) fn is_house_down(home: &Home) -> bool {
     let mut cells = std::fs::read_dir(home.cell_records_dir());
     let left = cells.as_mut().is_ok_and(|cells| cells.next().is_some());
     !left && listening_process(home.root()).is_none()
+}
+
+/// A failure of a command that found no control plane, with what that means for the house: it is down, or goes on without
+/// one. Other failures stay as they are.
+pub(crate) fn explain_missing_control_plane(home: &Home, failure: Failure) -> Failure {
+    if !failure.is_unheard() {
+        return failure;
+    }
+    let root = home.root().display();
+    let other = "`--home` or ABBEY_HOME selects another house";
+    let (why, hint) = match is_house_down(home) {
+        true => (
+            format!("the house in `{root}` is down"),
+            format!("`abbey up` starts it, `abbey doctor` checks it while it is down; {other}"),
+        ),
+        false => (
+            format!(
+                "the control plane of the house in `{root}` does not run, and parts of the house go on without it"
+            ),
+            format!("`abbey up` starts it again, and agents go on; {other}"),
+        ),
+    };
+    failure.explain_unheard(&why, &hint)
 }
 
 /// Waits until a house that is going down has ended: who wants it up after that starts it again, and what ends cannot be
@@ -156,7 +180,7 @@ fn end_control_plane(home: &Home) -> Result<(), Failure> {
 }
 
 /// Repairs what only the owner of the home can repair: its permissions, and a lost hostd. Does nothing for other users.
-async fn repair_home(home: &Home) -> Result<(), Failure> {
+pub(crate) async fn repair_home(home: &Home) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
     if owner == rustix::process::geteuid().as_raw() {
@@ -168,13 +192,27 @@ async fn repair_home(home: &Home) -> Result<(), Failure> {
         let ensured = ensured
             .await
             .map_err(|e| Failure::plain(format!("hostd could not be checked: {e}")))?;
-        if let HostdStartup::Replaced(pid) = ensured? {
+        let ensured = ensured.map_err(|e| explain_full_disk(home, &e.chain(), e.into()))?;
+        if let HostdStartup::Replaced(pid) = ensured {
             print_message(&format!(
                 "hostd (process {pid}) did not answer; it was killed and started again, and cells went on"
             ));
         }
     }
     Ok(())
+}
+
+/// Adds what to do about a full file system to a failure that one caused, by the text of its cause.
+fn explain_full_disk(home: &Home, cause: &str, failure: Failure) -> Failure {
+    // As the system and SQLite call it.
+    let is_full = ["No space left on device", "disk is full"];
+    if !is_full.iter().any(|text| cause.contains(text)) {
+        return failure;
+    }
+    let home = home.root().display();
+    failure.hint(format!(
+        "free space or inodes on the file system of `{home}`, then repeat the command; `df -h {home}` and `df -i {home}` show what is left"
+    ))
 }
 
 enum Started {
@@ -232,7 +270,8 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
         .as_u64()
         .and_then(|c| u8::try_from(c).ok())
         .unwrap_or(exit::FAILURE);
-    let failure = Failure::plain(text).with_code(code);
+    let failure = Failure::plain(text.as_str()).with_code(code);
+    let failure = explain_full_disk(home, &text, failure);
     if announcement["locked"] == true {
         Ok(Started::Locked(failure))
     } else {
@@ -272,27 +311,33 @@ pub(crate) async fn stop_cells_without_control_plane(home: &Home) -> Result<usiz
     Ok(cells.len())
 }
 
-/// Shuts the house down and waits until its control plane has exited. Fails with exit code 124 once nothing has stopped for
-/// 60 seconds.
+/// Shuts the house down and waits until nothing of it runs: starts a hostd that is killed meanwhile again, and ends what a
+/// control plane that is killed meanwhile leaves.
+///
+/// # Errors
+/// Exit code 124 once nothing has stopped for 60 seconds, and 7 if something is left.
 pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), Failure> {
     // The kernel's word for it, not that of the control plane.
     let process = socket_owner(&home.operator_api_socket()).and_then(abbey_cells::identify);
-    client.house().down().await?;
+    match client.house().down().await {
+        Ok(_going_down) => {}
+        Err(refused @ Error::Refused(_)) => return Err(refused.into()),
+        Err(unheard) => match &process {
+            Some(process) if was_killed(process).await => {}
+            _ => return Err(unheard.into()),
+        },
+    }
     let mut progress = Progress::new();
-    let ended = async {
-        // A zombie counts as ended.
-        while is_control_plane_up(home).await || process.as_ref().is_some_and(abbey_cells::is_alive)
-        {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-        Ok(())
-    };
+    let ended = async { Ok(wait_for_end(home, process.as_ref()).await) };
     progress.show("stopping agents and services");
     let activity = async || activity_of(client).await;
     let waited = follow(ended, activity, DOWN_WITHIN, &mut progress).await;
     progress.end();
     match waited {
-        Ok(_ended) => Ok(()),
+        Ok(ended) => {
+            ended??;
+            finish_shutdown(home).await
+        }
         Err(stalled) => Err(Failure::plain(format!(
             "the house is still stopping: {stalled}"
         ))
@@ -306,4 +351,39 @@ pub(crate) async fn shut_down_house(home: &Home, client: &Client) -> Result<(), 
         ))
         .with_code(exit::TIMEOUT)),
     }
+}
+
+/// Waits until the control plane, which is `process`, has exited. hostd is needed for that, so one that is killed meanwhile is
+/// started again.
+async fn wait_for_end(home: &Home, process: Option<&ProcessIdentity>) -> Result<(), Failure> {
+    let hostd = || listening_process(home.root()).and_then(abbey_cells::identify);
+    let mut helper = hostd();
+    loop {
+        // In this order: the control plane closes its socket before it ends hostd.
+        let lost = !helper.as_ref().is_some_and(takes_calls);
+        let answers = is_control_plane_up(home).await;
+        if answers && lost {
+            repair_home(home).await?;
+            helper = hostd();
+        }
+        // A zombie counts as ended.
+        if !answers && !process.is_some_and(abbey_cells::is_alive) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// Whether a hostd runs, and no signal stopped it.
+fn takes_calls(hostd: &ProcessIdentity) -> bool {
+    abbey_cells::is_alive(hostd) && is_stopped(hostd.pid) != Some(true)
+}
+
+/// Whether a control plane that closed a connection without an answer has exited: the kernel closes it a little before.
+async fn was_killed(process: &ProcessIdentity) -> bool {
+    let until = Instant::now() + Duration::from_secs(2);
+    while abbey_cells::is_alive(process) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    !abbey_cells::is_alive(process)
 }

@@ -55,6 +55,8 @@ pub(crate) struct Failure {
     details: Vec<String>,
     hint: Option<String>,
     code: u8,
+    /// Part of the message which says that no control plane listens.
+    unheard: Option<String>,
 }
 
 impl Failure {
@@ -65,6 +67,7 @@ impl Failure {
             details: Vec::new(),
             hint: None,
             code: FAILURE,
+            unheard: None,
         }
     }
 
@@ -82,6 +85,18 @@ impl Failure {
     /// Adds a hint, which is printed below the message and says what to do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+    /// Whether nothing listens where the control plane would.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard.is_some()
+    }
+    /// Says in place of a socket at which nothing listens why that is so, and what to do about it.
+    pub(crate) fn explain_unheard(mut self, why: &str, hint: &str) -> Self {
+        if let Some(unheard) = self.unheard.take() {
+            self.text = self.text.replace(&unheard, why);
+            self.hint = Some(hint.to_owned());
+        }
         self
     }
     /// Puts what failed before the message.
@@ -174,6 +189,7 @@ impl From<Problem> for Failure {
             text: problem.detail,
             details,
             hint: problem.remedy,
+            unheard: None,
         }
     }
 }
@@ -187,12 +203,20 @@ impl From<Error> for Failure {
                     Some(source) => format!("{other}: {source}"),
                     None => other.to_string(),
                 };
-                Failure::plain(text).with_code(UNREACHABLE).hint(
+                let unheard = is_unheard(&other).then(|| text.clone());
+                let failure = Failure::plain(text).with_code(UNREACHABLE).hint(
                     "`abbey up` starts the house; `--home` or ABBEY_HOME selects another house",
-                )
+                );
+                Failure { unheard, ..failure }
             }
         }
     }
+}
+
+/// Whether nothing listens at the socket.
+fn is_unheard(error: &Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, Error::Unreachable { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
 }
 
 impl From<abbey_daemon::Error> for Failure {

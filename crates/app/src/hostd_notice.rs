@@ -2,6 +2,7 @@
 
 use crate::connect::is_control_plane_up;
 use crate::output::print_message;
+use crate::shown;
 use abbey_cells::hostd::{HostdState, hostd_state};
 use abbey_cells::is_stopped;
 use abbey_daemon::Home;
@@ -31,14 +32,19 @@ pub(crate) async fn report_missing_hostd(home: &Home) {
     }
 }
 
-/// Prints a line on standard error once a command has run for a while and hostd does not take calls. Never ends, so that
-/// it can be raced with the command.
+/// Prints a line on standard error once a command has run for a while, has shown nothing, and hostd does not take calls.
+/// Never ends, so that it can be raced with the command.
 pub(crate) async fn report_waiting_for_hostd(root: PathBuf) {
     tokio::time::sleep(WAITED).await;
+    if shown::is_anything() {
+        return std::future::pending().await;
+    }
     // A thread of its own, for which the end of the command does not wait.
     let (found, look) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || found.send(hostd_state(&root, LOOK_WITHIN)));
-    if let Ok(HostdState::Silent(pid)) = look.await {
+    if let Ok(HostdState::Silent(pid)) = look.await
+        && !shown::is_anything()
+    {
         let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
         print_message(&format!("hostd{process} does not answer; waiting for it"));
     }

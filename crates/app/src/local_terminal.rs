@@ -1,5 +1,6 @@
 //! The terminal of this process: raw mode, size, and its input in a thread of its own.
 
+use crate::shown;
 use abbey_support::frame;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::Read;
@@ -19,6 +20,7 @@ impl RawMode {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
+        shown::note();
         Some(RawMode(before))
     }
 }

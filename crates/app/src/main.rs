@@ -25,16 +25,20 @@ mod manifest_file;
 mod manual;
 mod names;
 mod output;
+mod plan_before_start;
 mod plan_output;
 mod program_session;
 mod queue_text;
 mod readiness;
 mod roles;
+mod shown;
 mod stdout;
+mod stopped_control_plane;
 mod table;
 mod task_output;
 mod text;
 mod transcript;
+mod unfinished_shutdown;
 mod units;
 mod workflow_drawing;
 
@@ -106,12 +110,17 @@ fn main() -> ExitCode {
     let home = connect::resolve_home(cli.home.as_deref());
     let passes_signals_on = cli.command.passes_signals_on();
     let of_program = cli.command.ends_as_program();
+    let reports_house = cli.command.reports_house();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = cli.execute() => outcome,
             () = hostd_notice::report_waiting_for_hostd(home.root().to_owned()), if !json => {
                 Ok(exit::FAILURE)
             }
+            failure = stopped_control_plane::fail_if_stopped(&home), if !reports_house => Err(match of_program {
+                true => failure.with_code(exit::INTERNAL),
+                false => failure,
+            }),
             _ = tokio::signal::ctrl_c(), if !passes_signals_on => {
                 readiness::report_interrupted_wait();
                 Ok(exit::INTERRUPTED)
@@ -121,6 +130,7 @@ fn main() -> ExitCode {
     let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
+            let failure = control_plane::explain_missing_control_plane(&home, failure);
             failure.print(json);
             failure.code()
         }

@@ -2,19 +2,20 @@
 //! waits beside it until the house has accepted the edit. So a command that is interrupted leaves the file as the house is,
 //! or the next command puts the text of before back; and what a person writes into the file meanwhile stays.
 //!
-//! Commands that edit one file do so one after another.
+//! Commands that edit or apply the manifest of one house do so one after another.
 
 use crate::exit::{self, Failure};
 use crate::follow::activity_of;
-use crate::manifest_file::{MANIFEST_MAX, cannot_read_manifest};
+use crate::manifest_file::MANIFEST_MAX;
 use crate::output::{Progress, print_message};
 use abbey_api::client::Client;
+use abbey_daemon::{Home, ManifestLock};
 use abbey_support::beneath::DirHandle;
 use abbey_support::digest::sha256_hex;
 use abbey_support::file::{self, Sync, publish};
 use abbey_support::input::{read_input, read_text_within};
-use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,55 +25,43 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two looks at either.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The right to edit a manifest file, until it is dropped.
+/// The right to edit or apply the manifest of a house, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct ManifestLock {
-    _locked: Option<File>,
+pub(crate) struct ManifestTurn {
+    _lock: ManifestLock,
 }
 
-/// Waits until no other command edits or applies the file.
+/// Waits until no other command edits or applies the manifest of the house.
 ///
 /// # Errors
-/// Exit code 2 if the file cannot be read, and 124 if another command edits it all the time.
-pub(crate) async fn lock_manifest(path: &Path) -> Result<ManifestLock, Failure> {
+/// Exit code 124 if another command does all the time.
+pub(crate) async fn wait_for_turn(home: &Home) -> Result<ManifestTurn, Failure> {
     let until = Instant::now() + PATIENCE;
     let mut progress = Progress::new();
     loop {
-        match file::lock_current(path) {
-            Ok(None) if Instant::now() >= until => {
-                let text = format!(
-                    "another command edits or applies the manifest `{}`",
-                    path.display()
-                );
-                return Err(Failure::plain(text)
-                    .hint("repeat the command once that one has ended")
-                    .with_code(exit::TIMEOUT));
-            }
-            Ok(None) => {
-                progress.show("waiting for another command that edits or applies the manifest");
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            Ok(locked) => {
+        let holder = match home.try_lock_manifest()? {
+            ManifestLock::HeldBy(holder) => holder,
+            lock => {
                 progress.end();
-                return Ok(ManifestLock { _locked: locked });
+                return Ok(ManifestTurn { _lock: lock });
             }
-            Err(e) if has_no_locks(&e) => {
-                return Ok(ManifestLock { _locked: None });
-            }
-            Err(e) => {
-                return Err(cannot_read_manifest(path, e));
-            }
+        };
+        let process = holder.map_or_else(String::new, |pid| format!(" (process {pid})"));
+        if Instant::now() >= until {
+            progress.end();
+            let text = format!(
+                "another command{process} edits or applies the manifest of the house in `{}`",
+                home.root().display()
+            );
+            return Err(Failure::plain(text)
+                .hint("repeat the command once that one has ended")
+                .with_code(exit::TIMEOUT));
         }
+        progress.show(&format!(
+            "waiting for another command{process} that edits or applies the manifest"
+        ));
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Whether a file system has no locks: not every one has them, NFS may be without a server for them, and there a file that
-/// may only be read cannot be locked (flock(2)).
-fn has_no_locks(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    error.kind() == io::ErrorKind::Unsupported
-        || errno.is_some_and(|e| [Errno::NOLCK, Errno::BADF].contains(&e))
 }
 
 /// An edit that is in the file, and that the house has not accepted yet.
@@ -83,7 +72,6 @@ pub(crate) struct PendingEdit {
     /// What it has now.
     text: String,
     before: Kept,
-    _lock: Option<File>,
 }
 
 /// The text that a file had before an edit, and where it is kept.
@@ -98,22 +86,22 @@ impl PendingEdit {
     ///
     /// # Errors
     /// Exit code 4 if the file has another text than `before` by now, and 1 if it cannot be written.
-    pub(crate) fn begin(file: &Path, before: &str, text: &str) -> Result<PendingEdit, Failure> {
+    pub(crate) fn begin(
+        home: &Home,
+        file: &Path,
+        before: &str,
+        text: &str,
+    ) -> Result<PendingEdit, Failure> {
+        require_unedited(file, before)?;
         let cannot = |e: io::Error| cannot_write(file, &e);
         // Through a symbolic link, not in its place.
         let target = file.canonicalize().map_err(cannot)?;
-        if read_input(&target, MANIFEST_MAX).map_err(|e| cannot(e.into()))? != before.as_bytes() {
-            let text = format!("`{}` was edited meanwhile", file.display());
-            return Err(Failure::plain(text)
-                .hint("nothing was changed; repeat the command")
-                .with_code(exit::CONFLICT));
-        }
         let kept = Kept {
             text: before.to_owned(),
-            path: kept_at(&target, text.as_bytes()),
+            path: kept_at(home, &target, text.as_bytes()),
         };
         publish(&kept.path, before, mode_of(&target), Sync::Content).map_err(cannot)?;
-        let lock = file::replace(&target, text).map_err(|e| {
+        file::replace(&target, text).map_err(|e| {
             kept.drop();
             cannot(e)
         })?;
@@ -121,7 +109,6 @@ impl PendingEdit {
             target,
             text: text.to_owned(),
             before: kept,
-            _lock: Some(lock),
         })
     }
 
@@ -137,6 +124,22 @@ impl PendingEdit {
     /// Exit code 1 if the file cannot be written; the text stays beside it.
     pub(crate) fn refused(self) -> Result<(), Failure> {
         put_back(&self.target, self.text.as_bytes(), self.before)
+    }
+}
+
+/// Refuses to go on with an edit of the text `before` if the file has another one by now.
+///
+/// # Errors
+/// Exit code 4 if it has, and 1 if it cannot be read.
+pub(crate) fn require_unedited(file: &Path, before: &str) -> Result<(), Failure> {
+    let now = read_input(file, MANIFEST_MAX).map_err(|e| cannot_write(file, &e.into()))?;
+    match now == before.as_bytes() {
+        true => Ok(()),
+        false => Err(
+            Failure::plain(format!("`{}` was edited meanwhile", file.display()))
+                .hint("nothing was changed; repeat the command")
+                .with_code(exit::CONFLICT),
+        ),
     }
 }
 
@@ -168,54 +171,54 @@ fn put_back(target: &Path, edited: &[u8], before: Kept) -> Result<(), Failure> {
 /// # Errors
 /// If the house does not answer, or the file cannot be written.
 pub(crate) async fn finish_interrupted_edits(
+    home: &Home,
     client: &Client,
     file: &Path,
 ) -> Result<bool, Failure> {
     let Ok(target) = file.canonicalize() else {
         return Ok(false);
     };
-    // While the lock is taken, the command that edits the file goes on.
-    let Ok(Some(_lock)) = file::lock_current(&target) else {
-        return Ok(false);
-    };
-    finish_edits(client, &target).await
+    let lock = home.try_lock_manifest()?;
+    // While another has the lock, the command that edits the file goes on.
+    match lock {
+        ManifestLock::Taken(_) => finish_edits(home, client, &target).await,
+        ManifestLock::HeldBy(_) | ManifestLock::Unavailable => Ok(false),
+    }
 }
 
 /// For a command that applies the file: waits until no other command edits it, ends interrupted edits, and keeps others from
-/// editing it until the result is dropped. What the command read before is outdated then. None if the file is nothing that
-/// commands edit, such as a pipe.
+/// editing it until the result is dropped. What the command read before is outdated then.
 ///
 /// # Errors
-/// As [`lock_manifest`] and [`finish_interrupted_edits`].
+/// As [`wait_for_turn`] and [`finish_interrupted_edits`].
 pub(crate) async fn hold_manifest(
+    home: &Home,
     client: &Client,
     file: &Path,
-) -> Result<Option<ManifestLock>, Failure> {
-    let Ok(target) = file.canonicalize() else {
-        return Ok(None);
-    };
-    if !target.is_file() {
-        return Ok(None);
+) -> Result<ManifestTurn, Failure> {
+    let turn = wait_for_turn(home).await?;
+    if let Some(target) = edited_by_commands(file) {
+        finish_edits(home, client, &target).await?;
     }
-    loop {
-        let lock = lock_manifest(&target).await?;
-        // With another text it is another file, which is not locked.
-        if !finish_edits(client, &target).await? {
-            return Ok(Some(lock));
-        }
-    }
+    Ok(turn)
 }
 
-/// As [`finish_interrupted_edits`], for a command that has the lock of the file, and has read it.
+/// The file behind every link; none if it is nothing that commands edit, such as a pipe, which can be read once only.
+pub(crate) fn edited_by_commands(file: &Path) -> Option<PathBuf> {
+    file.canonicalize().ok().filter(|target| target.is_file())
+}
+
+/// As [`finish_interrupted_edits`], for a command whose turn it is, and that has read the file.
 ///
 /// # Errors
 /// Exit code 4 if the file has another text now.
 pub(crate) async fn require_no_interrupted_edit(
+    home: &Home,
     client: &Client,
     file: &Path,
 ) -> Result<(), Failure> {
     let target = file.canonicalize().map_err(|e| cannot_write(file, &e))?;
-    match finish_edits(client, &target).await? {
+    match finish_edits(home, client, &target).await? {
         false => Ok(()),
         true => Err(
             Failure::plain("the manifest file has changed; run the command again")
@@ -224,16 +227,24 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
-async fn finish_edits(client: &Client, target: &Path) -> Result<bool, Failure> {
+/// Whether an edit of the file was interrupted, so that its text may change before it is applied.
+pub(crate) fn has_interrupted_edit(home: &Home, file: &Path) -> bool {
+    let target = file.canonicalize();
+    target.is_ok_and(|target| !kept_edits(home, &target).is_empty())
+}
+
+async fn finish_edits(home: &Home, client: &Client, target: &Path) -> Result<bool, Failure> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    file::remove_temporaries(target, |of| of == name || of.starts_with(&prefix(target)));
+    file::remove_temporaries(target, |of| {
+        of == name || of.starts_with(&prefix(home, target))
+    });
     let mut changed = false;
-    for path in kept_edits(target) {
+    for path in kept_edits(home, target) {
         let (Ok(text), Ok(now)) = (read_kept(&path), read_input(target, MANIFEST_MAX)) else {
             continue;
         };
         let before = Kept { text, path };
-        if before.path != kept_at(target, &now) || is_in_force(client, &now).await? {
+        if before.path != kept_at(home, target, &now) || is_in_force(client, &now).await? {
             before.drop();
             continue;
         }
@@ -275,23 +286,26 @@ async fn is_in_force(client: &Client, text: &[u8]) -> Result<bool, Failure> {
     }
 }
 
-/// Texts of before that wait beside the file.
-fn kept_edits(target: &Path) -> Vec<PathBuf> {
+/// Texts of before that wait beside the file for the house.
+fn kept_edits(home: &Home, target: &Path) -> Vec<PathBuf> {
     let entries = target.parent().map(std::fs::read_dir).into_iter();
     let names = entries.flatten().flatten().flatten().map(|e| e.file_name());
-    let names = names.filter(|name| name.to_string_lossy().starts_with(&prefix(target)));
+    let names = names.filter(|name| name.to_string_lossy().starts_with(&prefix(home, target)));
     names.map(|name| target.with_file_name(name)).collect()
 }
 
 /// Where the text of before waits while the file has this text.
-fn kept_at(target: &Path, edited: &[u8]) -> PathBuf {
-    target.with_file_name(format!("{}{}", prefix(target), &sha256_hex(edited)[..16]))
+fn kept_at(home: &Home, target: &Path, edited: &[u8]) -> PathBuf {
+    let digest = &sha256_hex(edited)[..16];
+    target.with_file_name(format!("{}{digest}", prefix(home, target)))
 }
 
-/// Beginning of the names of texts of before; the digest of the edited text follows.
-fn prefix(target: &Path) -> String {
+/// Beginning of the names of texts of before; the digest of the edited text follows. Two houses may be made from one
+/// manifest, and each ends its own edits only.
+fn prefix(home: &Home, target: &Path) -> String {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    format!(".{name}.before-")
+    let house = &sha256_hex(home.root().as_os_str().as_bytes())[..8];
+    format!(".{name}.before-{house}-")
 }
 
 fn mode_of(file: &Path) -> u32 {

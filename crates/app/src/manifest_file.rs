@@ -6,7 +6,9 @@ use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg;
-use crate::manifest_edit::{ManifestLock, PendingEdit, lock_manifest, require_no_interrupted_edit};
+use crate::manifest_edit::{
+    ManifestTurn, PendingEdit, require_no_interrupted_edit, require_unedited, wait_for_turn,
+};
 use crate::output::{self, Progress};
 use crate::plan_output::{print_plan, refusal};
 use crate::readiness::PROGRESS_WITHIN;
@@ -188,10 +190,11 @@ pub(crate) fn allow_root_ports(home: &Home, manifest: &str, only: bool) -> Resul
 /// Reads the manifest file, once no other command edits it, and returns the edit that `change` makes of its text; the file
 /// is not written.
 pub(crate) async fn edit_manifest(
+    home: &Home,
     file: &Path,
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<ManifestEdit, Failure> {
-    let lock = lock_manifest(file).await?;
+    let turn = wait_for_turn(home).await?;
     let text = read_input_text(file, MANIFEST_MAX).map_err(|e| cannot_read_manifest(file, e))?;
     // An edit is no place to be told of mistakes that were there before.
     abbey_daemon::check_manifest(&text)?;
@@ -206,7 +209,7 @@ pub(crate) async fn edit_manifest(
         text: edited,
         renamed: BTreeMap::new(),
         first_files: BTreeMap::new(),
-        lock,
+        turn,
     })
 }
 
@@ -217,7 +220,7 @@ pub(crate) struct ManifestEdit {
     pub(crate) text: String,
     renamed: BTreeMap<String, String>,
     first_files: BTreeMap<String, String>,
-    lock: ManifestLock,
+    turn: ManifestTurn,
 }
 
 impl ManifestEdit {
@@ -254,7 +257,7 @@ pub(crate) async fn apply_edit(
     let patient = client.clone().timeout(UNLIMITED);
     let activity = async || activity_of(&client).await;
     let mut progress = Progress::new();
-    require_no_interrupted_edit(&client, file).await?;
+    require_no_interrupted_edit(home, &client, file).await?;
     let current = client.house().manifest().await?;
     let mut body = manifest_request(file, edited.text)?;
     body.renamed = edited.renamed;
@@ -268,14 +271,25 @@ pub(crate) async fn apply_edit(
     if let Some(refusal) = refusal(&planned) {
         return Err(refusal);
     }
-    body.consent = consent.obtain(&planned)?;
+    // While the operator is asked, other commands can edit the file, so it is compared after that.
+    let mut turn = Some(edited.turn);
+    body.consent = consent.obtain(&planned, || turn = None).await?;
+    let _turn = match turn {
+        Some(turn) => turn,
+        None => wait_for_turn(home).await?,
+    };
+    require_unedited(file, &edited.before)?;
     allow_root_ports(home, &body.manifest, false)?;
     // A file that is as the house is to be needs no edit.
     let edit = match edited.before == body.manifest {
         true => None,
-        false => Some(PendingEdit::begin(file, &edited.before, &body.manifest)?),
+        false => Some(PendingEdit::begin(
+            home,
+            file,
+            &edited.before,
+            &body.manifest,
+        )?),
     };
-    drop(edited.lock);
     let seen = Some(IfMatch(current.generation));
     let applying = house.apply(&body, seen);
     let applied = follow(applying, &activity, PROGRESS_WITHIN, &mut progress).await;
@@ -339,8 +353,25 @@ pub(crate) fn manifest_failure(list: &[Mistake]) -> Failure {
 
 /// As [`manifest_failure`], for an edit of the entry of an agent: exit code 3 if the manifest has no such agent.
 pub(crate) fn agent_edit_failure(text: &str, agent: &Slug, list: &[Mistake]) -> Failure {
-    // A manifest that can't be read has another mistake than a missing agent.
-    let known = manifest::parse(text).map_or(true, |house| house.agents.contains_key(agent));
+    let is_known = |house: &manifest::House| house.agents.contains_key(agent);
+    entry_edit_failure(text, is_known, list)
+}
+
+/// As [`agent_edit_failure`], for the entry of a service.
+pub(crate) fn service_edit_failure(text: &str, service: &Slug, list: &[Mistake]) -> Failure {
+    let is_known = |house: &manifest::House| {
+        house.services.contains_key(service) || house.disabled.contains(service)
+    };
+    entry_edit_failure(text, is_known, list)
+}
+
+fn entry_edit_failure(
+    text: &str,
+    is_known: impl FnOnce(&manifest::House) -> bool,
+    list: &[Mistake],
+) -> Failure {
+    // A manifest that can't be read has another mistake than a missing entry.
+    let known = manifest::parse(text).map_or(true, |house| is_known(&house));
     let failure = manifest_failure(list);
     match known {
         true => failure,

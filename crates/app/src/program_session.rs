@@ -2,6 +2,7 @@
 
 use crate::connect::operator_client;
 use crate::exit::Failure;
+use crate::shown;
 use abbey_api::ExecBody;
 use abbey_cells::program_stream as stream;
 use abbey_daemon::Home;
@@ -116,6 +117,8 @@ pub(crate) async fn run_session(
                     ended = Some(Err(Failure::plain(why)));
                     continue;
                 }
+                // The program runs.
+                shown::note();
                 incoming.extend_from_slice(&buffer[..read]);
                 let valid = frame::decode_frames(&mut incoming, |kind, body| {
                     match kind {

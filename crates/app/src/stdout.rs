@@ -2,14 +2,16 @@
 //! full disk must not look whole. A reader that has had enough (`| head`) is no failure.
 
 use crate::exit::{self, Failure};
+use crate::shown;
 use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
 
 /// The first write that failed.
 static BROKEN: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Remembers whether something could be written to standard output.
+/// Remembers that something was written to standard output, or that it could not be.
 pub(crate) fn check(written: std::io::Result<()>) {
+    shown::note();
     if let Err(error) = written {
         let _first = BROKEN.set(error);
     }

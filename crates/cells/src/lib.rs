@@ -56,4 +56,6 @@ pub use sys::cgroup::{CgroupUsage, ControlGroups};
 pub use sys::host::{installed_locales, read_meminfo};
 pub use sys::listeners::descendants_listen;
 pub use sys::lock::lock_holder;
-pub use sys::process::{boot_id, identify, is_alive, is_stopped, own_program_path, runs_program};
+pub use sys::process::{
+    boot_id, first_stopped, identify, is_alive, is_stopped, own_program_path, runs_program,
+};

@@ -30,6 +30,7 @@ pub use core::hostd::{
     detach_from_parent, end_started_hostd, ensure_home_and_hostd, run_hostd,
     start_hostd_and_drop_privileges,
 };
+pub use core::manifest_lock::ManifestLock;
 pub use core::restore::{restore_backup, verify_backup};
 pub use core::restored_house::{consent_to_uses, uses_without_consent};
 pub use core::saved_templates::{SavedTemplate, list_saved_templates, open_saved_template};
@@ -45,7 +46,7 @@ pub mod manifest {
     pub use abbey_engine::timetable::parse_instant;
     pub use abbey_plan::authority::{WithheldKey, authority_keys, withhold_authority};
     pub use abbey_plan::edit::{
-        add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
+        add_agent, add_schedule, enable_service, remove_agent, remove_key, remove_schedule, set_key,
     };
     pub use abbey_plan::edit::{add_entry, agent_entry, has_value_at};
     pub use abbey_plan::json_schema;

@@ -11,6 +11,10 @@ const BACKOFF_CAP: Millis = Millis::from_secs(300);
 pub const STABLE_AFTER: Millis = Millis::from_secs(60);
 /// Failures in a row after which a cell is shown as degraded.
 pub const CRASH_LOOP: u32 = 3;
+/// Uptime from which on a program that nothing can probe counts as started, if none of its newest boots failed.
+const SETTLES_AFTER: Millis = Millis::from_secs(3);
+/// Uptime that a program needs beyond twice the life of a boot that failed early.
+const SETTLES_BEYOND: Millis = Millis::from_secs(5);
 
 /// Desired state of a cell with its specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,15 @@ pub struct History {
     /// Digest of the specification that was started last; failures of another one say nothing about it.
     #[serde(default)]
     pub tried: Option<String>,
+    /// Instant of the newest start.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// Boots in a row that failed within [`STABLE_AFTER`]; a request of an operator does not forget them.
+    #[serde(default)]
+    pub early_ends: u32,
+    /// How long the last of them lived.
+    #[serde(default)]
+    pub lived: Millis,
 }
 
 /// Next action on a cell.
@@ -86,6 +99,7 @@ pub fn decide(
             let changed = history.tried.as_ref().is_some_and(|tried| tried != spec);
             if changed {
                 next.failures = 0;
+                next.early_ends = 0;
             } else if let Some(at) = history.retry_at
                 && now < at
             {
@@ -97,6 +111,7 @@ pub fn decide(
             }
             next.generation.0 += 1;
             next.retry_at = None;
+            next.started_at = Some(now);
             let generation = next.generation;
             (next, Action::Start(generation))
         }
@@ -130,9 +145,10 @@ pub fn decide(
                 (false, true) => return (next, Action::Resume),
                 (false, false) => {}
             }
-            if *ready && next.failures > 0 {
+            if *ready && (next.failures > 0 || next.early_ends > 0) {
                 if now.since(*started_at) >= STABLE_AFTER {
                     next.failures = 0;
+                    next.early_ends = 0;
                 } else {
                     return (next, Action::WaitUntil(*started_at + STABLE_AFTER));
                 }
@@ -214,8 +230,39 @@ fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     } else {
         history.failures = history.failures.saturating_add(1);
         history.retry_at = Some(now + backoff(history.failures));
+        note_early_end(history, &record);
     }
     history.last_exit = Some(record);
+}
+
+/// Counts a boot whose program failed soon after its start. A shim that disappeared says nothing about the program.
+fn note_early_end(history: &mut History, record: &ExitRecord) {
+    let started = history.started_at.filter(|_| record.exit != ExitKind::Lost);
+    let Some(started_at) = started.filter(|_| record.generation == history.generation) else {
+        return;
+    };
+    let lived = record.ended_at.since(started_at);
+    if lived < STABLE_AFTER {
+        history.early_ends = history.early_ends.saturating_add(1);
+        history.lived = lived;
+    } else {
+        history.early_ends = 0;
+    }
+}
+
+/// Uptime from which on a running cell counts as started, from how its newest boots ended; `probed` is whether something
+/// other than its uptime says that it works. A program that failed soon after a start has to live more than twice as long
+/// as it did then, at most [`STABLE_AFTER`].
+pub fn settle_time(history: &History, probed: bool) -> Millis {
+    match (history.early_ends, probed) {
+        (0, false) => SETTLES_AFTER,
+        (ends, true) if ends < CRASH_LOOP => Millis(0),
+        _ => {
+            let longer = history.lived.0.saturating_mul(2);
+            let needed = longer.saturating_add(SETTLES_BEYOND.0);
+            Millis(needed.min(STABLE_AFTER.0))
+        }
+    }
 }
 
 /// Pause before a cell is started again after this many failures in a row: doubling from 1 s up to 5 min.
@@ -360,6 +407,63 @@ mod tests {
         );
         let (h, action) = decide(&UP(), &running, &h, Timestamp(60_000));
         assert_eq!((h.failures, action), (0, Action::Rest));
+    }
+
+    #[test]
+    fn a_program_that_failed_early_has_to_live_longer_to_count_as_started() {
+        let mut history = History::default();
+        assert_eq!(settle_time(&history, false), SETTLES_AFTER);
+        assert_eq!(settle_time(&history, true), Millis(0));
+        let mut now = Timestamp(0);
+        for end in 1..=CRASH_LOOP {
+            (history, _) = decide(&UP(), &Observed::Nothing, &history, now);
+            now = now + Millis::from_secs(4);
+            let crashed = crashed(history.generation.0, now.0);
+            (history, _) = decide(&UP(), &crashed, &history, now);
+            // Seen again, it counts once.
+            (history, _) = decide(&UP(), &crashed, &history, now);
+            assert_eq!(settle_time(&history, false), Millis::from_secs(13));
+            let loops = end >= CRASH_LOOP;
+            assert_eq!(settle_time(&history, true) > Millis(0), loops);
+            // Whoever asks for it does not make it work.
+            history = after_request(&history);
+            assert_eq!(history.early_ends, end);
+        }
+        // Neither does stopping it by name, nor a shim that was killed.
+        (history, _) = decide(&UP(), &Observed::Nothing, &history, now);
+        let ended = |exit| {
+            Observed::Exited(ExitRecord {
+                generation: history.generation,
+                exit,
+                ended_at: now,
+                spent: None,
+            })
+        };
+        for exit in [ExitKind::Stopped, ExitKind::Lost] {
+            let (after, _) = decide(&UP(), &ended(exit), &history, now);
+            assert_eq!(after.early_ends, history.early_ends);
+        }
+        // A long life does, and so does another specification.
+        let running = Observed::Running {
+            generation: history.generation,
+            spec: "a".into(),
+            ready: true,
+            started_at: now,
+            stopping: false,
+            paused: false,
+            worker: true,
+        };
+        let (stable, _) = decide(&UP(), &running, &history, now + STABLE_AFTER);
+        assert_eq!(settle_time(&stable, false), SETTLES_AFTER);
+        let other = Desired::Up { spec: "b".into() };
+        let (other, _) = decide(&other, &Observed::Nothing, &history, now);
+        assert_eq!(settle_time(&other, false), SETTLES_AFTER);
+        let old = History {
+            early_ends: 1,
+            lived: Millis::from_secs(50),
+            ..History::default()
+        };
+        assert_eq!(settle_time(&old, false), STABLE_AFTER);
     }
 
     #[test]

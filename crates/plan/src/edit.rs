@@ -231,11 +231,44 @@ pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Ve
 /// # Errors
 /// When there is no such agent, or its entry is written in a style that cannot be edited.
 pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String, Vec<Mistake>> {
+    set_in(text, AGENT, slug, (key, value))
+}
+
+/// Manifest text in which a service is part of the house, or is declared and not part of it; everything else stays.
+///
+/// # Errors
+/// As [`set_key`], for a service.
+pub fn enable_service(text: &str, slug: &Slug, enabled: bool) -> Result<String, Vec<Mistake>> {
     let root = node::parse_yaml(text)?;
-    let entry = agent_of(&root, slug)?;
+    let entry = entry_of(&root, SERVICE, slug)?;
+    match (entry.value.get("enabled"), enabled) {
+        // It is without the key.
+        (None, true) => Ok(text.to_owned()),
+        (_, enabled) => set_in(text, SERVICE, slug, ("enabled", &enabled.to_string())),
+    }
+}
+
+/// What an entry is, and the key below which the manifest has all of them.
+type EntryKind = (&'static str, &'static str);
+
+const AGENT: EntryKind = ("agent", "agents");
+const SERVICE: EntryKind = ("service", "services");
+
+/// As [`set_key`], for any kind of entry.
+fn set_in(
+    text: &str,
+    kind: EntryKind,
+    slug: &Slug,
+    (key, value): (&str, &str),
+) -> Result<String, Vec<Mistake>> {
+    let root = node::parse_yaml(text)?;
+    let entry = entry_of(&root, kind, slug)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let odd = |why: &str| {
-        let text = format!("{why}; write `{key}: {value}` for agent `{slug}` by hand");
+        let text = format!(
+            "{why}; write `{key}: {value}` for {} `{slug}` by hand",
+            kind.0
+        );
         vec![entry.place.mistake(text)]
     };
     match entry.value.get(key) {
@@ -260,8 +293,8 @@ pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String
     }
     let edited = lines.join("\n") + "\n";
     let found = node::parse_yaml(&edited)?;
-    let found = agent_of(&found, slug)?.value.get(key).and_then(Node::text);
-    match found == Some(value) {
+    let found = entry_of(&found, kind, slug)?.value.get(key);
+    match found.and_then(Node::text) == Some(value) {
         true => Ok(edited),
         false => Err(odd("its entry could not be edited")),
     }
@@ -339,10 +372,18 @@ pub fn remove_schedule(text: &str, slug: &Slug, name: &Slug) -> Result<String, V
 }
 
 pub(crate) fn agent_of<'a>(root: &'a Node, slug: &Slug) -> Result<&'a Entry, Vec<Mistake>> {
-    let agents = root.get("agents").map_or(&[][..], Node::entries);
-    let found = agents.iter().find(|e| e.key == slug.as_str());
+    entry_of(root, AGENT, slug)
+}
+
+fn entry_of<'a>(
+    root: &'a Node,
+    (what, all): EntryKind,
+    slug: &Slug,
+) -> Result<&'a Entry, Vec<Mistake>> {
+    let entries = root.get(all).map_or(&[][..], Node::entries);
+    let found = entries.iter().find(|e| e.key == slug.as_str());
     found.ok_or_else(|| {
-        let missing = format!("there is no agent `{slug}` in the manifest");
+        let missing = format!("there is no {what} `{slug}` in the manifest");
         vec![root.place.mistake(missing)]
     })
 }
@@ -642,6 +683,27 @@ mod tests {
                 serde_json::Value::Object(entries.iter().map(pair).collect())
             }
         }
+    }
+
+    #[test]
+    fn a_service_is_disabled_and_enabled_in_place() {
+        let web: Slug = "web".parse().unwrap();
+        let text = "services:\n  web: { port: 80 } # site\nagents: {}\n";
+        let off = enable_service(text, &web, false).unwrap();
+        assert_eq!(
+            off,
+            "services:\n  web: { enabled: false, port: 80 } # site\nagents: {}\n"
+        );
+        assert_eq!(enable_service(&off, &web, false).unwrap(), off);
+        let on = enable_service(&off, &web, true).unwrap();
+        assert_eq!(on, off.replace("false", "true"));
+        assert_eq!(enable_service(text, &web, true).unwrap(), text);
+        let none = enable_service(text, &"other".parse().unwrap(), true).unwrap_err();
+        assert!(
+            none[0].text.contains("no service `other`"),
+            "{}",
+            none[0].text
+        );
     }
 
     #[test]

@@ -46,14 +46,15 @@ pub use hook::{Hook, HookAction, HookKind};
 pub use house::{Endpoint, Escalation, House, Listen, Network, Provider};
 pub use key::Effect;
 pub use keys::{
-    Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Service, Wake,
+    Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Probe, Service,
+    Wake,
 };
 pub use likeness::{Likeness, remove_own_keys};
 pub use node::{MANIFEST_MAX, Mistake};
 pub use origin::Origin;
 pub use plan::{Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, Severity};
 pub use planner::plan;
-pub use reach::{ReachableService, allocated_subnet, host_endpoint, reachable_services};
+pub use reach::{ReachableService, allocated_subnet, can_reach, host_endpoint, reachable_services};
 pub use reference::{Definition, definitions, reference};
 pub use schedule::{Schedule, ScheduleAction, ScheduleTrigger};
 pub use schema::json_schema;

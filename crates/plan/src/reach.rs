@@ -51,6 +51,16 @@ pub fn host_endpoint(house: &House, registry: &Registry, service: &Slug) -> Opti
     Some(SocketAddrV4::new(address, port))
 }
 
+/// Whether programs of an agent can connect to a service: one that the agent uses, or a shared one at a slot.
+pub fn can_reach(house: &House, agent: &Agent, service: &Service) -> bool {
+    let used = agent.uses.contains(&service.slug);
+    let met = service.shared && service.slot.is_some() && agent.cell.isolates();
+    // Only the control plane calls a tool server, and logs each call.
+    // A model provider is called through the gateway, which meters it.
+    let bypasses = house.provider_of(&service.slug).is_some() && !service.unmetered;
+    (used || met) && service.kind != ServiceKind::Tools && !bypasses
+}
+
 /// Services that an agent can reach, each with its address as the agent's cell and as the host see it. These are the
 /// shared services with a slot and those that the agent uses; `subnet` is the subnet of the agent's cell.
 pub fn reachable_services(
@@ -62,11 +72,7 @@ pub fn reachable_services(
     let isolated = agent.cell.isolates();
     let place = |service: &Service| {
         let used = agent.uses.contains(&service.slug);
-        let met = service.shared && service.slot.is_some() && isolated;
-        // Only the control plane calls a tool server, and logs each call.
-        // A model provider is called through the gateway, which meters it.
-        let bypasses = house.provider_of(&service.slug).is_some() && !service.unmetered;
-        if (!used && !met) || service.kind == ServiceKind::Tools || bypasses {
+        if !can_reach(house, agent, service) {
             return None;
         }
         let to = host_endpoint(house, registry, &service.slug)?;

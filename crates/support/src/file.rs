@@ -1,7 +1,6 @@
 //! Atomic file publication: a reader sees the old content or the new content, never a part of it, also after a crash.
 
-use crate::input::open_input;
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
@@ -39,21 +38,20 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
 }
 
 /// Replaces the file at `path` by one with these bytes, and with the mode and, where that is allowed, the owner of the old
-/// one. The new file is locked by the returned handle before anybody can open it; see [`lock_current`]. The content survives
-/// a power failure. On failure the old file stays.
+/// one. The content survives a power failure. On failure the old file stays.
 ///
 /// # Errors
 /// The first step that failed, but not that of giving it to the owner of the old one.
-pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<File> {
+pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let old = fs::metadata(path)?;
     let mut temporary = temporary_beside(path)?;
     temporary.write_all(bytes.as_ref())?;
     let file = temporary.as_file();
     let _only_root_gives_files_away = fchown(file, Some(old.uid()), Some(old.gid()));
     file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
-    file.lock()?;
     file.sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)
+    temporary.persist(path).map_err(|e| e.error)?;
+    Ok(())
 }
 
 /// End of the name of a temporary file.
@@ -100,27 +98,6 @@ pub fn remove_temporaries(path: &Path, is_published: impl Fn(&str) -> bool) {
         let is_own = |m: fs::Metadata| m.is_file() && m.uid() == own;
         if is_temporary && entry.metadata().is_ok_and(is_own) {
             let _removed_by_the_next = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Opens the file at `path` and locks it for one process at a time among those that use this function, if none has it.
-/// `None` if another one has. The lock ends with the handle.
-///
-/// # Errors
-/// If the file cannot be opened or locked.
-pub fn lock_current(path: &Path) -> io::Result<Option<File>> {
-    loop {
-        let file = open_input(path).map_err(io::Error::from)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-        // It may have been replaced between the two.
-        let (mine, now) = (file.metadata()?, fs::metadata(path)?);
-        if (mine.dev(), mine.ino()) == (now.dev(), now.ino()) {
-            return Ok(Some(file));
         }
     }
 }
@@ -207,17 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_keeps_its_mode_and_is_locked_from_the_start() {
+    fn a_replaced_file_keeps_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("abbey.yaml");
         publish(&path, "old", 0o640, Sync::None).unwrap();
-        let before = lock_current(&path).unwrap();
-        assert!(before.is_some() && lock_current(&path).unwrap().is_none());
-        let after = replace(&path, "new").unwrap();
-        drop(before);
-        assert!(lock_current(&path).unwrap().is_none());
-        drop(after);
-        assert!(lock_current(&path).unwrap().is_some());
+        replace(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(names(dir.path()), ["abbey.yaml"]);

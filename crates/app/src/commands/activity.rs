@@ -3,6 +3,7 @@
 use crate::connect::operator_client;
 use crate::exit::{self, Outcome, require_readable};
 use crate::output;
+use crate::shown;
 use crate::stdout;
 use crate::text::{Text, Tone};
 use crate::units::describe_details;
@@ -224,6 +225,7 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
             if !args.follow {
                 return Ok(exit::OK);
             }
+            shown::note();
             let mut seen = doc.entries.last().map_or(0, |e| e.seq);
             loop {
                 // A broken stream resumes after the last entry that arrived.

@@ -119,7 +119,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         None => Ok(text),
     };
     let above = args.reports_to.as_deref();
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let text = match &saved {
             Some(saved) => manifest::add_entry(text, &name, &saved.entry).and_then(|text| {
                 let own = format!("{name}.md");
@@ -165,7 +165,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
 async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let edited = match args.to.as_str() {
             "operator" => manifest::remove_key(text, &name, "reports_to"),
             above => manifest::set_key(text, &name, "reports_to", parse_slug(above)?.as_str()),

@@ -90,7 +90,7 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     let (from, new) = (parse_slug(&args.agent)?, parse_new_agent(&args.new)?);
     let client = operator_client(home)?;
     let mut without_budget = false;
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let entry =
             manifest::agent_entry(text, &from).map_err(|m| agent_edit_failure(text, &from, &m))?;
         let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| manifest_failure(&m))?;
@@ -132,7 +132,7 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
         let remove = |text: &str| {
             manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
         };
-        edit_manifest(&file, remove).await
+        edit_manifest(home, &file, remove).await
     };
     // What is refused is so at once. While its task goes on, others may edit the file.
     drop(edit().await?);
@@ -207,7 +207,7 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
         let rename = |text: &str| {
             manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
         };
-        let edited = edit_manifest(&file, rename).await?;
+        let edited = edit_manifest(home, &file, rename).await?;
         Ok::<ManifestEdit, Failure>(edited.renaming(&old, &new))
     };
     drop(edit().await?);
@@ -274,7 +274,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         ))
         .with_code(exit::CONFLICT));
     }
-    let edited = edit_manifest(&file, |text| {
+    let edited = edit_manifest(home, &file, |text| {
         let mut text =
             manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))?;
         // `agent rm` took them out, and without them services would give it new data.

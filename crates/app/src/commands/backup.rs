@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct BackupArgs {
-    /// The archive; it must not exist yet.
+    /// The archive; it must not exist yet. `-` is standard output, and what is printed goes to standard error.
     #[arg(required = true)]
     file: Option<PathBuf>,
     /// Take the data of services along, all of one instant: services are paused while it is copied.
@@ -97,32 +97,85 @@ async fn verify(json: bool, file: &Path) -> Outcome {
     Ok(exit::OK)
 }
 
-/// `abbey backup`: writes a backup of the running house into a new archive and prints its hash. Exit code 4 if the
-/// file exists.
+/// Where an archive goes.
+enum Destination {
+    /// A file that does not exist yet.
+    File(PathBuf),
+    /// Standard output.
+    Output,
+}
+
+impl Destination {
+    /// What an operator calls it.
+    fn name(&self) -> String {
+        match self {
+            Destination::File(path) => path.display().to_string(),
+            Destination::Output => "-".to_owned(),
+        }
+    }
+
+    /// Copies the archive `made` there.
+    fn write(&self, made: &Path) -> std::io::Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut from = std::fs::File::open(made)?;
+        match self {
+            Destination::File(path) => {
+                let mut to = std::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(path)?;
+                std::io::copy(&mut from, &mut to)?;
+                to.sync_all()
+            }
+            Destination::Output => {
+                let mut to = std::io::stdout().lock();
+                std::io::copy(&mut from, &mut to)?;
+                to.flush()
+            }
+        }
+    }
+}
+
+/// Destination that the argument `file` names.
+///
+/// # Errors
+/// Exit code 4 if the file exists, and 2 if standard output is a terminal.
+fn destination(file: &Path) -> Result<Destination, Failure> {
+    if file == Path::new("-") {
+        return match output::is_terminal() {
+            false => Ok(Destination::Output),
+            true => Err(Failure::usage(
+                "standard output is a terminal, which cannot show an archive",
+            )
+            .hint("redirect it, as in `abbey backup - > house.tar`, or name a file")),
+        };
+    }
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    if path.exists() {
+        let text = format!("`{}` exists; choose another name", path.display());
+        return Err(Failure::plain(text).with_code(exit::CONFLICT));
+    }
+    // Before the house makes an archive that then has no place.
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let why = match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => return Ok(Destination::File(path)),
+        Ok(_) => std::io::Error::from(std::io::ErrorKind::NotADirectory),
+        Err(e) => e,
+    };
+    Err(Failure::unusable_path("cannot write into", dir, why))
+}
+
+/// `abbey backup`: writes a backup of the running house into a new archive, or to standard output, and prints its hash.
+/// Exit code 4 if the file exists.
 pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Outcome {
     if let Some(BackupCommand::Verify { file }) = &args.command {
         return verify(json, file).await;
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
-    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let to = destination(file)?;
     let passphrase = read_passphrase(args.passphrase_file.as_deref())?;
-    let exists = || {
-        Failure::plain(format!("`{}` exists; choose another name", path.display()))
-            .with_code(exit::CONFLICT)
-    };
-    if path.exists() {
-        return Err(exists());
-    }
-    // Before the house makes an archive that then has no place.
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    match std::fs::metadata(dir) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => {
-            let why = std::io::Error::from(std::io::ErrorKind::NotADirectory);
-            return Err(Failure::unusable_path("cannot write into", dir, why));
-        }
-        Err(e) => return Err(Failure::unusable_path("cannot write into", dir, e)),
-    }
     // The control plane can write in its own directory only; this process, which runs as the caller, copies the archive
     // to its destination.
     let made = home
@@ -135,31 +188,23 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
         passphrase: passphrase.map(|p| p.expose().to_owned()),
     };
     let mut doc = client.house().back_up(&body).await?;
-    let place = || -> std::io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut to = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        std::io::copy(&mut std::fs::File::open(&made)?, &mut to)?;
-        to.sync_all()
-    };
-    let placed = place();
+    let placed = to.write(&made);
     let _gone_already = std::fs::remove_file(&made);
-    placed.map_err(|e| {
-        Failure::plain(format!("cannot write the backup `{}`: {e}", path.display()))
-    })?;
-    doc.path = path.display().to_string();
-    if json {
-        output::print_json(&doc);
-    } else {
-        output::print_line(&format!(
-            "{} ({}), state hash {}",
-            doc.path,
-            output::human_bytes(doc.bytes),
-            doc.state_hash
-        ));
+    placed.map_err(|e| Failure::plain(format!("cannot write the backup `{}`: {e}", to.name())))?;
+    doc.path = to.name();
+    let printed = format!(
+        "{} ({}), state hash {}",
+        doc.path,
+        output::human_bytes(doc.bytes),
+        doc.state_hash
+    );
+    match (&to, json) {
+        (Destination::File(_), true) => output::print_json(&doc),
+        (Destination::File(_), false) => output::print_line(&printed),
+        (Destination::Output, true) => output::print_json_error(&doc),
+        (Destination::Output, false) => output::print_message(&printed),
+    }
+    if !json {
         print_left_out(&doc.left_out);
     }
     Ok(exit::OK)

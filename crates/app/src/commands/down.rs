@@ -6,12 +6,14 @@ use crate::control_plane::{
 };
 use crate::exit::{self, Outcome};
 use crate::output::{self, print_message};
+use crate::stopped_control_plane::kill_stopped_control_plane;
 use abbey_api::VERSION;
 use abbey_daemon::Home;
 
 /// `abbey down`: stops all agents, services and the control plane, and waits until they have exited. Exit code 0 if
 /// no house is running.
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
+    kill_stopped_control_plane(home)?;
     if !is_control_plane_up(home).await {
         home.require_own()?;
         if is_house_down(home) && ended_cleanly(home) {

@@ -51,7 +51,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
     let file = args.manifest.path(home);
-    let edit = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let edit = edit_manifest(home, &file, |text| Ok(text.to_owned())).await?;
     let here = target_house(&edit.text, args)?;
     let mut import =
         read_installation(format, &args.from, &here).map_err(|e| import_failure(&e))?;

@@ -5,6 +5,7 @@ use crate::durations::{self, milliseconds, parse_duration};
 use crate::exit::{self, Failure, Outcome};
 use crate::names::distinct;
 use crate::output;
+use crate::shown;
 use crate::stdout;
 use crate::text::{Text, Tone};
 use crate::transcript::{
@@ -215,6 +216,8 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         if !args.follow || stdout::is_broken() {
             return Ok(exit::OK);
         }
+        // Also if there is nothing to print yet.
+        shown::note();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

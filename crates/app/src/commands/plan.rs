@@ -7,6 +7,7 @@ use crate::manifest_edit::finish_interrupted_edits;
 use crate::manifest_file::{allow_root_files, read_manifest};
 use crate::output;
 use crate::plan_output::print_plan;
+use crate::stopped_control_plane::note_client;
 use abbey_api::{PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, ValueEnum};
@@ -48,9 +49,10 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     let mut body = read_manifest(&file)?;
     let kind = args.render.as_ref().and_then(ValueEnum::to_possible_value);
     body.render = kind.map(|kind| kind.get_name().to_owned());
+    note_client();
     let doc: PlanDoc = if is_control_plane_up(home).await {
         let client = operator_client(home)?;
-        if finish_interrupted_edits(&client, &file).await? {
+        if finish_interrupted_edits(home, &client, &file).await? {
             let render = body.render.take();
             body = read_manifest(&file)?;
             body.render = render;

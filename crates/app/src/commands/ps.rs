@@ -1,6 +1,6 @@
 //! `abbey ps`: lists the agents and services.
 
-use crate::commands::service::print_services;
+use crate::commands::service::{print_services, print_troubles};
 use crate::connect::operator_client;
 use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
 use crate::exit::{self, Failure, Outcome};
@@ -63,6 +63,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                     output::clear_screen();
                 }
                 print_fleet(&doc.fleet, &doc.services);
+                print_troubles(&doc.services);
                 print_budget_waits(&client).await?;
             }
         }

@@ -46,7 +46,7 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
         false => distinct(&args.agents),
     };
     let file = args.manifest.path(home);
-    let mut edited = edit_manifest(&file, |text| Ok(text.to_owned())).await?;
+    let mut edited = edit_manifest(home, &file, |text| Ok(text.to_owned())).await?;
     for name in &names {
         let known = fleet.agents.iter().find(|a| a.name == *name);
         let known = known.ok_or_else(|| {

@@ -115,7 +115,7 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
             let (agent, name) = parse_name(&args.schedule)?;
             let does = manifest_entry(&args)?;
             let file = args.manifest.path(home);
-            let edited = edit_manifest(&file, |text| {
+            let edited = edit_manifest(home, &file, |text| {
                 manifest::add_schedule(text, &agent, &name, &does)
                     .map_err(|m| agent_edit_failure(text, &agent, &m))
             })
@@ -133,7 +133,7 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
         ScheduleCommand::Rm { schedule, manifest } => {
             let (agent, name) = parse_name(&schedule)?;
             let file = manifest.path(home);
-            let edited = edit_manifest(&file, |text| {
+            let edited = edit_manifest(home, &file, |text| {
                 manifest::remove_schedule(text, &agent, &name).map_err(|m| {
                     manifest_failure(&m)
                         .with_code(exit::NOT_FOUND)

@@ -10,10 +10,12 @@ use crate::control_plane::{
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
-use crate::manifest_edit::hold_manifest;
+use crate::manifest_edit::{edited_by_commands, hold_manifest};
 use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest};
 use crate::output::{self, Progress, print_message};
+use crate::plan_before_start::plan_before_start;
 use crate::readiness::{WaitArgs, WaitFor};
+use crate::stopped_control_plane::kill_stopped_control_plane;
 use abbey_api::client::{Client, Error};
 use abbey_api::{
     FleetQuery, HouseQuery, ManifestBody, PlanAction, PlanDoc, PlanNote, PlanSeverity,
@@ -22,7 +24,7 @@ use abbey_api::{
 use abbey_daemon::Home;
 use abbey_model::FaultKind;
 use clap::Args;
-use std::time::Duration;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -37,16 +39,20 @@ pub(crate) struct UpArgs {
 
 /// `abbey up`: starts the control plane if none is running, applies the manifest, and waits until the
 /// agents and services are ready or it is known that they will not be. Exit code 7 if one is not, 4 if the plan removes something and nobody
-/// consents to it.
+/// consents to it, or if another command applied another manifest meanwhile.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
     let mut body = read_manifest(&file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
-    obtain_consent_to_restored(home, args.yes)?;
+    obtain_consent_to_restored(home, args.yes).await?;
     let mut progress = Progress::new();
+    kill_stopped_control_plane(home)?;
     wait_while_going_down(home, &mut progress).await?;
     let was_down = is_house_down(home);
+    if was_down {
+        body.consent = plan_before_start(home, &file, &body, args.yes).await?;
+    }
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");
     } else if runs_another_build(home) {
@@ -54,18 +60,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     }
     let started = ensure_current_control_plane_up(home).await?;
     let client = operator_client(home)?;
-    // Another command may have added or renamed an agent since the file was read; without its edit, the plan would remove it.
-    let lock = hold_manifest(&client, &file).await?;
-    if lock.is_some() {
-        body = read_manifest(&file)?;
-    }
-    allow_root_files(home, &body, false)?;
-    allow_root_ports(home, &body.manifest, false)?;
-    let applied = body.clone();
-    progress.show("applying the manifest");
-    let within = args.wait.progress_within();
     let before = generation_in_force(&client).await;
-    let doc = match apply(&client, body, args.yes, within, &mut progress).await {
+    let house = (home, &client);
+    let doc = match apply(house, &file, body, args, &mut progress).await {
         Ok(doc) => doc,
         Err(failure) if failure.code() == exit::TIMEOUT => return Err(failure),
         Err(failure) => {
@@ -78,12 +75,11 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         }
     };
     manifest_arg::remember(home, &file);
-    allow_root_files(home, &applied, true)?;
-    allow_root_ports(home, &applied.manifest, true)?;
-    drop(lock);
-    progress.end();
     let code = args.wait.wait(&client, WaitFor::Everything).await?;
     let house = client.house().show(&HouseQuery::default()).await?;
+    if house.generation > doc.generation {
+        require_same_manifest(home, &client, &file, doc.generation).await?;
+    }
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     if json {
         output::print_json(&fleet);
@@ -116,19 +112,30 @@ async fn generation_in_force(client: &Client) -> Option<u64> {
     manifest.ok().map(|m| m.generation)
 }
 
-/// Applies a manifest, once its plan takes nothing away to which nobody agrees. Waits for as long as the control plane gets
-/// on with it, each time at most `within`.
+/// Applies the manifest `file`, once its plan takes nothing away to which nobody agrees; `body` is what was read of it. Waits
+/// for as long as the control plane gets on with it, each time at most for the time in `args`.
 async fn apply(
-    client: &Client,
+    (home, client): (&Home, &Client),
+    file: &Path,
     mut body: ManifestBody,
-    yes: bool,
-    within: Duration,
+    args: &UpArgs,
     progress: &mut Progress,
 ) -> Result<PlanDoc, Failure> {
+    let within = args.wait.progress_within();
     let patient = client.clone().timeout(UNLIMITED);
     let house = patient.house();
     let activity = async || activity_of(client).await;
+    // To what the same manifest removed before the house was started.
+    let mut agreed = std::mem::take(&mut body.consent);
     loop {
+        let mut turn = Some(hold_manifest(home, client, file).await?);
+        // Another command may have added or renamed an agent since it was read; without its edit, the plan would remove it.
+        if reread(file, &mut body)? {
+            agreed.clear();
+        }
+        allow_root_files(home, &body, false)?;
+        allow_root_ports(home, &body.manifest, false)?;
+        progress.show("applying the manifest");
         let before = generation_in_force(client).await;
         let planned = follow(house.plan(&body), &activity, within, progress).await;
         progress.end();
@@ -136,7 +143,19 @@ async fn apply(
         // What cannot be carried out is refused for that, and not asked about.
         let is_fatal = |n: &PlanNote| n.severity == PlanSeverity::Fatal;
         if !planned.notes.iter().any(is_fatal) {
-            body.consent = Consent::from_flag(yes).obtain(&planned)?;
+            let consent = Consent::from_flag(args.yes).or_given(&std::mem::take(&mut agreed));
+            // While the operator is asked, other commands can edit the file.
+            body.consent = consent.obtain(&planned, || turn = None).await?;
+        }
+        if turn.is_none() {
+            turn = Some(hold_manifest(home, client, file).await?);
+            let changed = reread(file, &mut body)?;
+            if changed || generation_in_force(client).await != before {
+                print_message(
+                    "the manifest or the house was changed meanwhile; it is planned again",
+                );
+                continue;
+            }
         }
         let applied = follow(house.apply(&body, None), &activity, within, progress).await;
         progress.end();
@@ -144,9 +163,55 @@ async fn apply(
             // Another command changed the house meanwhile, so that there is more to consent to.
             Err(refused)
                 if is_conflict(&refused) && generation_in_force(client).await != before => {}
-            applied => return Ok(applied?),
+            applied => {
+                let doc = applied?;
+                allow_root_files(home, &body, true)?;
+                allow_root_ports(home, &body.manifest, true)?;
+                drop(turn);
+                return Ok(doc);
+            }
         }
     }
+}
+
+/// Refuses to report the house as the manifest `file` says if it is not: another command applied another manifest after
+/// generation `applied`. Commands that edit the file and apply that are no others.
+async fn require_same_manifest(
+    home: &Home,
+    client: &Client,
+    file: &Path,
+    applied: u64,
+) -> Result<(), Failure> {
+    // While another command edits the file, it is ahead of the house.
+    let _turn = hold_manifest(home, client, file).await?;
+    let now = client.house().manifest().await?;
+    if file.is_file() && read_manifest(file)?.manifest == now.manifest {
+        return Ok(());
+    }
+    Err(Failure::plain(format!(
+        "generation {applied}, which this command applied, was superseded by generation {}: another command applied another manifest meanwhile",
+        now.generation
+    ))
+    .hint(format!(
+        "`abbey plan -f {0}` shows what differs now, and `abbey up -f {0}` applies this manifest again",
+        file.display()
+    ))
+    .with_code(exit::CONFLICT))
+}
+
+/// Reads the manifest again, unless it can be read once only. Returns whether it, or a file that it names, has changed; what
+/// was agreed to stays only if nothing has.
+fn reread(file: &Path, body: &mut ManifestBody) -> Result<bool, Failure> {
+    if edited_by_commands(file).is_none() {
+        return Ok(false);
+    }
+    let mut now = read_manifest(file)?;
+    let same = now.manifest == body.manifest && now.charters == body.charters;
+    if same {
+        now.consent = std::mem::take(&mut body.consent);
+    }
+    *body = now;
+    Ok(!same)
 }
 
 /// Whether a request was refused for the state that the house was in.

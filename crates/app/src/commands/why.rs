@@ -87,7 +87,10 @@ async fn explain_service(client: &Client, json: bool, service: &ServiceView) -> 
     if service.healthy == Some(true) {
         output::print_line("  probe: it answers");
     }
-    for reason in readiness.cells.iter().filter_map(|c| c.reason.as_ref()) {
+    let reasons = readiness.cells.iter().filter_map(|c| c.reason.as_ref());
+    let reasons: Vec<&String> = reasons.collect();
+    let trouble = service.trouble.iter().filter(|_| reasons.is_empty());
+    for reason in trouble.chain(reasons.iter().copied()) {
         output::print_hanging("  why: ", output::with_local_times(reason));
     }
     let restarts = service.restarts;

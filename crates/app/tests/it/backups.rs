@@ -339,19 +339,8 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         fs::write(&file, bytes).unwrap();
         let told = target.expect_refusal(1, args!("restore {}", file.display().to_string()));
         assert!(told.contains("refused"), "{what}: {told}");
-        assert!(!target.home().join("abbey.db").exists(), "{what}");
-        assert_eq!(
-            fs::read_dir(target.home().join("agents")).unwrap().count(),
-            0,
-            "{what}"
-        );
-        let rest = fs::read_dir(target.home()).unwrap().flatten();
-        assert!(
-            !rest
-                .into_iter()
-                .any(|e| e.file_name().to_string_lossy().starts_with(".restore")),
-            "{what}"
-        );
+        let left = fs::read_dir(target.home()).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{what}");
         assert!(!target.path("escaped").exists() && !Path::new("/tmp/abbey-escaped").exists());
     };
     for (path, kind, mode, link) in hostile {
@@ -705,4 +694,32 @@ fn files_on_drives_come_back_with_modes_and_links() {
             assert!(size.trim().parse::<u32>().unwrap() < 64, "{sizes}");
         }
     });
+}
+
+#[test]
+fn a_backup_goes_to_standard_output_where_that_is_named() {
+    let house = up(TWO);
+    let made = house.run("backup -");
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success(), "{said}");
+    assert!(said.contains("state hash"), "{said}");
+    assert!(!house.path("-").exists());
+    fs::write(house.path("house.tar"), &made.stdout).unwrap();
+    house.expect(0, "backup verify house.tar");
+}
+
+#[test]
+fn a_failed_restore_leaves_nothing_behind() {
+    let house = house();
+    fs::write(house.path("junk.tar"), "no archive").unwrap();
+    let home = house.path("fresh/home");
+    for (code, archive) in [(1, "junk.tar"), (2, "missing.tar")] {
+        house.expect_refusal(code, args!("--home {} restore {}", home.display(), archive));
+        assert!(!house.path("fresh").exists(), "{archive}");
+    }
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join("note"), "mine").unwrap();
+    house.expect_refusal(1, args!("--home {} restore junk.tar", home.display()));
+    let left: Vec<_> = fs::read_dir(&home).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }

@@ -67,6 +67,41 @@ fn said(task: &Value) -> String {
         .to_owned()
 }
 
+/// The first process below this one whose program has this name.
+fn process_below(pid: i32, name: &str) -> Option<i32> {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    if comm.trim() == name {
+        return Some(pid);
+    }
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let mut children = children.split_whitespace().filter_map(|p| p.parse().ok());
+    children.find_map(|child| process_below(child, name))
+}
+
+/// The kernel still accepts connections for a server that is stopped.
+#[test]
+fn a_stopped_server_is_not_ready() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let house = open();
+    let db = || house.json(0, "ps")["services"][0].clone();
+    assert_eq!(db()["presence"], "ready");
+    let pid = i32::try_from(db()["pid"].as_i64().unwrap()).unwrap();
+    let server = process_below(pid, "postgres").unwrap();
+    let send = |signal| kill_process(Pid::from_raw(server).unwrap(), signal).unwrap();
+    send(Signal::STOP);
+    until("it does not answer", || {
+        db()["healthy"] == false && db()["presence"] == "down"
+    });
+    let cause = format!("(process {server}) is stopped by a signal; `kill -CONT {server}`");
+    for command in ["ps", "service list", "why db", "doctor"] {
+        let shown = house.expect(0, command);
+        assert!(shown.contains(&cause), "{command}: {shown}");
+    }
+    send(Signal::CONT);
+    until("it answers again", || db()["presence"] == "ready");
+    assert_eq!(db()["restarts"], 0);
+}
+
 #[test]
 fn each_agent_has_its_database_and_cannot_connect_to_others() {
     let house = open();

@@ -121,10 +121,9 @@ fn doctor_reports_a_missing_model_with_the_available_ones() {
     assert_eq!(check(&house, &[], 0, "models.scripted")["state"], "ok");
 }
 
-/// Whose number is in the files of the control plane's user is no reason to end a process; and cells are stopped although
-/// the control plane does not do it.
+/// Whose number is in the files of the control plane's user is no reason to end a process.
 #[test]
-fn only_who_holds_the_lock_is_named_and_cells_end_without_the_control_plane() {
+fn only_who_holds_the_lock_is_named_and_killed() {
     let house = up(TWO);
     let pid = house.control_plane_pid();
     let serve = rustix::process::Pid::from_raw(pid).unwrap();
@@ -134,11 +133,23 @@ fn only_who_holds_the_lock_is_named_and_cells_end_without_the_control_plane() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains(&format!("(process {pid})")), "{text}");
     assert!(!text.contains("process 1)"), "{text}");
-    let refused = house.expect_refusal(4, "down");
-    assert!(refused.contains(&format!("(pid {pid})")), "{refused}");
-    assert!(refused.contains("2 were stopped without it"), "{refused}");
-    let cells = std::fs::read_dir(house.home().join("run/cells")).unwrap();
-    assert_eq!(cells.count(), 0);
-    abbey_testkit::house::kill(pid);
+    // The one that holds the lock is killed, and nothing else.
+    let down = house.run("down");
+    let text = String::from_utf8_lossy(&down.stderr);
+    assert!(down.status.success(), "{text}");
+    assert!(text.contains(&format!("(process {pid})")), "{text}");
+    assert!(!house.home().join("run/cells").exists());
+}
+
+#[test]
+fn a_damaged_database_is_named_by_its_own_path() {
+    let house = up(TWO);
     house.expect(0, "down");
+    let database = house.home().join("abbey.db");
+    std::fs::write(&database, "no database").unwrap();
+    for command in ["doctor", "plan"] {
+        let said = house.expect_refusal(1, command);
+        let named = format!("`{}` is damaged", database.display());
+        assert!(said.contains(&named), "{said}");
+    }
 }

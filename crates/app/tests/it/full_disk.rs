@@ -273,6 +273,11 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     house.expect(0, "down");
 }
 
+fn kill_hostd(house: &House) {
+    let hostd = abbey_cells::hostd::listening_process(&house.home());
+    abbey_testkit::house::kill(hostd.unwrap());
+}
+
 /// Ending and pausing an agent, cleaning up in its cell, adopting the house and ending it need no space.
 fn end_and_clean_what_fills_the_disk(house: &House, disk: &Disk) {
     house.wait_until_up("a");
@@ -299,10 +304,23 @@ fn end_and_clean_what_fills_the_disk(house: &House, disk: &Disk) {
     succeeds("exec a -- rm big");
     fill();
     house.kill_control_plane();
-    for verb in ["up", "down"] {
-        succeeds(verb);
-        disk.exhaust(Exhausted::Space, house);
-    }
+    succeeds("up");
+    disk.exhaust(Exhausted::Space, house);
+    // So does a hostd that was killed, alone and with the control plane.
+    kill_hostd(house);
+    succeeds("up");
+    disk.exhaust(Exhausted::Space, house);
+    kill_hostd(house);
+    house.kill_control_plane();
+    succeeds("down");
+    disk.exhaust(Exhausted::Space, house);
+    // A start needs space, and says where.
+    let (code, _, said) = answer(house, "up".into());
+    let at = format!(
+        "free space or inodes on the file system of `{}`",
+        house.home().display()
+    );
+    assert!(code == Some(0) || said.contains(&at), "{code:?}: {said}");
     disk.free(Exhausted::Space, house);
     house.expect(0, "up");
     house.expect(0, "exec a -- rm big");

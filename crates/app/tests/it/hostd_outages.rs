@@ -5,6 +5,7 @@ use abbey_cells::hostd::{
 };
 use abbey_testkit::args::Args;
 use abbey_testkit::house::{House, kill, until};
+use abbey_testkit::terminal::Typist;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -210,4 +211,81 @@ fn a_process_that_accepts_no_calls_is_named() {
         assert!(error.contains(&process), "{error}");
         assert!(error.contains(&format!("kill -9 {own}")), "{error}");
     }
+}
+
+/// Connects until the queue of the socket is full. What was connected stays in it when the caller leaves.
+fn fill_queue(socket: &std::path::Path) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let address = SocketAddrUnix::new(socket).unwrap();
+    loop {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let stream = rustix::net::socket_with(family, kind, flags, None).unwrap();
+        match rustix::net::connect(&stream, &address) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => return,
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+/// No connection says whose process it is, so the lock does.
+#[test]
+fn a_stopped_hostd_whose_queue_is_full_is_named_and_replaced() {
+    let house = crate::up(crate::TWO);
+    let agent = house.agent("abbot").pid;
+    let pid = hostd_of(&house);
+    signal(pid, Signal::STOP);
+    fill_queue(&house.home().join("run/hostd.sock"));
+    let process = format!("hostd (process {pid})");
+    for (code, command) in [(0, "ps"), (125, "exec abbot -- true")] {
+        let (found, text) = said(&house, command);
+        assert_eq!(found, code, "{text}");
+        for part in [&process, "is stopped"] {
+            assert!(text.contains(part), "{part} in what {command} said: {text}");
+        }
+    }
+    let (code, text) = said(&house, "up --timeout 60s");
+    assert_eq!(code, 0, "{text}");
+    let replaced = format!("{process} did not answer; it was killed");
+    assert!(text.contains(&replaced), "{text}");
+    assert_ne!(hostd_of(&house), pid);
+    assert_eq!(house.agent("abbot").pid, agent, "the agent went on");
+    house.expect(0, "exec abbot -- true");
+}
+
+/// A notice that hostd does not answer is for who waits for it, and not for who sees a program or follows a log.
+#[test]
+fn what_a_command_shows_is_not_disturbed_by_a_hostd_that_hangs() {
+    let house = crate::up(crate::TWO);
+    let pid = hostd_of(&house);
+    let shell = Typist::new(
+        &house,
+        &[
+            "exec",
+            "-it",
+            "abbot",
+            "--",
+            "sh",
+            "-c",
+            "echo begun; read x; echo over",
+        ],
+    );
+    shell.sees("begun");
+    let mut logs = house.command("logs abbot --follow");
+    let logs = logs.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut logs = logs.spawn().unwrap();
+    let mut lines = BufReader::new(logs.stdout.take().unwrap());
+    lines.read_line(&mut String::new()).unwrap();
+    signal(pid, Signal::STOP);
+    // It takes longer than the two would look at hostd.
+    house.expect_refusal(125, "exec abbot -- true");
+    shell.types("\n");
+    shell.sees("over");
+    let screen = shell.screen();
+    assert!(!screen.contains("does not answer"), "{screen}");
+    logs.kill().unwrap();
+    let left = logs.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stderr), "");
+    signal(pid, Signal::CONT);
 }

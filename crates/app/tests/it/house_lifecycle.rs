@@ -320,3 +320,46 @@ fn a_home_may_be_given_with_dots_in_its_path() {
     house.expect(0, args!("--home {} exec sysadmin -- true", home));
     house.expect(0, args!("--home {} down", home));
 }
+
+/// What nobody listens to is explained by the state of the house, not by the name of a socket.
+#[test]
+fn commands_say_that_the_house_is_down_and_what_to_type() {
+    let house = up(TWO);
+    house.expect(0, "down");
+    let home = house.home().display().to_string();
+    for command in [
+        "ps",
+        "activity",
+        "report",
+        "task list",
+        "why abbot",
+        "logs abbot",
+        "budget show",
+        "start abbot",
+        "agent show abbot",
+        "service list",
+    ] {
+        let said = house.expect_refusal(6, command);
+        let down = format!("the house in `{home}` is down");
+        for part in [&down[..], "`abbey up` starts it"] {
+            assert!(said.contains(part), "{part} in what {command} said: {said}");
+        }
+        for part in ["No such file", "hostd", "operator.sock"] {
+            assert!(
+                !said.contains(part),
+                "{part} in what {command} said: {said}"
+            );
+        }
+    }
+    house.expect(0, "up");
+    house.kill_control_plane();
+    let said = house.expect_refusal(6, "ps");
+    for part in [
+        "does not run",
+        "go on without it",
+        "`abbey up` starts it again",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    house.expect(0, "up");
+}

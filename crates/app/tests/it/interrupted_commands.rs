@@ -2,6 +2,7 @@
 
 use crate::{TWO, up};
 use abbey_testkit::args;
+use abbey_testkit::terminal::Typist;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -132,7 +133,10 @@ fn a_planted_text_of_before_is_not_put_into_the_manifest() {
     std::fs::write(&secret, "of root alone\n").unwrap();
     let edited = std::fs::read_to_string(&file).unwrap() + "# edited\n";
     let digest = abbey_support::digest::sha256_hex(edited.as_bytes());
-    let planted = house.path(&format!(".abbey.yaml.before-{}", &digest[..16]));
+    let home = house.home();
+    let tag = abbey_support::digest::sha256_hex(home.as_os_str().as_encoded_bytes());
+    let name = format!(".abbey.yaml.before-{}-{}", &tag[..8], &digest[..16]);
+    let planted = house.path(&name);
     let foreign = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(65_534), None);
     for link in [true, false] {
         std::fs::write(&file, &edited).unwrap();
@@ -166,4 +170,78 @@ fn commands_that_edit_one_manifest_wait_for_each_other() {
         assert!(text.contains(&format!("  p{n}:")), "{text}");
     }
     assert!(house.expect(0, "plan").contains("nothing to change"));
+}
+
+/// Everybody who can read the manifest can lock it, and nobody but the owner of the house can keep its commands waiting.
+#[test]
+fn a_lock_on_the_manifest_keeps_no_command_waiting() {
+    use std::os::unix::fs::PermissionsExt;
+    let house = up(TWO);
+    let locked = std::fs::File::open(house.path("abbey.yaml")).unwrap();
+    locked.lock_shared().unwrap();
+    house.expect(0, "agent new third --template worker --no-wait");
+    house.expect(0, "plan");
+    house.expect(0, "up --no-wait");
+    // The file that the edit replaced was locked, and the new one can be as well.
+    let locked = std::fs::File::open(house.path("abbey.yaml")).unwrap();
+    locked.lock().unwrap();
+    house.expect(0, "agent rename third fourth --now --no-wait");
+    house.expect(0, "up --no-wait");
+    let own = house.home().join("hostd");
+    let files = std::fs::read_dir(&own).unwrap().flatten();
+    let locks = files.filter(|f| f.file_name().to_string_lossy().ends_with(".lock"));
+    let mut found = 0;
+    for lock in locks {
+        let mode = lock.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", lock.path());
+        found += 1;
+    }
+    assert!(found >= 2, "{found}");
+}
+
+/// A person may leave a question open for hours: others edit the manifest meanwhile, and what is agreed to is what was shown.
+#[test]
+fn an_open_question_keeps_no_command_waiting() {
+    let house = up(TWO);
+    let other = house.path("other.yaml");
+    let line = TWO.lines().find(|l| l.contains("sysadmin:")).unwrap();
+    let without = |text: &str| text.replace(&format!("{line}\n"), "");
+    let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    std::fs::write(&other, without(&before)).unwrap();
+    let asked = Typist::new(&house, "up -f other.yaml");
+    asked.sees("[y/N]");
+    house.expect(0, "agent new third --template worker --no-wait");
+    asked.types("y\n");
+    asked.sees("planned again");
+    // What is removed now is another question.
+    asked.sees("third");
+    asked.types("n\n");
+    assert_eq!(asked.ends(), Some(4));
+    let names = house.json(0, "ps")["agents"].to_string();
+    assert!(
+        names.contains("\"third\"") && names.contains("\"sysadmin\""),
+        "{names}"
+    );
+
+    // The same for an edit by hand of what is to be applied.
+    let asked = Typist::new(&house, "up -f other.yaml --no-wait");
+    asked.sees("[y/N]");
+    let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    std::fs::write(&other, &text).unwrap();
+    asked.types("y\n");
+    asked.sees("planned again");
+    assert_eq!(asked.ends(), Some(0));
+    house.expect(0, "plan -f abbey.yaml");
+
+    // A command that edits the manifest makes no edit of a text that it has not seen.
+    std::fs::write(house.path("abbey.yaml"), without(&text)).unwrap();
+    let asked = Typist::new(&house, "agent new fourth --template worker --no-wait");
+    asked.sees("[y/N]");
+    std::fs::write(house.path("abbey.yaml"), &text).unwrap();
+    house.expect(0, "up --no-wait");
+    asked.types("y\n");
+    asked.sees("was edited meanwhile");
+    assert_eq!(asked.ends(), Some(4));
+    let now = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    assert_eq!(now, text);
 }

@@ -62,6 +62,7 @@ mod night;
 mod orchestration;
 mod plan_changes;
 mod presence;
+mod refused_starts;
 mod renaming;
 mod reports;
 mod resource_exhaustion;

@@ -21,6 +21,8 @@ const READERS: &[&str] = &[
     "agent move b --to a -f absent",
     "schedule add a/x --every 1h --task x -f absent",
     "schedule rm a/x -f absent",
+    "service disable db -f absent",
+    "service enable db -f absent",
     "workflow check -f absent",
     "import env absent",
     "import openclaw absent",

@@ -191,6 +191,24 @@ fn a_named_port_that_another_program_has_by_now_is_refused_with_its_holder() {
 }
 
 #[test]
+fn another_house_that_has_the_port_is_named() {
+    let (first, second) = (house(), house());
+    let manifest =
+        "house: taken\ndefaults: { cell: process, waive: [limits] }\nagents: { a: {} }\n";
+    let port = first.ports.last;
+    listen(&first, port, manifest);
+    first.expect(0, "up");
+    listen(&second, port, manifest);
+    let out = second.run("up");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    let holder = format!("control plane of the house in {}", first.home().display());
+    assert!(
+        told.contains("is in use by pid") && told.contains(&holder),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_service_is_not_ready_by_the_answer_of_another_program() {
     let house = house();
     let port = house.ports.last;

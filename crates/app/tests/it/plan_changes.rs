@@ -181,3 +181,41 @@ fn an_external_service_that_moves_restarts_nobody_and_is_reached_at_its_new_addr
     assert!(ask().contains("second"));
     assert_eq!(boots(&house), before);
 }
+
+#[test]
+fn a_service_is_disabled_and_enabled_by_name() {
+    let web = "web: { cell: process, command: [sleep, '3600'], probe: none } # kept";
+    let text = format!(
+        "house: h\nservices:\n  # The site.\n  {web}\nagents:\n  a: {{ template: worker, cell: process }}\n"
+    );
+    let house = up(&text);
+    let written = || std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let before = written();
+    house.expect(0, "service disable web");
+    assert_eq!(
+        written(),
+        before.replace("web: { cell", "web: { enabled: false, cell")
+    );
+    let list = house.json(0, "service list");
+    assert_eq!(list["services"], json!([]), "{list}");
+    assert_eq!(list["disabled"], json!(["web"]), "{list}");
+    assert!(house.expect(0, "plan").contains("nothing to change"));
+    house.expect(0, "service enable web");
+    assert_eq!(
+        written(),
+        before.replace("web: { cell", "web: { enabled: true, cell")
+    );
+    assert_eq!(house.json(0, "service list")["services"][0]["name"], "web");
+
+    house.expect_refusal(3, "service disable other");
+    let used = text.replace("template: worker", "template: worker, uses: [web]");
+    house.manifest(&used);
+    house.expect(0, "up");
+    let before = written();
+    let said = house.expect_refusal(2, "service disable web");
+    assert!(said.contains("uses the service `web`"), "{said}");
+    assert_eq!(written(), before);
+    // An agent has no such key; what people look for is named.
+    let said = house.expect_refusal(2, "agent disable a");
+    assert!(said.contains("`abbey stop`"), "{said}");
+}

@@ -164,6 +164,69 @@ fn each_state_of_presence_is_reached_in_a_microvm() {
 }
 
 #[test]
+fn a_process_that_a_signal_stopped_is_named() {
+    let house = house();
+    house.manifest("house: still\nservices:\n  s: { command: [sleep, inf], probe: none }\nagents: { a: { cell: process } }\n");
+    house.expect(0, "up");
+    let service = || house.json(0, "ps")["services"][0].clone();
+    assert_eq!(service()["presence"], "ready");
+    let main = i32::try_from(service()["pid"].as_i64().unwrap()).unwrap();
+    let agent = house.agent("a").pid.unwrap();
+    let program = worker_below(main);
+    for (pid, commands) in [
+        (program, ["ps", "why s", "doctor"]),
+        (main, ["ps", "why s", "doctor"]),
+        (agent, ["why a", "why a", "doctor"]),
+    ] {
+        send(pid, Signal::STOP);
+        for command in commands {
+            let shown = house.expect(0, command);
+            let cause = format!("its program (process {pid}) is stopped by a signal");
+            assert!(shown.contains(&cause), "{command}: {shown}");
+        }
+        let down = pid != agent;
+        assert!(!down || service()["presence"] == "down");
+        send(pid, Signal::CONT);
+        until("it goes on", || service()["presence"] == "ready");
+    }
+    // A pass of the reconciler replaces a cell whose shim does not answer; the new one is stopped as well then.
+    let record = house.home().join("run/cells/service-s/shim.json");
+    until("its shim is named", || {
+        let record = std::fs::read(&record).unwrap_or_default();
+        let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+        let shim = record["shim"]["pid"].as_i64().unwrap_or_default();
+        let Some(pid) = i32::try_from(shim).ok().and_then(Pid::from_raw) else {
+            return false;
+        };
+        let _replaced_already = kill_process(pid, Signal::STOP);
+        let cause = format!("the shim of its cell (process {shim}) is stopped by a signal");
+        let shown = house.expect(0, "ps");
+        let _replaced_already = kill_process(pid, Signal::CONT);
+        shown.contains(&cause)
+    });
+}
+
+#[test]
+fn who_reaches_a_service_at_its_slot_is_its_consumer() {
+    let house = house();
+    let web = "command: [python3, -m, http.server, '{port}', --bind, '{address}'], slot: cms";
+    house.manifest(&format!(
+        "house: reached\nservices:\n  web: {{ {web} }}\n  own: {{ command: [sleep, inf], probe: none }}\nagents:\n  a: {{}}\n  b: {{ uses: [own] }}\n"
+    ));
+    house.expect(0, "up");
+    let consumers = |name: &str| {
+        let doc = house.json(0, "service list");
+        let mut all = doc["services"].as_array().unwrap().iter();
+        let found = all.find(|s| s["name"] == name).unwrap();
+        found["consumers"].clone()
+    };
+    assert_eq!(consumers("web"), serde_json::json!(["a", "b"]));
+    assert_eq!(consumers("own"), serde_json::json!(["b"]));
+    let shown = house.expect(0, "service list");
+    assert!(shown.contains("a, b"), "{shown}");
+}
+
+#[test]
 fn services_are_shown_where_agents_are() {
     let house = house();
     house.manifest("house: shown\nservices:\n  bad: { cell: process, command: [sh, -c, exit 3], probe: none }\nagents: { a: { cell: process } }\n");

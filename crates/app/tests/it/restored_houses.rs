@@ -71,7 +71,7 @@ fn a_restored_house_does_not_run_beside_its_original() {
     // `plan` says beforehand what `up` would.
     let planned = second.expect(4, args!("plan -f {}", manifest.display().to_string()));
     assert!(planned.contains("restored from a backup"), "{planned}");
-    let told = second.expect_refusal(1, up);
+    let told = second.expect_refusal(4, up);
     let home = first.home().display().to_string();
     assert!(
         told.contains("restored from a backup") && told.contains(&home),
@@ -80,7 +80,7 @@ fn a_restored_house_does_not_run_beside_its_original() {
     first.expect(0, "ps");
     first.expect(0, "down");
     second.expect(0, args!("up -f {}", manifest.display().to_string()));
-    first.expect_refusal(1, "up");
+    first.expect_refusal(4, "up");
     second.expect(0, "down");
     first.expect(0, "up");
 }

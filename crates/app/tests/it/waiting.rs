@@ -64,6 +64,35 @@ fn the_wait_ends_with_the_reason_of_each_that_is_not_ready() {
     );
 }
 
+/// However long each boot lives, a service that keeps failing is not ready between two failures.
+#[test]
+fn no_command_calls_a_service_ready_that_keeps_failing() {
+    let house = house();
+    house.manifest("house: looping\ndefaults: { cell: process, waive: [limits] }\nagents: { a: {} }\nservices:\n  loop: { cell: process, command: [sh, -c, 'sleep 1.5; exit 3'], probe: none }\n");
+    house.expect(0, "up --no-wait");
+    let service = || house.json(0, "ps")["services"][0].clone();
+    until("it failed once", || service()["restarts"] != 0);
+    // Each of them tries it again at once.
+    for asked in ["up", "service restart loop", "up"] {
+        let out = house.run(asked);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(7), "{asked}: {text}");
+        assert!(
+            text.contains("service `loop` is") && text.contains("exit status 3"),
+            "{asked}: {text}"
+        );
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(!shown.contains("has restarted"), "{shown}");
+        assert_ne!(service()["presence"], "ready");
+    }
+    let why = house.expect(0, "why loop");
+    assert!(why.contains("exit status 3"), "{why}");
+    let checks = house.json(0, "doctor")["checks"].clone();
+    let mut checks = checks.as_array().unwrap().iter();
+    let found = checks.find(|c| c["id"] == "service.loop").unwrap();
+    assert_eq!(found["state"], "attention", "{found}");
+}
+
 #[test]
 fn a_command_that_follows_a_start_waits_until_the_agent_runs() {
     let house = house();

@@ -3,10 +3,13 @@
 use super::HostdConfig;
 use super::checkpoints::{checkpoint_file, ends_within_line};
 use super::named_files::open_sink_file;
+use crate::sys::lock::try_lock_file;
 use crate::{Error, Result};
 use abbey_model::{CheckpointLine, Timestamp};
+use abbey_support::digest::sha256_hex;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// More than the longest line of a checkpoint file, bytes.
@@ -66,8 +69,14 @@ pub(super) fn copy_checkpoints(
 ) -> std::result::Result<(), String> {
     let mut sink = open_sink_file(config, path)?;
     let failed = |e: io::Error| format!("cannot append to `{}`: {e}", path.display());
-    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-    rustix::fs::flock(&sink, lock).map_err(|e| failed(e.into()))?;
+    // Not a lock on the sink itself, which everybody who can read it could hold.
+    let digest = sha256_hex(path.as_os_str().as_bytes());
+    let lock = config
+        .hostd_dir()
+        .join(format!("sink-{}.lock", &digest[..16]));
+    let _lock = try_lock_file(&lock)
+        .map_err(|e| crate::error::error_chain(&e))?
+        .ok_or_else(|| failed(io::ErrorKind::WouldBlock.into()))?;
     let kept = checkpoint_file(&config.hostd_dir());
     let mut kept = match File::open(&kept) {
         Ok(file) => file,

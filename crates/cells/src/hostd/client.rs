@@ -4,6 +4,7 @@ use super::HostdApi;
 use super::HostdConfig;
 use super::operation::{HostdOperation, HostdReply, HostdRequest};
 use crate::sys::descriptors;
+use crate::sys::lock::holder_of_lock_file;
 use crate::sys::process::is_stopped;
 use crate::{Error, Result};
 use abbey_model::Millis;
@@ -37,6 +38,8 @@ const END_OF_REQUEST: usize = 2;
 #[derive(Debug, Clone)]
 pub struct HostdClient {
     socket: PathBuf,
+    /// What hostd holds locked while it runs.
+    lock: PathBuf,
 }
 
 impl HostdClient {
@@ -44,6 +47,7 @@ impl HostdClient {
     pub fn new(home: &Path) -> Self {
         HostdClient {
             socket: HostdConfig::socket_path(home),
+            lock: HostdConfig::lock_path(home),
         }
     }
 
@@ -80,10 +84,10 @@ impl HostdClient {
             stopped: pid.and_then(is_stopped) == Some(true),
         };
         let refused_or_full = |e: io::Error| match e.kind() {
-            io::ErrorKind::WouldBlock => hangs(None),
+            io::ErrorKind::WouldBlock => hangs(holder_of_lock_file(&self.lock)),
             _ => gone(e),
         };
-        let stream = connect_within(&self.socket, RECEIVES_WITHIN).map_err(refused_or_full)?;
+        let stream = connect(&self.socket, &self.lock).map_err(refused_or_full)?;
         let pid = require_trusted_peer(&stream).map_err(gone)?;
         let not_taken = |e: io::Error| match e.kind() {
             io::ErrorKind::WouldBlock => hangs(Some(pid)),
@@ -135,6 +139,24 @@ impl HostdClient {
     }
 }
 
+/// Connects to hostd. While its queue of connections is full, waits as long as for the receipt of a call.
+///
+/// # Errors
+/// As [`connect_within`].
+fn connect(socket: &Path, lock: &Path) -> io::Result<UnixStream> {
+    match connect_within(socket, CONTINUES_WITHIN) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+        connected => return connected,
+    }
+    let is_stopped = holder_of_lock_file(lock).and_then(is_stopped) == Some(true);
+    let rest = match is_stopped {
+        // It takes no call before it goes on; one more attempt, without a wait that anybody would notice.
+        true => FIRST_LOOK,
+        false => RECEIVES_WITHIN.saturating_sub(CONTINUES_WITHIN),
+    };
+    connect_within(socket, rest)
+}
+
 /// Connects to a Unix socket. While its queue of connections is full, waits for `limit` at most, and then fails with
 /// [`io::ErrorKind::WouldBlock`], as do later attempts to send what does not fit.
 pub(super) fn connect_within(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
@@ -170,7 +192,10 @@ pub fn hostd_state(home: &Path, within: Duration) -> HostdState {
     let stream = match connect_within(&HostdConfig::socket_path(home), within) {
         Ok(stream) => stream,
         Err(e) if is_absent(&e) => return HostdState::Absent,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return HostdState::Silent(None),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            let pid = holder_of_lock_file(&HostdConfig::lock_path(home));
+            return HostdState::Silent(pid);
+        }
         Err(_) => return HostdState::Unknown,
     };
     let Ok(pid) = require_trusted_peer(&stream) else {

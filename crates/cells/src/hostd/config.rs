@@ -41,6 +41,10 @@ impl HostdConfig {
     pub fn socket_path(home: &Path) -> PathBuf {
         home.join("run/hostd.sock")
     }
+    /// Path of the file that the hostd of the house in `home` holds locked while it runs: `HOME/hostd/hostd.lock`.
+    pub(super) fn lock_path(home: &Path) -> PathBuf {
+        home.join("hostd/hostd.lock")
+    }
     /// The house's directory, opened; everything that hostd does with files of others begins there.
     ///
     /// # Errors

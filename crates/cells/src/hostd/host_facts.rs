@@ -76,10 +76,7 @@ fn listening(config: &HostdConfig, first: u32) -> (BTreeMap<u16, String>, BTreeS
             foreign.insert(socket.port);
         }
         let name = match holder {
-            Some(pid) => {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                format!("pid {pid} ({})", name.trim())
-            }
+            Some(pid) => format!("pid {pid} ({})", program_name(pid)),
             None => "another program".to_owned(),
         };
         if !own || !ports.contains_key(&socket.port) {
@@ -87,6 +84,39 @@ fn listening(config: &HostdConfig, first: u32) -> (BTreeMap<u16, String>, BTreeS
         }
     }
     (ports, foreign)
+}
+
+/// Longest name of a program, characters.
+const NAME_MAX: usize = 120;
+
+/// Name of the program of a process, for people; of one of Abbey also what it is for which house. Whoever runs it chooses
+/// what that says, so it is escaped and cut.
+fn program_name(pid: i32) -> String {
+    let read = |file: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let comm = read("comm");
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = program.as_ref().and_then(|p| p.file_name()?.to_str());
+    let name = match program {
+        // Abbey starts itself by `/proc/self/exe`, of which the kernel keeps the last part.
+        Some(program) if comm.trim() == "exe" => program,
+        _ => comm.trim(),
+    };
+    let line = read("cmdline");
+    let words: Vec<&str> = line.split('\0').collect();
+    let text = match words[..] {
+        [_, "role", "serve", "--home", home, ..] if name.starts_with("abbey") => {
+            format!("{name}, control plane of the house in {home}")
+        }
+        [title, ..] if title.starts_with("abbey role ") => title.to_owned(),
+        _ => name.to_owned(),
+    };
+    text.chars()
+        .take(NAME_MAX)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 /// Processes of the shims of this house that run.

@@ -146,7 +146,7 @@ fn take_lock(config: &HostdConfig) -> Result<fs::File> {
         op: START,
         why: ANOTHER_HOSTD.to_owned(),
     };
-    lock::try_lock_file(&config.hostd_dir().join("hostd.lock"))?.ok_or_else(held)
+    lock::try_lock_file(&HostdConfig::lock_path(&config.home))?.ok_or_else(held)
 }
 
 /// The control plane may call, and nobody else but root.

@@ -2,7 +2,7 @@
 
 use super::client::{RECEIVES_WITHIN, connect_within};
 use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
-use crate::sys::lock::lock_holder;
+use crate::sys::lock::holder_of_lock_file;
 use crate::sys::process::{kill_process, runs_program};
 use crate::{Error, Result, crash};
 use std::fs;
@@ -29,9 +29,11 @@ pub fn is_privileged_hostd_running(home: &Path) -> bool {
     hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
 }
 
-/// Process id of the hostd that accepts calls for the house in `home`, whether or not it answers them.
+/// Process id of the hostd of the house in `home`, whether or not it accepts calls or answers them.
 pub fn listening_process(home: &Path) -> Option<i32> {
-    socket_owner(&HostdConfig::socket_path(home))
+    // The lock says it also while the queue of the socket is full, so that no connection can.
+    holder_of_lock_file(&HostdConfig::lock_path(home))
+        .or_else(|| socket_owner(&HostdConfig::socket_path(home)))
 }
 
 /// Process id of the program that listens on a Unix socket. None if the process that made the socket has ended: its number
@@ -135,7 +137,13 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
     }
     match line.trim() {
         "ok" => Err(failed("it started but does not answer".to_owned())),
-        "" => Err(failed("it ended before it answered".to_owned())),
+        "" => Err(failed(match is_full(&config.home) {
+            true => format!(
+                "it ended before it answered, and no space is left on the file system of `{}`; free some",
+                config.home.display()
+            ),
+            false => "it ended before it answered".to_owned(),
+        })),
         // It says itself that it could not start.
         why => {
             let repeated = Error::Hostd {
@@ -146,6 +154,12 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<Hostd
             Err(failed(why.to_owned()))
         }
     }
+}
+
+/// Whether a file system has no free block, or no free inode.
+fn is_full(path: &Path) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|fs| fs.f_bavail == 0 || (fs.f_files > 0 && fs.f_favail == 0))
 }
 
 /// Unit of systemd that manages a process of Abbey; none for one that a command started, whatever unit that runs in.
@@ -163,9 +177,8 @@ fn kill_hostd(config: &HostdConfig, pid: i32) -> bool {
         return true;
     };
     // Whoever has the lock is the hostd of this house; what is behind the socket may be another program.
-    let lock = fs::File::open(config.hostd_dir().join("hostd.lock"));
-    let holds_lock = lock.is_ok_and(|file| lock_holder(&file) == Some(pid));
-    if !holds_lock || unit_of(pid).is_some() {
+    let holder = holder_of_lock_file(&HostdConfig::lock_path(&config.home));
+    if holder != Some(pid) || unit_of(pid).is_some() {
         return false;
     }
     kill_process(&process);

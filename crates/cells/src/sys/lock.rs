@@ -3,20 +3,31 @@
 use crate::sys::process;
 use crate::{Error, Result};
 use abbey_launch::read_kernel_file;
-use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use std::fs::{File, Permissions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+/// Mode of a lock file: whoever can open a file can hold its lock, so only its owner can.
+const MODE: u32 = 0o600;
 
 /// Opens the file of a lock, which need not exist.
 fn open(path: &Path) -> Result<File> {
-    File::options()
+    let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(MODE)
         .open(path)
-        .map_err(Error::file("open", path))
+        .map_err(Error::file("open", path))?;
+    // Earlier versions made it readable for others.
+    let found = file.metadata().map_err(Error::file("open", path))?;
+    if found.mode() & 0o077 != 0 && found.uid() == rustix::process::geteuid().as_raw() {
+        file.set_permissions(Permissions::from_mode(MODE))
+            .map_err(Error::file("set the mode of", path))?;
+    }
+    Ok(file)
 }
 
 /// Opens and locks the lock file at `path` (`flock(2)`), waiting until it is free. Dropping the file releases the
@@ -56,6 +67,13 @@ pub fn lock_holder(file: &File) -> Option<i32> {
     })
 }
 
+/// As [`lock_holder`], of the lock file at `path`, which this process need not be able to read.
+pub(crate) fn holder_of_lock_file(path: &Path) -> Option<i32> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).ok()?;
+    lock_holder(&File::from(file))
+}
+
 /// What `/proc/locks` calls an open file: the number of its file system and its inode there, which are not always those that
 /// `stat(2)` gives.
 fn name_in_locks(file: &File) -> Option<String> {
@@ -85,7 +103,22 @@ mod tests {
         let held = try_lock_file(file.path()).unwrap().unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         assert_eq!(lock_holder(&other), Some(me));
+        assert_eq!(holder_of_lock_file(file.path()), Some(me));
         drop(held);
         assert_eq!(lock_holder(&other), None);
+    }
+
+    #[test]
+    fn only_the_owner_can_open_a_lock_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        std::fs::write(&old, "").unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o644)).unwrap();
+        for path in [&new, &old] {
+            let held = try_lock_file(path).unwrap();
+            assert!(held.is_some());
+            assert_eq!(mode(path), 0o600);
+        }
     }
 }

@@ -119,19 +119,24 @@ pub(crate) fn process_tree(pid: i32) -> Vec<i32> {
     let mut all = vec![pid];
     let mut next = 0;
     while let Some(parent) = all.get(next) {
-        let tasks = fs::read_dir(format!("/proc/{parent}/task"));
-        let children = tasks.into_iter().flatten().flatten().filter_map(|t| {
-            let text = fs::read_to_string(t.path().join("children")).ok()?;
-            Some(
-                text.split_whitespace()
-                    .filter_map(|p| p.parse().ok())
-                    .collect::<Vec<i32>>(),
-            )
-        });
-        all.extend(children.flatten().collect::<Vec<i32>>());
+        all.extend(children(*parent));
         next += 1;
     }
     all
+}
+
+/// Process ids of the children of a process.
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let children = tasks.into_iter().flatten().flatten().filter_map(|t| {
+        let text = fs::read_to_string(t.path().join("children")).ok()?;
+        Some(
+            text.split_whitespace()
+                .filter_map(|p| p.parse().ok())
+                .collect::<Vec<i32>>(),
+        )
+    });
+    children.flatten().collect()
 }
 
 /// Stops (`on`) or continues all listed processes by signal, listing them again until all are in that state.
@@ -164,6 +169,22 @@ pub fn is_stopped(pid: i32) -> Option<bool> {
         "Z" | "X" => None,
         state => Some(state == "T"),
     }
+}
+
+/// The first process that a signal has stopped: of this one, its oldest child, and so on for this many generations below it.
+/// None if none is.
+pub fn first_stopped(first: i32, generations: usize) -> Option<i32> {
+    let mut pid = first;
+    for _ in 0..=generations {
+        match is_stopped(pid) {
+            Some(true) => return Some(pid),
+            Some(false) => {}
+            None => return None,
+        }
+        // The kernel lists them by age; those that a process inherits come last.
+        pid = *children(pid).first()?;
+    }
+    None
 }
 
 #[cfg(test)]

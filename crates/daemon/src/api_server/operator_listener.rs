@@ -4,7 +4,7 @@
 use crate::api_server::hooks::PeerAddress;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish_file};
-use crate::core::listen::{ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix};
+use crate::core::listen::{Callers, ConnectionPlace, ConnectionPlaces, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::state::NetState;
 use axum::Router;
@@ -50,9 +50,13 @@ struct Open {
 }
 
 /// Serves a router by HTTP on a Unix socket until the control plane stops.
-pub(crate) fn serve_on_unix_socket(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
+pub(crate) fn serve_on_unix_socket(
+    rt: &Runtime,
+    socket: (PathBuf, Callers),
+    router: Router,
+) -> Result<()> {
     let stop = rt.stop_token();
-    listen_unix(rt, path, move |stream, place| {
+    listen_unix(rt, socket, move |stream, place| {
         serve_connection(stream, None, router.clone(), stop.clone(), place)
     })
 }
@@ -171,7 +175,7 @@ async fn accept(
     tls: Option<tokio_rustls::TlsAcceptor>,
     close: CancellationToken,
 ) {
-    let places = ConnectionPlaces::new();
+    let places = ConnectionPlaces::new(Callers::Others);
     loop {
         let (stream, place) = tokio::select! {
             next = places.next(&rt, &listener) => next,

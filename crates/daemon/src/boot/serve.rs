@@ -10,6 +10,7 @@ use crate::cells::provision;
 use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
+use crate::core::listen::Callers;
 use crate::core::restored_house::require_consent_to_uses;
 use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
@@ -17,9 +18,9 @@ use crate::work::model_gateway;
 use abbey_api::Problem;
 use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
 use abbey_model::{FaultKind, Millis};
-use abbey_store::Clock;
+use abbey_store::{Clock, Error as StoreError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,10 +97,11 @@ pub async fn serve(options: Options) -> Result<()> {
         .set_router(operator_routes.clone());
     serve_on_unix_socket(
         rt,
-        home.agent_api_socket(),
+        (home.agent_api_socket(), Callers::Others),
         agent_api::agent_router(Arc::clone(&plane.api), gateway),
     )?;
-    serve_on_unix_socket(rt, home.operator_api_socket(), operator_routes)?;
+    let of_owner = (home.operator_api_socket(), Callers::Owner);
+    serve_on_unix_socket(rt, of_owner, operator_routes)?;
     egress::listen_for_egress(&plane.net)?;
     dns::listen_for_dns(&plane.net)?;
     let listening = plane.api.operator_listener.listen_as_planned(&plane.net);
@@ -238,12 +240,33 @@ impl StoppedHouse {
             state,
             ..ControlPlaneParts::for_host(&home, helper, clock)
         };
+        let opened = open_control_plane(&home, parts).await;
+        let plane = opened.map_err(|e| name_original(e, copy.path(), home.root()))?;
         Ok(StoppedHouse {
-            plane: open_control_plane(&home, parts).await?,
+            plane,
             runs_as,
             _lock: lock,
             _copy: copy,
         })
+    }
+}
+
+/// The error about a state file, with its path in the home in place of that of its copy.
+fn name_original(error: Error, copy: &Path, home: &Path) -> Error {
+    let original = |path: PathBuf| match path.strip_prefix(copy) {
+        Ok(name) => home.join(name),
+        Err(_) => path,
+    };
+    match error {
+        Error::Store(StoreError::Corrupt { path, why }) => {
+            let path = original(path);
+            Error::Store(StoreError::Corrupt { path, why })
+        }
+        Error::Store(StoreError::Newer { path, found, known }) => {
+            let path = original(path);
+            Error::Store(StoreError::Newer { path, found, known })
+        }
+        other => other,
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod identity_files;
 pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod observations;
+pub(crate) mod probes;
 pub(crate) mod process_end;
 pub(crate) mod provision;
 pub(crate) mod reconciler;

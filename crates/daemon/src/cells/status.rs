@@ -2,17 +2,18 @@
 //! two are cached briefly so that many viewers cost no more than one.
 
 use crate::cells::observations::{AgentAnswers, AgentReading, Seen};
+use crate::cells::probes::{StoppedProcess, is_answering, listens, stopped_service_process};
 use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
-use crate::core::runtime::{Runtime, run_blocking};
+use crate::core::runtime::run_blocking;
 use abbey_cells::CellRecord;
-use abbey_engine::supervision::{self};
-use abbey_model::{CellKind, CellName, Observed, Presence, Slug};
-use abbey_plan::Service;
+use abbey_engine::supervision::{self, CRASH_LOOP};
+use abbey_model::{CellKind, CellName, Millis, Observed, Presence, Slug};
+use abbey_plan::{Probe, Service};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 /// How long a probe's answer and a resource reading are reused.
@@ -23,7 +24,7 @@ pub(crate) const FRESH: Duration = Duration::from_millis(500);
 pub(crate) async fn probe_cached(
     cells: &CellsState,
     address: SocketAddrV4,
-    path: &str,
+    probe: Probe<'_>,
     generation: u64,
     shim: Option<i32>,
 ) -> bool {
@@ -38,7 +39,7 @@ pub(crate) async fn probe_cached(
     {
         return answer;
     }
-    let answer = is_answering(&cells.core.rt, address, path).await && listens(shim, address).await;
+    let answer = is_answering(&cells.core.rt, address, probe).await && listens(shim, address).await;
     let mut readings = cells.observations.readings.lock();
     readings
         .probes
@@ -66,22 +67,6 @@ pub(crate) fn cgroup_usage_cached(
         .retain(|_, (at, _)| now.duration_since(*at) < FRESH * 20);
     readings.usages.insert(key, (now, usage));
     usage
-}
-
-/// Longest wait for a probe.
-pub(crate) const PROBE_WITHIN: Duration = Duration::from_millis(400);
-
-/// Probes an address once: connects and, if `path` is not empty, requires status 200 of a GET
-/// request.
-pub(crate) async fn is_answering(rt: &Runtime, at: SocketAddrV4, path: &str) -> bool {
-    let Ok(Ok(stream)) = rt.timeout(PROBE_WITHIN, TcpStream::connect(at)).await else {
-        return false;
-    };
-    if path.is_empty() {
-        return true;
-    }
-    let status = abbey_support::http::get_status(stream, path, PROBE_WITHIN).await;
-    status.is_ok_and(|s| s == 200)
 }
 
 /// Longest wait for the answer through an agent's own port: the control plane gives it itself.
@@ -113,17 +98,84 @@ pub(crate) async fn service_presence(
     };
     let running = is_serving(seen);
     let answers = match (running, at, service.probe()) {
-        (true, Some(at), Some(path)) => {
+        (true, Some(at), Some(probe)) => {
             let generation = seen.history.generation.0;
-            Some(probe_cached(cells, at, path, generation, shim_on_host(seen, service)).await)
+            Some(probe_cached(cells, at, probe, generation, shim_on_host(seen, service)).await)
         }
         _ => None,
     };
     let ingress = answers.unwrap_or(running);
-    (
-        supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
-        answers,
-    )
+    let presence = supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress);
+    let stopped = stopped_service_process(seen, service);
+    let presence = match (presence, stopped) {
+        (Presence::Ready | Presence::WorkerOnly, Some(StoppedProcess::Program(_))) => {
+            Presence::Down
+        }
+        (Presence::Ready, _) if is_settling(cells, seen, service) => {
+            match seen.history.failures >= CRASH_LOOP {
+                true => Presence::Degraded,
+                false => Presence::Starting,
+            }
+        }
+        (presence, _) => presence,
+    };
+    (presence, answers)
+}
+
+/// Uptime from which on a service counts as started.
+fn settle_time(seen: &Seen, service: &Service) -> Millis {
+    supervision::settle_time(&seen.history, service.probe().is_some())
+}
+
+/// Whether a service runs, but not yet for as long as it has to, to count as started.
+pub(crate) fn is_settling(cells: &CellsState, seen: &Seen, service: &Service) -> bool {
+    match seen.observed {
+        Observed::Running { started_at, .. } => {
+            cells.core.store.now().since(started_at) < settle_time(seen, service)
+        }
+        _ => false,
+    }
+}
+
+/// Why a service that runs does not count as started yet.
+pub(crate) fn describe_settling(seen: &Seen, service: &Service) -> String {
+    let seconds = |time: Millis| (time.0 + 999) / 1000;
+    let needed = seconds(settle_time(seen, service));
+    let history = &seen.history;
+    let exit = history.last_exit.as_ref();
+    let exit = exit.filter(|last| !last.exit.was_requested());
+    let exit = exit.map_or_else(String::new, |last| format!(" ({})", last.exit));
+    let lived = seconds(history.lived);
+    let before = match history.early_ends {
+        0 => {
+            return format!(
+                "nothing probes it, so it counts as ready once it has run for {needed} s"
+            );
+        }
+        1 => format!("it failed {lived} s after its last start{exit}"),
+        ends => format!(
+            "it failed soon after each of its last {ends} starts, the last time after {lived} s{exit}"
+        ),
+    };
+    format!("{before}, so it counts as ready once it has run for {needed} s")
+}
+
+/// Why a service that the house runs, of this presence, is not as it should be, as far as its cell tells: a process of it
+/// is stopped, it keeps failing, or it does not answer.
+pub(crate) fn describe_trouble(
+    cells: &CellsState,
+    seen: &Seen,
+    service: &Service,
+    presence: Presence,
+) -> Option<String> {
+    if let Some(stopped) = stopped_service_process(seen, service) {
+        return Some(stopped.describe());
+    }
+    if presence == Presence::WorkerOnly {
+        return Some(describe_silence(service));
+    }
+    let fails = seen.history.early_ends > 0 && is_settling(cells, seen, service);
+    fails.then(|| describe_settling(seen, service))
 }
 
 /// Shim of a service whose program listens on the host's own network, where anybody may have its port.
@@ -131,15 +183,6 @@ fn shim_on_host(seen: &Seen, service: &Service) -> Option<i32> {
     let on_host = service.at.is_none() && service.cell == CellKind::Process;
     let record = seen.record.as_ref().filter(|_| on_host);
     record.map(|record| record.shim.pid)
-}
-
-/// Whether what listens at an address is a process below the shim; true without one.
-async fn listens(shim: Option<i32>, at: SocketAddrV4) -> bool {
-    let Some(shim) = shim else {
-        return true;
-    };
-    let found = run_blocking(move || abbey_cells::descendants_listen(shim, at)).await;
-    found.unwrap_or(true)
 }
 
 /// Presence of an agent from its observation and, if it runs, from two probes: the heartbeat of its worker, and a
@@ -250,10 +293,13 @@ async fn probe_agent(cells: &CellsState, cell: &CellName) -> AgentAnswers {
 /// What to say of a service that runs and does not answer its probe.
 pub(crate) fn describe_silence(service: &Service) -> String {
     match service.probe() {
-        Some(path) if !path.is_empty() => format!(
+        Some(Probe::Http(path)) => format!(
             "it runs and does not answer a GET of `{path}` at its port with status 200; `probe` in its entry names the path, and `probe: none` is for a program that serves no port"
         ),
-        _ => "it runs and does not answer at its port; `probe: none` is for a program that serves no port".to_owned(),
+        Some(Probe::Postgres) => {
+            "it runs and does not answer the start of a connection at its port".to_owned()
+        }
+        Some(Probe::Connect) | None => "it runs and does not answer at its port; `probe: none` is for a program that serves no port".to_owned(),
     }
 }
 
@@ -281,9 +327,13 @@ pub(crate) async fn service_problem(
     if !running {
         return Some(format!("service `{service}` is not running"));
     }
-    let (at, path) = at.zip(declared.probe())?;
+    if let Some(seen) = seen.filter(|seen| is_settling(cells, seen, declared)) {
+        let why = describe_settling(seen, declared);
+        return Some(format!("service `{service}` has just started: {why}"));
+    }
+    let (at, probe) = at.zip(declared.probe())?;
     let shim = seen.and_then(|seen| shim_on_host(seen, declared));
-    match is_answering(&cells.core.rt, at, path).await && listens(shim, at).await {
+    match is_answering(&cells.core.rt, at, probe).await && listens(shim, at).await {
         true => None,
         false => Some(format!(
             "service `{service}` does not answer its probe; `abbey service logs {service}` shows its output"

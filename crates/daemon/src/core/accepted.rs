@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -20,7 +20,26 @@ pub(super) const SPARE_FILES: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct SpareFiles(Mutex<Vec<OwnedFd>>);
 
+/// Those of all listeners of this process.
+static ALL_SPARE_FILES: Mutex<Vec<Weak<SpareFiles>>> = Mutex::new(Vec::new());
+
 impl SpareFiles {
+    /// Those of a new listener.
+    pub(super) fn of_listener() -> Arc<SpareFiles> {
+        let files = Arc::new(SpareFiles::default());
+        let mut all = ALL_SPARE_FILES.lock();
+        all.retain(|listener| listener.strong_count() > 0);
+        all.push(Arc::downgrade(&files));
+        files
+    }
+
+    /// Closes one of any listener; false if none has one.
+    pub(super) fn release_any() -> bool {
+        let all = ALL_SPARE_FILES.lock();
+        let mut listeners = all.iter().filter_map(Weak::upgrade);
+        listeners.any(|files| files.release())
+    }
+
     /// Opens what is missing, as far as there are descriptors.
     pub(super) fn refill(&self) {
         let mut files = self.0.lock();

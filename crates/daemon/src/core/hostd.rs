@@ -7,6 +7,7 @@ use crate::core::runtime;
 use abbey_api::Problem;
 use abbey_cells::hostd;
 use abbey_model::{FaultKind, Slug};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Runs a blocking call of hostd or of a cell backend on a thread of its own, and awaits its
@@ -102,8 +103,8 @@ pub fn run_hostd(home: PathBuf, ready: impl FnOnce()) -> std::result::Result<(),
     let config = Home::new(home).hostd_config()?;
     let ready = || {
         if let Err(error) = hostd::publish_agent_command(&config) {
-            // Agents work without it; only their scripts need it.
-            eprintln!("{}", Error::from(error).chain());
+            // Agents work without it; only their scripts need it. The log may be on the full disk as well.
+            let _not_logged = writeln!(std::io::stderr(), "{}", Error::from(error).chain());
         }
         ready();
     };

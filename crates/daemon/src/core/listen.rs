@@ -44,6 +44,16 @@ pub(crate) struct ConnectionPlaces {
     permits: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
     spare: Arc<SpareFiles>,
+    callers: Callers,
+}
+
+/// Who connects to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// The owner of the house and root. They get in as long as any listener has a spare descriptor.
+    Owner,
+    /// Cells, or whoever reaches the address.
+    Others,
 }
 
 #[derive(Default)]
@@ -57,15 +67,17 @@ struct Waiting {
 
 impl ConnectionPlaces {
     /// As many places as this process has descriptors for.
-    pub(crate) fn new() -> Arc<ConnectionPlaces> {
-        Self::with_places(connections_max(getrlimit(Resource::Nofile).current))
+    pub(crate) fn new(callers: Callers) -> Arc<ConnectionPlaces> {
+        let places = connections_max(getrlimit(Resource::Nofile).current);
+        Self::with_places(places, callers)
     }
 
-    fn with_places(places: usize) -> Arc<ConnectionPlaces> {
+    fn with_places(places: usize, callers: Callers) -> Arc<ConnectionPlaces> {
         let places = ConnectionPlaces {
             permits: Arc::new(Semaphore::new(places)),
             waiting: Mutex::default(),
-            spare: Arc::default(),
+            spare: SpareFiles::of_listener(),
+            callers,
         };
         places.spare.refill();
         Arc::new(places)
@@ -85,15 +97,22 @@ impl ConnectionPlaces {
                 return (connection, self.acquire().await);
             }
             let waiting = listener.has_waiting();
-            if waiting && self.spare.release() {
+            if waiting && self.make_room() {
                 continue;
             }
             if waiting && pauses >= PAUSES_BEFORE_CLOSING {
                 self.waiting.lock().close_oldest();
             }
             rt.sleep(ACCEPT_AGAIN).await;
+            // A descriptor that was released for a connection may have gone to something else, and be free again.
+            self.spare.refill();
             pauses = if waiting { pauses + 1 } else { 0 };
         }
+    }
+
+    /// Releases a spare descriptor for the connection that waits; false if there is none.
+    fn make_room(&self) -> bool {
+        self.spare.release() || (self.callers == Callers::Owner && SpareFiles::release_any())
     }
 
     /// A place for a new connection.
@@ -183,7 +202,7 @@ impl Drop for RequestInProgress {
 /// connection, with its place, until the control plane stops.
 pub(crate) fn listen_unix<F>(
     rt: &Runtime,
-    path: PathBuf,
+    (path, callers): (PathBuf, Callers),
     serve: impl Fn(Accepted<UnixStream>, Arc<ConnectionPlace>) -> F + Send + 'static,
 ) -> Result<()>
 where
@@ -197,7 +216,7 @@ where
         .map_err(Error::file("protect", &path))?;
     let inner = rt.clone();
     drop(rt.spawn(async move {
-        let places = ConnectionPlaces::new();
+        let places = ConnectionPlaces::new(callers);
         loop {
             let (stream, place) = tokio::select! {
                 next = places.next(&inner, &listener) => next,
@@ -256,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_descriptors_a_spare_one_serves_and_then_the_oldest_connection_goes() {
-        let places = ConnectionPlaces::with_places(4);
+        let places = ConnectionPlaces::with_places(4, Callers::Others);
         let idle = places.acquire().await;
         let closes = tokio::spawn(async move { idle.closed().await });
         let dir = tempfile::tempdir().unwrap();
@@ -282,9 +301,27 @@ mod tests {
         drop(place);
     }
 
+    #[test]
+    fn the_owner_takes_the_spare_descriptors_of_others_but_not_they_those_of_the_owner() {
+        let owner = ConnectionPlaces::with_places(2, Callers::Owner);
+        let others = ConnectionPlaces::with_places(2, Callers::Others);
+        for _ in 0..SPARE_FILES {
+            assert!(others.make_room());
+        }
+        assert!(!others.make_room());
+        assert_eq!(owner.spare.count(), SPARE_FILES);
+        others.spare.refill();
+        let mut released = 0;
+        while owner.make_room() {
+            released += 1;
+        }
+        assert!(released >= 2 * SPARE_FILES);
+        assert_eq!((owner.spare.count(), others.spare.count()), (0, 0));
+    }
+
     #[tokio::test]
     async fn a_new_connection_gets_the_place_of_the_one_that_waited_longest() {
-        let places = ConnectionPlaces::with_places(2);
+        let places = ConnectionPlaces::with_places(2, Callers::Others);
         let (busy, idle) = (places.acquire().await, places.acquire().await);
         let request = busy.begin_request();
         let ends = tokio::spawn(async move { idle.closed().await });

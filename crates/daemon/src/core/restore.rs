@@ -4,6 +4,7 @@
 use crate::core::archive::{
     self, ALLOCATIONS, BackupContents, CHECKPOINTS, CONTENTS, DATABASE, Place, place_of,
 };
+use crate::core::created_paths::CreatedPaths;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, create_dir_with_mode, publish_file};
 use crate::core::{restored_house, runtime};
@@ -14,8 +15,8 @@ use abbey_cells::hostd::{
 };
 use abbey_model::{CellName, CheckpointLine, FaultKind, Secret, Slug};
 use abbey_store::{
-    AuditVerification, KnownCheckpoints, Sqlite, SqliteOptions, Storage, SystemClock,
-    import_state_file, public_key,
+    AuditVerification, GenerationRow, KnownCheckpoints, Sqlite, SqliteOptions, Storage,
+    SystemClock, import_state_file, public_key,
 };
 use abbey_support::input::open_input;
 use abbey_support::{digest, file};
@@ -508,47 +509,25 @@ pub fn restore_backup(
         );
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
-    let config = home.create_directories()?;
-    let _lock = home.acquire_lock()?;
-    sweep_scratch(&home);
-    let scratch = tempfile::Builder::new()
-        .prefix(SCRATCH)
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(home.root())
-        .map_err(Error::file("make a directory in", home.root()))?;
-    let dir = scratch.path();
-    let staged = stage(from, dir, true)?;
-    let contents = staged.contents.as_ref();
-    let mut notes = Vec::new();
-    let wrapped = contents.and_then(|c| c.signing_key.as_ref());
-    let previous = match (wrapped, passphrase) {
-        (Some(wrapped), Some(passphrase)) => {
-            Some(archive::unwrap_signing_key(wrapped, passphrase)?)
+    let created = CreatedPaths::since_now(home.root());
+    let Prepared {
+        config,
+        lock: _lock,
+        scratch,
+        staged,
+        notes,
+        kept,
+        in_force,
+    } = match prepare(&home, from, passphrase) {
+        Ok(prepared) => prepared,
+        // A house that runs there made its own directories.
+        Err(locked @ Error::Locked { .. }) => return Err(locked),
+        Err(error) => {
+            created.remove();
+            return Err(error);
         }
-        (Some(_), None) => {
-            notes.push("the archive holds the signing key of the audit log; without `--passphrase-file` it does not confirm the new key".to_owned());
-            None
-        }
-        (None, Some(_)) => {
-            let text = "the archive holds no signing key, so it needs no passphrase";
-            return Err(Problem::new(FaultKind::Invalid, text).into());
-        }
-        (None, None) => None,
     };
-    if let Some(why) = &staged.log.why {
-        notes.push(format!(
-            "the audit log in the archive does not verify, and will not after the restore: entry {}: {why}",
-            staged.log.first_bad.unwrap_or(0)
-        ));
-    }
-    let key = home.load_or_create_signing_key()?;
-    let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
-    let store = open_store(&dir.join(DATABASE), key)?;
-    store
-        .record_restore(previous, staged.state_hash.clone())
-        .wait()?;
-    let in_force = store.current_generation().wait()?;
-    drop(store);
+    let (dir, mut notes) = (scratch.path(), notes);
     end_cells(&config)?;
     let stamp = runtime::host_wall_clock().0;
     let aside = home.root().join(format!("replaced-{stamp}"));
@@ -629,6 +608,73 @@ pub fn restore_backup(
         left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
         notes,
         uses_of_host: uses.into_iter().collect(),
+    })
+}
+
+/// A restore of which nothing is in place yet.
+struct Prepared {
+    config: HostdConfig,
+    lock: File,
+    /// What is to be put in place.
+    scratch: tempfile::TempDir,
+    staged: Staged,
+    notes: Vec<String>,
+    /// Lines to append to the checkpoint file of the home.
+    kept: Vec<CheckpointLine>,
+    /// Plan in force of the restored house.
+    in_force: Option<GenerationRow>,
+}
+
+/// Reads an archive into a directory of the home, and checks it.
+fn prepare(home: &Home, from: &Path, passphrase: Option<&Secret>) -> Result<Prepared> {
+    let config = home.create_directories()?;
+    let lock = home.acquire_lock()?;
+    sweep_scratch(home);
+    let scratch = tempfile::Builder::new()
+        .prefix(SCRATCH)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(home.root())
+        .map_err(Error::file("make a directory in", home.root()))?;
+    let staged = stage(from, scratch.path(), true)?;
+    let contents = staged.contents.as_ref();
+    let mut notes = Vec::new();
+    let wrapped = contents.and_then(|c| c.signing_key.as_ref());
+    let previous = match (wrapped, passphrase) {
+        (Some(wrapped), Some(passphrase)) => {
+            Some(archive::unwrap_signing_key(wrapped, passphrase)?)
+        }
+        (Some(_), None) => {
+            notes.push("the archive holds the signing key of the audit log; without `--passphrase-file` it does not confirm the new key".to_owned());
+            None
+        }
+        (None, Some(_)) => {
+            let text = "the archive holds no signing key, so it needs no passphrase";
+            return Err(Problem::new(FaultKind::Invalid, text).into());
+        }
+        (None, None) => None,
+    };
+    if let Some(why) = &staged.log.why {
+        notes.push(format!(
+            "the audit log in the archive does not verify, and will not after the restore: entry {}: {why}",
+            staged.log.first_bad.unwrap_or(0)
+        ));
+    }
+    let key = home.load_or_create_signing_key()?;
+    let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
+    let store = open_store(&scratch.path().join(DATABASE), key)?;
+    store
+        .record_restore(previous, staged.state_hash.clone())
+        .wait()?;
+    let in_force = store.current_generation().wait()?;
+    drop(store);
+    Ok(Prepared {
+        config,
+        lock,
+        scratch,
+        staged,
+        notes,
+        kept,
+        in_force,
     })
 }
 

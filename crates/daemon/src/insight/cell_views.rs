@@ -1,8 +1,9 @@
 //! Agents and services of the plan as API documents, with their current status.
 
 use crate::cells::observations::Seen;
+use crate::cells::probes::stopped_process;
 use crate::cells::status::{
-    agent_presence, cgroup_usage_cached, describe_silence, probe_cached, service_presence,
+    agent_presence, cgroup_usage_cached, describe_trouble, probe_cached, service_presence,
 };
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
@@ -16,6 +17,7 @@ use abbey_engine::budget::Account;
 use abbey_engine::provider_health::ProviderCondition;
 use abbey_engine::supervision;
 use abbey_model::{CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState};
+use abbey_plan::{Probe, can_reach};
 use abbey_store::{TaskFilter, TaskRow};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -186,8 +188,8 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         let (presence, healthy) = match service.at {
             // The house does not run an external service, so only the probe tells its status.
             Some(at) => {
-                let path = service.probe().unwrap_or_default();
-                let answers = probe_cached(&work.cells, at, path, 0, None).await;
+                let probe = service.probe().unwrap_or(Probe::Connect);
+                let answers = probe_cached(&work.cells, at, probe, 0, None).await;
                 let presence = if answers {
                     Presence::Ready
                 } else {
@@ -203,7 +205,11 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
-        let used = |a: &&abbey_plan::Agent| agent_uses_service(&current.house, a, slug);
+        // Where each has a credential of its own, an address alone is of no use.
+        let used = |a: &&abbey_plan::Agent| {
+            agent_uses_service(&current.house, a, slug)
+                || !service.kind.has_consumers() && can_reach(&current.house, a, service)
+        };
         services.push(ServiceView {
             name: slug.to_string(),
             presence,
@@ -220,10 +226,10 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             restarts: seen.map_or(0, |s| s.history.restarts),
             kind: service.kind.name().to_owned(),
             waits: seen.and_then(|s| s.waits.clone()),
-            trouble: trouble.get(slug).cloned().or_else(|| {
-                let silent = presence == Presence::WorkerOnly && healthy == Some(false);
-                silent.then(|| describe_silence(service))
-            }),
+            trouble: trouble
+                .get(slug)
+                .cloned()
+                .or_else(|| describe_trouble(&work.cells, seen?, service, presence)),
             pending: match service.kind.has_consumers() {
                 false => Vec::new(),
                 true => {
@@ -293,7 +299,13 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
         if let Some(why) = &seen.waits {
             say("no_room", why.clone());
         }
+        let stopped = stopped_process(seen, agent.cell, 0);
+        if let Some(stopped) = stopped {
+            say("process_stopped", stopped.describe());
+        }
         match &seen.observed {
+            Observed::Running { ready: true, .. }
+                if stopped.is_some() && presence != Presence::IngressOnly => {}
             Observed::Running { ready: true, .. } if presence == Presence::IngressOnly => say(
                 "worker_hung",
                 format!(

@@ -3,7 +3,10 @@
 //! Every command that waits asks here, so that all of them wait for the same and give the same reasons.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{agent_presence, describe_silence, probe_cached, service_presence};
+use crate::cells::status::{
+    agent_presence, describe_settling, describe_trouble, is_settling, probe_cached,
+    service_presence,
+};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
@@ -11,7 +14,7 @@ use abbey_agents::runtime;
 use abbey_api::{Problem, ReadinessDoc, ReadinessState, ReadinessView, VERSION};
 use abbey_engine::supervision::CRASH_LOOP;
 use abbey_model::{CellName, DesiredState, FaultKind, Millis, Observed, Presence, Slug};
-use abbey_plan::ServiceKind;
+use abbey_plan::{Probe, ServiceKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,8 +28,8 @@ const HELD_UP: Duration = Duration::from_secs(5);
 /// again every 2 seconds.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Time for which a service that no probe can ask has to run, to count as started.
-const SURVIVES: Millis = Millis::from_secs(1);
+/// Uptime after which a service is not expected to answer any more if its entry names no port at which it would.
+const SILENT: Millis = Millis::from_secs(10);
 
 /// Agents and services to look at.
 pub(crate) enum Watched {
@@ -308,6 +311,16 @@ fn judge_running(
     let agents = current.house.agents.values();
     let users = agents.filter(|a| a.uses.contains(slug)).map(|a| &a.slug);
     let pending = users.filter(|a| !opened.contains(&(slug.clone(), Slug::clone(a))));
+    // It may end at any moment, however its probe answers.
+    if is_settling(&work.cells, seen, service) {
+        return match seen.history.failures >= CRASH_LOOP {
+            true => (
+                State::Failed,
+                Some(describe_failures(current, judged, seen)),
+            ),
+            false => (State::Changing, Some(describe_settling(seen, service))),
+        };
+    }
     match judged.presence {
         Presence::Ready if service.kind.has_consumers() => {
             let pending: Vec<&str> = pending.map(Slug::as_str).collect();
@@ -322,16 +335,13 @@ fn judge_running(
             );
             (State::Changing, Some(why))
         }
-        Presence::Ready if service.probe().is_none() && uptime < SURVIVES => {
-            (State::Changing, None)
-        }
         Presence::Ready => (State::Reached, None),
         presence => {
-            let why = Some(describe_silence(service));
-            // Its entry names no port at which it would answer, so nothing says that waiting helps.
+            let why = describe_trouble(&work.cells, seen, service, presence);
+            // Its entry names no port at which it would answer, so nothing says that waiting longer helps.
             let silent = presence == Presence::WorkerOnly && !service.serves_port();
-            match silent && uptime >= SURVIVES {
-                true => (State::Reached, why),
+            match silent && uptime >= SILENT {
+                true => (State::Failed, why),
                 false => (State::Changing, why),
             }
         }
@@ -415,8 +425,8 @@ async fn presence_of(
         return Presence::Unknown;
     };
     if let Some(at) = service.at {
-        let path = service.probe().unwrap_or_default();
-        return match probe_cached(&work.cells, at, path, 0, None).await {
+        let probe = service.probe().unwrap_or(Probe::Connect);
+        return match probe_cached(&work.cells, at, probe, 0, None).await {
             true => Presence::Ready,
             false => Presence::Down,
         };

@@ -3,7 +3,7 @@
 
 use crate::core::accepted::Accepted;
 use crate::core::error::Result;
-use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
+use crate::core::listen::{Callers, ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::egress::{egress_policy_of, read_cell_name};
 use crate::net::state::NetState;
@@ -28,9 +28,11 @@ const HEADER: usize = 12;
 pub(crate) fn listen_for_dns(net: &Arc<NetState>) -> Result<()> {
     let path = net.core.home.dns_socket();
     let shared = Arc::clone(net);
-    listen_unix(&net.core.rt, path, move |stream, place| {
-        serve_dns_connection(Arc::clone(&shared), stream, place)
-    })
+    listen_unix(
+        &net.core.rt,
+        (path, Callers::Others),
+        move |stream, place| serve_dns_connection(Arc::clone(&shared), stream, place),
+    )
 }
 
 /// Answers the queries of one cell's connection until it closes or the cell may not use DNS.

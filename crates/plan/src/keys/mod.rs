@@ -19,4 +19,4 @@ pub use house::{Admission, Budget, Compatibility, Delegation};
 pub(crate) use house::{ListenKeys, MANIFEST, ManifestKeys, NetworkKeys, ProviderKeys};
 pub use locale::Locale;
 pub(crate) use service::NO_PROBE;
-pub use service::Service;
+pub use service::{Probe, Service};

@@ -78,18 +78,31 @@ keys! {
     }
 }
 
+/// How a service is asked whether it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe<'a> {
+    /// It accepts a connection.
+    Connect,
+    /// It answers a GET of this path with status 200.
+    Http(&'a str),
+    /// It answers the start of a connection of PostgreSQL's protocol. The kernel accepts connections also for a server
+    /// that is stopped or hangs.
+    Postgres,
+}
+
 impl Service {
-    /// HTTP path of the service's health check; an empty path where accepting a connection is the check, none where
-    /// there is no check.
-    pub fn probe(&self) -> Option<&str> {
+    /// Health check of the service; none where there is none.
+    pub fn probe(&self) -> Option<Probe<'_>> {
         match self.kind {
             ServiceKind::Command => match self.probe.as_deref() {
-                None => Some(""),
+                None => Some(Probe::Connect),
                 Some(NO_PROBE) => None,
-                Some(path) => Some(path),
+                Some(path) => Some(Probe::Http(path)),
             },
-            ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools => Some("/healthz"),
-            ServiceKind::Postgres => Some(""),
+            ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools => {
+                Some(Probe::Http("/healthz"))
+            }
+            ServiceKind::Postgres => Some(Probe::Postgres),
         }
     }
 

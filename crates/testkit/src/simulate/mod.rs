@@ -9,6 +9,7 @@
 
 mod clock;
 mod disk;
+mod disk_space;
 mod events;
 mod host;
 mod household;

@@ -1,7 +1,7 @@
 //! A model provider that answers as the simulation says: well, late, wrong, or not at all.
 
 use super::clock::TurnedClock;
-use super::disk::SimulatedDisk;
+use super::disk_space::SimulatedDisk;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;

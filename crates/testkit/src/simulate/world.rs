@@ -1,7 +1,7 @@
 //! The simulated world: a home, clocks, cells, a provider, and the control plane, which lives and is killed.
 
 use super::clock::TurnedClock;
-use super::disk::{DiskState, SimulatedDisk};
+use super::disk_space::{DiskState, SimulatedDisk};
 use super::host::{CapableHostd, Life, LossyMeter, memory, parse, request};
 use super::household::{AgentPart, Household, NAMES, ZONES};
 use super::invariants::Known;

@@ -1,6 +1,7 @@
 //! Checks of agents, services, schedules and model servers.
 
 use super::checks::Checks;
+use crate::cells::probes::stopped_process;
 use crate::core::error::Result;
 use crate::core::runtime;
 use crate::insight::cell_views;
@@ -8,7 +9,8 @@ use crate::work::schedules;
 use crate::work::state::WorkState;
 use crate::work::workflows;
 use abbey_api::CheckSeverity;
-use abbey_model::{CellKind, CellName, Millis, Presence};
+use abbey_engine::supervision::Desired;
+use abbey_model::{CellKind, CellName, Millis, Presence, Slug};
 use abbey_plan::HostFacts;
 use axum::http::Request;
 use http_body_util::Full;
@@ -27,28 +29,31 @@ pub(super) async fn check_agents_and_services(
     work: &Arc<WorkState>,
     checks: &mut Checks,
 ) -> Result<()> {
+    let current = work.core.plan.current();
+    let mut seen = work.cells.observations.snapshot();
     for agent in cell_views::fleet_doc(work).await?.agents {
-        let wanted = matches!(
-            work.cells
-                .observations
-                .snapshot()
-                .get(&CellName::Agent(match agent.name.parse() {
-                    Ok(s) => s,
-                    Err(_) => continue,
-                }))
-                .map(|s| s.desired.clone()),
-            Some(abbey_engine::supervision::Desired::Up { .. })
-        );
+        let Ok(slug) = agent.name.parse::<Slug>() else {
+            continue;
+        };
+        let declared = current.as_ref().and_then(|c| c.house.agents.get(&slug));
+        let seen = seen.remove(&CellName::Agent(slug.clone()));
+        let wanted = seen
+            .as_ref()
+            .is_some_and(|s| matches!(s.desired, Desired::Up { .. }));
         let good = !wanted
             || matches!(
                 agent.presence,
                 Presence::Ready | Presence::Starting | Presence::Idle
             );
+        let stopped = seen
+            .zip(declared)
+            .and_then(|(seen, agent)| stopped_process(&seen, agent.cell, 0));
+        let more = stopped.map_or_else(String::new, |s| format!(": {}", s.describe()));
         checks.add(
             &format!("agent.{}", agent.name),
-            good,
+            good && stopped.is_none(),
             CheckSeverity::Warn,
-            format!("{} is {}", agent.name, agent.presence),
+            format!("{} is {}{more}", agent.name, agent.presence),
             &format!("`abbey why {}` explains it", agent.name),
         );
     }

@@ -12,7 +12,7 @@ mod stream;
 
 use crate::core::accepted::Accepted;
 use crate::core::error::Result;
-use crate::core::listen::{ConnectionPlace, HEAD_WITHIN, listen_unix};
+use crate::core::listen::{Callers, ConnectionPlace, HEAD_WITHIN, listen_unix};
 use crate::net::state::NetState;
 use abbey_api::Problem;
 use abbey_model::{CellName, Egress, FaultKind, Principal};
@@ -63,9 +63,11 @@ type Body = BoxBody<Bytes, hyper::Error>;
 pub(crate) fn listen_for_egress(net: &Arc<NetState>) -> Result<()> {
     let path = net.core.home.egress_socket();
     let shared = Arc::clone(net);
-    listen_unix(&net.core.rt, path, move |stream, place| {
-        serve_connection(Arc::clone(&shared), stream, place)
-    })
+    listen_unix(
+        &net.core.rt,
+        (path, Callers::Others),
+        move |stream, place| serve_connection(Arc::clone(&shared), stream, place),
+    )
 }
 
 /// Serves the proxy requests of one connection of a cell.
