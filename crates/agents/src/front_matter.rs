@@ -113,12 +113,13 @@ pub(crate) fn read_front_matter(
     warnings: &mut Vec<String>,
 ) -> FrontMatter {
     let parse = |front: &str| serde_saphyr::from_str::<BTreeMap<String, Value>>(front);
-    let quoted = quote_texts_with_colons(front);
+    let quoted = quote_bare_texts(front);
     let (front, keys) = match (parse(front), parse(&quoted)) {
         (Ok(keys), _) => (front, keys),
         (Err(_), Ok(keys)) => {
             warnings.push(
-                "a text with a colon must stand between quotes; it is read as if it did".to_owned(),
+                "a text with a colon or brackets must stand between quotes; it is read as if it did"
+                    .to_owned(),
             );
             (quoted.as_str(), keys)
         }
@@ -200,16 +201,22 @@ pub(crate) fn read_front_matter(
     read
 }
 
-/// Front matter in which each text of one line that has `: ` in it and no quotes around it stands between quotes: a
-/// common mistake of published skills, as in `description: Use when: …`.
-fn quote_texts_with_colons(front: &str) -> String {
+/// Front matter in which each text of one line that YAML reads as something else stands between quotes: one with `: ` in
+/// it, as in `description: Use when: …`, or one in brackets that is no list, as in `argument-hint: [file] [mode]`. Both are
+/// common in published skills.
+fn quote_bare_texts(front: &str) -> String {
     let quote = |line: &str| -> Option<String> {
         let (key, text) = line.split_once(": ")?;
         let text = text.trim();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let bare = text.starts_with(|c: char| c.is_alphanumeric());
-        let is_mistake = bare && text.contains(": ") && !key.is_empty() && key.chars().all(plain);
-        is_mistake.then(|| format!("{key}: {}\n", Value::from(text)))
+        let count = |c: char| text.chars().filter(|other| *other == c).count();
+        let is_closed = count('[') == count(']') && count('{') == count('}');
+        let in_brackets = text.starts_with(['[', '{']) && is_closed;
+        let is_mistake = (bare && text.contains(": "))
+            || (in_brackets && serde_saphyr::from_str::<Value>(text).is_err());
+        (is_mistake && !key.is_empty() && key.chars().all(plain))
+            .then(|| format!("{key}: {}\n", Value::from(text)))
     };
     let lines = front.split_inclusive('\n');
     lines
@@ -302,6 +309,24 @@ mod tests {
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert_eq!(front.metadata["version"], "1.10");
         assert_eq!(front.tags, ["sea", "water"]);
+    }
+
+    #[test]
+    fn hints_in_brackets_and_texts_with_colons_are_repaired() {
+        let text = "---\nname: tides\ndescription: Use when: always\nargument-hint: [file] [mode]\nmetadata:\n  tags: [Sea,\n    water]\n---\n";
+        let (front, mistakes, warnings) = read(text);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(front.description, "Use when: always");
+        assert_eq!(front.tags, ["sea", "water"]);
+        assert!(warnings[0].contains("brackets"), "{warnings:?}");
+        // A list stays one.
+        let (_, mistakes, warnings) =
+            read("---\nname: tides\ndescription: d\nargument-hint: [file]\n---\n");
+        assert!(mistakes.is_empty());
+        assert_eq!(
+            warnings,
+            ["the key `argument-hint` is not known and is ignored"]
+        );
     }
 
     #[test]

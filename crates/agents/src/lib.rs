@@ -6,6 +6,7 @@
 
 mod agent_api;
 pub mod agent_command;
+pub mod arguments;
 mod front_matter;
 mod lease_files;
 pub mod library;

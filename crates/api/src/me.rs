@@ -100,7 +100,7 @@ documents! {
         #[serde(default)]
         suggested_skills: Vec<String>,
         /// Arguments of the skill.
-        args: BTreeMap<String, String>,
+        args: BTreeMap<String, Value>,
         /// Model for its calls.
         model: Option<String>,
         /// Tool policy of this run.

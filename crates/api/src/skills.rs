@@ -57,7 +57,7 @@ documents! {
         /// Skill whose program does it.
         skill: Option<String>,
         /// Arguments of the skill.
-        args: BTreeMap<String, String>,
+        args: BTreeMap<String, Value>,
         /// Why that skill does it, or none.
         reason: String,
         /// Agents that it would be offered to.

@@ -290,9 +290,9 @@ requests! {
         /// Skill that is to run, instead of matching the text.
         #[serde(default)]
         skill: Option<String>,
-        /// Arguments of the skill.
+        /// Arguments of the skill; a text becomes a value of the type that the skill declares.
         #[serde(default)]
-        args: BTreeMap<String, String>,
+        args: BTreeMap<String, Value>,
         /// Most tokens over all runs; at least 1.
         #[serde(default)]
         tokens: Option<u64>,

@@ -4,7 +4,8 @@ use crate::exit::{self, Failure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Parses arguments of the form `KEY=VALUE`. A value that is valid JSON is read as JSON, any other as text.
+/// Parses arguments of the form `KEY=VALUE`. Each value is a text, which the house converts to the type that is declared
+/// for it; a text between quotes, as JSON has it, is what stands between them.
 ///
 /// # Errors
 /// Exit code 2 for an argument without `=`.
@@ -13,8 +14,8 @@ pub(crate) fn parse_key_values(input: &[String]) -> Result<BTreeMap<String, Valu
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::plain(format!("argument `{text}` must be KEY=VALUE")).with_code(exit::USAGE)
         })?;
-        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-        Ok((name.to_owned(), value))
+        let quoted = serde_json::from_str(value).ok().filter(Value::is_string);
+        Ok((name.to_owned(), quoted.unwrap_or_else(|| value.into())))
     };
     input.iter().map(pair).collect()
 }

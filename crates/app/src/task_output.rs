@@ -1,18 +1,21 @@
 //! How a task is printed, and waiting for its end.
 
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, Progress, text_or_dash};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
-use abbey_api::{TaskDoc, UsageSource, WaitQuery};
-use abbey_model::TaskState;
+use abbey_api::{FleetQuery, TaskDoc, TaskView, UsageSource, WaitQuery, WaitingForView};
+use abbey_model::{Presence, TaskState, WaitKind, WaitingFor};
 use std::time::{Duration, Instant};
 
 /// Longest time that one request waits on the server.
 const WAIT: Duration = Duration::from_secs(20);
+/// Time that the first request waits on the server.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Waits at most `patience` until a task has ended, is parked for longer than 30 seconds, or needs a person, then prints
-/// it. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked, 124 not over yet.
+/// it. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked or offered to agents that are stopped, 124 not
+/// over yet.
 pub(crate) async fn wait_for_end(
     client: &Client,
     json: bool,
@@ -21,8 +24,10 @@ pub(crate) async fn wait_for_end(
 ) -> Outcome {
     let until = Instant::now() + patience;
     let mut progress = Progress::new();
+    // The first look is short, so that a wait that nothing but a person ends is reported at once.
+    let mut longest = FIRST_WAIT;
     loop {
-        let left = until.saturating_duration_since(Instant::now()).min(WAIT);
+        let left = until.saturating_duration_since(Instant::now()).min(longest);
         let wait = WaitQuery {
             wait_ms: u64::try_from(left.as_millis()).ok(),
         };
@@ -38,6 +43,15 @@ pub(crate) async fn wait_for_end(
             | TaskState::Unverified => Some(exit::FAILURE),
             TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
             TaskState::Parked if waits_long => Some(exit::PARKED),
+            TaskState::Ready => match stopped_candidates(client, &doc.task).await? {
+                Some(why) => {
+                    progress.end();
+                    output::print_message(&format!("{} waits: {why}", doc.task.number));
+                    Some(exit::PARKED)
+                }
+                None if Instant::now() >= until => Some(exit::TIMEOUT),
+                None => None,
+            },
             _ if Instant::now() >= until => Some(exit::TIMEOUT),
             _ => None,
         };
@@ -47,7 +61,47 @@ pub(crate) async fn wait_for_end(
             return Ok(code);
         }
         progress.show(&format!("{} is {}", doc.task.number, doc.task.state));
+        longest = WAIT;
     }
+}
+
+/// What a task waits for, in a few words: `budget of writer until …`; its details are in `task show` and `task why`. None
+/// for a task that works or has ended.
+pub(crate) fn waits_for(task: &TaskView) -> Option<String> {
+    let wait = task.waiting_for.as_ref()?;
+    let brief = WaitingFor {
+        kind: wait.kind,
+        name: wait.name.clone(),
+        until: wait.until.map(|time| time.0),
+    };
+    // A wait for an agent that can do it has no name, and nothing but its details.
+    let details = match wait.kind {
+        WaitKind::Agent => Some("an eligible agent"),
+        _ => None,
+    };
+    let text = WaitingForView::new(&brief, details).text;
+    Some(output::with_local_times(&text))
+}
+
+/// Agents to which a task is offered, if each of them was stopped or paused by the operator: nobody claims it until one of
+/// them is started. None otherwise.
+async fn stopped_candidates(client: &Client, task: &TaskView) -> Result<Option<String>, Failure> {
+    let offered = task.waiting_for.as_ref();
+    let Some(offered) = offered.filter(|w| w.kind == WaitKind::Claim && !w.name.is_empty()) else {
+        return Ok(None);
+    };
+    let fleet = client.agents().list(&FleetQuery::default()).await?;
+    let mut told = Vec::new();
+    for name in offered.name.split(" or ") {
+        let agent = fleet.agents.iter().find(|agent| agent.name == name);
+        match agent.map(|agent| agent.presence) {
+            Some(presence @ (Presence::Stopped | Presence::Paused)) => {
+                told.push(format!("{name} is {presence}"));
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(told.join(" and ")))
 }
 
 /// Prints a task with its runs, evidence and result, or its JSON document.

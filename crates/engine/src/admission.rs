@@ -4,6 +4,7 @@ use crate::matcher::{Candidate, Match, NAMED};
 use crate::routing::Suitability;
 use crate::task::{Admission, Phase, Wait};
 use abbey_model::{BudgetAmounts, Millis, PastWait, Slug, Timestamp, WaitCode, WaitKind};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What admission knows of one agent.
@@ -34,8 +35,8 @@ pub struct AgentFact {
 pub struct Route {
     /// Skill that matched the task; none when a model is to decide.
     pub skill: Option<String>,
-    /// Arguments of the skill, from the text of the task.
-    pub args: BTreeMap<String, String>,
+    /// Arguments of the skill, from the text of the task or from its author.
+    pub args: BTreeMap<String, Value>,
     /// Score of the match.
     pub score: u32,
     /// Agents that it was offered to last.

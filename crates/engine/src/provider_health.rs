@@ -29,6 +29,9 @@ const fn describe(failure: ProviderFailure) -> &'static str {
         ProviderFailure::NoAnswer => "does not answer",
         ProviderFailure::ServerError => "fails",
         ProviderFailure::RateLimited => "asks for fewer calls",
+        ProviderFailure::CredentialRefused => "refuses the credential",
+        ProviderFailure::PaymentRequired => "asks for a payment",
+        ProviderFailure::TimedOut => "answers that a call timed out",
     }
 }
 
@@ -202,7 +205,7 @@ mod tests {
 
         #[test]
         fn every_pause_ends_and_only_an_answer_makes_available(
-            calls in prop::collection::vec((0i64..400_000, 0u8..5, prop::option::of(-5i64..i64::MAX / 4)), 1..60),
+            calls in prop::collection::vec((0i64..400_000, 0u8..8, prop::option::of(-5i64..i64::MAX / 4)), 1..60),
         ) {
             let (mut condition, mut now) = (ProviderCondition::default(), Timestamp(0));
             for (pass, kind, retry_after) in calls {

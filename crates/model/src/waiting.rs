@@ -37,6 +37,12 @@ words! {
         ServerError = "server_error",
         /// It answered that there were too many calls (429).
         RateLimited = "rate_limited",
+        /// It refused the credential (401, 403).
+        CredentialRefused = "credential_refused",
+        /// It asked for a payment (402).
+        PaymentRequired = "payment_required",
+        /// It answered that the request took too long (408).
+        TimedOut = "timed_out",
     }
 }
 

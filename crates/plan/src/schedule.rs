@@ -30,7 +30,7 @@ pub enum ScheduleAction {
     /// A task of its agent.
     Task(String),
     /// A skill of its agent, with these arguments.
-    Skill(String, BTreeMap<String, String>),
+    Skill(String, BTreeMap<String, serde_json::Value>),
     /// A workflow, with this input.
     Workflow(Slug, BTreeMap<String, serde_json::Value>),
 }

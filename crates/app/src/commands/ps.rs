@@ -9,11 +9,14 @@ use crate::hostd_notice::report_missing_hostd;
 use crate::manifest_arg::refused_manifest;
 use crate::output;
 use crate::stdout;
+use crate::task_output::waits_for;
 use abbey_api::client::Client;
-use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery};
+use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery, TaskQuery};
 use abbey_daemon::Home;
+use abbey_model::{TaskState, WaitKind};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Agents as the API lists them, and the services beside them.
@@ -22,8 +25,13 @@ struct PsDoc {
     #[serde(flatten)]
     fleet: FleetDoc,
     services: Vec<ServiceView>,
+    /// Number of tasks by the budget that they wait for, for people.
+    #[serde(skip)]
+    budget_waits: BTreeMap<String, usize>,
 }
 
+/// Parked tasks whose waits are counted.
+const WAITS_MAX: u32 = 1000;
 /// Pause between two looks of `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -45,7 +53,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     }
     let mut looked = false;
     loop {
-        let doc = match look(&client).await {
+        let doc = match look(&client, json).await {
             // It is being restarted, or comes back: whoever watches does not have to begin anew.
             Err(failure) if looked && failure.code() == exit::UNREACHABLE => {
                 output::print_message("the control plane does not answer; looking again every 2 s");
@@ -64,6 +72,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                 }
                 print_fleet(&doc.fleet, &doc.services);
                 print_troubles(&doc.services);
+                print_budget_waits(&doc.budget_waits);
             }
         }
         if !json && let Some(refused) = refused_manifest(home) {
@@ -77,13 +86,50 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
 }
 
 /// What there is at this moment.
-async fn look(client: &Client) -> Result<PsDoc, Failure> {
+async fn look(client: &Client, json: bool) -> Result<PsDoc, Failure> {
     let fleet = client.agents().list(&FleetQuery::default()).await?;
     let services = client.services().list(&ServicesQuery::default()).await?;
     Ok(PsDoc {
         fleet,
         services: services.services,
+        budget_waits: match json {
+            true => BTreeMap::new(),
+            false => count_budget_waits(client).await?,
+        },
     })
+}
+
+/// Number of tasks by the budget that they wait for.
+async fn count_budget_waits(client: &Client) -> Result<BTreeMap<String, usize>, Failure> {
+    let parked = TaskQuery {
+        state: Some(TaskState::Parked.name().to_owned()),
+        agent: None,
+        limit: Some(WAITS_MAX),
+        cursor: None,
+    };
+    let parked = client.tasks().list(&parked).await?;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for task in &parked.tasks {
+        let wait = task.waiting_for.as_ref();
+        if wait.is_some_and(|w| w.kind == WaitKind::Budget)
+            && let Some(text) = waits_for(task)
+        {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// Prints what budgets tasks wait for, a line for each.
+fn print_budget_waits(counts: &BTreeMap<String, usize>) {
+    for (text, count) in counts {
+        let tasks = match count {
+            1 => "1 task waits".to_owned(),
+            _ => format!("{count} tasks wait"),
+        };
+        output::print_line("");
+        output::print_hanging("", format!("{tasks} for the {text}"));
+    }
 }
 
 /// Prints the table of agents, and that of services where there are some.

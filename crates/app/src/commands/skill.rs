@@ -98,6 +98,15 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
         SkillCommand::Show { name } => {
             let doc = find_skills(home, None).await?;
             let missing = || {
+                let dir = home.skills_dir().join(&name);
+                // A name with a slash would lead elsewhere.
+                if !name.contains('/')
+                    && !name.starts_with('.')
+                    && dir.is_dir()
+                    && let Err(invalid) = abbey_agents::skill::load_skill(&dir)
+                {
+                    return Failure::plain(invalid.to_string());
+                }
                 let failure = Failure::plain(format!("there is no skill `{name}`"));
                 let failure = match doc.changed.contains(&name) {
                     true => failure
@@ -157,7 +166,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                     Failure::plain(format!("argument `{arg}` must be KEY=VALUE"))
                         .with_code(exit::USAGE)
                 })?;
-                pairs.insert(key.to_owned(), value.to_owned());
+                pairs.insert(key.to_owned(), Value::from(value));
             }
             let client = operator_client(home)?;
             let text = format!("run skill {name} {}", args.join(" "));
@@ -195,7 +204,13 @@ fn print_explanation(doc: &ExplainDoc) {
         true => "-".to_owned(),
         false => text.to_owned(),
     };
-    let args: Vec<String> = doc.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let args = doc.args.iter();
+    let args: Vec<String> = args
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name}={text}"),
+            other => format!("{name}={other}"),
+        })
+        .collect();
     let properties = [
         ("request", none(&doc.request)),
         ("reason", doc.reason.clone()),

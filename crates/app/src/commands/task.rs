@@ -5,7 +5,7 @@ use crate::connect::operator_client;
 use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_table, text_or_dash};
-use crate::task_output::{print_task, shorten_title, wait_for_end};
+use crate::task_output::{print_task, shorten_title, wait_for_end, waits_for};
 use crate::text::{Text, Tone};
 use crate::transcript::{print_transcript, print_transcripts_document, read_session_events};
 use abbey_api::client::Client;
@@ -164,11 +164,20 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                         t.priority.to_string().into(),
                         text_or_dash(t.assignee.clone()).into(),
                         text_or_dash(t.verified).into(),
+                        text_or_dash(waits_for(t)).into(),
                         shorten_title(&t.title).into(),
                     ]
                 };
                 print_table(
-                    &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
+                    &[
+                        "TASK",
+                        "STATE",
+                        "PRIORITY",
+                        "ASSIGNEE",
+                        "VERIFIED",
+                        "WAITS FOR",
+                        "TITLE",
+                    ],
                     doc.tasks.iter().map(row).collect(),
                     when_empty,
                 );

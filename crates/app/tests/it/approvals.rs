@@ -259,3 +259,39 @@ fn an_agent_lists_its_own_requests_page_by_page() {
     assert_eq!(second["approvals"].as_array().unwrap().len(), 1);
     assert!(second["cursor"].is_null(), "the last page: {second}");
 }
+
+#[test]
+fn a_run_of_a_skill_stays_one_when_its_target_or_its_agent_is_gone() {
+    let boss = "  boss: { template: orchestrator }\n";
+    let ops = "  ops: { template: worker, skills: [cell-restart], reports_to: boss }\n";
+    let pb = "  pb: { template: worker, reports_to: boss }\n";
+    let house = up(&with_model(&format!("{boss}{ops}{pb}")));
+    house.wait_for_model();
+    let (task, approval) = waits(&house, "Restart the cell of pb");
+    house.expect(0, "agent rm pb");
+    // The person who decides is told, and nothing is decided.
+    let refused = house.expect_refusal(4, args!("approvals approve {}", approval));
+    assert!(refused.contains("there is no agent `pb`"), "{refused}");
+    assert_eq!(house.task(&task).state, TaskState::AwaitingApproval);
+    house.expect(0, args!("approvals deny {}", approval));
+    house.wait_for_task(&task, TaskState::Failed);
+    // Its text matches no skill any more, and it is no work for a model all the same.
+    house.expect(0, args!("task retry {}", task));
+    house.wait_for_task(&task, TaskState::Failed);
+    let failed = house.json(0, args!("task show {}", task))["task"].clone();
+    assert_eq!(failed["skill"], "cell-restart", "{failed}");
+    assert!(
+        failed["failure"].as_str().unwrap().contains("`pb`"),
+        "{failed}"
+    );
+    house.expect(0, "agent rm ops");
+    house.expect(0, args!("task retry {}", task));
+    let parked = house.json(0, args!("task show {}", task))["task"].clone();
+    assert_eq!(parked["state"], "parked", "{parked}");
+    let why = house.json(0, args!("task why {}", task));
+    assert!(
+        why.to_string()
+            .contains("no agent has the skill `cell-restart`"),
+        "{why}"
+    );
+}

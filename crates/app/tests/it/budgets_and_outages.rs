@@ -153,6 +153,43 @@ fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
     house.wait_for_task("TASK-2", TaskState::Done);
 }
 
+#[test]
+fn a_provider_that_refuses_its_account_is_waited_for_and_a_bad_request_fails() {
+    let house = up(&with_model("  abbot: { template: orchestrator }\n"));
+    house.wait_for_model();
+    let answered = [
+        (401, "credential_refused"),
+        (402, "payment_required"),
+        (403, "credential_refused"),
+        (408, "timed_out"),
+    ];
+    for (number, (status, failure)) in answered.into_iter().enumerate() {
+        house.script_model(&json!([{ "status": status }, { "text": "thought" }]));
+        let done = house.json(0, "task add think --wait");
+        let runs = done["task"]["runs"].as_array().unwrap();
+        assert_eq!(
+            (runs.len(), &done["task"]["attempts"]),
+            (2, &json!(1)),
+            "{done}"
+        );
+        let why = house.json(0, args!("task why TASK-{}", number + 1));
+        assert!(
+            why.to_string().contains("it waited for the provider"),
+            "{why}"
+        );
+        let pauses = house.audit_entries("provider.cool_down");
+        assert_eq!(pauses.len(), number + 1);
+        let of = |entry: &serde_json::Value| entry["detail"]["condition"]["failure"] == failure;
+        assert!(pauses.iter().any(of), "{pauses:?}");
+    }
+    for status in [400, 404, 422] {
+        house.script_model(&json!([{ "status": status }]));
+        let failed = house.json(1, "task add think --wait");
+        assert_eq!(failed["task"]["state"], "failed", "{failed}");
+    }
+    assert_eq!(house.audit_entries("provider.cool_down").len(), 4);
+}
+
 /// The first of these time zones, by their hours before UTC, in which no midnight is near.
 pub(crate) fn far_from_midnight(zones: [(&'static str, u64); 2]) -> &'static str {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -92,6 +92,44 @@ fn a_program_of_ones_own_runs_in_a_sandbox_that_cannot_change_it() {
     );
 }
 
+/// A skill whose arguments are of every type, and whose program prints what it got on standard input.
+fn write_typed(house: &House) {
+    let text = "---\nname: typed\ndescription: Takes some.\nmetadata:\n  abbey-match: 'take {n:number} of {what:text}'\n  abbey-program: run.sh\n  abbey-risk: low\n  abbey-args: '{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"n\":{\"type\":\"integer\"},\"what\":{\"type\":\"string\"},\"flag\":{\"type\":\"boolean\"},\"list\":{\"type\":\"array\"}},\"required\":[\"n\"]}'\n---\n\nProse.\n";
+    write(house, "typed/SKILL.md", text);
+    write(house, "typed/run.sh", "#!/bin/sh\ncat\n");
+}
+
+#[test]
+fn arguments_have_the_types_that_their_skill_declares_wherever_they_come_from() {
+    let house = house();
+    write_typed(&house);
+    house.manifest("house: own\nagents:\n  a: { template: worker, skills: [typed] }\nworkflows:\n  w: { input: { l: { type: list }, version: { type: text } }, steps: { s: { skill: typed, agent: a, with: { n: 4, flag: true, list: $input.l, what: $input.version } } }, output: { got: $steps.s.text } }\n");
+    house.expect(0, "up");
+    let got = |doc: &Value| -> Value {
+        serde_json::from_str(doc["task"]["result"]["text"].as_str().unwrap()).unwrap()
+    };
+    let done = house.json(0, args!("task add {} --wait", "take 5 of 3"));
+    assert_eq!(got(&done), json!({ "n": 5, "what": "3" }), "{done}");
+    let done = house.json(0, "skill run typed n=3 list=[1,2] flag=true what=7");
+    let expected = json!({ "n": 3, "list": [1, 2], "flag": true, "what": "7" });
+    assert_eq!(got(&done), expected);
+    let refused = house.expect_refusal(2, "skill run typed n=three");
+    assert!(refused.contains("is not of type"), "{refused}");
+    let run = args!(
+        "workflow run w version=1.0 {} --wait --timeout 600",
+        "l=[\"x\"]"
+    );
+    let done = house.json(0, run);
+    let text = done["run"]["output"]["got"].as_str().unwrap();
+    let got: Value = serde_json::from_str(text).unwrap();
+    let expected = json!({ "n": 4, "flag": true, "list": ["x"], "what": "1.0" });
+    assert_eq!(got, expected, "{done}");
+    house.expect(
+        0,
+        "schedule add a/daily --every 24h --skill typed --with n=3 --with what=8",
+    );
+}
+
 #[test]
 fn a_program_outside_the_directory_of_skills_runs_from_a_copy() {
     let house = house();

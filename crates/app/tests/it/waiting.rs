@@ -196,3 +196,26 @@ fn up_during_down_starts_the_house_again() {
     assert!(doctor.contains("gone without `abbey down`"), "{doctor}");
     house.expect(0, "down");
 }
+
+#[test]
+fn work_for_an_agent_that_is_stopped_says_so_instead_of_waiting_for_it() {
+    let house = house();
+    house.manifest("house: still\ndefaults: { cell: process, waive: [limits] }\nagents: { a: { template: worker, skills: [disk-usage] } }\nworkflows:\n  w: { within: 1s, steps: { s: { skill: disk-usage, agent: a } } }\n");
+    house.expect(0, "up");
+    house.expect(0, "stop a");
+    let (code, text) = said(&house, "skill run disk-usage --to a");
+    assert_eq!(code, 8, "{text}");
+    assert!(text.contains("TASK-1 waits: a is stopped"), "{text}");
+    let list = house.expect(0, "task list");
+    assert!(
+        list.contains("WAITS FOR") && list.contains("a claim by a"),
+        "{list}"
+    );
+    // Why a step of a workflow ended is told of its task as well.
+    house.expect(1, "workflow run w --wait --timeout 600");
+    let why = house.json(0, "task why TASK-2");
+    assert!(
+        why.to_string().contains("it took longer than its time"),
+        "{why}"
+    );
+}

@@ -5,8 +5,8 @@ use crate::insight::skill_views::agents_with;
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
 use abbey_api::{AgentFitView, ConsideredView, ExplainDoc, GuardView, SlotView, VERSION};
-use abbey_engine::admission::{Route, admit};
-use abbey_engine::matcher::{Considered, Explanation, SCORE_MAX};
+use abbey_engine::admission::{Route, admit, skill_without_owner};
+use abbey_engine::matcher::{Considered, Explanation, Match, SCORE_MAX};
 use abbey_engine::routing::Suitability;
 use abbey_engine::task::Admission;
 use abbey_model::Slug;
@@ -42,6 +42,10 @@ pub(crate) fn explain_routing(work: &WorkState, text: &str, assignee: Option<&Sl
             let reasons: Vec<&str> = reasons.iter().map(|r| r.text.as_str()).collect();
             doc.agents_reason = reasons.join("; ");
         }
+    }
+    if let (None, Match::One(found)) = (&route.skill, &routing.intake.fit) {
+        let why = skill_without_owner(&found.skill, assignee, &routing.intake.agents);
+        doc.reason = format!("{}, but {why}", doc.reason);
     }
     // A skill that nobody may use here does nothing.
     doc.skill = route.skill;

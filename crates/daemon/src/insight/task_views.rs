@@ -249,7 +249,9 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             say(WaitCode::Terminal, format!("it is unverified: {why}"))
         }
         Phase::TimedOut | Phase::Cancelled => {
-            say(WaitCode::Terminal, format!("it is {}", row.state()))
+            let why = row.failure.as_ref();
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            say(WaitCode::Terminal, format!("it is {}{why}", row.state()))
         }
     }
     if let Some(text) = routing_text(row) {

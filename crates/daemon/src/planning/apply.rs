@@ -9,6 +9,7 @@ use crate::core::saved_templates::require_saved_template;
 use crate::planning::{file_access, render};
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
+use abbey_agents::arguments::convert_arguments;
 use abbey_api::{
     ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
     Problem, VERSION,
@@ -603,8 +604,10 @@ fn check_against_host(
             // A skill that does not exist is reported below, with the other skills of the agent.
             if let abbey_plan::ScheduleAction::Skill(skill, args) = &schedule.action
                 && let Some(found) = skills.all.get(skill)
-                && let Err(why) =
-                    abbey_agents::skill::check_arguments(&found.args, &serde_json::json!(args))
+                && let Err(why) = abbey_agents::skill::check_arguments(
+                    &found.args,
+                    &serde_json::json!(convert_arguments(&found.args, args.clone())),
+                )
             {
                 let text = format!("its schedule `{name}`: skill `{skill}`: {why}");
                 fatal(format!("agent:{}", agent.slug), text);
@@ -621,10 +624,10 @@ fn check_against_host(
     }
     for agent in parsed.agents.values() {
         for skill in agent.skills.iter().filter(|s| !skills.all.contains_key(*s)) {
-            fatal(
-                format!("agent:{}", agent.slug),
-                format!("there is no skill `{skill}`; `abbey skill list` shows all"),
-            );
+            let text = skills.why_invalid(skill).unwrap_or_else(|| {
+                format!("there is no skill `{skill}`; `abbey skill list` shows all")
+            });
+            fatal(format!("agent:{}", agent.slug), text);
         }
         for (name, wanted) in &agent.pins {
             let is = skills

@@ -1,11 +1,13 @@
 //! Approvals: requests of agents and workflows that wait for the operator's decision (S4-18).
 
 use crate::core::error::Result;
+use crate::work::operations::missing_target;
 use crate::work::state::WorkState;
 use abbey_api::{
     ApprovalBody, ApprovalView, ApprovalsDoc, ApprovalsQuery, Problem, Silence, Time, UseBody,
     VERSION,
 };
+use abbey_engine::admission::skill_without_owner;
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
 use abbey_store::{ApprovalFilter, ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse};
@@ -182,12 +184,52 @@ pub(crate) async fn decide_approval(
     note: Option<String>,
     by: Principal,
 ) -> Result<ApprovalView> {
+    if verdict == Verdict::Approve {
+        check_action_is_possible(work, number).await?;
+    }
     let decided = work.core.store.decide_approval(number, verdict, note, by);
     let (row, task) = decided.await?;
     if let Some(task) = task {
         work.readmit_task(&task).await?;
     }
     Ok(approval_view(&row))
+}
+
+/// Checks that a skill for whose run an approval is asked can still run, so that the person who decides is told: an
+/// agent or service can have been removed since.
+///
+/// # Errors
+/// `Conflict` with the reason.
+async fn check_action_is_possible(work: &Arc<WorkState>, number: u64) -> Result<()> {
+    let row = work.core.store.approval(number).await?;
+    let ApprovalRequester::Task { task, .. } = &row.asker else {
+        return Ok(());
+    };
+    let Some(skill) = row.action.strip_prefix("skill:") else {
+        return Ok(());
+    };
+    let task = work.core.store.task(TaskRef::Number(*task)).await?;
+    if row.state != State::Pending || task.route.skill.as_deref() != Some(skill) {
+        return Ok(());
+    }
+    let assignee = task.assignee.as_ref().filter(|_| task.pinned);
+    let agents = work.agent_facts();
+    let mut eligible = agents
+        .iter()
+        .filter(|agent| assignee.is_none_or(|to| *to == agent.slug));
+    let why = match eligible.any(|agent| agent.skills.iter().any(|name| name == skill)) {
+        false => Some(skill_without_owner(skill, assignee, &agents)),
+        true => missing_target(work, skill, &row.args),
+    };
+    let Some(why) = why else {
+        return Ok(());
+    };
+    let text = format!("APPR-{number} approves the skill `{skill}`, which can't run: {why}");
+    Err(Problem::new(FaultKind::Conflict, text)
+        .remedy(format!(
+            "deny it with `abbey approvals deny APPR-{number}`, or restore what is missing and approve it then"
+        ))
+        .into())
 }
 
 /// Decided approvals of a task, oldest first, for the agent that works on it.

@@ -116,6 +116,6 @@ fn edit_for_decider(work: &WorkState, task: &TaskRow, to: &Slug) -> TaskEdit {
         text: task.text.clone(),
         priority: task.priority,
         assignee: Some(to.clone()),
-        intake: work.intake_for_task(task),
+        intake: work.intake_for_new_agent(task),
     }
 }

@@ -7,6 +7,7 @@ use abbey_engine::matcher::{Candidate, Match, NAMED};
 use abbey_model::{BudgetAmounts, Millis, Principal, Priority, Slug};
 use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, TaskRow};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 impl WorkState {
@@ -16,11 +17,11 @@ impl WorkState {
     }
 
     /// Admission input for a task whose author named a skill and its arguments.
-    pub(crate) fn intake_for_skill(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
+    pub(crate) fn intake_for_skill(&self, skill: &str, args: BTreeMap<String, Value>) -> Intake {
         let fit = Match::One(Candidate {
             skill: skill.to_owned(),
             score: NAMED,
-            args,
+            args: self.skills.current().convert_arguments(skill, args),
         });
         Intake {
             fit,
@@ -30,8 +31,39 @@ impl WorkState {
         }
     }
 
-    /// Admission input for an existing task that is admitted again.
+    /// Admission input for an existing task that is admitted again. A task that was accepted as a run of a skill stays
+    /// one, whatever its text matches now: no model does what a program was to do, perhaps with a person's approval.
     pub(crate) fn intake_for_task(&self, task: &TaskRow) -> Intake {
+        let Some(skill) = &task.route.skill else {
+            return self.intake_for_text(&task.text);
+        };
+        let kept = || self.intake_for_skill(skill, task.route.args.clone());
+        if task.route.score == NAMED {
+            let reason = Some(task.route.reason.clone()).filter(|r| !r.is_empty());
+            let kept = kept();
+            return Intake {
+                reason: reason.unwrap_or_else(|| kept.reason.clone()),
+                ..kept
+            };
+        }
+        let fresh = self.intake_for_text(&task.text);
+        let assignee = task.assignee.as_ref().filter(|_| task.pinned);
+        let mut agents = fresh.agents.iter();
+        let has_owner = agents.any(|agent| {
+            assignee.is_none_or(|to| *to == agent.slug) && agent.skills.contains(skill)
+        });
+        match &fresh.fit {
+            Match::One(found) if found.skill == *skill && has_owner => fresh,
+            _ => Intake {
+                reason: format!("it was accepted as a run of the skill `{skill}`"),
+                ..kept()
+            },
+        }
+    }
+
+    /// Admission input for an existing task that another agent is to do: a model may do it, unless its author named the
+    /// skill.
+    pub(crate) fn intake_for_new_agent(&self, task: &TaskRow) -> Intake {
         match &task.route.skill {
             Some(skill) if task.route.score == NAMED => {
                 self.intake_for_skill(skill, task.route.args.clone())

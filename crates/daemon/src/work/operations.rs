@@ -242,6 +242,19 @@ pub(crate) async fn run_operation_for_agent(
     operation.perform(work, who).await
 }
 
+/// Why the one operation that a skill grants can't be performed with these arguments now, as its target is gone.
+pub(crate) fn missing_target(work: &WorkState, skill: &str, args: &Value) -> Option<String> {
+    let skills = work.skills.current();
+    let granted = skills.all.get(skill)?.grants.iter();
+    let granted: Vec<&str> = granted.filter_map(|g| g.strip_prefix("op:")).collect();
+    // Of several operations nobody knows which one these arguments are for.
+    let [operation] = granted.as_slice() else {
+        return None;
+    };
+    let parsed = parse_operation(work, &Principal::House, operation, args);
+    parsed.err().map(|error| error.to_string())
+}
+
 /// Performs an operation for the operator; with `dry_run` only returns what it would do.
 pub(crate) async fn run_operation_for_operator(
     work: &Arc<WorkState>,

@@ -144,6 +144,11 @@ impl ProviderHealth for ProviderConditions {
             retry_after: retry_after.map(|r| self.time_asked_for(r)),
         };
         let seen = match outcome {
+            // Whoever sends the request again unchanged can succeed once the provider's account is in order; 400, 404 and
+            // 422 are the fault of the request.
+            CallOutcome::Answered(401 | 403) => Some(failed(ProviderFailure::CredentialRefused)),
+            CallOutcome::Answered(402) => Some(failed(ProviderFailure::PaymentRequired)),
+            CallOutcome::Answered(408) => Some(failed(ProviderFailure::TimedOut)),
             CallOutcome::Answered(429) => Some(failed(ProviderFailure::RateLimited)),
             CallOutcome::Answered(500..) => Some(failed(ProviderFailure::ServerError)),
             CallOutcome::Answered(_) => Some(Observation::Answered),

@@ -4,13 +4,15 @@
 use crate::core::plan::PlanInForce;
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
+use abbey_agents::arguments::convert_arguments;
 use abbey_agents::skill::Skill;
 use abbey_engine::admission::{AgentFact, skill_without_owner};
-use abbey_engine::matcher::{Explanation, KnownNames, Match, explain};
+use abbey_engine::matcher::{Candidate, Explanation, KnownNames, Match, explain};
 use abbey_engine::routing::{Profile, Staff, Suitability, clear_choice, rank_agents};
 use abbey_model::{FaultKind, Slug};
 use abbey_plan::Agent;
 use abbey_store::Intake;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -101,7 +103,16 @@ impl WorkState {
     /// Routes a text: no model is asked, and nothing is changed.
     pub(crate) fn route_text(&self, text: &str) -> Routing {
         let directory = self.directory();
-        let explanation = explain(&directory.skills.rules, text, Some(&directory.names));
+        let mut explanation = explain(&directory.skills.rules, text, Some(&directory.names));
+        let found: &mut [Candidate] = match &mut explanation.fit {
+            Match::None => &mut [],
+            Match::One(found) => std::slice::from_mut(found),
+            Match::Ambiguous(found) => found,
+        };
+        for found in found {
+            let args = std::mem::take(&mut found.args);
+            found.args = directory.skills.convert_arguments(&found.skill, args);
+        }
         let mut agents = self.agent_facts();
         let has = |skill: &str| agents.iter().any(|a| a.skills.iter().any(|s| s == skill));
         let is_done_by_skill = matches!(&explanation.fit, Match::One(found) if has(&found.skill));
@@ -129,7 +140,7 @@ impl WorkState {
     pub(crate) fn check_named_skill(
         &self,
         name: &str,
-        args: &BTreeMap<String, String>,
+        args: &BTreeMap<String, Value>,
         assignee: Option<&Slug>,
     ) -> Result<(), abbey_api::Problem> {
         use abbey_api::Problem;
@@ -143,6 +154,7 @@ impl WorkState {
             return Err(Problem::new(FaultKind::Invalid, text)
                 .remedy("describe the work in words: `abbey task add \"…\" --to AGENT`"));
         }
+        let args = convert_arguments(&skill.args, args.clone());
         abbey_agents::skill::check_arguments(&skill.args, &serde_json::json!(args)).map_err(
             |why| {
                 let text = format!("the arguments are not valid for skill `{name}`: {why}");

@@ -1,8 +1,10 @@
 //! The skill library in memory.
 
-use abbey_agents::skill::Skill;
+use abbey_agents::arguments::convert_arguments;
+use abbey_agents::skill::{InvalidSkill, Skill};
 use abbey_engine::matcher::{Explanation, Rule, explain, score_by_words};
 use parking_lot::RwLock;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -19,7 +21,7 @@ pub(crate) struct SkillSet {
     /// Valid skills by name.
     pub(crate) all: BTreeMap<String, Skill>,
     /// Errors of the skills that could not be loaded.
-    pub(crate) invalid: Vec<String>,
+    pub(crate) invalid: Vec<InvalidSkill>,
     /// What matching knows of each skill.
     pub(crate) rules: Vec<Rule>,
 }
@@ -36,7 +38,7 @@ impl SkillSet {
         let rules = rules.collect();
         SkillSet {
             all,
-            invalid: invalid.iter().map(ToString::to_string).collect(),
+            invalid,
             rules,
         }
     }
@@ -49,6 +51,24 @@ impl SkillSet {
             scores.insert(found.skill, found.score);
         }
         scores
+    }
+
+    /// Why the skill of this name could not be loaded; none if it could, or if there is none.
+    pub(crate) fn why_invalid(&self, name: &str) -> Option<String> {
+        let invalid = self.invalid.iter().find(|skill| skill.name == name)?;
+        Some(invalid.to_string())
+    }
+
+    /// Arguments of a skill in the types that it declares; those of a skill that is not there stay as they are.
+    pub(crate) fn convert_arguments(
+        &self,
+        skill: &str,
+        args: BTreeMap<String, Value>,
+    ) -> BTreeMap<String, Value> {
+        match self.all.get(skill) {
+            Some(skill) => convert_arguments(&skill.args, args),
+            None => args,
+        }
     }
 
     /// How a text is matched in a house that does not run, of which no names are known.

@@ -91,11 +91,7 @@ pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
     let work = Arc::clone(work);
     Box::new(move |begin: &StepStart| match &begin.act {
         StepAction::Skill { skill, .. } => {
-            let text = |value: &Value| match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            let args = begin.data.iter().map(|(k, v)| (k.clone(), text(v)));
+            let args = begin.data.iter().map(|(k, v)| (k.clone(), v.clone()));
             work.intake_for_skill(skill, args.collect())
         }
         // Only what was written in the definition is matched, never what flows through it.

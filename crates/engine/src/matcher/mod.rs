@@ -18,6 +18,7 @@ use crate::terms::{distinctive_terms, has_term, stems_of};
 use abbey_model::Effect;
 use pattern::Pattern;
 use request::Request;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Score of a pattern that covers the whole request.
@@ -107,7 +108,7 @@ pub struct Candidate {
     /// [`SCORE_MAX`] for a pattern that covers the whole request, [`NAMED`] for a skill that is named.
     pub score: u32,
     /// Arguments of the skill, from the slots of its pattern.
-    pub args: BTreeMap<String, String>,
+    pub args: BTreeMap<String, Value>,
 }
 
 /// Result of matching a text with the skills.
@@ -147,7 +148,8 @@ impl Considered {
     }
 
     fn candidate(&self) -> Candidate {
-        let args = self.slots.iter().map(|s| (s.name.clone(), s.value.clone()));
+        let args = self.slots.iter();
+        let args = args.map(|s| (s.name.clone(), Value::from(s.value.clone())));
         Candidate {
             skill: self.skill.clone(),
             score: self.score,

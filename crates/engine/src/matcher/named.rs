@@ -4,6 +4,7 @@ use super::request::Request;
 use super::{Candidate, Considered, NAMED, Rule, SCORE_MAX, SlotKind};
 use crate::matcher::Slot;
 use abbey_model::Effect;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The skill that a request names, with its arguments. `run skill NAME` names a skill also where there is none of this name, so
@@ -19,7 +20,7 @@ pub(super) fn find_named_skill(rules: &[Rule], request: &Request) -> Option<Cand
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !word.is_empty()
     };
-    let named = |skill: &str, args: BTreeMap<String, String>| Candidate {
+    let named = |skill: &str, args: BTreeMap<String, Value>| Candidate {
         skill: skill.to_owned(),
         score: NAMED,
         args,
@@ -55,7 +56,7 @@ pub(super) fn find_named_skill(rules: &[Rule], request: &Request) -> Option<Cand
     for word in words {
         // Any other word makes it a sentence about the skill.
         let (key, value) = word.split_once('=')?;
-        args.insert(key.to_owned(), value.to_owned());
+        args.insert(key.to_owned(), Value::from(value));
     }
     let skill = skill.to_ascii_lowercase();
     is_name(&skill).then(|| named(&skill, args))
@@ -64,10 +65,10 @@ pub(super) fn find_named_skill(rules: &[Rule], request: &Request) -> Option<Cand
 /// A named skill among those that are considered.
 pub(super) fn considered(rules: &[Rule], found: &Candidate) -> Considered {
     let rule = rules.iter().find(|r| r.skill == found.skill);
-    let slot = |(name, value): (&String, &String)| Slot {
+    let slot = |(name, value): (&String, &Value)| Slot {
         name: name.clone(),
         kind: SlotKind::Group,
-        value: value.clone(),
+        value: value.as_str().unwrap_or_default().to_owned(),
         refused: None,
     };
     Considered {

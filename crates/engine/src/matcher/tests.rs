@@ -63,8 +63,8 @@ fn a_request_finds_its_skill_with_arguments() {
         panic!()
     };
     assert_eq!(
-        (c.args["source"].as_str(), c.args["repository"].as_str()),
-        ("topic", "demo")
+        (&c.args["source"], &c.args["repository"]),
+        (&"topic".into(), &"demo".into())
     );
 }
 

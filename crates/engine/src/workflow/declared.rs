@@ -53,6 +53,13 @@ impl ValueType {
             ValueType::Object => value.is_object(),
         }
     }
+
+    /// The value that a text stands for where a value of this type is declared: its JSON, as a command line or a form
+    /// has it. None if it stands for no such value, and for a text, which stays what it is.
+    fn value_of_text(self, text: &str) -> Option<Json> {
+        let value: Json = serde_json::from_str(text.trim()).ok()?;
+        (self != ValueType::Text && self.fits(&value)).then_some(value)
+    }
 }
 
 impl fmt::Display for ValueType {
@@ -296,6 +303,11 @@ impl Workflow {
             .map(|name| format!("`{name}` is not a declared input"))
             .collect();
         for (name, field) in &self.input {
+            if let Some(Json::String(text)) = given.get(name)
+                && let Some(value) = field.of.value_of_text(text)
+            {
+                given.insert(name.clone(), value);
+            }
             match (given.get(name), &field.default) {
                 (Some(value), _) if field.of.fits(value) => {}
                 (Some(_), _) => wrong.push(format!("`{name}` is a {}", field.of)),

@@ -78,13 +78,7 @@ impl Decoder<'_> {
             let action = match (text(value, "task"), text(value, "skill"), workflow) {
                 (Some(task), None, None) => ScheduleAction::Task(task.to_owned()),
                 (None, Some(skill), None) => {
-                    let args = with.iter().map(|e| {
-                        let value = match e.value.to_json() {
-                            serde_json::Value::String(text) => text,
-                            other => other.to_string(),
-                        };
-                        (e.key.clone(), value)
-                    });
+                    let args = with.iter().map(|e| (e.key.clone(), e.value.to_json()));
                     ScheduleAction::Skill(skill.to_owned(), args.collect())
                 }
                 (None, None, Some(workflow)) => {

@@ -393,6 +393,11 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         match task::step(&engine_task(&row), &event, &who, tx.now) {
             Ok(step) => {
                 let action = format!("task.{}", event.name());
+                if event == Event::Overdue {
+                    let earlier = row.failure.take();
+                    let earlier = earlier.map_or_else(String::new, |text| format!("; {text}"));
+                    row.failure = Some(format!("its deadline is over{earlier}"));
+                }
                 store_transition(tx, &mut row, step, &who, (&action, json!({})), None)?;
                 changed.push(row);
             }

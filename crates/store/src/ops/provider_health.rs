@@ -10,7 +10,7 @@ use abbey_model::{Principal, ProviderFailure, RunId, Slug, WaitKind};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Waits for a provider's server errors after which one that follows a good answer to another task costs an attempt: a
+/// Waits for a provider's errors after which one that follows a good answer to another task costs an attempt: a
 /// request that a provider can't serve must not hold up all others for ever.
 const FREE_SERVER_ERRORS: u32 = 3;
 
@@ -102,14 +102,21 @@ fn is_fault_of_task(
     failure: ProviderFailure,
     before: ProviderCondition,
 ) -> Result<bool> {
-    if failure != ProviderFailure::ServerError || before != ProviderCondition::Available {
+    // 403 and 408 can be answers to this one request as well.
+    let may_be_its_own = matches!(
+        failure,
+        ProviderFailure::ServerError
+            | ProviderFailure::CredentialRefused
+            | ProviderFailure::TimedOut
+    );
+    if !may_be_its_own || before != ProviderCondition::Available {
         return Ok(false);
     }
     let Some((task, _)) = ledger::live_run(tx, &outcome.agent, outcome.run)? else {
         return Ok(false);
     };
     let waits: u32 = tx.rows.aggregate(
-        "SELECT count(*) FROM runs WHERE task = ?1 AND wait IS NOT NULL AND reason = 'provider_error'",
+        "SELECT count(*) FROM runs WHERE task = ?1 AND wait IS NOT NULL AND reason IN ('provider_error', 'agent_error')",
         params![task.to_string()],
     )?;
     Ok(waits >= FREE_SERVER_ERRORS)

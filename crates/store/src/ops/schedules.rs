@@ -1,6 +1,6 @@
 //! Schedules: a row for each, and a line of history for each instant that was settled.
 
-use super::transitions::apply_event;
+use super::transitions::cancel_subtask;
 use super::{audit_log, task_rows, tasks, workflows};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
@@ -8,7 +8,6 @@ use crate::transaction::Tx;
 use crate::{
     Error, FireSchedule, Result, ScheduleRecord, ScheduleRow, ScheduledStart, WorkflowSignal,
 };
-use abbey_engine::task::Event;
 use abbey_engine::timetable::Overlap;
 use abbey_model::{Principal, TaskRef};
 use serde_json::json;
@@ -199,8 +198,9 @@ fn cancel_start(tx: &mut Tx<'_>, started: Started, work: &ScheduledStart) -> Res
             workflows::advance(tx, number, cancel, intakes).map(drop)
         }
         (Started::Task(number), _) => {
-            let task = TaskRef::Number(number);
-            apply_event(tx, task, &Event::Cancel, &Principal::House).map(drop)
+            let task = task_rows::load(tx.rows, TaskRef::Number(number))?;
+            let why = "its schedule starts it again, and replaces the earlier one".to_owned();
+            cancel_subtask(tx, task, why, json!({ "because": "schedule" }))
         }
         (Started::Run(_), ScheduledStart::Task(_)) => Ok(()),
     }

@@ -124,7 +124,14 @@ pub(crate) fn edit(
 ) -> Result<TaskRow> {
     let mut row = load(tx.rows, task)?;
     let step = task::step(&engine_task(&row), &Event::Edit, who, tx.now)?;
-    row.text = tx.redact(&edit.text);
+    let text = tx.redact(&edit.text);
+    if row.text != text {
+        // What the earlier text asked for is not asked for any more.
+        row.route.skill = None;
+        row.route.args.clear();
+        row.route.score = 0;
+    }
+    row.text = text;
     row.priority = edit.priority;
     row.pinned = edit.assignee.is_some();
     row.assignee = edit.assignee;
@@ -209,9 +216,7 @@ fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resul
         return task_rows::restore_deadline(tx, row);
     }
     row.route = route;
-    for value in row.route.args.values_mut() {
-        *value = tx.redact(value);
-    }
+    row.route.args = tx.redact_json(&row.route.args)?;
     if !row.pinned {
         row.assignee = match &step.task.phase {
             Phase::Ready { candidates } if candidates.len() == 1 => candidates.first().cloned(),

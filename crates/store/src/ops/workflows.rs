@@ -1,7 +1,7 @@
 //! Runs of workflows: what `engine::workflow` decides to begin is begun in the transaction that stores the decision,
 //! so a crash repeats no step and loses none (S3-31).
 
-use super::transitions::apply_event;
+use super::transitions::cancel_subtask;
 use super::{TERMINAL_STATES, approval_rows, approvals, audit_log, task_rows, tasks};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
@@ -11,7 +11,6 @@ use crate::{
     WorkflowSignal,
 };
 use abbey_engine::approval::{State as Answer, Verdict};
-use abbey_engine::task::Event;
 use abbey_engine::workflow::{
     self, EventVerdict, StepAction, StepItem, StepProgress, StepStart, WorkHandle, WorkOutcome,
     WorkflowEffect, WorkflowRun,
@@ -189,7 +188,7 @@ pub(crate) fn advance(
                 let handle = begin_step(tx, &row, &begin, intakes)?;
                 row.run.record_started(&begin, handle);
             }
-            WorkflowEffect::Cancel(handle) => cancel_handle(tx, handle)?,
+            WorkflowEffect::Cancel(handle) => cancel_handle(tx, &row, handle)?,
         }
     }
     let expiry = |handle: WorkHandle| match handle {
@@ -367,14 +366,19 @@ fn begin_step(
     Ok(WorkHandle::Task(tasks::add(tx, new)?.task.number))
 }
 
-fn cancel_handle(tx: &mut Tx<'_>, handle: WorkHandle) -> Result<()> {
+fn cancel_handle(tx: &mut Tx<'_>, row: &WorkflowRow, handle: WorkHandle) -> Result<()> {
     match handle {
         WorkHandle::Task(number) => {
-            let task = TaskRef::Number(number);
-            if !task_rows::load(tx.rows, task)?.state().is_terminal() {
-                apply_event(tx, task, &Event::Cancel, &Principal::House)?;
+            let task = task_rows::load(tx.rows, TaskRef::Number(number))?;
+            if task.state().is_terminal() {
+                return Ok(());
             }
-            Ok(())
+            let name = format!("WF-{}", row.number);
+            let why = match &row.run.failure {
+                Some(why) => format!("its workflow run {name} does not go on: {why}"),
+                None => format!("its workflow run {name} does not need it any more"),
+            };
+            cancel_subtask(tx, task, why, json!({ "because": name }))
         }
         WorkHandle::Approval(number) => approval_rows::lapse_of_step(tx, number),
     }

@@ -148,9 +148,18 @@ pub(super) async fn check_host(
         "skills",
         skills.invalid.is_empty(),
         CheckSeverity::Warn,
-        match skills.invalid.first() {
-            None => format!("{} skills are valid", skills.all.len()),
-            Some(first) => first.clone(),
+        match skills.invalid.as_slice() {
+            [] => format!("{} skills are valid", skills.all.len()),
+            [one] => one.to_string(),
+            [first, ..] => {
+                let names = skills.invalid.iter().map(|s| format!("`{}`", s.name));
+                let names: Vec<String> = names.collect();
+                format!(
+                    "{} skills are not valid: {}; {first}",
+                    names.len(),
+                    names.join(", ")
+                )
+            }
         },
         "`abbey skill check DIR` lists every mistake",
     );
