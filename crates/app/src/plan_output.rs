@@ -35,7 +35,8 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
             output::print_hanging(step, removed);
         }
         if doc.requires_consent && !doc.applied {
-            output::print_line(
+            output::print_hanging(
+                "",
                 "`abbey up` asks for this consent on a terminal; elsewhere `abbey up --yes` gives it",
             );
         }

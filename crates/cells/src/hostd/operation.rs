@@ -367,6 +367,16 @@ impl HostdReply {
     }
 }
 
+/// Why an operation on the files of an owner is refused while its cell runs.
+pub(super) fn still_running(owner: &CellName) -> String {
+    format!("{owner} still has a running cell; stop it first")
+}
+
+/// The reply that refuses an operation.
+pub(super) fn refused(why: impl Into<String>) -> crate::Result<HostdReply> {
+    Ok(HostdReply::Refused { why: why.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

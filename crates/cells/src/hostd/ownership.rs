@@ -3,8 +3,7 @@
 
 use super::HostdConfig;
 use super::house_subnets::{check_others, lock_subnets, publish_subnets};
-use super::operation::HostdReply;
-use super::server::{refused, still_running};
+use super::operation::{HostdReply, refused, still_running};
 use crate::allocation::{Allocation, Allocations, LockedAllocations, lock_allocations};
 use crate::{Result, crash};
 use abbey_model::CellName;

@@ -2,7 +2,9 @@
 
 use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
-use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
+use super::operation::{
+    Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX, refused, still_running,
+};
 use super::spare_networks::SpareNetworks;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
@@ -245,14 +247,6 @@ fn answer(mut stream: &UnixStream, reply: &HostdReply) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(reply)?;
     bytes.push(b'\n');
     stream.write_all(&bytes)
-}
-
-pub(super) fn still_running(owner: &CellName) -> String {
-    format!("{owner} still has a running cell; stop it first")
-}
-
-pub(super) fn refused(why: impl Into<String>) -> Result<HostdReply> {
-    Ok(HostdReply::Refused { why: why.into() })
 }
 
 /// Checks and performs one operation, or only checks it for a dry run. `stream` is the caller's connection, `line`
