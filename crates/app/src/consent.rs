@@ -75,7 +75,13 @@ impl Consent {
 /// # Errors
 /// Exit code 4 if nobody consents.
 pub(crate) async fn obtain_consent_to_restored(home: &Home, yes: bool) -> Result<(), Failure> {
-    let uses = abbey_daemon::uses_without_consent(home)?;
+    let uses = match abbey_daemon::uses_without_consent(home) {
+        Ok(uses) => uses,
+        Err(error) => {
+            home.require_own()?;
+            return Err(error.into());
+        }
+    };
     let shown: Vec<&str> = uses.iter().map(String::as_str).collect();
     let question = "Allow this to the restored house?";
     if !uses.is_empty() && !yes && !ask(&shown, question, || {}).await {

@@ -21,6 +21,7 @@ use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, SecretRef, Slug};
 use abbey_support::beneath::DirHandle;
 use abbey_support::input::{InputError, read_input_text, read_text_within};
+use abbey_support::shell::shell_path;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,21 @@ pub(crate) const MANIFEST_MAX: u64 = manifest::MANIFEST_MAX as u64;
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
     let text = read_input_text(file, MANIFEST_MAX).map_err(|e| cannot_read_manifest(file, e))?;
     manifest_request(file, text)
+}
+
+/// As [`read_manifest`], of the manifest of a house: where its file is gone, the failure says how to get it back.
+///
+/// # Errors
+/// As [`read_manifest`].
+pub(crate) fn read_manifest_of(home: &Home, file: &Path) -> Result<ManifestBody, Failure> {
+    let has_state = std::fs::symlink_metadata(home.database_file()).is_ok();
+    read_manifest(file).map_err(|failure| match has_state && !file.exists() {
+        true => failure.hint(format!(
+            "`abbey plan --in-force > {}` brings back the manifest that was applied last; `-f` selects another file",
+            shell_path(file)
+        )),
+        false => failure,
+    })
 }
 
 /// Failure with exit code 2 of a manifest that cannot be read.

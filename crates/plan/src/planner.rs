@@ -76,6 +76,8 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     }
     work.notes
         .extend(service_access::returning_access(house, inventory));
+    work.notes
+        .extend(service_access::left_by_renaming(house, inventory));
     let mut plan = Plan {
         generation: inventory.generation,
         steps: work.steps,

@@ -124,6 +124,46 @@ fn closed_since(inventory: &Inventory, service: &Slug, name: &str) -> Option<Tim
     }
 }
 
+/// What an agent that gets another name leaves in services that it does not use any more: its data has the former name.
+pub(crate) fn left_by_renaming(house: &House, inventory: &Inventory) -> Vec<Note> {
+    let mut notes = Vec::new();
+    for (new, old) in &inventory.renamed {
+        let services = house.services.values().filter(|s| s.kind.has_consumers());
+        for service in services {
+            let uses = house
+                .agents
+                .get(new)
+                .is_none_or(|a| a.uses.contains(&service.slug));
+            let name = service.name_for(old);
+            if uses || closed_since(inventory, &service.slug, &name).is_none() {
+                continue;
+            }
+            let (slug, data) = (&service.slug, describe_access(service.kind, &name));
+            notes.push(Note {
+                severity: Severity::Warning,
+                subject: format!("agent:{new}"),
+                text: format!(
+                    "its {data} in `{slug}` is closed and keeps that name; `names: {{ {new}: {} }}` at `{slug}` keeps it for when the agent uses `{slug}` again",
+                    name.replace('_', "-")
+                ),
+            });
+        }
+    }
+    notes
+}
+
+/// Names, quoted, of closed data in a service that belongs to no agent of the house.
+fn unclaimed(house: &House, inventory: &Inventory, service: &Service) -> Vec<String> {
+    let claimed: BTreeSet<String> = house.agents.keys().map(|a| service.name_for(a)).collect();
+    let of_service = inventory
+        .access
+        .iter()
+        .filter(|a| a.service == service.slug);
+    let closed = of_service.filter(|a| matches!(a.state, AccessState::Closed { .. }));
+    let names = closed.filter(|a| !claimed.contains(&a.name));
+    names.map(|a| format!("`{}`", a.name)).collect()
+}
+
 /// What an agent finds in a service that it uses from now on, where somebody with its name used it before.
 pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note> {
     let old_house = inventory.current.as_ref().map(|c| &c.house);
@@ -143,13 +183,22 @@ pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note
             let data = describe_access(service.kind, &name);
             let ago = |at: Timestamp| inventory.now.since(at).human();
             let (severity, text) = match known.map(|k| &k.state) {
-                Some(AccessState::Closed { at, .. }) => (
-                    Severity::Info,
-                    format!(
-                        "its {data} in `{slug}` was closed {} ago and comes back with its data",
-                        ago(*at)
+                Some(AccessState::Closed { at, .. }) => match before {
+                    Some(_) => (
+                        Severity::Info,
+                        format!(
+                            "its {data} in `{slug}` was closed {} ago and comes back with its data",
+                            ago(*at)
+                        ),
                     ),
-                ),
+                    None => (
+                        Severity::Warning,
+                        format!(
+                            "the {data} in `{slug}`, which a former agent of this name left {} ago, comes to it with its data; another name for it in `names` of `{slug}` begins empty",
+                            ago(*at)
+                        ),
+                    ),
+                },
                 Some(AccessState::Dropped { at, backup }) => (
                     Severity::Warning,
                     format!(
@@ -163,7 +212,17 @@ pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note
                         }
                     ),
                 ),
-                Some(AccessState::Open) | None => continue,
+                Some(AccessState::Open) => continue,
+                None => match unclaimed(house, inventory, service).as_slice() {
+                    [] => continue,
+                    kept => (
+                        Severity::Warning,
+                        format!(
+                            "its {data} in `{slug}` begins empty; `{slug}` keeps {} of agents that use it no more: an entry in `names` of `{slug}` gives it one of them",
+                            kept.join(", ")
+                        ),
+                    ),
+                },
             };
             notes.push(Note {
                 severity,

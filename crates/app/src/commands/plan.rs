@@ -3,8 +3,8 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_edit::finish_interrupted_edits;
-use crate::manifest_file::{allow_root_files, read_manifest};
+use crate::manifest_edit::{finish_interrupted_edits, has_interrupted_edit};
+use crate::manifest_file::{allow_root_files, read_manifest, read_manifest_of};
 use crate::output;
 use crate::plan_output::print_plan;
 use crate::stopped_control_plane::note_client;
@@ -52,7 +52,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         return print_manifest_in_force(home, json).await;
     }
     let file = args.manifest.path(home);
-    let mut body = read_manifest(&file)?;
+    let mut body = read_manifest_of(home, &file)?;
     let kind = args.render.as_ref().and_then(ValueEnum::to_possible_value);
     body.render = kind.map(|kind| kind.get_name().to_owned());
     note_client();
@@ -66,6 +66,11 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         allow_root_files(home, &body, false)?;
         client.house().plan(&body).await?
     } else {
+        if has_interrupted_edit(home, &file) {
+            output::print_message(
+                "a command that edited this file was interrupted before the house accepted the edit: `abbey up` first puts the file back as it was",
+            );
+        }
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };
     let fatal = doc.notes.iter().any(|n| n.severity == PlanSeverity::Fatal);

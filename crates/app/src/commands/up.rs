@@ -11,7 +11,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::{edited_by_commands, hold_manifest};
-use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest};
+use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest, read_manifest_of};
 use crate::output::{self, Progress, print_message};
 use crate::plan_before_start::plan_before_start;
 use crate::readiness::{WaitArgs, WaitFor};
@@ -44,7 +44,7 @@ pub(crate) struct UpArgs {
 /// consents to it, or if another command applied another manifest meanwhile.
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let file = args.manifest.path(home);
-    let mut body = read_manifest(&file)?;
+    let mut body = read_manifest_of(home, &file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     obtain_consent_to_restored(home, args.yes).await?;
@@ -75,6 +75,13 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         Ok(doc) => doc,
         Err(failure) if failure.code() == exit::TIMEOUT => return Err(failure),
         Err(failure) => {
+            let manifest = client.house().manifest().await;
+            let in_force = manifest
+                .is_ok_and(|m| read_manifest(&file).is_ok_and(|b| b.manifest == m.manifest));
+            if in_force {
+                // Something could not be carried out; that holds up nothing else.
+                return Err(failure.with_code(exit::DEGRADED));
+            }
             let refused = generation_in_force(&client).await == before;
             if started && refused && (was_down || before.is_none()) {
                 // It was started for this manifest only; leave the host as it was.

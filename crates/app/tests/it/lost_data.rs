@@ -104,6 +104,57 @@ fn data_that_an_agent_leaves_in_a_service_is_closed_with_consent_and_shown_until
     assert!(offline.contains("begins empty"), "{offline}");
 }
 
+/// Data keeps its name when its agent is renamed, also while the agent does not use the service.
+#[test]
+fn data_that_a_renamed_agent_left_comes_back_and_goes_to_nobody_unsaid() {
+    let house = sites();
+    let manifest = || std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let write = |text: &str| std::fs::write(house.path("abbey.yaml"), text).unwrap();
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let closed = || {
+        let doc: ServicesDoc = house.document(0, "service list");
+        doc.services[0].closed.len()
+    };
+    house.expect(0, "agent rename otto nils");
+    let used = manifest();
+    assert!(used.contains("nils: otto"), "{used}");
+    let unused = used.replace("nils: { uses: [web] }", "nils: {}");
+    assert_ne!(used, unused);
+    write(&unused);
+    house.expect(0, "up --yes");
+    until("it is closed", || closed() == 1);
+    write(&used);
+    let planned = flat(house.expect(0, "plan"));
+    assert!(planned.contains("comes back with its data"), "{planned}");
+    house.expect(0, "up");
+    until("it is open", || closed() == 0);
+
+    // A renaming while it is closed says where the data is.
+    write(
+        &unused
+            .replace("names: { nils: otto }", "")
+            .replace("nils: {}", "otto: {}"),
+    );
+    house.expect(0, "up --yes");
+    until("it is closed", || closed() == 1);
+    let told = flat(house.expect(0, "agent rename otto nils"));
+    assert!(told.contains("names: { nils: otto }"), "{told}");
+    let apart = manifest();
+    write(&apart.replace("nils: {}", "nils: { uses: [web] }"));
+    let planned = flat(house.expect(0, "plan"));
+    assert!(
+        planned.contains("begins empty; `web` keeps `otto`"),
+        "{planned}"
+    );
+    // Another agent of that name is told what it gets.
+    write(&format!("{apart}  otto: {{ uses: [web] }}\n"));
+    let planned = flat(house.expect(0, "plan"));
+    assert!(
+        planned.contains("a former agent of this name left"),
+        "{planned}"
+    );
+}
+
 fn failed_checks(house: &House) -> Vec<String> {
     let output = house.run("doctor --json");
     let doc: DoctorDoc = serde_json::from_slice(&output.stdout).expect("a document");
@@ -121,6 +172,8 @@ fn lost_files_of_an_agent_or_service_are_refused_and_named() {
     let aside = house.path("aside");
     for (place, check, kind) in [
         ("agents/otto", "files.otto", "agent:otto"),
+        ("agents/otto/home", "files.otto", "agent:otto"),
+        ("agents/otto/workspace", "files.otto", "agent:otto"),
         ("services/web", "files.web", "service:web"),
         ("services/web/data", "files.web", "service:web"),
     ] {
@@ -168,8 +221,57 @@ fn an_agent_with_lost_files_begins_anew_after_it_was_removed() {
     house.expect(0, "down");
     std::fs::remove_dir_all(house.home().join("services/web")).unwrap();
     house.expect_refusal(4, "up");
+    // As where nothing is mounted any more.
     std::fs::create_dir(house.home().join("services/web")).unwrap();
+    let refusal = house.expect_refusal(4, "up");
+    let (_, anew) = refusal.split_once("without its data, run `").unwrap();
+    let (anew, _) = anew.split_once('`').unwrap();
+    let made = std::process::Command::new("sh").args(["-c", anew]).status();
+    assert!(made.unwrap().success(), "{refusal}");
     house.expect(0, "up");
+}
+
+/// Whoever copies files back as root does not have to know whose they were.
+#[test]
+fn files_that_root_copied_back_are_given_to_their_user_again() {
+    let house = sites();
+    house.write_agent_file("otto", "note", "kept\n");
+    let site = |name: &str| house.home().join("services/web/data").join(name);
+    assert!(site("otto").exists());
+    house.expect(0, "down");
+    let outside = house.path("of-the-host");
+    std::fs::write(&outside, "root's").unwrap();
+    for place in ["agents/otto", "services/web"] {
+        let path = house.home().join(place);
+        let status = std::process::Command::new("chown")
+            .args(["-R", "0:0"])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success());
+        std::fs::hard_link(
+            &outside,
+            path.join(if place.starts_with("agents") {
+                "home/link"
+            } else {
+                "link"
+            }),
+        )
+        .unwrap();
+    }
+    house.expect(0, "up");
+    assert_eq!(house.agent("otto").presence, Presence::Ready);
+    assert_eq!(house.expect(0, "exec otto -- cat note"), "kept\n");
+    house.expect(
+        0,
+        args!("exec otto -- sh -c {}", "echo more >> note && touch ~/new"),
+    );
+    let doc: ServicesDoc = house.document(0, "service list");
+    assert_eq!(doc.services[0].presence, Presence::Ready);
+    use std::os::unix::fs::MetadataExt;
+    let uid = |path: &std::path::Path| std::fs::metadata(path).unwrap().uid();
+    assert_eq!(uid(&outside), 0, "a file of the host stays root's");
+    assert_ne!(uid(&site("otto")), 0);
+    assert_eq!(uid(&house.home().join("agents/otto/workspace/shared")), 0);
 }
 
 const DRIVES: &str = "house: sized
@@ -219,4 +321,91 @@ fn drives_that_are_too_small_for_the_files_are_refused_before_anything_stops() {
     assert_eq!(house.agent("a").presence, Presence::Ready);
     let count = house.expect(0, args!("exec a -- sh -c {}", "ls | grep -c many-"));
     assert_eq!(count.trim(), "20000");
+}
+
+/// Closes whatever is closed in a document long ago; false if nothing is.
+fn backdate(doc: &mut serde_json::Value) -> bool {
+    match doc {
+        serde_json::Value::Object(map) => map.iter_mut().fold(false, |found, (key, value)| {
+            let closed = key == "closed_ms" && value.is_number();
+            if closed {
+                *value = 1.into();
+            }
+            backdate(value) || closed || found
+        }),
+        serde_json::Value::Array(list) => {
+            let found = list.iter_mut().map(backdate);
+            found.filter(|found| *found).count() > 0
+        }
+        _ => false,
+    }
+}
+
+/// Who starts a house whose time to keep something is over, with a manifest that uses it again, finds it.
+#[test]
+fn data_that_is_due_is_not_deleted_before_a_started_house_knows_its_manifest() {
+    let house = sites();
+    house.manifest(&without_otto());
+    house.expect(0, "up --yes");
+    until("it is closed", || {
+        house.audit_entries("service.close").len() == 1
+    });
+    house.expect(0, "down");
+    let registry = house.home().join("services/web/consumers.json");
+    let text = std::fs::read_to_string(&registry).unwrap();
+    let mut doc: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(backdate(&mut doc), "{text}");
+    // The same file, so that its owner stays.
+    std::fs::write(&registry, doc.to_string()).unwrap();
+    house.manifest(SITES);
+    let plan = house.expect(0, "plan");
+    assert!(plan.contains("comes back with its data"), "{plan}");
+    house.expect(0, "up");
+    until("it is open", || {
+        house.audit_entries("service.open").len() == 3
+    });
+    assert!(house.audit_entries("service.drop").is_empty());
+}
+
+const ON_DRIVES: &str = "house: drives
+defaults: { cell: sandbox }
+agents:
+  a: { drives: { state: 32MiB, workspace: 32MiB } }
+  b: {}
+";
+
+/// Drives that are gone or cut short are not made anew or filled up, and hold up nobody else.
+#[test]
+fn lost_and_damaged_drives_are_refused_and_hold_up_no_other_agent() {
+    let house = up(ON_DRIVES);
+    house.write_agent_file("a", "note", "kept\n");
+    house.expect(0, "restart a");
+    house.wait_until_up("a");
+    let disks = house.home().join("agents/a/disks");
+    let aside = house.path("disks");
+    house.expect(0, "down");
+    std::fs::rename(&disks, &aside).unwrap();
+    let refusal = house.expect_refusal(4, "up");
+    assert!(refusal.contains("state.ext4"), "{refusal}");
+    std::fs::rename(&aside, &disks).unwrap();
+    house.expect(0, "up");
+    assert_eq!(house.expect(0, "exec a -- cat note"), "kept\n");
+    house.expect(0, "down");
+
+    let image = disks.join("workspace.ext4");
+    let whole = std::fs::read(&image).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .and_then(|file| file.set_len(10 << 20))
+        .unwrap();
+    let failed = house.expect_refusal(7, "up");
+    assert!(failed.contains("workspace.ext4"), "{failed}");
+    assert_eq!(std::fs::metadata(&image).unwrap().len(), 10 << 20);
+    house.wait_until_up("b");
+    house.expect(0, "exec b -- true");
+    house.expect(0, "down");
+    std::fs::write(&image, whole).unwrap();
+    house.expect(0, "up");
+    assert_eq!(house.expect(0, "exec a -- cat note"), "kept\n");
 }

@@ -6,6 +6,7 @@ use super::names::{CREDENTIAL, FileEntry, FileName, NOTES, Owner, SERVICES, SHAR
 use crate::{Error, Result};
 use abbey_model::CellName;
 use abbey_support::beneath::DirHandle;
+use abbey_support::service_data::{DIRECTORY, MARKS};
 use rustix::fs::{FileType, Gid, Stat, Uid};
 use std::io::Read;
 use std::path::Path;
@@ -53,28 +54,53 @@ fn kind(stat: &Stat) -> FileType {
 }
 
 /// Creates the directories of `owner` as `name` in `parent` and writes `files` into them, with the right owners and
-/// modes. Idempotent.
+/// modes. Idempotent. Where the owner had files before and they are another user's now, they were copied back, and are given
+/// to it.
 pub(crate) fn prepare_owner_files(
     parent: &DirHandle,
     name: &str,
     owner: &CellName,
     serve_uid: u32,
     uid: Option<u32>,
+    had_files: bool,
     files: &[FileEntry],
 ) -> Result<()> {
     let theirs = uid.map_or((0, 0), |u| (u, u));
     if matches!(owner, CellName::Service(_) | CellName::Run(_)) {
-        ensure_dir(parent, name, 0o700, theirs)?;
+        // Whose a directory is tells that this is still to do for what is in it, so it changes last.
+        let foreign = |at: &DirHandle, name: &str| {
+            let found = stat(at, name)?.filter(|s| kind(s) == FileType::Directory);
+            let before = found.map(|s| s.st_uid);
+            let moved = |user: &u32| *user != theirs.0 && uid.is_some() && had_files;
+            Ok::<_, Error>(before.filter(moved))
+        };
+        if let Some(before) = foreign(parent, name)?
+            && let Ok(copied) = parent.open_dir(name)
+        {
+            adopt(&copied, before, theirs, &[])?;
+        }
+        let dir = ensure_dir(parent, name, 0o700, theirs)?;
+        // Of a stock service, and not another one's own name.
+        let is_stock = MARKS
+            .iter()
+            .any(|mark| matches!(dir.stat_entry(mark), Ok(Some(_))));
+        if let Some(before) = foreign(&dir, DIRECTORY)?.filter(|_| is_stock)
+            && let Ok(copied) = dir.open_dir(DIRECTORY)
+        {
+            adopt(&copied, before, theirs, &[])?;
+            ensure_dir(&dir, DIRECTORY, 0o700, theirs)?;
+        }
         return Ok(());
     }
     let dir = ensure_dir(parent, name, 0o711, (0, 0))?;
-    let before = stat(&dir, "home")?.map_or(0, |s| s.st_uid);
-    // Files that were brought back are of the user that their agent had then. Whose the directory itself is tells that
+    let before = stat(&dir, "home")?.map(|s| s.st_uid);
+    // Files that were brought back are of the user that their agent had then, or of root, who copied them. Whose the directory itself is tells that
     // this is still to do, so it changes last.
-    if before != 0 && before != theirs.0 && uid.is_some() {
-        for place in ["home", "workspace"] {
+    let is_to_move = |user: &u32| *user != theirs.0 && (*user != 0 || had_files);
+    if let Some(before) = before.filter(is_to_move).filter(|_| uid.is_some()) {
+        for (place, ours) in [("home", &[][..]), ("workspace", &["SOUL.md", "shared"][..])] {
             if let Ok(place) = dir.open_dir(place) {
-                adopt(&place, before, theirs, 0)?;
+                adopt(&place, before, theirs, ours)?;
                 crate::crash::point("hostd.adopted");
             }
         }
@@ -116,7 +142,7 @@ pub(crate) fn prepare_owner_files(
         if keep && stat(at, name)?.is_some() {
             continue;
         }
-        if read_at(at, name).is_none_or(|t| t != entry.content) {
+        if !is_published(at, name, &entry.content, ids)? {
             publish(at, name, entry.content.as_bytes(), mode, ids)?;
         }
         if entry.name == FileName::Token {
@@ -175,6 +201,13 @@ fn publish(at: &DirHandle, name: &str, bytes: &[u8], mode: u32, ids: (u32, u32))
         .map_err(Error::file("publish", name))
 }
 
+/// Whether a file has this text and, where users differ, this owner.
+fn is_published(at: &DirHandle, name: &str, text: &str, (uid, gid): (u32, u32)) -> Result<bool> {
+    let owned = stat(at, name)?.is_some_and(|found| (found.st_uid, found.st_gid) == (uid, gid));
+    let owned = owned || !rustix::process::geteuid().is_root();
+    Ok(owned && read_at(at, name).is_some_and(|found| found == text))
+}
+
 /// A plain file's text, as far as it is one.
 fn read_at(at: &DirHandle, name: &str) -> Option<String> {
     let mut text = String::new();
@@ -211,22 +244,38 @@ pub(crate) fn read_file_written_by_house(path: &Path, name: &FileName) -> Result
 /// Deepest directory whose owner is changed; an agent could nest without end.
 const ADOPT_DEPTH_MAX: usize = 256;
 
-/// Gives a new owner what another left, below an open directory; links are not followed.
-fn adopt(dir: &DirHandle, from: u32, to: (u32, u32), depth: usize) -> Result<()> {
+/// Gives a new owner what another left below an open directory, but for the entries of these names; links are not followed.
+/// What root left and has several names stays root's: one of them can be a file of the host.
+fn adopt(dir: &DirHandle, from: u32, to: (u32, u32), but: &[&str]) -> Result<()> {
+    adopt_below(dir, from, to, but, 0)
+}
+
+fn adopt_below(
+    dir: &DirHandle,
+    from: u32,
+    to: (u32, u32),
+    but: &[&str],
+    depth: usize,
+) -> Result<()> {
     for name in dir.names().map_err(Error::file("list", "."))? {
         let failed = |what| Error::file(what, Path::new(&name));
+        if but.iter().any(|kept| *kept == name) {
+            continue;
+        }
         let Some(found) = dir.stat_entry(&name).map_err(failed("look at"))? else {
             continue;
         };
-        if found.st_uid == from {
+        let is_dir = kind(&found) == FileType::Directory;
+        let shared = from == 0 && !is_dir && found.st_nlink > 1;
+        if found.st_uid == from && !shared {
             let (uid, gid) = (Uid::from_raw(to.0), Gid::from_raw(to.1));
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(dir, &name, Some(uid), Some(gid), flags)
                 .map_err(|e| failed("hand over")(e.into()))?;
         }
-        if kind(&found) == FileType::Directory && depth < ADOPT_DEPTH_MAX {
+        if is_dir && depth < ADOPT_DEPTH_MAX {
             let below = dir.open_dir(&name).map_err(failed("open"))?;
-            adopt(&below, from, to, depth + 1)?;
+            adopt_below(&below, from, to, &[], depth + 1)?;
         }
     }
     Ok(())

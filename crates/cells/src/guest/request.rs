@@ -65,6 +65,7 @@ fn carry_out(config: &GuestConfig, ask: &GuestRequest, stream: &UnixStream) -> R
                 &config.cell,
                 0,
                 Some(UID),
+                false,
                 &files,
             )?;
         }

@@ -248,6 +248,7 @@ pub(super) fn mount_drives_and_write_files(config: &GuestConfig) -> Result<()> {
                 &config.cell,
                 0,
                 Some(UID),
+                false,
                 &files,
             )
         }

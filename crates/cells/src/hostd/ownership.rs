@@ -5,6 +5,8 @@ use super::HostdConfig;
 use super::house_subnets::{check_others, lock_subnets, publish_subnets};
 use super::operation::{HostdReply, refused, still_running};
 use crate::allocation::{Allocation, Allocations, LockedAllocations, lock_allocations};
+use crate::files::archive::DISKS;
+use crate::microvm::drives::has_images;
 use crate::{Result, crash};
 use abbey_model::CellName;
 use abbey_support::service_data;
@@ -12,7 +14,8 @@ use abbey_support::shell::shell_path;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Carries out [`HostdOperation::Allocate`](super::HostdOperation::Allocate).
 pub(super) fn allocate(
@@ -95,7 +98,7 @@ pub(super) fn forget_files(config: &HostdConfig, owner: &CellName) -> Result<()>
     }
 }
 
-/// Checks that the directory of an owner exists, if it did before: a new one would look like an owner that has its files.
+/// Checks that the files of an owner exist, if they did before: new ones would look like an owner that has its files.
 ///
 /// # Errors
 /// What is missing, and what can be done about it.
@@ -104,16 +107,63 @@ pub(super) fn require_files(
     allocations: &Allocations,
     owner: &CellName,
 ) -> std::result::Result<(), String> {
-    let dir = config.owner_dir(owner);
-    let missing =
-        matches!(fs::symlink_metadata(&dir), Err(e) if e.kind() == io::ErrorKind::NotFound);
-    match missing && allocations.prepared.contains(owner) {
-        true => Err(describe_loss(&dir, owner, &dir)),
-        false => Ok(()),
+    let allocation = allocations.owners.get(owner).cloned().unwrap_or_default();
+    let uid = allocation.uid;
+    let lost = allocations.prepared.contains(owner);
+    match missing_files(config, owner, &allocation).filter(|_| lost) {
+        Some(missing) => Err(describe_loss(
+            &config.owner_dir(owner),
+            owner,
+            uid,
+            &missing,
+        )),
+        None => Ok(()),
     }
 }
 
-/// Agents and services whose directory does not exist any more, each with what can be done about it.
+/// What of the files of an owner with this allocation does not exist: its directory, or, as where another file system was mounted
+/// before, what is in it once it is prepared.
+fn missing_files(
+    config: &HostdConfig,
+    owner: &CellName,
+    allocation: &Allocation,
+) -> Option<PathBuf> {
+    let dir = config.owner_dir(owner);
+    let is_missing = |path: &Path| matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    if is_missing(&dir) {
+        return Some(dir);
+    }
+    match owner {
+        CellName::Agent(_) => {
+            let mut drives = [DISKS, "drives"].into_iter();
+            let on_drives = drives.any(|name| has_images(&dir.join(name)));
+            let mut places = ["home", "workspace"]
+                .map(|place| dir.join(place))
+                .into_iter();
+            let place = places.find(|place| !on_drives && is_missing(place));
+            // Once files are in an image, where it is mounted nothing is below it.
+            let mut images = [("state", "home"), ("workspace", "workspace")].into_iter();
+            let image = images.find_map(|(image, place)| {
+                let image = dir.join(DISKS).join(image).with_extension("ext4");
+                (is_missing(&image) && is_empty(&dir.join(place))).then_some(image)
+            });
+            place.or(image.filter(|_| allocation.disks.is_some()))
+        }
+        // Only its own user's directory was prepared.
+        CellName::Service(_) => {
+            let found = fs::symlink_metadata(&dir).ok()?;
+            let foreign = allocation.uid.is_some_and(|uid| found.uid() != uid);
+            (foreign && is_empty(&dir)).then_some(dir)
+        }
+        CellName::Run(_) => None,
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Agents and services whose files do not exist any more, each with what can be done about it.
 pub(super) fn lost_files(
     config: &HostdConfig,
     allocations: &Allocations,
@@ -144,32 +194,38 @@ pub(super) fn lost_data(
             return None;
         }
         let dir = config.owner_dir(owner);
-        let why = describe_loss(&dir, owner, &dir.join(service_data::DIRECTORY));
+        let uid = allocations.owners.get(owner).and_then(|a| a.uid);
+        let why = describe_loss(&dir, owner, uid, &dir.join(service_data::DIRECTORY));
         Some((owner.owner(), why))
     });
     lost.collect()
 }
 
-/// What is missing, and what can be done about it. `dir` is the directory of the owner.
-fn describe_loss(dir: &Path, owner: &CellName, missing: &Path) -> String {
+/// What is missing, and what can be done about it. `dir` is the directory of the owner with this user.
+fn describe_loss(dir: &Path, owner: &CellName, uid: Option<u32>, missing: &Path) -> String {
     let slug = owner.slug();
     let anew = match owner {
         CellName::Agent(_) => format!(
-            "to begin anew, take the agent out of the manifest, run `abbey up --yes`, and add it again (`abbey agent add {slug}`)"
+            "to begin anew, `abbey agent rm {slug}`, and then `abbey agent restore {slug}` or an entry in the manifest as before"
         ),
         CellName::Service(_) | CellName::Run(_) => {
             let aside = match dir == missing {
                 true => "",
                 false => "move the rest of the service's directory to another place, and ",
             };
+            let user = uid.map_or_else(String::new, |uid| format!(" -o {uid} -g {uid}"));
             format!(
-                "to begin anew without its data, {aside}run `mkdir {}`",
+                "to begin anew without its data, {aside}run `install -d -m 700{user} {}`",
                 shell_path(dir)
             )
         }
     };
+    let what = match fs::symlink_metadata(missing) {
+        Ok(_) => "is empty and belongs to another user than before",
+        Err(_) => "does not exist, though it did before",
+    };
     format!(
-        "its files are gone: `{}` does not exist, though it did before. Put the directory back, or restore a backup (`abbey restore`); {anew}",
+        "its files are gone: `{}` {what}. Put the directory back, or restore a backup (`abbey restore`); {anew}",
         missing.display()
     )
 }

@@ -313,7 +313,11 @@ pub(super) fn perform_operation(
                 crash::point("hostd.prepare");
                 mounted(config, &allocations, &owner)?;
                 let (parent, name) = config.open_parent(&owner)?;
-                files::prepare_owner_files(&parent, name, &owner, config.serve_uid, uid, &files)?;
+                let had_files = allocations.prepared.contains(&owner);
+                let serve_uid = config.serve_uid;
+                files::prepare_owner_files(
+                    &parent, name, &owner, serve_uid, uid, had_files, &files,
+                )?;
                 let agent = matches!(owner, CellName::Agent(_));
                 if agent && guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
                     guest::write_guest_files(config, &owner, &files)?;

@@ -3,7 +3,7 @@
 
 use super::HostdConfig;
 use super::house_subnets::publish_subnets;
-use crate::sys::host::create_host_files_dir;
+use crate::sys::host::{HOST_FILES, create_host_files_dir};
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
 use abbey_support::shell::shell_word;
@@ -31,6 +31,21 @@ pub fn running_twin(hostd_dir: &Path) -> Option<String> {
     (Path::new(&home) != own).then(|| refusal(&home))
 }
 
+/// hostd of a house that runs and whose home was this directory when it started, though the house that is here now has other
+/// users: the directory was moved away meanwhile.
+fn moved_away(home: &Path, own: u32) -> Option<i32> {
+    let entries = fs::read_dir(HOST_FILES).into_iter().flatten().flatten();
+    let mut others = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let first: u32 = name.to_str()?.strip_prefix("users-")?.parse().ok()?;
+        let file = fs::File::open(entry.path()).ok().filter(|_| own != first)?;
+        let pid = lock::lock_holder(&file)?;
+        let stated = fs::read_to_string(entry.path()).ok()?;
+        (Path::new(&stated) == home).then_some(pid)
+    });
+    others.next()
+}
+
 /// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
 ///
 /// # Errors
@@ -41,6 +56,15 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     }
     let allocations = allocation::lock_allocations(&config.hostd_dir())?.allocations;
     let first = allocations.uid_first;
+    if let Some(pid) = moved_away(&config.home, first) {
+        return Err(Error::Hostd {
+            op: super::startup::START,
+            why: format!(
+                "the house that was started in `{}` still runs (hostd is process {pid}), and its directory was moved away meanwhile; move it back, or run `abbey --home PLACE down` with its new place",
+                config.home.display()
+            ),
+        });
+    }
     create_host_files_dir()?;
     let path = allocation::file_of_users(first);
     let Some(mut held) = lock::try_lock_file(&path)? else {

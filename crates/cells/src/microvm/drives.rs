@@ -117,16 +117,17 @@ pub(crate) fn create_empty_file_system(path: &Path, label: &str, size: Bytes) ->
 /// Enlarges the ext4 drive at `path` to `size` bytes. The tools run as `uid`, because the content came from a
 /// guest.
 pub(crate) fn grow_drive(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+    // Before it grows: one that is shorter than its file system was cut off, which could not be seen afterwards.
+    let mut check = host_command("e2fsck", uid);
+    check.args(["-f", "-p"]).arg(path);
+    // 1: something was repaired.
+    run_drive_tool(check, &[0, 1], path)?;
     let file = fs::OpenOptions::new()
         .write(true)
         .open(path)
         .map_err(Error::file("open", path))?;
     file.set_len(size.0).map_err(Error::file("grow", path))?;
     drop(file);
-    let mut check = host_command("e2fsck", uid);
-    check.args(["-f", "-p"]).arg(path);
-    // 1: something was repaired.
-    run_drive_tool(check, &[0, 1], path)?;
     let mut resize = host_command("resize2fs", uid);
     resize.arg(path);
     run_drive_tool(resize, &[0], path)

@@ -31,6 +31,8 @@ use std::time::Duration;
 const WITHIN: Duration = Duration::from_secs(600);
 /// Pauses before a failed pass is repeated.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+/// Time until the next look while a manifest may still come.
+const LOOKS_AGAIN: Millis = Millis(1000);
 /// Longest pause while nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -292,6 +294,9 @@ async fn close_or_drop_access(
     let kept = now.since(Timestamp(since));
     if kept < service.grace {
         return Ok(Some(Millis(service.grace.0 - kept.0)));
+    }
+    if cells.waits_for_manifest() {
+        return Ok(Some(LOOKS_AGAIN));
     }
     crash::point("consumer.drop.begin");
     let question = ServiceRequest::Drop {

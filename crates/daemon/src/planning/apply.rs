@@ -128,6 +128,7 @@ pub(crate) async fn commit_manifest(
     if !planned.plan.is_empty() {
         commit_plan(work, &planned, &body, who).await?;
     }
+    work.cells.note_manifest();
     Ok(plan_document(&planned.plan, true))
 }
 

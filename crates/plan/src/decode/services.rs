@@ -251,16 +251,15 @@ impl Decoder<'_> {
             };
             let at = entry.value.get("names");
             for agent in service.names.keys() {
-                if !agents
-                    .get(agent)
-                    .is_some_and(|a| a.uses.contains(&service.slug))
-                {
-                    let text = format!("no agent `{agent}` uses `{}`", service.slug);
-                    self.report_mistake(at, text);
+                // One that does not use the service now may have data there, under this name.
+                if !agents.contains_key(agent) {
+                    self.report_mistake(at, format!("there is no agent `{agent}`"));
                 }
             }
             let mut held: BTreeMap<String, &Slug> = BTreeMap::new();
-            let consumers = agents.values().filter(|a| a.uses.contains(&service.slug));
+            let consumers = agents
+                .values()
+                .filter(|a| a.uses.contains(&service.slug) || service.names.contains_key(&a.slug));
             for agent in consumers.filter(|_| service.kind.has_consumers()) {
                 let name = service.name_for(&agent.slug);
                 if service.kind == ServiceKind::Postgres

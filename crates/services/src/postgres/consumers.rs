@@ -8,11 +8,8 @@ use abbey_support::file;
 use serde::Deserialize;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Copies kept of one database.
-const BACKUPS_MAX: usize = 5;
 /// How the comment of a closed database begins.
 const CLOSED: &str = "closed by abbey at ";
 
@@ -218,7 +215,7 @@ fn port() -> String {
     std::env::var("PORT").unwrap_or_else(|_| "5432".to_owned())
 }
 
-/// A copy that can be read back, or none; the oldest beyond a few go.
+/// A copy that can be read back, or none. It stays until somebody deletes it: it may be the only one with what an agent had.
 fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply> {
     let bin = places.program_dir()?;
     let dir = places.backups_dir();
@@ -250,22 +247,6 @@ fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply
     file::publish_finished(&new, &path, file::Sync::Content)
         .map_err(Error::file("publish", &path))?;
     let bytes = fs::metadata(&path).map_or(0, |m| m.len());
-    let prefix = format!("{name}@");
-    let mut kept: Vec<PathBuf> = fs::read_dir(&dir)
-        .map_err(Error::file("list", &dir))?
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "dump"))
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
-        })
-        .collect();
-    kept.sort();
-    let surplus = kept.len().saturating_sub(BACKUPS_MAX);
-    for old in kept.into_iter().take(surplus) {
-        fs::remove_file(&old).map_err(Error::file("remove", old))?;
-    }
     let relative = path.strip_prefix(&places.home).unwrap_or(&path);
     Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
