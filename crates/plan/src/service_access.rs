@@ -51,6 +51,10 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
             continue;
         }
         let old = old_house.and_then(|h| service_with_consumers(h, &service.slug));
+        // Another kind keeps its own data, and closes nothing of what the former one has.
+        if old.is_some_and(|old| old.kind != service.kind) {
+            continue;
+        }
         let used_before = match (old_house, old) {
             (Some(house), Some(old)) => used_names(house, old),
             _ => BTreeSet::new(),

@@ -78,7 +78,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             let manifest = client.house().manifest().await;
             let in_force = manifest
                 .is_ok_and(|m| read_manifest(&file).is_ok_and(|b| b.manifest == m.manifest));
-            if in_force {
+            if in_force && failure.code() != exit::CONFLICT {
                 // Something could not be carried out; that holds up nothing else.
                 return Err(failure.with_code(exit::DEGRADED));
             }

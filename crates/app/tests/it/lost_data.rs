@@ -130,11 +130,7 @@ fn data_that_a_renamed_agent_left_comes_back_and_goes_to_nobody_unsaid() {
     until("it is open", || closed() == 0);
 
     // A renaming while it is closed says where the data is.
-    write(
-        &unused
-            .replace("names: { nils: otto }", "")
-            .replace("nils: {}", "otto: {}"),
-    );
+    house.manifest(&without_otto());
     house.expect(0, "up --yes");
     until("it is closed", || closed() == 1);
     let told = flat(house.expect(0, "agent rename otto nils"));

@@ -8,6 +8,7 @@ use abbey_model::CellName;
 use abbey_support::beneath::DirHandle;
 use abbey_support::service_data::{DIRECTORY, MARKS};
 use rustix::fs::{FileType, Gid, Stat, Uid};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::Path;
 
@@ -98,6 +99,12 @@ pub(crate) fn prepare_owner_files(
     // this is still to do, so it changes last.
     let is_to_move = |user: &u32| *user != theirs.0 && (*user != 0 || had_files);
     if let Some(before) = before.filter(is_to_move).filter(|_| uid.is_some()) {
+        for name in dir.names().map_err(Error::file("list", name))? {
+            let text = name.to_string_lossy();
+            if text == "token" || text == "key" || text.starts_with(CREDENTIAL) {
+                hand_over(&dir, &name, (0, serve_uid))?;
+            }
+        }
         for (place, ours) in [("home", &[][..]), ("workspace", &["SOUL.md", "shared"][..])] {
             if let Ok(place) = dir.open_dir(place) {
                 adopt(&place, before, theirs, ours)?;
@@ -250,6 +257,14 @@ fn adopt(dir: &DirHandle, from: u32, to: (u32, u32), but: &[&str]) -> Result<()>
     adopt_below(dir, from, to, but, 0)
 }
 
+/// Gives an entry, which may be a link, a new owner.
+fn hand_over(dir: &DirHandle, name: &OsStr, (uid, gid): (u32, u32)) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags)
+        .map_err(|e| Error::file("hand over", Path::new(name))(e.into()))
+}
+
 fn adopt_below(
     dir: &DirHandle,
     from: u32,
@@ -268,10 +283,7 @@ fn adopt_below(
         let is_dir = kind(&found) == FileType::Directory;
         let shared = from == 0 && !is_dir && found.st_nlink > 1;
         if found.st_uid == from && !shared {
-            let (uid, gid) = (Uid::from_raw(to.0), Gid::from_raw(to.1));
-            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(dir, &name, Some(uid), Some(gid), flags)
-                .map_err(|e| failed("hand over")(e.into()))?;
+            hand_over(dir, &name, to)?;
         }
         if is_dir && depth < ADOPT_DEPTH_MAX {
             let below = dir.open_dir(&name).map_err(failed("open"))?;

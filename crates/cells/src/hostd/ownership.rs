@@ -141,12 +141,14 @@ fn missing_files(
                 .map(|place| dir.join(place))
                 .into_iter();
             let place = places.find(|place| !on_drives && is_missing(place));
-            // Once files are in an image, where it is mounted nothing is below it.
-            let mut images = [("state", "home"), ("workspace", "workspace")].into_iter();
-            let image = images.find_map(|(image, place)| {
-                let image = dir.join(DISKS).join(image).with_extension("ext4");
-                (is_missing(&image) && is_empty(&dir.join(place))).then_some(image)
-            });
+            // Once files are in images, nothing is below where these are mounted.
+            let moved = ["home", "workspace"]
+                .iter()
+                .all(|place| is_empty(&dir.join(place)));
+            let mut images = ["state", "workspace"]
+                .map(|name| dir.join(DISKS).join(name).with_extension("ext4"))
+                .into_iter();
+            let image = images.find(|image| moved && is_missing(image));
             place.or(image.filter(|_| allocation.disks.is_some()))
         }
         // Only its own user's directory was prepared.
