@@ -70,6 +70,7 @@ async fn tasks(State(api): Shared, Query(query): Query<TaskQuery>) -> Result<Doc
         .tasks(TaskFilter {
             states,
             assignee,
+            author: None,
             before,
             limit,
         })
