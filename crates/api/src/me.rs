@@ -9,7 +9,7 @@ use crate::skills::{
     SkillFileDoc, SkillFileQuery, SkillTextDoc, SkillView, SkillsDoc, SkillsQuery,
 };
 use crate::tasks::ReportedUsageView;
-use crate::tasks::{DelegateBody, TaskDoc, TaskView, WaitQuery};
+use crate::tasks::{DelegateBody, TaskDoc, TaskView, TasksDoc, WaitQuery};
 use crate::time::Time;
 use abbey_model::{EndReason, ResultSource};
 use serde_json::{Map, Value};
@@ -320,6 +320,8 @@ operations! {
         POST "/api/v1/self/tasks/{task}/block" block(task) [body BlockBody] [header lease: Lease] -> json(TaskDoc);
         /// Delegates a subtask, or a task on the agent's own initiative, to another agent.
         POST "/api/v1/self/delegate" delegate() [body DelegateBody] [header lease: Option<OptionalLease>] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
+        /// Tasks that the agent gave to others and that are open, newest first.
+        GET "/api/v1/self/delegated" delegated_tasks() -> json(TasksDoc);
         /// A delegated subtask; `wait_ms` waits for its end.
         GET "/api/v1/self/delegated/{task}" delegated(task) [query WaitQuery] -> json(TaskDoc);
         /// Cancels a delegated subtask.

@@ -110,6 +110,9 @@ documents! {
         until: Option<Time>,
         /// The whole in words.
         text: String,
+        /// Agents that would do it, if an operator stopped or paused each of them: it waits until one is started.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stopped_agents: Vec<String>,
     }
     /// Result of a task.
     ResultView {
@@ -272,6 +275,7 @@ impl WaitingForView {
             name: name.clone(),
             until,
             text,
+            stopped_agents: Vec::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod fleet_output;
 mod follow;
 mod help;
 mod hostd_notice;
+mod imported_agents;
 mod key_values;
 mod local_terminal;
 mod manifest_arg;

@@ -12,7 +12,7 @@ use crate::manifest_edit::{
 use crate::output::{self, Progress};
 use crate::plan_output::{print_plan, refusal};
 use crate::readiness::PROGRESS_WITHIN;
-use abbey_api::client::Error;
+use abbey_api::client::{Client, Error};
 use abbey_api::headers::IfMatch;
 use abbey_api::{ManifestBody, PlanDoc, SecretText};
 use abbey_cells::hostd::{NamedFiles, allow_low_ports, allow_named_files};
@@ -257,6 +257,79 @@ impl ManifestEdit {
     }
 }
 
+/// A plan of an edited manifest.
+struct PlannedEdit {
+    body: ManifestBody,
+    plan: PlanDoc,
+    /// Generation of the manifest in force when it was planned.
+    after: u64,
+}
+
+/// Plans the edited text of a manifest, and changes nothing.
+///
+/// # Errors
+/// Exit code 2 if the text would not be a valid manifest, 4 if the plan has fatal notes.
+async fn plan_edit(
+    home: &Home,
+    file: &Path,
+    client: &Client,
+    edited: &ManifestEdit,
+) -> Result<PlannedEdit, Failure> {
+    abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
+    let patient = client.clone().timeout(UNLIMITED);
+    let activity = async || activity_of(client).await;
+    let mut progress = Progress::new();
+    require_no_interrupted_edit(home, client, file).await?;
+    let after = client.house().manifest().await?.generation;
+    let mut body = manifest_request(file, edited.text.clone())?;
+    body.renamed = edited.renamed.clone();
+    body.first_files = edited.first_files.clone();
+    allow_root_files(home, &body, false)?;
+    let house = patient.house();
+    let planned = follow(house.plan(&body), &activity, PROGRESS_WITHIN, &mut progress).await;
+    progress.end();
+    let plan = planned??;
+    match refusal(&plan) {
+        Some(refusal) => Err(refusal),
+        None => Ok(PlannedEdit { body, plan, after }),
+    }
+}
+
+/// Refuses an edit that could not be applied, before a command does what others notice.
+///
+/// # Errors
+/// As [`apply_edit`] fails before it writes anything.
+pub(crate) async fn require_applicable(
+    home: &Home,
+    file: &Path,
+    edited: &ManifestEdit,
+) -> Result<(), Failure> {
+    let client = operator_client(home)?;
+    plan_edit(home, file, &client, edited).await.map(drop)
+}
+
+/// Refuses the removal of an agent that the rest of the manifest names, if the text without it is no valid manifest.
+///
+/// # Errors
+/// Exit code 2, with the keys that name the agent.
+pub(crate) fn require_unnamed(file: &Path, text: &str, agent: &Slug) -> Result<(), Failure> {
+    let keys = manifest::references(text, agent);
+    if keys.is_empty() || manifest::parse(text).is_ok() {
+        return Ok(());
+    }
+    let named: Vec<String> = keys.iter().map(|key| format!("`{key}` names it")).collect();
+    let text = format!("agent `{agent}` cannot be removed: {}", named.join(", "));
+    Err(Failure::usage(text).hint(format!(
+        "take `{agent}` out of {} in {}, then remove it; nothing was changed",
+        if keys.len() == 1 {
+            "that key"
+        } else {
+            "those keys"
+        },
+        file.display()
+    )))
+}
+
 /// Plans the edited text of a manifest, writes it to `file`, applies it to the house, and calls `show` with the outcome. If
 /// the plan has fatal notes, nothing is written, and the exit code is 4; so it is if the plan removes something and nobody
 /// consents to it, and if the file was edited meanwhile.
@@ -268,25 +341,17 @@ pub(crate) async fn apply_edit(
     consent: Consent,
     show: impl FnOnce(&PlanDoc),
 ) -> Outcome {
-    abbey_daemon::check_manifest(&edited.text).map_err(|e| unsaved(e.into()))?;
     let client = operator_client(home)?;
     let patient = client.clone().timeout(UNLIMITED);
     let activity = async || activity_of(&client).await;
     let mut progress = Progress::new();
-    require_no_interrupted_edit(home, &client, file).await?;
-    let current = client.house().manifest().await?;
-    let mut body = manifest_request(file, edited.text)?;
-    body.renamed = edited.renamed;
-    body.first_files = edited.first_files;
-    body.reason = reason;
-    allow_root_files(home, &body, false)?;
     let house = patient.house();
-    let planned = follow(house.plan(&body), &activity, PROGRESS_WITHIN, &mut progress).await;
-    progress.end();
-    let planned = planned??;
-    if let Some(refusal) = refusal(&planned) {
-        return Err(refusal);
-    }
+    let PlannedEdit {
+        mut body,
+        plan: planned,
+        after,
+    } = plan_edit(home, file, &client, &edited).await?;
+    body.reason = reason;
     // While the operator is asked, other commands can edit the file, so it is compared after that.
     let mut turn = Some(edited.turn);
     body.consent = consent.obtain(&planned, || turn = None).await?;
@@ -306,7 +371,7 @@ pub(crate) async fn apply_edit(
             &body.manifest,
         )?),
     };
-    let seen = Some(IfMatch(current.generation));
+    let seen = Some(IfMatch(after));
     let applying = house.apply(&body, seen);
     let applied = follow(applying, &activity, PROGRESS_WITHIN, &mut progress).await;
     progress.end();

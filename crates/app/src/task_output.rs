@@ -69,9 +69,15 @@ pub(crate) async fn wait_for_end(
 /// for a task that works or has ended.
 pub(crate) fn waits_for(task: &TaskView) -> Option<String> {
     let wait = task.waiting_for.as_ref()?;
+    // People know a task by its number.
+    let name = match wait.name.strip_prefix("task:") {
+        Some(id) if id == task.id => task.number.clone(),
+        Some(_) => "a task above it".to_owned(),
+        None => wait.name.clone(),
+    };
     let brief = WaitingFor {
         kind: wait.kind,
-        name: wait.name.clone(),
+        name,
         until: wait.until.map(|time| time.0),
     };
     // A wait for an agent that can do it has no name, and nothing but its details.

@@ -46,8 +46,11 @@ pub struct History {
     pub generation: Generation,
     /// Number of failures in a row.
     pub failures: u32,
-    /// Number of starts after the first.
+    /// Number of starts after the first, without those after a stop that was desired.
     pub restarts: u64,
+    /// Whether the cell was desired to be down since its newest start, so that its next start is no restart.
+    #[serde(default)]
+    pub stopped: bool,
     /// Record of the last exit.
     pub last_exit: Option<ExitRecord>,
     /// Earliest instant of the next start.
@@ -106,9 +109,10 @@ pub fn decide(
                 return (next, Action::WaitUntil(at));
             }
             next.tried = Some(spec.clone());
-            if next.generation.0 > 0 {
+            if next.generation.0 > 0 && !next.stopped {
                 next.restarts += 1;
             }
+            next.stopped = false;
             next.generation.0 += 1;
             next.retry_at = None;
             next.started_at = Some(now);
@@ -164,6 +168,7 @@ pub fn decide(
             },
         ) => {
             next.generation = next.generation.max(*generation);
+            next.stopped = true;
             (
                 next,
                 if *stopping {
@@ -173,8 +178,9 @@ pub fn decide(
                 },
             )
         }
-        (_, Observed::Exited(record)) => {
+        (desired, Observed::Exited(record)) => {
             next.generation = next.generation.max(record.generation);
+            next.stopped |= *desired == Desired::Down;
             note_exit(&mut next, record.clone(), now);
             (next, Action::Sweep)
         }
@@ -490,6 +496,25 @@ mod tests {
             decide(&Desired::Down, &running("a"), &fresh, Timestamp(1)).1,
             Action::Stop
         );
+    }
+
+    #[test]
+    fn a_start_after_a_desired_stop_is_no_restart() {
+        let stopped = Observed::Exited(ExitRecord {
+            generation: Generation(1),
+            exit: ExitKind::Stopped,
+            ended_at: Timestamp(5),
+            spent: None,
+        });
+        let first = decide(&UP(), &Observed::Nothing, &History::default(), Timestamp(0)).0;
+        let ended = |desired: &Desired| {
+            let swept = decide(desired, &stopped, &first, Timestamp(5)).0;
+            decide(&UP(), &Observed::Nothing, &swept, Timestamp(9)).0
+        };
+        let again = ended(&Desired::Down);
+        assert_eq!((again.generation, again.restarts), (Generation(2), 0));
+        // A stop that only makes room for the next boot is one.
+        assert_eq!(ended(&UP()).restarts, 1);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum ReportKind {
     Secret,
     /// The house must have or allow it before the import can be applied.
     Obstacle,
+    /// What the import means for the rest of the house.
+    Note,
 }
 
 impl ReportKind {
@@ -39,6 +41,7 @@ impl ReportKind {
             ReportKind::Withheld => "needs approval",
             ReportKind::Secret => "secret",
             ReportKind::Obstacle => "needed first",
+            ReportKind::Note => "note",
         }
     }
 }

@@ -188,6 +188,8 @@ words! {
         Attempt = "attempt",
         /// What it waited for earlier.
         Waited = "waited",
+        /// One of its subtasks is open.
+        Subtask = "subtask",
     }
 }
 

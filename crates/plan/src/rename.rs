@@ -33,24 +33,21 @@ pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mi
     if let Some(taken) = taken_by_keyword(new) {
         return Err(vec![root.place.mistake(taken)]);
     }
-    let mut places = Vec::new();
-    find_references(&MANIFEST, &root, old.as_str(), &mut places);
+    let mut found = find_references(&root, old);
     // From the end of a line to its start, so that no edit moves a later place.
-    places.sort_by_key(|p| std::cmp::Reverse((p.line, p.column)));
+    found.sort_by_key(|r| std::cmp::Reverse((r.place.line, r.place.column)));
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for place in places {
-        replace_name(&mut lines, place, old, new)?;
+    for reference in found {
+        replace_name(&mut lines, reference.place, old, new)?;
     }
     let mut edited = lines.join("\n") + "\n";
     for service in kept_data(&house, &agent.uses, old) {
         edited = keep_data_name(&edited, &service, new)?;
     }
     let renamed = node::parse_yaml(&edited)?;
-    let mut left = Vec::new();
-    find_references(&MANIFEST, &renamed, old.as_str(), &mut left);
-    match left.first() {
+    match find_references(&renamed, old).first() {
         None => Ok(edited),
-        Some(place) => Err(vec![place.mistake(format!(
+        Some(left) => Err(vec![left.place.mistake(format!(
             "`{old}` could not be replaced here; write `{new}` by hand"
         ))]),
     }
@@ -128,42 +125,95 @@ fn keep_data_name(text: &str, kept: &KeptData, agent: &Slug) -> Result<String, V
     node::parse_yaml(&edited).map(|_| edited)
 }
 
-/// Collects the places at which a node of this shape names an agent.
-fn find_references(shape: &Shape, node: &Node, agent: &str, places: &mut Vec<Place>) {
-    let named = |node: &Node| node.text() == Some(agent);
-    match shape {
-        Shape::Agent if named(node) => places.push(node.place),
-        Shape::Delegates => {
-            let words = match &node.kind {
-                Kind::List(items) => items.iter().collect(),
-                Kind::Scalar { .. } | Kind::Map(_) => vec![node],
-            };
-            let without =
-                |word: &Node| word.text().and_then(|t| t.strip_prefix('-')) == Some(agent);
-            let found = words.into_iter().filter(|w| named(w) || without(w));
-            places.extend(found.map(|w| w.place));
+/// Keys of a manifest text that name an agent, its own entry included, such as `agents.lead.delegates_to`, each once and in
+/// the order of the text; none if the text is not a manifest.
+pub fn references(text: &str, agent: &Slug) -> Vec<String> {
+    let found = node::parse_yaml(text).map(|root| find_references(&root, agent));
+    let mut found = found.unwrap_or_default();
+    found.sort_by_key(|r| (r.place.line, r.place.column));
+    let mut keys: Vec<String> = Vec::new();
+    for reference in found {
+        if !keys.contains(&reference.key) {
+            keys.push(reference.key);
         }
-        Shape::List(inner) | Shape::Set(inner) => {
-            for item in node.items() {
-                find_references(inner, item, agent, places);
-            }
-        }
-        Shape::Map(inner) | Shape::Dict(inner) | Shape::ByAgent(inner) => {
-            for entry in node.entries() {
-                if matches!(shape, Shape::ByAgent(_)) && entry.key == agent {
-                    places.push(entry.place);
+    }
+    keys
+}
+
+/// A place at which a manifest names an agent.
+struct Reference {
+    place: Place,
+    /// Key that names it, from the root, with dots.
+    key: String,
+}
+
+fn find_references(root: &Node, agent: &Slug) -> Vec<Reference> {
+    let mut search = Search {
+        agent: agent.as_str(),
+        path: Vec::new(),
+        found: Vec::new(),
+    };
+    search.visit(&MANIFEST, root);
+    search.found
+}
+
+/// Search for the places that name an agent.
+struct Search<'t> {
+    agent: &'t str,
+    /// Keys from the root to the node that is visited.
+    path: Vec<String>,
+    found: Vec<Reference>,
+}
+
+impl Search<'_> {
+    fn record(&mut self, place: Place) {
+        let key = self.path.join(".");
+        self.found.push(Reference { place, key });
+    }
+
+    /// Collects the places at which a node of this shape names the agent.
+    fn visit(&mut self, shape: &Shape, node: &Node) {
+        let agent = self.agent;
+        let named = |node: &Node| node.text() == Some(agent);
+        match shape {
+            Shape::Agent if named(node) => self.record(node.place),
+            Shape::Delegates => {
+                let words = match &node.kind {
+                    Kind::List(items) => items.iter().collect(),
+                    Kind::Scalar { .. } | Kind::Map(_) => vec![node],
+                };
+                let without =
+                    |word: &Node| word.text().and_then(|t| t.strip_prefix('-')) == Some(agent);
+                for word in words.into_iter().filter(|w| named(w) || without(w)) {
+                    self.record(word.place);
                 }
-                find_references(inner, &entry.value, agent, places);
             }
-        }
-        Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
-            for key in shape.keys() {
-                if let Some(value) = node.get(key.name) {
-                    find_references(&key.shape, value, agent, places);
+            Shape::List(inner) | Shape::Set(inner) => {
+                for item in node.items() {
+                    self.visit(inner, item);
                 }
             }
+            Shape::Map(inner) | Shape::Dict(inner) | Shape::ByAgent(inner) => {
+                for entry in node.entries() {
+                    self.path.push(entry.key.clone());
+                    if matches!(shape, Shape::ByAgent(_)) && entry.key == agent {
+                        self.record(entry.place);
+                    }
+                    self.visit(inner, &entry.value);
+                    self.path.pop();
+                }
+            }
+            Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
+                for key in shape.keys() {
+                    if let Some(value) = node.get(key.name) {
+                        self.path.push(key.name.to_owned());
+                        self.visit(&key.shape, value);
+                        self.path.pop();
+                    }
+                }
+            }
+            _ => {}
         }
-        _ => {}
     }
 }
 
@@ -237,6 +287,21 @@ documents:
         let again = rename_agent(&after, &slug("young"), &slug("old")).unwrap();
         let house = crate::parse(&again).unwrap();
         assert_eq!(house.services[&slug("db")].name_for(&slug("old")), "ab_old");
+        let keys = references(before, &slug("old"));
+        assert_eq!(
+            keys,
+            [
+                "escalation.to",
+                "agents.other.reports_to",
+                "agents.other.delegates_to",
+                "agents.old",
+                "agents.older.reports_to",
+                "agents.older.delegates_to",
+                "agents.older.grants.old",
+                "documents.notes.writer",
+                "documents.notes.readers",
+            ]
+        );
         for (from, to) in [
             ("nobody", "x"),
             ("old", "other"),

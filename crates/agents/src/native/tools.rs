@@ -8,7 +8,7 @@ use crate::lease_files::TASK_VARIABLE;
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{ApprovalBody, DelegateBody, UseBody, WaitQuery};
+use abbey_api::{ApprovalBody, DelegateBody, TaskView, UseBody, WaitQuery};
 use abbey_model::{TaskState, Tool, ToolPolicy};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -269,6 +269,10 @@ async fn delegate(
         Delegation::Question => client.me().ask_agent(&body, Some(lease.part()), key).await,
     };
     let given = given.map_err(|e| e.to_string())?;
+    // Only a person ends this wait, so the model decides what it does meanwhile.
+    if let Some(waits) = wait_for_stopped_agent(&given.task) {
+        return Ok(waits);
+    }
     if args["wait"] == false {
         return Ok(format!(
             "{} was delegated to {} as {}; its state is {}",
@@ -306,6 +310,9 @@ async fn delegate(
                 _ => Err(record.to_string()),
             };
         }
+        if let Some(waits) = wait_for_stopped_agent(&task) {
+            return Ok(waits);
+        }
         if tokio::time::Instant::now() >= until {
             return Err(format!(
                 "{} is still {}; it continues, and this run no longer waits for it",
@@ -313,6 +320,17 @@ async fn delegate(
             ));
         }
     }
+}
+
+/// What a model is told of a task that only stopped agents could do; none if the task waits for nothing else than work.
+fn wait_for_stopped_agent(task: &TaskView) -> Option<String> {
+    let waits = task.waiting_for.as_ref()?;
+    (!waits.stopped_agents.is_empty()).then(|| {
+        format!(
+            "{} was delegated and has no result yet: it waits for {}. This run does not wait for it; the same call again shows whether it has ended. Go on without it, ask another agent, or say what is missing.",
+            task.number, waits.text
+        )
+    })
 }
 
 /// Begins the tool's answer when an approval was requested, which ends the run.

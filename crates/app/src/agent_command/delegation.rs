@@ -83,8 +83,8 @@ async fn give(call: &Call, kind: Given, mut body: DelegateBody, args: GivenArgs)
     Ok(exit::OK)
 }
 
-/// Waits at most `patience` until a delegated task has ended, is parked for longer than 30 seconds, or needs a person, then
-/// prints it. Exit codes as `abbey task add --wait`.
+/// Waits at most `patience` until a delegated task has ended, is parked for longer than 30 seconds, needs a person, or waits
+/// for agents that the operator stopped, then prints it. Exit codes as `abbey task add --wait`.
 async fn wait_for_end(call: &Call, task: &str, patience: Duration) -> Outcome {
     let until = Instant::now() + patience;
     let mut progress = Progress::new();
@@ -102,7 +102,14 @@ async fn wait_for_end(call: &Call, task: &str, patience: Duration) -> Outcome {
         };
         // A wait that is over soon does not end the request early.
         let waits_long = asked.elapsed() < left;
-        if let Some(code) = code_of(doc.task.state, waits_long, Instant::now() >= until) {
+        // Nothing but a person ends this wait.
+        let waiting_for = doc.task.waiting_for.as_ref();
+        let is_held = waiting_for.is_some_and(|w| !w.stopped_agents.is_empty());
+        let code = match is_held {
+            true => Some(exit::PARKED),
+            false => code_of(doc.task.state, waits_long, Instant::now() >= until),
+        };
+        if let Some(code) = code {
             progress.end();
             print_task(call.json, &doc);
             return Ok(code);

@@ -3,8 +3,9 @@
 use super::arguments::{DoneArgs, NextArgs};
 use super::call::{Call, checked_name, parse_json, text_or_input};
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, grouped, text_or_dash};
-use crate::task_output::{print_task, shorten_title};
+use crate::output::{self, text_or_dash};
+use crate::task_output::{print_task, shorten_title, waits_for};
+use crate::units::{budget_amount, budget_metric};
 use abbey_agents::agent_command::HeldLease;
 use abbey_agents::runtime::TurnEnd;
 use abbey_api::{
@@ -287,12 +288,14 @@ pub(super) async fn note(call: &Call, text: String) -> Outcome {
 /// `abbey-agent status` without a task.
 pub(super) async fn show_tasks_and_budgets(call: &Call) -> Outcome {
     let me = call.me().show().await.map_err(|e| call.failure(e))?;
+    let given = call.me().delegated_tasks().await;
+    let given = given.map_err(|e| call.failure(e))?.tasks;
     let leases = call.own.leases();
     if call.json {
         let held: Vec<&str> = leases.iter().map(|l| l.number.as_str()).collect();
         output::print_json(&json!({
             "version": VERSION, "agent": me.agent, "house": me.house, "local_time": me.local_time,
-            "tasks": me.tasks, "budget": me.budget, "leases": held,
+            "tasks": me.tasks, "delegated": given, "budget": me.budget, "leases": held,
         }));
         return Ok(exit::OK);
     }
@@ -312,15 +315,29 @@ pub(super) async fn show_tasks_and_budgets(call: &Call) -> Outcome {
     for lease in &leases {
         output::print_line(&format!("{} is being worked on", lease.number));
     }
+    if !given.is_empty() {
+        let row = |t: &TaskView| {
+            vec![
+                t.number.clone(),
+                t.state.to_string(),
+                text_or_dash(t.assignee.clone()),
+                text_or_dash(waits_for(t)),
+                shorten_title(&t.title),
+            ]
+        };
+        let head = ["DELEGATED", "STATE", "TO", "WAITS FOR", "TITLE"];
+        output::print_table(&head, given.iter().map(row).collect(), "");
+        output::print_line("`abbey-agent cancel TASK` cancels one of them");
+    }
     let row = |b: &BudgetScope| {
         let left = b.limit.map(|limit| {
             let used = b.spent.saturating_add(b.reserved);
-            grouped(limit.saturating_sub(used))
+            budget_amount(b.metric, limit.saturating_sub(used))
         });
         vec![
             b.scope.clone(),
-            b.metric.to_string(),
-            grouped(b.spent),
+            budget_metric(b.metric),
+            budget_amount(b.metric, b.spent),
             text_or_dash(left),
         ]
     };

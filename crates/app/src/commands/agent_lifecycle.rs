@@ -8,7 +8,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
     ManifestEdit, agent_edit_failure, apply_edit, edit_manifest, manifest_failure, parse_slug,
-    print_applied_plan,
+    print_applied_plan, require_applicable, require_unnamed,
 };
 use crate::names::parse_new_agent;
 use crate::output::{self, Progress, local_time, print_message};
@@ -130,12 +130,14 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     let client = operator_client(home)?;
     let edit = async || {
         let remove = |text: &str| {
-            manifest::remove_agent(text, &name).map_err(|m| agent_edit_failure(text, &name, &m))
+            let without = manifest::remove_agent(text, &name)
+                .map_err(|m| agent_edit_failure(text, &name, &m))?;
+            require_unnamed(&file, &without, &name).map(|()| without)
         };
         edit_manifest(home, &file, remove).await
     };
     // What is refused is so at once. While its task goes on, others may edit the file.
-    drop(edit().await?);
+    require_applicable(home, &file, &edit().await?).await?;
     // Who removes an agent by name agrees to that, and to nothing else that the manifest may say.
     let consent = Consent::To(format!("agent:{name}"));
     let mut document = Value::Null;
@@ -210,7 +212,7 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
         let edited = edit_manifest(home, &file, rename).await?;
         Ok::<ManifestEdit, Failure>(edited.renaming(&old, &new))
     };
-    drop(edit().await?);
+    require_applicable(home, &file, &edit().await?).await?;
     let show = print_applied_plan(json);
     let apply = async { apply_edit(home, &file, edit().await?, None, Consent::Ask, show).await };
     let code = after_its_task(&client, &old, &args.drain, apply).await?;

@@ -180,7 +180,11 @@ async fn change_budget(
     let amount = |amount| budget_amount(budget.metric, amount);
     let limit = budget.limit.map_or_else(|| "no limit".to_owned(), amount);
     let metric = budget_metric(budget.metric);
-    let of = budget.scope.replace(':', " ");
+    // A task has a number for people, and the answer its identifier.
+    let of = match change.scope.starts_with("TASK-") {
+        true => change.scope.clone(),
+        false => budget.scope.replace(':', " "),
+    };
     output::print_line(&format!(
         "{metric} of {of}: {} spent of {limit}; tasks that wait for it go on where they fit",
         amount(budget.spent)

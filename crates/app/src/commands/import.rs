@@ -4,6 +4,7 @@ use crate::agent_files::{create_file, send_bundle_files};
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
 use crate::exit::{self, Failure, Outcome};
+use crate::imported_agents::{Installation, list, place_below_top, top_of};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_file::{
     ManifestEdit, apply_edit, edit_manifest, manifest_failure, manifest_request_with,
@@ -15,6 +16,7 @@ use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, BundleFile, PlanDoc, PlanSeverity, VERSION};
 use abbey_daemon::{Home, manifest};
 use abbey_import::{Format, Import, ImportedAgent, ReportKind, TargetHouse, read_installation};
+use abbey_model::Slug;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
@@ -37,6 +39,9 @@ pub(crate) struct ImportArgs {
     /// Place to leave out, as the import report writes it: a file, a directory, or `FILE: KEY`. Can be repeated.
     #[arg(long, value_name = "PLACE")]
     pub(crate) skip: Vec<String>,
+    /// Import agents once more that the house has from this installation; with --as this is not needed.
+    #[arg(long)]
+    pub(crate) again: bool,
     /// Print the import report and the plan, and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -45,23 +50,41 @@ pub(crate) struct ImportArgs {
 }
 
 /// `abbey import`: reads the agents of another installation, prints the import report, and unless `--dry-run` adds
-/// them to the manifest and applies it. Exit code 4 if a name is in use, if the manifest would be invalid, also with
-/// `--dry-run`, or if the plan has fatal notes, which a dry run reports as what the house must have first.
+/// them to the manifest and applies it. Exit code 4 if a name is in use, if the house has agents of this installation, or if
+/// the manifest would be invalid, all of that also with `--dry-run`, or if the plan has fatal notes, which a dry run reports
+/// as what the house must have first.
 pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
     let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let format: Format = args.format.parse().map_err(usage)?;
     let file = args.manifest.path(home);
     let edit = edit_manifest(home, &file, |text| Ok(text.to_owned())).await?;
-    let here = target_house(&edit.text, args)?;
+    let house =
+        manifest::parse(&edit.text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
+    let house = &house;
+    let here = target_house(house, args)?;
     let mut import =
         read_installation(format, &args.from, &here).map_err(|e| import_failure(&e))?;
+    let installation = Installation::new(&args.format, &args.from);
+    let before = installation.imported_before(&edit.text, house, &import);
+    let on_purpose = args.again || (here.named.is_some() && import.agents.len() == 1);
+    if !before.is_empty() && !on_purpose {
+        return Err(imported_before(&before, args));
+    }
+    let top = top_of(house);
     let mut edited = edit.text.clone();
+    // Other entries are placed once they are trusted.
+    let failed = |m: Vec<manifest::Mistake>| manifest_failure(&m).hint(NOTHING_CHANGED);
+    if import.agents.iter().all(|agent| agent.entry.is_none()) {
+        place_below_top(&mut import, &mut edited, &top).map_err(failed)?;
+    }
     for agent in &import.agents {
-        edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
-            .map_err(|m| manifest_failure(&m).hint(NOTHING_CHANGED))?;
+        edited = installation.add_entry(&edited, agent).map_err(failed)?;
     }
     let origins = origins(&import);
     distrust_entries(&mut import, &mut edited, &args.allow)?;
+    if import.agents.iter().any(|agent| agent.entry.is_some()) {
+        place_below_top(&mut import, &mut edited, &top).map_err(failed)?;
+    }
     // In JSON there is one document, which says what became of it.
     if !json {
         print_report(&import);
@@ -90,6 +113,18 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
 /// What an operator reads after every failure before the house has the agents.
 const NOTHING_CHANGED: &str = "nothing was changed; correct the source, or leave a part of it out with `--skip`, and import again";
 
+/// Failure with exit code 4 of an import whose agents the house has.
+fn imported_before(before: &[Slug], args: &ImportArgs) -> Failure {
+    let text = format!(
+        "`{}` was imported before, as {}; once more, its agents and schedules would be there twice",
+        args.from.display(),
+        list(before)
+    );
+    Failure::plain(text)
+        .hint("nothing was changed: `--again` imports them once more, `--skip` leaves them out, and `abbey agent rm` removes an agent")
+        .with_code(exit::CONFLICT)
+}
+
 fn import_failure(error: &abbey_import::Error) -> Failure {
     let failure = Failure::plain(error.to_string()).with_code(exit::USAGE);
     match error {
@@ -99,8 +134,7 @@ fn import_failure(error: &abbey_import::Error) -> Failure {
 }
 
 /// What the importers have to know of the house.
-fn target_house(text: &str, args: &ImportArgs) -> Result<TargetHouse, Failure> {
-    let house = manifest::parse(text).map_err(|m| manifest_failure(&m).with_code(exit::USAGE))?;
+fn target_house(house: &manifest::House, args: &ImportArgs) -> Result<TargetHouse, Failure> {
     let taken = house.agents.keys().chain(house.services.keys());
     let here = TargetHouse {
         taken: taken.cloned().collect(),

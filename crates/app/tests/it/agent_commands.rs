@@ -293,7 +293,9 @@ fn own_initiative_stays_within_the_bounds_of_delegation() {
         "  ops: { template: worker, reports_to: a, files: {}, delegates_to: [a] }",
     );
     let house = house();
-    house.manifest(&format!("{manifest}delegation: {{ fan_out: 2 }}\n"));
+    house.manifest(&format!(
+        "{manifest}delegation: {{ fan_out: 2 }}\nbudget: {{ usd_per_day: 2.5 }}\n"
+    ));
     std::fs::create_dir_all(house.home()).unwrap();
     write_skill(&house);
     house.expect(0, "up");
@@ -304,6 +306,18 @@ fn own_initiative_stays_within_the_bounds_of_delegation() {
         third.contains("2 tasks that agent:a gave on its own initiative"),
         "{third}"
     );
+    // The limit is reached by tasks that the agent can find and cancel.
+    let status = exec(&house, 0, "abbey-agent status");
+    for text in [
+        "Watch the gate.",
+        "Watch the wall.",
+        "`abbey-agent cancel TASK`",
+        "money",
+        "$2.50",
+    ] {
+        assert!(status.contains(text), "{text}: {status}");
+    }
+    assert!(!status.contains("nano_usd"), "{status}");
     // What the other one works on came from here, so it can't go back, whether it names that or not.
     let number = first["task"]["number"].as_str().unwrap();
     until("the other one works on it", || {
@@ -315,6 +329,14 @@ fn own_initiative_stays_within_the_bounds_of_delegation() {
     assert!(text.contains("part of this delegation chain"), "{text}");
     // Once one is over there is room again.
     exec(&house, 0, &format!("abbey-agent cancel {number}"));
+    let open = document(&house, 0, "status")["delegated"].clone();
+    let titles: Vec<&str> = open
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(titles, ["Watch the wall."]);
     document(&house, 0, "delegate ops 'Watch the tower.'");
 }
 

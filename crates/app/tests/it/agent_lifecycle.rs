@@ -329,6 +329,32 @@ fn export_contains_identity_files_without_credentials() {
 }
 
 #[test]
+fn what_cannot_be_removed_or_renamed_is_refused_before_the_agent_drains() {
+    let house = up(
+        "house: h\ndefaults: { cell: process }\nagents:\n  a: { delegates_to: [b] }\n  b: { reports_to: a }\n  c: { reports_to: b, delegates_to: [-b, all] }\ndocuments:\n  notes: { writer: a, readers: [b] }\n",
+    );
+    let refused = house.expect_refusal(2, "agent rm b");
+    let named = "agent `b` cannot be removed: `agents.a.delegates_to` names it, `agents.c.reports_to` names it, `agents.c.delegates_to` names it, `documents.notes.readers` names it";
+    assert!(refused.contains(named), "{refused}");
+    assert!(
+        refused.contains("take `b` out of those keys in "),
+        "{refused}"
+    );
+    house.expect_refusal(4, "agent rename b c");
+    let log = house.expect(0, "activity --json -n 1000");
+    assert!(!log.contains("drain"), "{log}");
+    // What names it goes, and so does the agent.
+    let text = manifest(&house)
+        .replace(" delegates_to: [b] ", "")
+        .replace(" reports_to: b, delegates_to: [-b, all] ", "")
+        .replace(", readers: [b] ", "");
+    std::fs::write(house.path("abbey.yaml"), text).unwrap();
+    house.expect(0, "agent rm b");
+    let log = house.expect(0, "activity --json -n 1000");
+    assert!(log.contains("drain"), "{log}");
+}
+
+#[test]
 fn removal_drains_the_agent_before_it_stops() {
     let house = up(&with_model(
         "  a: { template: orchestrator }\n  b: { template: worker, reports_to: a }\n",

@@ -114,6 +114,9 @@ fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
         (1, 1)
     );
     assert_eq!(actions("task.fail"), 0);
+    // Runs that only waited count neither as runs nor as failures.
+    let report = house.expect(0, "report skills");
+    assert!(report.contains("2 runs, 0 failed"), "{report}");
 }
 
 #[test]
@@ -274,6 +277,11 @@ fn an_operator_changes_a_budget_without_the_manifest() {
             "budget raise abbot runs 5",
             "has no limit that could be raised",
         ),
+        (
+            2,
+            "budget raise TASK-1 tokens 2000",
+            "the token budget of TASK-1 has no limit that could be raised",
+        ),
         (2, "budget set house runs 0", "would stop its work"),
         (2, "budget set house runs 1", "has this limit already"),
         (
@@ -325,6 +333,8 @@ fn an_operator_changes_a_budget_without_the_manifest() {
     );
     assert_eq!(entries("budget.reset")[0]["detail"]["spent"], 2);
     assert_eq!(entries("budget.set").len(), 2);
+    let told = house.expect(0, "budget set TASK-1 tokens 90000");
+    assert!(told.contains("tokens of TASK-1: "), "{told}");
     // Another limit in the manifest wins.
     house.expect(0, "budget set house runs 77");
     house.manifest(&stated.replace("runs_per_day: 1", "runs_per_day: 33"));

@@ -234,6 +234,8 @@ fn delegated_work_waits_times_out_and_is_cancelled_with_its_parent() {
             "delegate",
             json!({ "to": "optimizer", "task": "Never taken" })
         ),
+        // It is told that the other is stopped, and thinks about it.
+        { "text": "later", "delay_ms": 600_000 },
     ]));
     let root = house.json(0, "task add 'Start something' --to manager");
     let root = root["task"]["number"].as_str().unwrap();
@@ -496,6 +498,47 @@ fn agents_that_wait_for_what_they_gave_by_themselves_go_on_as_well() {
         assert_eq!(waits.join().unwrap()["state"], "done");
     });
     first.complete();
+}
+
+/// Who gives work to an agent that the operator stopped is told so, and `task why` names the subtask and the agent.
+#[test]
+fn delegation_to_a_stopped_agent_says_that_it_is_stopped() {
+    let house = stand(CLUSTER);
+    house.expect(0, "stop optimizer");
+    let given = json!({ "to": "optimizer", "task": "Make the beam lighter" });
+    house.script_model(&json!([
+        tool_call("delegate", given.clone()),
+        tool_call("finish", json!({ "result": "without the optimizer" })),
+    ]));
+    let done = house.json(0, "task add 'Build the beam' --to tech-lead --wait");
+    assert_eq!(done["task"]["result"]["text"], "without the optimizer");
+    let newest: Value = serde_json::from_str(&house.model_request("/newest", None)).unwrap();
+    let answers = newest["messages"].as_array().unwrap().iter();
+    let answers: Vec<&str> = answers
+        .filter(|m| m["role"] == "tool")
+        .map(|m| m["content"].as_str().unwrap())
+        .collect();
+    let told = "TASK-2 was delegated and has no result yet: it waits for a claim by optimizer: optimizer is stopped by the operator";
+    assert!(answers[0].contains(told), "{answers:?}");
+    // The task itself waits on, and says for what.
+    let shown = house.json(0, "task show TASK-2");
+    let waits = &shown["task"]["waiting_for"];
+    assert_eq!(waits["stopped_agents"], json!(["optimizer"]), "{shown}");
+    // A parent that works on and one that waits name the subtask and what holds it up.
+    house.expect(0, "stop tech-lead");
+    let parent = Worker::claim(&house, "tech-lead", &add(&house, "tech-lead"));
+    let subtask = parent.delegate("optimizer");
+    let why = house.expect(0, args!("task why {}", parent.task));
+    let text = format!(
+        "its subtask {subtask} for optimizer is ready, and waits for a claim by optimizer: optimizer is stopped by the operator"
+    );
+    assert!(why.contains(&text), "{why}");
+    // Started, nothing holds it up.
+    house.script_model(&json!([{ "text": "lighter" }, { "text": "lighter" }]));
+    house.expect(0, "start optimizer");
+    house.wait_for_task(&subtask, abbey_model::TaskState::Done);
+    let why = house.expect(0, args!("task why {}", parent.task));
+    assert!(!why.contains("its subtask"), "{why}");
 }
 
 /// Asking for a subtask stops the wall time for as long as the request takes and no longer, and is part of the history.

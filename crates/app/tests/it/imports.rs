@@ -319,6 +319,58 @@ fn jobs_as_people_write_them_come_over_and_the_plan_is_good() {
     }
 }
 
+/// Imported agents stand below the top of the house, so its unassigned tasks go on going where they went.
+#[test]
+fn imported_agents_report_to_the_top_and_are_imported_once() {
+    let house = stand();
+    let import = args!("import openclaw {}", fixture("openclaw"));
+    let report = house.json(0, import.clone().with(&["--dry-run"]));
+    let placed = "`main` reports to `abbot`, which is at the top of the organization";
+    assert!(report["findings"].to_string().contains(placed), "{report}");
+    house.expect(0, &import);
+    for agent in ["main", "scout"] {
+        let shown = house.json(0, args!("agent show {}", agent));
+        assert_eq!(shown["reports_to"], "abbot", "{shown}");
+    }
+    let before = manifest(&house);
+    for again in [import.clone(), import.clone().with(&["--dry-run"])] {
+        let refused = house.expect_refusal(4, again);
+        assert!(
+            refused.contains("was imported before, as `main`, `scout`")
+                && refused.contains("`--again` imports them once more"),
+            "{refused}"
+        );
+    }
+    // An agent that was renamed is the same agent.
+    house.expect(0, "agent rename scout ranger");
+    let refused = house.expect_refusal(4, &import);
+    assert!(refused.contains("as `main`, `ranger`"), "{refused}");
+    house.expect(0, "agent rename ranger scout");
+    assert_eq!(manifest(&house), before);
+    house.expect(0, import.clone().with(&["--again"]));
+    assert!(names(&house).contains(&"main-2".to_owned()));
+    for agent in ["main", "scout", "main-2", "scout-2"] {
+        house.expect(0, args!("agent rm {}", agent));
+    }
+    // What was removed may come back; its charter lies beside the manifest.
+    std::fs::remove_dir_all(house.path("charters")).unwrap();
+    house.expect(0, &import);
+    assert_eq!(names(&house), ["abbot", "main", "scout"]);
+}
+
+#[test]
+fn imported_agents_at_the_top_are_reported() {
+    let house = house();
+    house.manifest(&HOUSE.replace(
+        "  abbot: { template: orchestrator }\n",
+        "  abbot: { template: orchestrator }\n  prior: { template: orchestrator }\n",
+    ));
+    house.expect(0, "up");
+    let report = house.json(0, args!("import openclaw {}", fixture("openclaw")));
+    let note = "at the top of the organization: `main`, `scout`, beside `abbot`, `prior`";
+    assert!(report["findings"].to_string().contains(note), "{report}");
+}
+
 #[test]
 fn agents_between_braces_get_the_imported_ones() {
     let house = house();
@@ -339,6 +391,12 @@ fn agents_between_braces_get_the_imported_ones() {
         "{written}"
     );
     house.expect(0, "plan");
+    let again = args!("import hermes {}", fixture("hermes"));
+    let refused = house.expect_refusal(4, again);
+    assert!(
+        refused.contains("was imported before, as `archivist`"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -350,7 +408,9 @@ fn a_bundle_is_exported_from_one_house_and_imported_into_another() {
     two.wait_until_up("prior");
     let charter = two.expect(0, "exec prior -- cat SOUL.md");
     assert_eq!(charter, one.expect(0, "exec abbot -- cat SOUL.md"));
-    assert!(manifest(&two).contains("  prior: { template: orchestrator }"));
+    let prior = two.json(0, "agent show prior");
+    assert_eq!(prior["reports_to"], "abbot", "{prior}");
+    assert!(manifest(&two).contains("template: orchestrator"));
 }
 
 /// A stranger's bundle runs nothing, reaches nobody and reads no file of ours until the operator allows it.
@@ -406,9 +466,18 @@ fn a_bundle_carries_no_authority() {
     let written = manifest(&house);
     let (_, guest) = written.split_once("  guest:\n").unwrap();
     // A budget only restricts.
+    let mut lines: Vec<&str> = guest.lines().map(str::trim).collect();
+    lines.sort_unstable();
+    let comment = format!("# imported from bundle \"{from}\": \"guest\"");
     assert_eq!(
-        guest,
-        "    name: Guest\n    charter: charters/guest.md\n    budget: { tokens_per_day: 1000000 }\n"
+        lines,
+        [
+            &comment,
+            "budget: { tokens_per_day: 1000000 }",
+            "charter: charters/guest.md",
+            "name: Guest",
+            "reports_to: abbot",
+        ]
     );
     assert_eq!(house.expect(0, "exec guest -- cat SOUL.md"), "# Guest\n");
     // What the operator allows comes along.

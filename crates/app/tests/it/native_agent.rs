@@ -363,7 +363,7 @@ fn claims_are_compared_with_receipts_by_kind_and_unverified_says_why() {
     house.script_model(&json!([{ "text": "mine" }]));
     let shown = house.expect(
         1,
-        "task add 'Write the story' --to a --evidence review:nobody --wait",
+        "task add 'Write the story' --to a --evidence 'command:[\"no-such-program\"]' --wait",
     );
     assert!(
         shown.contains("unverified: the declared evidence could not be checked: "),

@@ -99,6 +99,11 @@ fn every_report_has_three_parts_and_exact_figures() {
             .iter()
             .all(|s| s["metric"] != "tokens" || s["spent"] == 0)
     );
+    // Cells that were stopped on purpose did not restart.
+    house.expect(0, "down");
+    house.expect(0, "up");
+    let state = seen("status", "sysadmin");
+    assert!(state.ends_with(", 0 restarts"), "{state}");
 }
 
 /// Text of an observation of a report whose label begins so.
@@ -159,6 +164,10 @@ fn the_tokens_of_a_report_are_those_of_the_ledger() {
         "{of_ops}"
     );
     assert_eq!(charged(&tokens("all")), spent("house", "tokens"));
+    // The prices are set; what is unknown is the usage.
+    let report = house.expect(0, "report tokens");
+    assert!(report.contains("the cost of 1 run is unknown"), "{report}");
+    assert!(!report.contains("prices"), "{report}");
     // Money has a unit that people use.
     let money = observation(&house, "budget", "house USD");
     assert!(money.contains(" of 5.000000, "), "{money}");

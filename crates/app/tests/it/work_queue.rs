@@ -172,11 +172,50 @@ fn review_evidence_needs_the_reviewers_approval() {
     );
     let runs = house.json(0, "task list --agent critic");
     assert_eq!(runs["tasks"].as_array().unwrap().len(), 2, "{runs}");
-    // Nobody reviews their own work, and nobody who is not there does.
-    house.script_model(&json!([{ "text": "mine" }, { "text": "mine" }]));
-    for reviewer in ["worker", "nobody"] {
-        assert_eq!(add(reviewer, 1)["state"], "unverified", "{reviewer}");
+}
+
+/// A review that can't take place is refused before anything is done and paid.
+#[test]
+fn evidence_by_an_agent_that_cannot_review_is_refused_at_intake() {
+    let house = up(
+        "house: h\nproviders: { dead: { kind: openai, base_url: 'http://127.0.0.1:1/v1' } }\ndefaults: { cell: process }\nbudget: { tokens_per_day: 1000000 }\nagents: { lead: { model: dead/x }, worker: { model: dead/x, reports_to: lead }, robot: { reports_to: lead } }\n",
+    );
+    for (code, to, reviewer, text) in [
+        (
+            3,
+            "--to worker",
+            "nobody",
+            "there is no agent `nobody` to review the result",
+        ),
+        (
+            2,
+            "--to worker",
+            "worker",
+            "agent `worker` would do the task and cannot review it itself",
+        ),
+        (
+            2,
+            "--to worker",
+            "robot",
+            "agent `robot` has no model, so it cannot review the result",
+        ),
+        // Without a name only the top of the organization would do it.
+        (
+            2,
+            "",
+            "lead",
+            "without an assignee only `lead` would do the task",
+        ),
+    ] {
+        let mut args = vec!["task", "add", "Write the story"];
+        args.extend(to.split_whitespace());
+        let evidence = format!("review:{reviewer}");
+        args.extend(["--evidence", evidence.as_str()]);
+        let refused = house.expect_refusal(code, &args);
+        assert!(refused.contains(text), "{refused}");
+        assert!(refused.contains("`abbey ps` lists the agents"), "{refused}");
     }
+    assert_eq!(house.json(0, "task list")["tasks"], json!([]));
 }
 
 /// An agent that waits for the answer cannot renew its lease, so the house extends it during verification.

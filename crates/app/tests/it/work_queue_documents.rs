@@ -197,7 +197,7 @@ fn a_queue_of_another_system_becomes_tasks() {
 #[test]
 fn a_line_that_is_not_understood_is_reported_and_stays() {
     let house = idle();
-    let text = "# Queue\n\n- [ ] (P9, ezra) Sweep the yard\n- [ ] (P1, a) Oil the hinges\n- [ ] (P1, ezra) Wind the clock\n";
+    let text = "# Queue\n\n- [ ] (P9, ezra) Sweep the yard\n- [ ] (P1, a) Oil the hinges\n- [ ] (P1, ezra) Wind the clock\n\n1. [ ] (a) Knead\n2. [] Dust\n3. [ ]\n4. [-] given up\n5. [~] Ring\n";
     write(&house, "Q.md", text);
     for _ in 0..2 {
         let told = house.expect(4, "task sync Q.md");
@@ -206,6 +206,15 @@ fn a_line_that_is_not_understood_is_reported_and_stays() {
             "{told}"
         );
         assert!(told.contains("Q.md:5: there is no agent `ezra`"), "{told}");
+        for line in [
+            "Q.md:7: `(a)` is not understood: a priority is missing; write `(P2, a)`",
+            "Q.md:8: `[]` is no box; write `[ ]`",
+            "Q.md:9: the box has no text on its line",
+            "Q.md:11: `[~]` is no box",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        assert!(!told.contains("Q.md:10:"), "{told}");
         assert_survives(
             text.as_bytes(),
             &without_attributes(&read_text(&house, "Q.md")),

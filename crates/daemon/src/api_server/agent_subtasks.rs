@@ -9,8 +9,8 @@ use crate::insight::task_views;
 use crate::work::delegation::DelegationKind;
 use crate::work::lookup::parse_task_ref;
 use abbey_api::*;
-use abbey_model::{FaultKind, Millis, Principal, Slug, TaskId, TaskRef};
-use abbey_store::TaskRow;
+use abbey_model::{FaultKind, Millis, Principal, Slug, TaskId, TaskRef, TaskState};
+use abbey_store::{TaskFilter, TaskRow};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -26,12 +26,16 @@ const WAIT_PART: Duration = Duration::from_secs(5);
 /// Time for which a part counts beyond its end, so that it can be continued in time.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
+/// Most tasks in the list of those that an agent gave.
+const GIVEN_MAX: u32 = 100;
+
 /// Routes for an agent's own credential.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(delegate))
         .routes(routes!(message))
         .routes(routes!(question))
+        .routes(routes!(delegated_tasks))
         .routes(routes!(delegated))
         .routes(routes!(cancel_delegated))
 }
@@ -130,6 +134,31 @@ async fn question(
     query: Query<WaitQuery>,
 ) -> Result<Doc<TaskDoc>> {
     delegated(state, me, name, query).await
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/delegated", operation_id = "me_delegated_tasks", tag = "me",
+    summary = "Tasks and questions that the agent gave to others and that are open, newest first; at most 100",
+    responses((status = 200, body = TasksDoc)),
+)]
+async fn delegated_tasks(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+) -> Result<Doc<TasksDoc>> {
+    let open = TaskState::ALL.iter().copied().filter(|s| !s.is_terminal());
+    let given = TaskFilter {
+        states: open.collect(),
+        author: Some(Principal::Agent(slug)),
+        limit: GIVEN_MAX,
+        ..TaskFilter::default()
+    };
+    let rows = api.core.store.tasks(given).await?;
+    let view = |row: &TaskRow| task_views::task_view(&api.work, row, Vec::new());
+    Ok(Doc(TasksDoc {
+        version: VERSION,
+        tasks: rows.iter().map(view).collect(),
+        cursor: None,
+    }))
 }
 
 #[utoipa::path(

@@ -9,6 +9,7 @@ use crate::api_server::web::{
 use crate::api_server::web::{Path, Query};
 use crate::core::error::Result;
 use crate::insight::task_views;
+use crate::work::evidence;
 use crate::work::lookup::{
     find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
 };
@@ -69,6 +70,7 @@ async fn tasks(State(api): Shared, Query(query): Query<TaskQuery>) -> Result<Doc
         .tasks(TaskFilter {
             states,
             assignee,
+            author: None,
             before,
             limit,
         })
@@ -119,7 +121,8 @@ async fn add_task(
         .as_deref()
         .map(|name| find_agent_slug(&api.work, name))
         .transpose()?;
-    let intake = match &body.skill {
+    let delegated = evidence::parse_declared_evidence(&body.evidence)?;
+    let mut intake = match &body.skill {
         Some(skill) => {
             let to = assignee.as_ref();
             api.work.check_named_skill(skill, &body.args, to)?;
@@ -137,6 +140,9 @@ async fn add_task(
             intake
         }
     };
+    if let Some(delegated) = &delegated {
+        evidence::check_reviewers(&mut intake, &delegated.evidence, assignee.as_ref())?;
+    }
     let key = idempotency_key(&headers, &by, "tasks")?;
     let idempotency = key.map(|key| {
         let request = serde_json::to_vec(&body).unwrap_or_default();
@@ -154,7 +160,7 @@ async fn add_task(
         policy: None,
         idempotency,
         intake,
-        delegated: crate::work::evidence::parse_declared_evidence(&body.evidence)?,
+        delegated,
     };
     let added = api.core.store.add_task(new).await?;
     let status = if added.new {

@@ -9,8 +9,12 @@ use abbey_api::{
     TreeRow, UsageSource, UsageView, VERSION, Verification, WaitingForView, WhyDoc,
 };
 use abbey_engine::task::Phase;
-use abbey_model::{Evidence, PastWait, Presence, TaskRef, Verified, WaitCode, WaitKind};
+use abbey_model::{
+    CellName, DesiredState, Evidence, PastWait, Presence, Slug, TaskRef, Verified, WaitCode,
+    WaitKind, WaitingFor,
+};
 use abbey_store::{RunRow, TaskRow};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A task of the store as an API document, with these runs.
@@ -25,8 +29,16 @@ pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> 
         Phase::Blocked { why, .. } => Some(why.as_str()),
         _ => None,
     };
+    let stopped = stopped_candidates(work, row);
+    let details = match &stopped {
+        Some((_, why)) => Some(why.as_str()),
+        None => details,
+    };
     let waiting_for = row.phase.waiting_for();
-    let waiting_for = waiting_for.map(|w| WaitingForView::new(&w, details));
+    let mut waiting_for = waiting_for.map(|w| waiting_for_view(row, &w, details));
+    if let (Some(waiting_for), Some((agents, _))) = (&mut waiting_for, &stopped) {
+        waiting_for.stopped_agents = agents.iter().map(ToString::to_string).collect();
+    }
     TaskView {
         id: row.id.to_string(),
         number: format!("TASK-{}", row.number),
@@ -67,6 +79,56 @@ pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> 
         created_at: row.created_at.into(),
         updated_at: row.updated_at.into(),
     }
+}
+
+/// Owner of a budget that a task waits for: people know a task by its number.
+fn budget_owner<'n>(row: &TaskRow, scope: &'n str) -> Cow<'n, str> {
+    match scope.strip_prefix("task:") {
+        Some(id) if id == row.id.to_string() => format!("TASK-{}", row.number).into(),
+        Some(_) => "a task above it".into(),
+        None => scope.into(),
+    }
+}
+
+/// What a task waits for, as an API document with details in words where there are some.
+fn waiting_for_view(row: &TaskRow, wait: &WaitingFor, details: Option<&str>) -> WaitingForView {
+    let name = match wait.kind {
+        WaitKind::Budget => budget_owner(row, &wait.name).into_owned(),
+        _ => wait.name.clone(),
+    };
+    let named = WaitingFor {
+        name,
+        ..wait.clone()
+    };
+    WaitingForView {
+        name: wait.name.clone(),
+        ..WaitingForView::new(&named, details)
+    }
+}
+
+/// Agents to which a task is offered and what holds it up, if an operator stopped or paused each of them; none if one
+/// of them may claim it, perhaps after a restart.
+fn stopped_candidates<'r>(work: &WorkState, row: &'r TaskRow) -> Option<(&'r [Slug], String)> {
+    let Phase::Ready { candidates } = &row.phase else {
+        return None;
+    };
+    let mut stopped = Vec::new();
+    for agent in candidates {
+        let cell = CellName::Agent(agent.clone());
+        match work.cells.desired.state_of(&cell) {
+            DesiredState::Up => return None,
+            DesiredState::Down => stopped.push(format!("{agent} is stopped")),
+            DesiredState::Paused => stopped.push(format!("{agent} is paused")),
+        }
+    }
+    let until = match stopped.len() {
+        0 => return None,
+        1 => "it is started",
+        _ => "one of them is started",
+    };
+    let names = stopped.join(" and ");
+    let text = format!("{names} by the operator, and nothing is done before {until}");
+    Some((candidates.as_slice(), text))
 }
 
 /// What stands behind a task that is done.
@@ -161,7 +223,7 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             for reason in reasons {
                 let text = match &reason.waiting_for {
                     Some(w) => {
-                        let waits = WaitingForView::new(w, Some(&reason.text));
+                        let waits = waiting_for_view(row, w, Some(&reason.text));
                         format!("it waits for the {}", waits.text)
                     }
                     None => reason.text.clone(),
@@ -254,11 +316,19 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             say(WaitCode::Terminal, format!("it is {}{why}", row.state()))
         }
     }
+    if !row.state().is_terminal() {
+        for (_, subtask) in work.core.store.task_tree(TaskRef::Id(row.id)).await? {
+            let parent = subtask.link.as_ref().and_then(|link| link.parent);
+            if parent == Some(row.number) && !subtask.state().is_terminal() {
+                say(WaitCode::Subtask, subtask_text(work, &subtask));
+            }
+        }
+    }
     if let Some(text) = routing_text(row) {
         say(WaitCode::Routed, text);
     }
     for wait in &row.route.waits {
-        say(WaitCode::Waited, past_wait_text(wait));
+        say(WaitCode::Waited, past_wait_text(row, wait));
     }
     let runs = work.core.store.runs(row.id).await?;
     let ended: Vec<&RunRow> = runs.iter().filter(|r| r.ended_at.is_some()).collect();
@@ -280,11 +350,30 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
     })
 }
 
+/// An open subtask, for its parent: who is to do it, and what it waits for.
+fn subtask_text(work: &WorkState, subtask: &TaskRow) -> String {
+    let view = task_view(work, subtask, Vec::new());
+    let agent = view
+        .assignee
+        .map_or_else(String::new, |a| format!(" for {a}"));
+    let waits = match view.waiting_for {
+        Some(waits) => format!(", and waits for {}", waits.text),
+        None => String::new(),
+    };
+    format!(
+        "its subtask {}{agent} is {}{waits}",
+        view.number, view.state
+    )
+}
+
 /// What a task waited for, from when and until when.
-fn past_wait_text(wait: &PastWait) -> String {
+fn past_wait_text(row: &TaskRow, wait: &PastWait) -> String {
     let name = &wait.name;
     let thing = match wait.kind {
-        WaitKind::Budget => format!("the budget of {}", name.replace(':', " ")),
+        WaitKind::Budget => {
+            let owner = budget_owner(row, name);
+            format!("the budget of {}", owner.replace(':', " "))
+        }
         WaitKind::Provider => format!("the provider {name}"),
         WaitKind::Approval => format!("the approval of {name}"),
         WaitKind::Agent => "an eligible agent".to_owned(),

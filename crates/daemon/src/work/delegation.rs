@@ -130,7 +130,7 @@ pub(crate) async fn delegate_task(
     match work.core.store.add_task(new).await {
         Err(abbey_store::Error::Authority(authority::Refusal::TooMany { open })) if initiative => {
             let text = format!(
-                "{open} tasks that {who} gave on its own initiative are open, which is the limit; wait until one of them has ended"
+                "{open} tasks that {who} gave on its own initiative are open, which is the limit; wait until one of them has ended, or cancel one (`abbey-agent status` lists them)"
             );
             Err(Problem::new(FaultKind::Limit, text).into())
         }

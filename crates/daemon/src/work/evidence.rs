@@ -5,8 +5,10 @@ use crate::cells::exec;
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::{EvidenceView, Problem};
+use abbey_engine::admission::admit;
+use abbey_engine::task::Admission;
 use abbey_model::{Evidence, FaultKind, Millis, Slug, TaskRef, TaskState};
-use abbey_store::{DelegationRequest, LeaseProof, NewTask, RunFacts};
+use abbey_store::{DelegationRequest, Intake, LeaseProof, NewTask, RunFacts};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +219,70 @@ pub(crate) fn parse_declared_evidence(views: &[EvidenceView]) -> Result<Option<D
         evidence: evidence.map_err(|why| Problem::new(FaultKind::Invalid, why))?,
         ..DelegationRequest::default()
     }))
+}
+
+/// Agents that a piece of evidence names as reviewers.
+fn reviewers(evidence: &[Evidence]) -> impl Iterator<Item = &Slug> {
+    evidence.iter().filter_map(|one| match one {
+        Evidence::Review(reviewer) => Some(reviewer),
+        Evidence::File(_) | Evidence::Command(_) => None,
+    })
+}
+
+/// Takes the reviewers of a task out of the agents that may do it: no agent reviews its own work.
+pub(crate) fn exclude_reviewers(intake: &mut Intake, evidence: &[Evidence]) {
+    let reviews = |agent: &Slug| reviewers(evidence).any(|reviewer| reviewer == agent);
+    intake.agents.retain(|agent| !reviews(&agent.slug));
+}
+
+/// Checks that every reviewer of a new task can review its result, and takes the reviewers out of the agents that may do
+/// it. Found out at the end, the work would be done and paid for nothing.
+///
+/// # Errors
+/// `NotFound` if there is no such agent; `Invalid` if it would do the task itself or can judge nothing.
+pub(crate) fn check_reviewers(
+    intake: &mut Intake,
+    evidence: &[Evidence],
+    assignee: Option<&Slug>,
+) -> Result<()> {
+    let remedy = "name another agent; `abbey ps` lists the agents";
+    let invalid = |text: String| Problem::new(FaultKind::Invalid, text).remedy(remedy);
+    for reviewer in reviewers(evidence) {
+        let Some(agent) = intake.agents.iter().find(|a| a.slug == *reviewer) else {
+            let text = format!("there is no agent `{reviewer}` to review the result");
+            return Err(Problem::new(FaultKind::NotFound, text)
+                .remedy("`abbey ps` lists the agents")
+                .into());
+        };
+        if assignee == Some(reviewer) {
+            let text = format!("agent `{reviewer}` would do the task and cannot review it itself");
+            return Err(invalid(text).into());
+        }
+        if !agent.has_model {
+            let text = format!("agent `{reviewer}` has no model, so it cannot review the result");
+            return Err(invalid(text).into());
+        }
+    }
+    if assignee.is_some() || reviewers(evidence).next().is_none() {
+        return Ok(());
+    }
+    let has_agent = |intake: &Intake| {
+        let (decision, _) = admit(None, &intake.fit, &intake.agents);
+        matches!(decision, Admission::Offer(_))
+    };
+    let had_agent = has_agent(intake);
+    exclude_reviewers(intake, evidence);
+    if had_agent && !has_agent(intake) {
+        let names: Vec<String> = reviewers(evidence).map(|r| format!("`{r}`")).collect();
+        let text = format!(
+            "without an assignee only {} would do the task, and no agent can review its own work",
+            names.join(" or ")
+        );
+        let remedy =
+            "assign the task with `--to`, or name another reviewer; `abbey ps` lists the agents";
+        return Err(Problem::new(FaultKind::Invalid, text).remedy(remedy).into());
+    }
+    Ok(())
 }
 
 /// A piece of evidence as an API document.

@@ -1,6 +1,7 @@
 //! Input of admission: the skills that match a task's text, and the agents of the plan.
 
 use crate::core::error::Result;
+use crate::work::evidence::exclude_reviewers;
 use crate::work::state::WorkState;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{Candidate, Match, NAMED};
@@ -34,6 +35,15 @@ impl WorkState {
     /// Admission input for an existing task that is admitted again. A task that was accepted as a run of a skill stays
     /// one, whatever its text matches now: no model does what a program was to do, perhaps with a person's approval.
     pub(crate) fn intake_for_task(&self, task: &TaskRow) -> Intake {
+        let mut intake = self.intake_for_route(task);
+        if let Some(link) = task.link.as_ref().filter(|_| !task.pinned) {
+            exclude_reviewers(&mut intake, &link.evidence);
+        }
+        intake
+    }
+
+    /// As [`WorkState::intake_for_task`], with agents that review the result.
+    fn intake_for_route(&self, task: &TaskRow) -> Intake {
         let Some(skill) = &task.route.skill else {
             return self.intake_for_text(&task.text);
         };

@@ -1,13 +1,14 @@
 //! Changes of budgets by the operator, in place of the manifest: other limits, and spending that starts again.
 
 use super::limit_overrides::{read, remove, write};
+use super::task_rows::{self, task_name};
 use super::{audit_log, ledger, waits};
-use crate::rows::{Query, params};
+use crate::rows::{Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{BudgetChange, BudgetChangeKind, ChangedBudget, Error, LimitOverride, Result};
 use abbey_engine::budget::Account;
-use abbey_model::{Metric, Principal, Scope, WaitKind, Window};
+use abbey_model::{Metric, Principal, Scope, TaskRef, WaitKind, Window};
 use serde_json::json;
 
 /// Budgets of a metric as messages name them.
@@ -20,15 +21,14 @@ const fn budget_of(metric: Metric) -> &'static str {
     }
 }
 
-/// A budget as messages name it.
-fn budget_name(scope: &Scope, metric: Metric) -> String {
-    let scope = match scope {
+/// What a budget belongs to, as messages name it: people know a task by its number.
+fn scope_name(rows: &dyn Rows, scope: &Scope) -> Result<String> {
+    Ok(match scope {
         Scope::House => "the house".to_owned(),
         Scope::Agent(slug) => format!("agent {slug}"),
-        Scope::Task(id) => format!("task {id}"),
+        Scope::Task(id) => task_name(&task_rows::load(rows, TaskRef::Id(*id))?),
         Scope::Run(id) => format!("run {id}"),
-    };
-    format!("{} of {scope}", budget_of(metric))
+    })
 }
 
 fn refuse<T>(why: String) -> Result<T> {
@@ -73,13 +73,17 @@ pub(crate) fn change(
     who: &Principal,
 ) -> Result<ChangedBudget> {
     let (scope, metric) = (&change.scope, change.metric);
-    let name = budget_name(scope, metric);
+    let scope_name = scope_name(tx.rows, scope)?;
     let Some(before) = ledger::account(tx, scope, metric)? else {
         return Err(Error::NotFound {
             what: budget_of(metric),
-            name: scope.to_string(),
+            name: match scope {
+                Scope::Task(_) => scope_name,
+                _ => scope.to_string(),
+            },
         });
     };
+    let name = format!("{} of {scope_name}", budget_of(metric));
     let replaced = read(tx.rows, scope, metric)?;
     if is_repeated(tx, change)? {
         return Ok(ChangedBudget {

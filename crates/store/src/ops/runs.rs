@@ -71,10 +71,11 @@ pub(crate) fn list_of_task(rows: &dyn Rows, task: TaskId) -> Result<Vec<RunRow>>
     )
 }
 
-/// Reads tokens, time and outcome of the runs that ended at or after `since`, newest first, at most 5,000.
+/// Reads tokens, time and outcome of the runs that ended at or after `since`, newest first, at most 5,000; without those
+/// after which their task waits for a provider or a budget, which count as no run.
 pub(crate) fn list_costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
     rows.all(
-        "SELECT t.number, t.route, r.agent, r.input + r.output, r.ended_at - r.started_at, r.state FROM runs r JOIN tasks t ON t.id = r.task WHERE r.ended_at >= ?1 ORDER BY r.ended_at DESC LIMIT ?2",
+        "SELECT t.number, t.route, r.agent, r.input + r.output, r.ended_at - r.started_at, r.state FROM runs r JOIN tasks t ON t.id = r.task WHERE r.ended_at >= ?1 AND (r.wait IS NULL OR r.reason NOT IN ('provider_error', 'budget_exhausted', 'agent_error')) ORDER BY r.ended_at DESC LIMIT ?2",
         params![since, COSTS_MAX],
         |c| {
             Ok(RunCost {

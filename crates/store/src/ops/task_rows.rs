@@ -79,10 +79,12 @@ pub(crate) fn list_where(
 
 /// Reads the tasks that match a filter, newest first.
 pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+    let author = filter.author.as_ref().map(ToString::to_string);
     let mut parameters = vec![
         Scalar::from(filter.assignee.as_ref().map(Slug::as_str)),
         Scalar::from(filter.before.unwrap_or(u64::MAX)),
         Scalar::from(filter.limit),
+        Scalar::from(author.as_deref()),
     ];
     let mut states = String::new();
     if !filter.states.is_empty() {
@@ -94,7 +96,7 @@ pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>>
         parameters.extend(filter.states.iter().map(|s| Scalar::from(s.name())));
     }
     let condition = format!(
-        "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
+        "{states}(?1 IS NULL OR assignee = ?1) AND (?4 IS NULL OR author = ?4) AND number < ?2 ORDER BY number DESC LIMIT ?3"
     );
     list_where(rows, &condition, &parameters)
 }

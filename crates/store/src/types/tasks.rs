@@ -77,6 +77,8 @@ pub struct TaskFilter {
     pub states: Vec<TaskState>,
     /// Tasks of this agent.
     pub assignee: Option<Slug>,
+    /// Tasks that this principal added.
+    pub author: Option<Principal>,
     /// Tasks with numbers below this one, for the next page.
     pub before: Option<u64>,
     /// Most tasks in the answer.

@@ -104,7 +104,10 @@ pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
     if sum.cost_unknown > 0 {
         let text = Text::new("tokens-unknown").with("count", sum.cost_unknown);
         report.interpret(FindingKind::Warn, text);
-        report.recommend(FindingKind::Note, Text::new("tokens-price"));
+        // Where the usage is unknown, as of interrupted calls, a price would not help.
+        if usage.iter().any(|u| u.cost_unknown > u.usage_unknown) {
+            report.recommend(FindingKind::Note, Text::new("tokens-price"));
+        }
     }
     report
 }

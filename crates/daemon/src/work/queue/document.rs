@@ -279,6 +279,8 @@ fn scan(source: &Source<'_>, start: usize) -> (Vec<Block>, Vec<Found>) {
                         if let Some(line) = lines::parse_line(source, range.clone()) {
                             container = Container::Closed;
                             found.extend(line.map(|line| (range.start, line)));
+                        } else if let Some(odd) = lines::parse_odd_box(source, range.clone()) {
+                            found.push((range.start, Err(odd)));
                         }
                     }
                     Tag::BlockQuote(_) => container = Container::Closed,

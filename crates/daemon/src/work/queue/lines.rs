@@ -7,8 +7,7 @@ use super::text::{Mark, QueueEntry, TaskFields, normalize_text, split_line_comme
 use abbey_model::Priority;
 use std::ops::Range;
 
-/// Parses a list item. `None` if it has no box; `Some(None)` if it has one and is no task: a record of what is done, or
-/// nothing.
+/// Parses a list item. `None` if it has no box; `Some(None)` if it has one and is no task: a record of what is done.
 #[allow(clippy::option_option, reason = "two answers and an item")]
 pub(super) fn parse_line(
     source: &Source<'_>,
@@ -60,7 +59,8 @@ pub(super) fn parse_line(
         text: normalize_text(&format!("{first}\n{rest}")),
     };
     if number.is_none() && first.is_empty() {
-        return Some(None);
+        let why = "the box has no text on its line; write what is to be done behind it, or remove the box";
+        return Some(Some(Err(unclear(why.to_owned()))));
     }
     let at = |offset: usize| range.start + offset;
     let head_end = from + body.len() - first.len();
@@ -84,6 +84,32 @@ pub(super) fn parse_line(
         raw: raw.to_owned(),
         place: Place::Line(place),
     })))
+}
+
+/// What is wrong with a list item that begins with brackets which are almost a box: `[]`, or a sign in them that means
+/// nothing here. None for another item; `[-]` is a record of what was given up.
+pub(super) fn parse_odd_box(source: &Source<'_>, range: Range<usize>) -> Option<Unclear> {
+    let raw = source.text[range.clone()].trim_end();
+    let inside = raw[marker_length(raw)?..].strip_prefix([' ', '\t'])?;
+    let (sign, behind) = inside
+        .trim_start_matches([' ', '\t'])
+        .strip_prefix('[')?
+        .split_once(']')?;
+    let mut signs = sign.chars();
+    let is_odd = match (signs.next(), signs.next()) {
+        (None, None) => true,
+        // A letter or a number in brackets is a reference.
+        (Some(sign), None) => !sign.is_alphanumeric() && !matches!(sign, ' ' | '-' | '^' | '\\'),
+        _ => false,
+    };
+    let has_text = behind.starts_with([' ', '\t']) && !behind.trim().is_empty();
+    (is_odd && has_text).then(|| Unclear {
+        line: source.line_at(range.start),
+        raw: raw.to_owned(),
+        why: format!(
+            "`[{sign}]` is no box; write `[ ]` with a blank for a task, or `[x]` or `[-]` for a record"
+        ),
+    })
 }
 
 /// Length of `-`, `*`, `+`, `1.` or `1)`.

@@ -231,6 +231,28 @@ fn queue_conflict(
     }
 }
 
+/// Refuses a text that begins with an agent's name in brackets: without a priority they are part of the text, which was
+/// hardly meant.
+///
+/// # Errors
+/// `Invalid`, with what to write.
+fn refuse_agent_without_priority(work: &WorkState, text: &str) -> Result<()> {
+    let inside = text.strip_prefix('(').and_then(|t| t.split_once(')'));
+    let words = inside.into_iter().flat_map(|(inside, _)| inside.split(','));
+    let named = words
+        .filter_map(|word| word.trim().parse::<Slug>().ok())
+        .find(|name| find_agent_slug(work, name.as_str()).is_ok());
+    match (named, inside) {
+        (Some(name), Some((inside, _))) => {
+            let text = format!(
+                "`({inside})` is not understood: a priority is missing; write `(P2, {name})` for agent `{name}`"
+            );
+            Err(Problem::new(FaultKind::Invalid, text).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A file whose changes are being applied.
 struct Merging<'m> {
     work: &'m Arc<WorkState>,
@@ -323,7 +345,10 @@ impl Merging<'_> {
     async fn add(&self, fields: TaskFields, key: String) -> Result<Added> {
         let digest = fields.digest();
         let assignee = match self.assignee(&fields)? {
-            None => find_agent_prefix(self.work, &fields.text)?,
+            None => {
+                refuse_agent_without_priority(self.work, &fields.text)?;
+                find_agent_prefix(self.work, &fields.text)?
+            }
             named => named,
         };
         let new = NewTask {

@@ -134,7 +134,7 @@ fn texts(items: &[QueueItem]) -> Vec<&str> {
 
 #[test]
 fn what_people_write_is_understood() {
-    let text = "# Ours\n\nSome prose.\n\n- not a task\n  - [ ] below a plain one\n- [ ] Bake bread\n- [ ] (p0, mason) Bake more\n  of it\n\n* [ ] (urgent) mend the oven\n\n```\n- [ ] in a block\n```\n> - [ ] quoted\n\n1. [ ] numbered\n2) [x] over\n- [X] TASK-7: (P3, -, retry) Sweep\n- [ ] TASK-003: theirs\n- [-] other\n- [] no box\n";
+    let text = "# Ours\n\nSome prose.\n\n- not a task\n  - [ ] below a plain one\n- [ ] Bake bread\n- [ ] (p0, mason) Bake more\n  of it\n\n* [ ] (urgent) mend the oven\n\n```\n- [ ] in a block\n```\n> - [ ] quoted\n\n1. [ ] numbered\n2) [x] over\n- [X] TASK-7: (P3, -, retry) Sweep\n- [ ] TASK-003: theirs\n- [-] other\n- [1] a reference\n- [](https://bells.example) a link\n";
     let document = parse(text);
     let short: Vec<_> = document
         .items
@@ -180,12 +180,24 @@ fn attributes_are_understood_or_reported_with_their_line() {
         ("(nobody, P1) Sweep", "`nobody` is no priority"),
         ("(P1 nobody) Sweep", "`P1 nobody` is no priority"),
         ("(P1, a, ready, now) Sweep", "more than a priority"),
+        ("", "no text on its line"),
     ] {
         let document = parse(&format!("x\r\n\r\n- [ ] {line}\r\n"));
         assert!(document.items.is_empty(), "{line}");
         let unclear = &document.unclear[0];
         assert_eq!(unclear.line, 3);
         assert!(unclear.why.contains(why), "{}", unclear.why);
+    }
+    for (line, why) in [
+        ("- [] Sweep", "`[]` is no box"),
+        ("12. [~] Sweep", "`[~]` is no box"),
+        ("* [?]\tSweep", "`[?]` is no box"),
+    ] {
+        let document = parse(&format!("x\n\n{line}\n   - [ ] Oil\n"));
+        let unclear = &document.unclear[0];
+        assert!(unclear.why.contains(why), "{}", unclear.why);
+        // It is no task, so what is below it is not part of it.
+        assert_eq!(texts(&document.items), ["Oil"]);
     }
     let document = parse("- [ ] (P2P mesh) and (P9)\n- [ ] (p3) low\n- [x] (P9) over\n");
     assert_eq!(texts(&document.items), ["(P2P mesh) and (P9)", "low"]);
