@@ -188,16 +188,16 @@ fn attributes_are_understood_or_reported_with_their_line() {
         assert_eq!(unclear.line, 3);
         assert!(unclear.why.contains(why), "{}", unclear.why);
     }
-    for (line, why) in [
-        ("- [] Sweep", "`[]` is no box"),
-        ("12. [~] Sweep", "`[~]` is no box"),
-        ("* [?]\tSweep", "`[?]` is no box"),
+    for (line, indent, why) in [
+        ("- [] Sweep", "  ", "`[]` is no box"),
+        ("12. [~] Sweep", "    ", "`[~]` is no box"),
+        ("* [?]\tSweep", "  ", "`[?]` is no box"),
     ] {
-        let document = parse(&format!("x\n\n{line}\n   - [ ] Oil\n"));
+        let document = parse(&format!("x\n\n{line}\n{indent}- [ ] Oil\n"));
         let unclear = &document.unclear[0];
         assert!(unclear.why.contains(why), "{}", unclear.why);
         // It is no task, so what is below it is not part of it.
-        assert_eq!(texts(&document.items), ["Oil"]);
+        assert_eq!(texts(&document.items), ["Oil"], "{line}");
     }
     let document = parse("- [ ] (P2P mesh) and (P9)\n- [ ] (p3) low\n- [x] (P9) over\n");
     assert_eq!(texts(&document.items), ["(P2P mesh) and (P9)", "low"]);
