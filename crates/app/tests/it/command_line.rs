@@ -189,6 +189,7 @@ fn what_was_refused_is_tried_again_at_once_when_it_is_asked_for() {
     // Images of drives beside a cell without drives are refused by the privileged helper.
     let disks = house.home().join("agents/a/disks");
     std::fs::create_dir(&disks).unwrap();
+    std::fs::write(disks.join("state.ext4"), "").unwrap();
     house.manifest(&WEB.replace(
         "  a: { cell: process }",
         "  a: { cell: process, terminal: true }",
@@ -197,7 +198,7 @@ fn what_was_refused_is_tried_again_at_once_when_it_is_asked_for() {
     until("the agent is given up for now", || {
         house.agent("a").presence == Presence::Degraded
     });
-    std::fs::remove_dir(&disks).unwrap();
+    std::fs::remove_dir_all(&disks).unwrap();
     house.expect(0, "up");
     assert_eq!(house.agent("a").presence, Presence::Ready);
 }
