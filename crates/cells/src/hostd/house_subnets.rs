@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// What the names of the files with subnets of houses begin with; the first user of the house follows.
 const PREFIX: &str = "subnets-";
@@ -49,6 +50,12 @@ pub(super) fn publish_subnets(config: &HostdConfig, allocations: &Allocations) -
     record::write_json_without_sync(&create_host_files_dir()?.join(name), &own)
 }
 
+/// Withdraws what [`publish_subnets`] told, as the house ends.
+pub(super) fn withdraw_subnets(allocations: &Allocations) {
+    let name = format!("{PREFIX}{}", allocations.uid_first);
+    let _of_a_house_that_does_not_run = fs::remove_file(Path::new(HOST_FILES).join(name));
+}
+
 /// Subnets of the other houses that run in this network, each with the home of its house. What cannot be read is left
 /// out: their routes are found too, once a cell has started.
 pub(super) fn subnets_of_others(allocations: &Allocations) -> Vec<(Subnet, String)> {
@@ -59,12 +66,12 @@ pub(super) fn subnets_of_others(allocations: &Allocations) -> Vec<(Subnet, Strin
     let others = entries.filter_map(|entry| {
         let name = entry.file_name();
         let first: u32 = name.to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
-        let users = allocation::file_of_users(first);
-        let running = fs::File::open(&users).ok()?;
-        lock::lock_holder(&running).filter(|_| first != allocations.uid_first)?;
         let stated: HouseSubnets = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
-        let home = fs::read_to_string(users).ok()?;
-        (stated.namespace == namespace).then_some((stated.subnets, home))
+        // Who has a lock is a question to the kernel, for those alone about which it matters.
+        let is_other = first != allocations.uid_first && stated.namespace == namespace;
+        let users = allocation::file_of_users(first);
+        lock::lock_holder(&fs::File::open(&users).ok().filter(|_| is_other)?)?;
+        Some((stated.subnets, fs::read_to_string(users).ok()?))
     });
     let each = others.flat_map(|(subnets, home)| {
         subnets
@@ -98,7 +105,6 @@ mod tests {
     use abbey_model::CellName;
     use std::io::Write;
     use std::net::Ipv4Addr;
-    use std::path::Path;
 
     fn house(first: u32, subnet: Ipv4Addr) -> Allocations {
         let owner: CellName = "agent-iris".parse().unwrap();

@@ -1,5 +1,6 @@
 //! The helper itself: one thread that accepts, and a process for each call.
 
+use super::house_subnets::withdraw_subnets;
 use super::journal::{self, JournalLine};
 use super::network_guard::NetworkGuard;
 use super::operation::{
@@ -625,7 +626,9 @@ pub(super) fn perform_operation(
                 let parted = match empty && config.privileged {
                     true => {
                         let _nobody_repairs_it = lock_firewall(&config.hostd_dir())?;
-                        part(config, held()?.allocations.house_tag())
+                        let allocations = held()?.allocations;
+                        withdraw_subnets(&allocations);
+                        part(config, allocations.house_tag())
                     }
                     false => Ok(()),
                 };

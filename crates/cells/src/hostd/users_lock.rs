@@ -38,10 +38,10 @@ fn moved_away(home: &Path, own: u32) -> Option<i32> {
     let mut others = entries.filter_map(|entry| {
         let name = entry.file_name();
         let first: u32 = name.to_str()?.strip_prefix("users-")?.parse().ok()?;
-        let file = fs::File::open(entry.path()).ok().filter(|_| own != first)?;
-        let pid = lock::lock_holder(&file)?;
         let stated = fs::read_to_string(entry.path()).ok()?;
-        (Path::new(&stated) == home).then_some(pid)
+        // Who has a lock is a question to the kernel, for those alone about which it matters.
+        let is_here = own != first && Path::new(&stated) == home;
+        lock::lock_holder(&fs::File::open(entry.path()).ok().filter(|_| is_here)?)
     });
     others.next()
 }
