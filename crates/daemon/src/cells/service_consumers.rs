@@ -295,7 +295,8 @@ async fn close_or_drop_access(
     if kept < service.grace {
         return Ok(Some(Millis(service.grace.0 - kept.0)));
     }
-    if cells.waits_for_manifest() {
+    // A manifest may have come while this pass was on its way with the one before.
+    if cells.waits_for_manifest() || is_used(cells, service, &name) {
         return Ok(Some(LOOKS_AGAIN));
     }
     crash::point("consumer.drop.begin");
@@ -308,6 +309,17 @@ async fn close_or_drop_access(
     let detail = json!({ "name": name, "backup": backup_path(&done) });
     log_service_change(cells, service, "service.drop", detail).await?;
     Ok(None)
+}
+
+/// Whether an agent of the plan that is in force at this moment has what is in a service under this name.
+fn is_used(cells: &CellsState, service: &Service, name: &str) -> bool {
+    let Some(current) = cells.core.plan.current() else {
+        return false;
+    };
+    let agents = current.house.agents.values();
+    let mut users = agents.filter(|a| a.uses.contains(&service.slug));
+    let service = current.house.services.get(&service.slug);
+    service.is_some_and(|service| users.any(|a| service.name_for(&a.slug) == name))
 }
 
 fn backup_path(answer: &ServiceReply) -> Option<&str> {

@@ -9,10 +9,34 @@ use serde_json::{Value, json};
 cases! {
     many_at_once_keep_the_chain_whole checks append_audit_entry checkpoint verify_audit_log audit_entries tasks;
     entries_are_read_in_order checks append_audit_entry append_essential_audit_entry audit_entries audit_head;
+    changes_of_access_are_found checks append_audit_entry service_access_entries;
     a_restore_is_logged_with_the_key_that_signs_from_then_on checks record_restore stated_key first_key signed_heads;
     keys_of_the_audit_log_are_rotated checks rotate_audit_key stated_key signed_heads verify_audit_log;
     the_journal_is_imported_once checks import_journal journal_offset;
     a_failed_operation_leaves_no_entry checks audit_head audit_entries;
+}
+
+fn changes_of_access_are_found(bench: &mut Bench) {
+    for action in [
+        "service.open",
+        "task.add",
+        "service.close",
+        "service.restart",
+        "service.drop",
+    ] {
+        bench.store().append_audit_entry(note(action)).done();
+    }
+    bench.reopen();
+    let found = bench.store().service_access_entries().done();
+    let found: Vec<(u64, &str)> = found.iter().map(|e| (e.seq, e.action.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            (1, "service.open"),
+            (3, "service.close"),
+            (5, "service.drop")
+        ]
+    );
 }
 
 fn note(action: &str) -> NewAuditEntry {
