@@ -29,7 +29,7 @@ const HELD_UP: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Uptime after which a service is not expected to answer any more if its entry names no port at which it would.
-const SILENT: Millis = Millis::from_secs(10);
+const SILENT: Millis = Millis::from_secs(3);
 
 /// Agents and services to look at.
 pub(crate) enum Watched {
@@ -341,7 +341,7 @@ fn judge_running(
             // Its entry names no port at which it would answer, so nothing says that waiting longer helps.
             let silent = presence == Presence::WorkerOnly && !service.serves_port();
             match silent && uptime >= SILENT {
-                true => (State::Failed, why),
+                true => (State::Reached, why),
                 false => (State::Changing, why),
             }
         }
