@@ -33,7 +33,7 @@ pub use core::hostd::{
     start_hostd_and_drop_privileges,
 };
 pub use core::manifest_lock::ManifestLock;
-pub use core::restore::{restore_backup, verify_backup};
+pub use core::restore::{check_new_house, restore_backup, verify_backup};
 pub use core::restored_house::{consent_to_uses, uses_without_consent};
 pub use core::saved_templates::{SavedTemplate, list_saved_templates, open_saved_template};
 pub use insight::reports::render_as_text as report_text;

@@ -363,3 +363,31 @@ fn commands_say_that_the_house_is_down_and_what_to_type() {
     }
     house.expect(0, "up");
 }
+
+/// Another house in its place would be taken for the one that runs, and `down` there would end the cells of that one.
+#[test]
+fn no_house_begins_where_one_that_runs_was_moved_away() {
+    let house = up(TWO);
+    let agent = house.agent("abbot").pid;
+    let (home, away) = (house.home(), house.path("away"));
+    std::fs::rename(&home, &away).unwrap();
+    let refusal = house.expect_refusal(4, "up");
+    assert!(refusal.contains("moved away meanwhile"), "{refusal}");
+    assert!(!home.exists());
+    std::fs::rename(&away, &home).unwrap();
+    assert_eq!(house.agent("abbot").pid, agent);
+    house.expect(0, "up");
+}
+
+#[test]
+fn no_house_begins_where_a_restore_was_interrupted() {
+    let house = crate::house();
+    house.manifest(TWO);
+    std::fs::create_dir_all(house.home().join(".restore-x")).unwrap();
+    let refusal = house.expect_refusal(4, "up");
+    let (_, way) = refusal.split_once("to begin another one, `").unwrap();
+    let (way, _) = way.split_once('`').unwrap();
+    let done = std::process::Command::new("sh").args(["-c", way]).status();
+    assert!(done.unwrap().success(), "{refusal}");
+    house.expect(0, "up");
+}

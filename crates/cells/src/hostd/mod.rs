@@ -64,4 +64,4 @@ pub use startup::{
     HostdStartup, detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
     is_privileged_hostd_running, listening_process, socket_owner, unit_of,
 };
-pub use users_lock::running_twin;
+pub use users_lock::{moved_house, refusal_beside_moved, running_twin};

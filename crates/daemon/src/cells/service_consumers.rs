@@ -7,7 +7,7 @@
 use crate::cells::agent_credentials::{
     SERVICE_PREFIX, parse_service_secret, service_credential_file,
 };
-use crate::cells::state::{AccessStates, CellsState};
+use crate::cells::state::{AccessStates, CellsState, ConsumerStatus};
 use crate::cells::{agent_credentials, exec, service_access};
 use crate::core::error::{Error, Result};
 use crate::core::home::generate_token;
@@ -43,6 +43,8 @@ struct ConsumerProgress {
     opened: BTreeMap<(Slug, Slug), String>,
     /// Last problem of each service, so that one cause is logged once.
     last_problems: BTreeMap<Slug, String>,
+    /// Generation of the plan for which each service has opened and closed what it is to.
+    settled: BTreeMap<Slug, u64>,
 }
 
 /// Opens and closes access of agents to services as the plan requires, until the control plane
@@ -116,6 +118,8 @@ async fn provision_all_services(
         match provision_service(cells, &current, service, known).await {
             Ok(due) => {
                 known.last_problems.remove(&service.slug);
+                let generation = current.generation;
+                known.settled.insert(service.slug.clone(), generation);
                 next = next.min(due);
             }
             Err(error) => {
@@ -134,8 +138,11 @@ async fn provision_all_services(
 }
 
 fn publish_status(cells: &CellsState, known: &ConsumerProgress) {
-    let opened = known.opened.keys().cloned().collect();
-    cells.set_consumer_status((known.last_problems.clone(), opened));
+    cells.set_consumer_status(ConsumerStatus {
+        trouble: known.last_problems.clone(),
+        opened: known.opened.keys().cloned().collect(),
+        settled: known.settled.clone(),
+    });
 }
 
 /// Removes the credentials of agents for services that the manifest no longer has, as far as this control plane opened

@@ -57,9 +57,16 @@ const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// State of what agents have and had in services, by service and name there.
 pub(crate) type AccessStates = BTreeMap<(Slug, String), AccessState>;
 
-/// What the last pass over the services found: by service why the databases and accounts of agents in it are not as
-/// planned, and every (service, agent) whose access is set up.
-pub(crate) type ConsumerStatus = (BTreeMap<Slug, String>, BTreeSet<(Slug, Slug)>);
+/// What the last pass over the services found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ConsumerStatus {
+    /// Why the databases and accounts of agents in a service are not as planned.
+    pub(crate) trouble: BTreeMap<Slug, String>,
+    /// Every (service, agent) whose access is set up.
+    pub(crate) opened: BTreeSet<(Slug, Slug)>,
+    /// Generation of the plan for which a service has opened and closed what it is to.
+    pub(crate) settled: BTreeMap<Slug, u64>,
+}
 
 impl CellsState {
     /// `desired` is the desired state of each cell that the store has.

@@ -19,6 +19,7 @@ use abbey_store::{
     SystemClock, import_state_file, public_key,
 };
 use abbey_support::input::open_input;
+use abbey_support::shell::shell_path;
 use abbey_support::{digest, file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -689,6 +690,37 @@ fn prepare(
 
 /// Prefix of the directories in which restores work.
 const SCRATCH: &str = ".restore-";
+
+/// Checks that a new house may begin in a home that has no state: that no restore was interrupted there, and that no house
+/// which still runs was moved away from there.
+///
+/// # Errors
+/// `Conflict` with what is in the way, and the remedies.
+pub fn check_new_house(home: &Home) -> Result<()> {
+    if fs::symlink_metadata(home.database_file()).is_ok() {
+        return Ok(());
+    }
+    if let Some(pid) = abbey_cells::hostd::moved_house(home.root()) {
+        let text = abbey_cells::hostd::refusal_beside_moved(home.root(), pid);
+        return Err(Problem::new(FaultKind::Conflict, text).into());
+    }
+    let mut entries = fs::read_dir(home.root()).into_iter().flatten().flatten();
+    let is_scratch = |e: &fs::DirEntry| e.file_name().to_string_lossy().starts_with(SCRATCH);
+    let Some(left) = entries.find(is_scratch) else {
+        return Ok(());
+    };
+    let text = format!(
+        "a restore into `{}` was interrupted, or is under way",
+        home.root().display()
+    );
+    let remedy = format!(
+        "the same `abbey restore` once more restores the house; to begin another one, `rm -r {}`",
+        shell_path(&left.path())
+    );
+    Err(Problem::new(FaultKind::Conflict, text)
+        .remedy(remedy)
+        .into())
+}
 
 /// Removes what interrupted restores left.
 fn sweep_scratch(home: &Home) {

@@ -184,7 +184,8 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         });
     };
     let seen = work.cells.observations.snapshot();
-    let (trouble, opened) = work.cells.consumer_status();
+    let consumers = work.cells.consumer_status();
+    let (trouble, opened) = (consumers.trouble, consumers.opened);
     let access = work.cells.access_states().unwrap_or_default();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {

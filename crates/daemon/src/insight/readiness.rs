@@ -307,7 +307,8 @@ fn judge_running(
     let Some(service) = current.house.services.get(slug) else {
         return (State::Changing, None);
     };
-    let (trouble, opened) = work.cells.consumer_status();
+    let consumers = work.cells.consumer_status();
+    let (trouble, opened) = (consumers.trouble, consumers.opened);
     let agents = current.house.agents.values();
     let users = agents.filter(|a| a.uses.contains(slug)).map(|a| &a.slug);
     let pending = users.filter(|a| !opened.contains(&(slug.clone(), Slug::clone(a))));
@@ -324,15 +325,14 @@ fn judge_running(
     match judged.presence {
         Presence::Ready if service.kind.has_consumers() => {
             let pending: Vec<&str> = pending.map(Slug::as_str).collect();
-            if pending.is_empty() {
-                return (State::Reached, None);
-            }
+            let settled = consumers.settled.get(slug) == Some(&current.generation);
+            let what = match pending.is_empty() {
+                true if settled => return (State::Reached, None),
+                true => "it has not closed yet what agents no longer use".to_owned(),
+                false => format!("it has not set up access for {} yet", pending.join(", ")),
+            };
             let trouble = trouble.get(slug).map(|t| format!(": {t}"));
-            let why = format!(
-                "it has not set up access for {} yet{}",
-                pending.join(", "),
-                trouble.unwrap_or_default()
-            );
+            let why = what + &trouble.unwrap_or_default();
             (State::Changing, Some(why))
         }
         Presence::Ready => (State::Reached, None),
@@ -350,7 +350,8 @@ fn judge_running(
 
 /// Which services have not given an agent the access that it is to have, and why; none if all have.
 fn missing_access(work: &WorkState, current: &PlanInForce, agent: &Slug) -> Option<String> {
-    let (trouble, opened) = work.cells.consumer_status();
+    let consumers = work.cells.consumer_status();
+    let (trouble, opened) = (consumers.trouble, consumers.opened);
     let used = current.house.agents.get(agent)?.uses.iter();
     let used = used.filter_map(|s| current.house.services.get(s));
     let mut missing = used
