@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Most references that are followed from one declaration, so that one that refers to itself ends.
 const DEPTH_MAX: u32 = 8;
+/// Declarations that are looked at for one argument, at most.
+const LOOKED_AT_MAX: u32 = 1000;
 
 /// The arguments with each value in the type that the schema declares for it.
 ///
@@ -69,7 +71,8 @@ fn declared_types(schema: &Value, name: &str) -> BTreeSet<String> {
     let declared = schema["properties"].get(name);
     let declared = declared.or_else(|| schema.get("additionalProperties"));
     if let Some(Value::Object(declared)) = declared {
-        collect_types(schema, declared, &mut types, 0);
+        let mut left = LOOKED_AT_MAX;
+        collect_types(schema, declared, &mut types, (0, &mut left));
     }
     types
 }
@@ -79,8 +82,13 @@ fn collect_types(
     root: &Value,
     declared: &Map<String, Value>,
     types: &mut BTreeSet<String>,
-    depth: u32,
+    (depth, left): (u32, &mut u32),
 ) {
+    // Declarations that refer to themselves in many places would be looked at without end.
+    let Some(fewer) = left.checked_sub(1) else {
+        return;
+    };
+    *left = fewer;
     match declared.get("type") {
         Some(Value::String(name)) => drop(types.insert(name.clone())),
         Some(Value::Array(names)) => {
@@ -99,7 +107,7 @@ fn collect_types(
             let several = several.filter_map(|key| declared.get(key)?.as_array());
             let nested = several.flatten().chain(referred);
             for inner in nested.filter_map(Value::as_object) {
-                collect_types(root, inner, types, depth + 1);
+                collect_types(root, inner, types, (depth + 1, &mut *left));
             }
         }
     }
@@ -132,6 +140,17 @@ mod tests {
         });
         let args = BTreeMap::from([("x".to_owned(), value)]);
         convert_arguments(&schema, args).remove("x").unwrap()
+    }
+
+    #[test]
+    fn declarations_that_refer_to_themselves_many_times_end() {
+        let again = vec![json!({ "$ref": "#/$defs/a" }); 1000];
+        let schema = json!({
+            "properties": { "x": { "$ref": "#/$defs/a" } },
+            "$defs": { "a": { "anyOf": again } },
+        });
+        let args = BTreeMap::from([("x".to_owned(), json!("4"))]);
+        assert_eq!(convert_arguments(&schema, args)["x"], json!("4"));
     }
 
     #[test]

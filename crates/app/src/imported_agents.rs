@@ -1,13 +1,11 @@
 //! Where imported agents stand in the house that gets them: below whom, and which installation they came from. A comment in
 //! the manifest records the latter, so it goes with the agent's entry.
 
-use abbey_daemon::manifest::{self, House, Mistake};
+use abbey_daemon::manifest::{self, House, IMPORT_RECORD, Mistake, is_import_record};
 use abbey_import::{Import, ImportedAgent, ReportKind};
 use abbey_model::Slug;
 use std::path::Path;
 
-/// Beginning of a comment that records where an agent came from.
-const MARK: &str = "# imported from ";
 /// Place of notes about the house's organization in an import report.
 const ORGANIZATION: &str = "reports_to";
 
@@ -23,7 +21,7 @@ impl Installation {
         // As JSON a path is one line, whatever is in it.
         let path = serde_json::json!(path.to_string_lossy());
         Installation {
-            beginning: format!("{MARK}{format} {path}: "),
+            beginning: format!("{IMPORT_RECORD}{format} {path}: "),
         }
     }
 
@@ -39,6 +37,8 @@ impl Installation {
         let comment = format!("{}{}", self.beginning, serde_json::json!(agent.was));
         let count = |text: &str| text.lines().filter(|l| l.trim() == comment).count();
         let mut lines = agent.manifest_lines();
+        // Records in the entry of a bundle are of another house.
+        lines.retain(|line| !is_import_record(line));
         lines.insert(1.min(lines.len()), format!("  {comment}"));
         let edited = manifest::add_entry(text, &agent.slug, &lines)?;
         Ok(match count(&edited) > count(text) {
@@ -79,11 +79,6 @@ impl Installation {
         found.dedup();
         found
     }
-}
-
-/// Whether a line of a manifest records where an agent came from, which is true in this house alone.
-pub(crate) fn is_record(line: &str) -> bool {
-    line.trim_start().starts_with(MARK)
 }
 
 /// Agents that report to no other: they get tasks that name no agent and that no skill and no charter decides.

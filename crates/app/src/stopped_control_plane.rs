@@ -5,7 +5,7 @@ use crate::exit::{self, Failure};
 use crate::output::print_message;
 use abbey_cells::hostd::{socket_owner, unit_of};
 use abbey_cells::{is_stopped, lock_file_holder};
-use abbey_daemon::{Error, Home};
+use abbey_daemon::{Announcement, Error, Home};
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -33,9 +33,17 @@ pub(crate) fn note_client() {
 /// Process of a control plane that listens and that a signal stopped; none for others.
 fn find(home: &Home) -> Option<i32> {
     // The lock says it also while the queue of the socket is full, so that no connection can.
-    let pid = lock_file_holder(&home.lock_file())
-        .or_else(|| socket_owner(&home.operator_api_socket()))?;
+    let pid = published_holder(home).or_else(|| socket_owner(&home.operator_api_socket()))?;
     (is_stopped(pid) == Some(true)).then_some(pid)
+}
+
+/// Process that has the lock of the home and has published that it is the control plane: commands take the lock, too, such as
+/// `restore` and `down`.
+fn published_holder(home: &Home) -> Option<i32> {
+    let holder = lock_file_holder(&home.lock_file())?;
+    let published = home.read_file(&home.announcement_file()).ok()?;
+    let published: Announcement = serde_json::from_slice(&published).ok()?;
+    (i64::from(published.pid) == i64::from(holder)).then_some(holder)
 }
 
 /// As [`find`], on a thread that the end of the command does not wait for.
@@ -89,7 +97,7 @@ pub(crate) fn explain_silence(home: &Home) -> Option<(String, String)> {
     if let Some(pid) = find(home) {
         return Some(explanation(pid));
     }
-    let pid = lock_file_holder(&home.lock_file())?;
+    let pid = published_holder(home)?;
     Some((
         format!("the control plane (process {pid}) does not take calls"),
         format!(

@@ -1,11 +1,11 @@
 //! How a task is printed, and waiting for its end.
 
-use crate::exit::{self, Failure, Outcome};
+use crate::exit::{self, Outcome};
 use crate::output::{self, Progress, text_or_dash};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
-use abbey_api::{FleetQuery, TaskDoc, TaskView, UsageSource, WaitQuery, WaitingForView};
-use abbey_model::{Presence, TaskState, WaitKind, WaitingFor};
+use abbey_api::{TaskDoc, TaskView, UsageSource, WaitQuery, WaitingForView};
+use abbey_model::{TaskState, WaitKind, WaitingFor};
 use std::time::{Duration, Instant};
 
 /// Longest time that one request waits on the server.
@@ -43,10 +43,10 @@ pub(crate) async fn wait_for_end(
             | TaskState::Unverified => Some(exit::FAILURE),
             TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
             TaskState::Parked if waits_long => Some(exit::PARKED),
-            TaskState::Ready => match stopped_candidates(client, &doc.task).await? {
+            TaskState::Ready => match held_up(&doc.task) {
                 Some(why) => {
                     progress.end();
-                    output::print_message(&format!("{} waits: {why}", doc.task.number));
+                    output::print_message(&format!("{} waits for {why}", doc.task.number));
                     Some(exit::PARKED)
                 }
                 None if Instant::now() >= until => Some(exit::TIMEOUT),
@@ -89,25 +89,12 @@ pub(crate) fn waits_for(task: &TaskView) -> Option<String> {
     Some(output::with_local_times(&text))
 }
 
-/// Agents to which a task is offered, if each of them was stopped or paused by the operator: nobody claims it until one of
-/// them is started. None otherwise.
-async fn stopped_candidates(client: &Client, task: &TaskView) -> Result<Option<String>, Failure> {
-    let offered = task.waiting_for.as_ref();
-    let Some(offered) = offered.filter(|w| w.kind == WaitKind::Claim && !w.name.is_empty()) else {
-        return Ok(None);
-    };
-    let fleet = client.agents().list(&FleetQuery::default()).await?;
-    let mut told = Vec::new();
-    for name in offered.name.split(" or ") {
-        let agent = fleet.agents.iter().find(|agent| agent.name == name);
-        match agent.map(|agent| agent.presence) {
-            Some(presence @ (Presence::Stopped | Presence::Paused)) => {
-                told.push(format!("{name} is {presence}"));
-            }
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(told.join(" and ")))
+/// What a task waits for, if every agent that could claim it was stopped or paused by the operator: nobody does before one of
+/// them is started.
+fn held_up(task: &TaskView) -> Option<&str> {
+    let waiting = task.waiting_for.as_ref();
+    let waiting = waiting.filter(|w| !w.stopped_agents.is_empty())?;
+    Some(&waiting.text)
 }
 
 /// Prints a task with its runs, evidence and result, or its JSON document.

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 /// First user number that any house uses; below it live ordinary users and their containers.
-const UIDS_FIRST: u32 = 0x2000_0000;
+pub(crate) const UIDS_FIRST: u32 = 0x2000_0000;
 /// User numbers of one house.
 pub(crate) const UIDS: u32 = 1 << 16;
 /// Houses that fit without sharing; each takes a place by chance on its first start.

@@ -58,7 +58,9 @@ pub mod manifest {
         Charter, CheckpointSink, House, Mistake, parse, parse_bytes, parse_duration_ms,
         reserved_agent_name,
     };
-    pub use abbey_plan::{Likeness, MANIFEST_MAX, remove_own_keys};
+    pub use abbey_plan::{
+        IMPORT_RECORD, Likeness, MANIFEST_MAX, is_import_record, remove_own_keys,
+    };
 }
 
 pub use abbey_store::{Clock, FORMAT as STATE_FORMAT, SystemClock};

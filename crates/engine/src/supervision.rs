@@ -195,7 +195,8 @@ pub fn decide(
             note_exit(&mut next, record, now);
             (next, Action::Sweep)
         }
-        (Desired::Down | Desired::Held { .. }, Observed::Nothing) => {
+        (desired @ (Desired::Down | Desired::Held { .. }), Observed::Nothing) => {
+            next.stopped |= *desired == Desired::Down;
             next.failures = 0;
             next.retry_at = None;
             (next, Action::Rest)
@@ -513,6 +514,14 @@ mod tests {
         };
         let again = ended(&Desired::Down);
         assert_eq!((again.generation, again.restarts), (Generation(2), 0));
+        // So is one that found no cell any more, as between two starts of one that fails.
+        let down = decide(&Desired::Down, &Observed::Nothing, &first, Timestamp(5)).0;
+        assert_eq!(
+            decide(&UP(), &Observed::Nothing, &down, Timestamp(9))
+                .0
+                .restarts,
+            0
+        );
         // A stop that only makes room for the next boot is one.
         assert_eq!(ended(&UP()).restarts, 1);
     }

@@ -50,7 +50,7 @@ pub use keys::{
     Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Probe, Service,
     Wake,
 };
-pub use likeness::{Likeness, remove_own_keys};
+pub use likeness::{IMPORT_RECORD, Likeness, is_import_record, remove_own_keys};
 pub use node::{MANIFEST_MAX, Mistake};
 pub use origin::Origin;
 pub use plan::{

@@ -1,9 +1,9 @@
 //! Keys of an agent's entry that are its own, so that an agent made like it does not get them.
 
-use crate::edit::remove_key;
+use crate::edit::{agent_entry, agent_of, remove_key};
 use crate::key::Own;
 use crate::keys::Agent;
-use crate::node::Mistake;
+use crate::node::{self, Mistake};
 use abbey_model::Slug;
 
 /// What an agent is made from.
@@ -26,13 +26,50 @@ pub fn remove_own_keys(text: &str, agent: &Slug, of: Likeness) -> Result<String,
         Own::Houses => of == Likeness::Template,
         Own::Agents => true,
     });
+    let text = remove_import_record(text, agent)?;
     own.map(|key| key.name)
-        .try_fold(text.to_owned(), |text, key| remove_key(&text, agent, key))
+        .try_fold(text, |text, key| remove_key(&text, agent, key))
+}
+
+/// Beginning of a comment that records which installation an agent was imported from, which is true of that agent alone.
+pub const IMPORT_RECORD: &str = "# imported from ";
+
+/// Whether a line of a manifest is such a record.
+pub fn is_import_record(line: &str) -> bool {
+    line.trim_start().starts_with(IMPORT_RECORD)
+}
+
+/// Manifest text without the record in the entry of an agent.
+fn remove_import_record(text: &str, agent: &Slug) -> Result<String, Vec<Mistake>> {
+    let entry = agent_entry(text, agent)?;
+    let Some(record) = entry.iter().find(|line| is_import_record(line)) else {
+        return Ok(text.to_owned());
+    };
+    let root = node::parse_yaml(text)?;
+    let begins = agent_of(&root, agent)?.place.line;
+    let mut lines: Vec<&str> = text.lines().collect();
+    let is_it = |line: &&str| line.trim() == record.trim();
+    if let Some(at) = lines.iter().skip(begins).position(is_it) {
+        lines.remove(begins + at);
+    }
+    Ok(lines.join("\n") + "\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_agent_was_imported_from_is_not_true_of_its_copies() {
+        let record = "# imported from openclaw \"/h\": \"main\"";
+        let text =
+            format!("agents:\n  b:\n    {record}\n    role: x\n  a:\n    {record}\n    role: y\n");
+        let copy = remove_own_keys(&text, &"a".parse().unwrap(), Likeness::Clone).unwrap();
+        assert_eq!(
+            copy,
+            format!("agents:\n  b:\n    {record}\n    role: x\n  a:\n    role: y\n")
+        );
+    }
 
     #[test]
     fn a_clone_stays_in_the_house_and_a_template_goes_anywhere() {

@@ -8,6 +8,8 @@ use crate::{Error, Result};
 use abbey_engine::budget::{Account, TimeZone};
 use abbey_model::{Id, Redactor, Timestamp};
 use ed25519_dalek::SigningKey;
+use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
@@ -133,18 +135,47 @@ impl<'a> Tx<'a> {
         self.redactor().clean(text).into_owned()
     }
 
-    /// A value with every known secret replaced in its JSON, as it may be stored.
+    /// A value with every known secret replaced in its texts, numbers and keys, as it may be stored.
     pub(crate) fn redact_json<T: serde::Serialize + serde::de::DeserializeOwned>(
         &self,
         value: &T,
     ) -> Result<T> {
-        let text = self.redact(&serde_json::to_string(value)?);
-        Ok(serde_json::from_str(&text)?)
+        let mut value = serde_json::to_value(value)?;
+        redact_value(&mut value, &self.redactor());
+        Ok(serde_json::from_value(value)?)
     }
 
     /// Redactor that knows the present secrets of the house.
     pub(crate) fn redactor(&self) -> std::sync::RwLockReadGuard<'_, Redactor> {
         let redactor = &self.context.redactor;
         redactor.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces every known secret in a value. Each text is one by itself: in the JSON of the whole, a secret would be written
+/// otherwise, and what replaces it would not be JSON.
+fn redact_value(value: &mut Value, redactor: &Redactor) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(clean) = redactor.clean(text) {
+                *text = clean;
+            }
+        }
+        Value::Number(number) => {
+            if let Cow::Owned(clean) = redactor.clean(&number.to_string()) {
+                *value = Value::String(clean);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| redact_value(v, redactor)),
+        Value::Object(map) => {
+            let entries = std::mem::take(map).into_iter();
+            *map = entries
+                .map(|(key, mut value)| {
+                    redact_value(&mut value, redactor);
+                    (redactor.clean(&key).into_owned(), value)
+                })
+                .collect();
+        }
+        Value::Null | Value::Bool(_) => {}
     }
 }

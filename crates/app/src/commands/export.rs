@@ -3,7 +3,6 @@
 use crate::agent_files::{ENTRY_FILE, create_file};
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
-use crate::imported_agents::is_record;
 use crate::output::{self, print_message};
 use abbey_daemon::Home;
 use clap::Args;
@@ -31,7 +30,10 @@ pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Ou
     // Written beside and renamed, so that a partial bundle never has the final name.
     let new = args.to.with_extension("new");
     let _left_by_a_crash = fs::remove_dir_all(&new);
-    let lines = entry.entry.iter().filter(|line| !is_record(line));
+    let lines = entry
+        .entry
+        .iter()
+        .filter(|line| !abbey_daemon::manifest::is_import_record(line));
     let lines: Vec<&str> = lines.map(String::as_str).collect();
     create_file(&new.join(ENTRY_FILE), &(lines.join("\n") + "\n"))?;
     for file in &bundle.files {

@@ -3,6 +3,7 @@
 use crate::agent_files::{create_file, send_bundle_files};
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::consent::Consent;
+use crate::durations::now;
 use crate::exit::{self, Failure, Outcome};
 use crate::imported_agents::{Installation, list, place_below_top, top_of};
 use crate::manifest_arg::ManifestArg;
@@ -275,8 +276,10 @@ async fn fill_agents(home: &Home, args: &ImportArgs, import: &Import) -> Outcome
         let files = files.map(|(path, text)| BundleFile { path, text });
         send_bundle_files(&client, agent.slug.as_str(), files.collect()).await?;
     }
+    // Another import of the same installation, on purpose, makes tasks of its own.
+    let run = now().0;
     for task in &import.tasks {
-        let key = format!("import {} {}", args.format, task.was);
+        let key = format!("import {} {} {run}", args.format, task.was);
         let body = AddTask {
             text: task.text.clone(),
             to: task.to.as_ref().map(ToString::to_string),

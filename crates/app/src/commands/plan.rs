@@ -7,10 +7,12 @@ use crate::manifest_edit::{finish_interrupted_edits, has_interrupted_edit};
 use crate::manifest_file::{allow_root_files, read_manifest, read_manifest_of};
 use crate::output;
 use crate::plan_output::print_plan;
+use crate::stdout;
 use crate::stopped_control_plane::note_client;
 use abbey_api::{PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, ValueEnum};
+use std::io::IsTerminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
@@ -93,6 +95,8 @@ async fn print_manifest_in_force(home: &Home, json: bool) -> Outcome {
     };
     match json {
         true => output::print_json(&doc),
+        // A file gets every character as it was; a terminal none that it would act on.
+        false if !std::io::stdout().is_terminal() => stdout::write(doc.manifest.as_bytes()),
         false => output::print_line(doc.manifest.trim_end()),
     }
     Ok(exit::OK)

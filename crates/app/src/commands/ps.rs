@@ -2,7 +2,7 @@
 
 use crate::commands::service::{print_services, print_troubles};
 use crate::connect::operator_client;
-use crate::control_plane::{ANOTHER_BUILD, runs_another_build};
+use crate::control_plane::{ANOTHER_BUILD, is_house_down, runs_another_build};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::hostd_notice::report_missing_hostd;
@@ -51,18 +51,26 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
     if !json {
         report_missing_hostd(home).await;
     }
-    let mut looked = false;
+    let (mut looked, mut silent) = (false, 0);
     loop {
         let doc = match look(&client, json).await {
-            // It is being restarted, or comes back: whoever watches does not have to begin anew.
+            // It is being restarted, or comes back: whoever watches does not have to begin anew. A house that is down does not.
             Err(failure) if looked && failure.code() == exit::UNREACHABLE => {
-                output::print_message("the control plane does not answer; looking again every 2 s");
+                silent += 1;
+                if silent > 1 && is_house_down(home) {
+                    return Err(failure);
+                }
+                if silent == 1 {
+                    output::print_message(
+                        "the control plane does not answer; looking again every 2 s",
+                    );
+                }
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
             looked => looked?,
         };
-        looked = true;
+        (looked, silent) = (true, 0);
         match (json, args.watch) {
             (true, false) => output::print_json(&doc),
             (true, true) => output::print_json_line(&doc),

@@ -76,11 +76,25 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         Ok(doc) => doc,
         Err(failure) if failure.code() == exit::TIMEOUT => return Err(failure),
         Err(failure) => {
-            let manifest = client.house().manifest().await;
-            let in_force = manifest
-                .is_ok_and(|m| read_manifest(&file).is_ok_and(|b| b.manifest == m.manifest));
-            if in_force && failure.code() != exit::CONFLICT {
-                // Something could not be carried out; that holds up nothing else.
+            // Of a plan in force something could not be carried out, which holds up nothing else.
+            let refusals = [exit::CONFLICT, exit::USAGE, exit::UNREACHABLE];
+            let body = read_manifest(&file)?;
+            let in_force = client.house().manifest().await;
+            if in_force.is_ok_and(|m| m.manifest == body.manifest)
+                && !refusals.contains(&failure.code())
+            {
+                allow_root_files(home, &body, true)?;
+                allow_root_ports(home, &body.manifest, true)?;
+                manifest_arg::remember(home, &file);
+                args.wait.wait(&client, WaitFor::Everything).await?;
+                let fleet = client.agents().list(&FleetQuery::default()).await?;
+                match json {
+                    true => output::print_json(&fleet),
+                    false => {
+                        let services = client.services().list(&ServicesQuery::default()).await?;
+                        print_fleet(&fleet, &services.services);
+                    }
+                }
                 return Err(failure.with_code(exit::DEGRADED));
             }
             let refused = generation_in_force(&client).await == before;

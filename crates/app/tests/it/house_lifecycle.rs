@@ -381,7 +381,7 @@ fn no_house_begins_where_one_that_runs_was_moved_away() {
 
 #[test]
 fn no_house_begins_where_a_restore_was_interrupted() {
-    let house = crate::house();
+    let house = house();
     house.manifest(TWO);
     std::fs::create_dir_all(house.home().join(".restore-x")).unwrap();
     let refusal = house.expect_refusal(4, "up");

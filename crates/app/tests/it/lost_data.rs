@@ -387,6 +387,20 @@ fn lost_and_damaged_drives_are_refused_and_hold_up_no_other_agent() {
     std::fs::rename(&aside, &disks).unwrap();
     house.expect(0, "up");
     assert_eq!(house.expect(0, "exec a -- cat note"), "kept\n");
+    // A backup makes no new ones either, and has the others.
+    house.expect(0, "stop a");
+    std::fs::rename(&disks, &aside).unwrap();
+    let archive = house.path("backup.tar").display().to_string();
+    let output = house.run(args!("backup {}", archive));
+    let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && told.contains("state.ext4"),
+        "{told}"
+    );
+    assert!(!disks.exists());
+    std::fs::rename(&aside, &disks).unwrap();
+    house.expect(0, "start a");
+    assert_eq!(house.expect(0, "exec a -- cat note"), "kept\n");
     house.expect(0, "down");
 
     let image = disks.join("workspace.ext4");

@@ -172,7 +172,7 @@ fn a_mistake_in_the_manifest_is_shown_with_its_age_until_it_is_corrected() {
 /// Whoever deletes the manifest is told, and gets it back from the house, whether that is up or down.
 #[test]
 fn a_manifest_file_that_is_gone_is_noticed_and_printed_from_the_house() {
-    let text = format!("# Ours.\n{HOUSE}");
+    let text = format!("# Ours \u{26a0}\u{fe0f}\u{200b}.\n{HOUSE}\n\n");
     let house = up(&text);
     house.expect_refusal(2, "plan --in-force -f abbey.yaml");
     std::fs::remove_file(house.path("abbey.yaml")).unwrap();

@@ -205,7 +205,10 @@ fn work_for_an_agent_that_is_stopped_says_so_instead_of_waiting_for_it() {
     house.expect(0, "stop a");
     let (code, text) = said(&house, "skill run disk-usage --to a");
     assert_eq!(code, 8, "{text}");
-    assert!(text.contains("TASK-1 waits: a is stopped"), "{text}");
+    assert!(
+        text.contains("TASK-1 waits for") && text.contains("a is stopped by the operator"),
+        "{text}"
+    );
     let list = house.expect(0, "task list");
     assert!(
         list.contains("WAITS FOR") && list.contains("a claim by a"),

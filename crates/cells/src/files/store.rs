@@ -3,10 +3,10 @@
 //! files are made with `O_EXCL` and published by rename within it (hazards 8, 9, 19 and 21).
 
 use super::names::{CREDENTIAL, FileEntry, FileName, NOTES, Owner, SERVICES, SHARED};
+use crate::allocation::UIDS_FIRST;
 use crate::{Error, Result};
 use abbey_model::CellName;
 use abbey_support::beneath::DirHandle;
-use abbey_support::service_data::{DIRECTORY, MARKS};
 use rustix::fs::{FileType, Gid, Stat, Uid};
 use std::ffi::OsStr;
 use std::io::Read;
@@ -68,35 +68,22 @@ pub(crate) fn prepare_owner_files(
 ) -> Result<()> {
     let theirs = uid.map_or((0, 0), |u| (u, u));
     if matches!(owner, CellName::Service(_) | CellName::Run(_)) {
-        // Whose a directory is tells that this is still to do for what is in it, so it changes last.
-        let foreign = |at: &DirHandle, name: &str| {
-            let found = stat(at, name)?.filter(|s| kind(s) == FileType::Directory);
-            let before = found.map(|s| s.st_uid);
-            let moved = |user: &u32| *user != theirs.0 && uid.is_some() && had_files;
-            Ok::<_, Error>(before.filter(moved))
-        };
-        if let Some(before) = foreign(parent, name)?
+        // Whose the directory itself is tells that this is still to do for what is in it, so it changes last. What is in it
+        // says nothing: its own user can put there what it likes.
+        let found = stat(parent, name)?.filter(|s| kind(s) == FileType::Directory);
+        let before = found.map(|s| s.st_uid).filter(|user| *user != theirs.0);
+        if let Some(before) = before.filter(|_| uid.is_some() && had_files)
             && let Ok(copied) = parent.open_dir(name)
         {
             adopt(&copied, before, theirs, &[])?;
         }
-        let dir = ensure_dir(parent, name, 0o700, theirs)?;
-        // Of a stock service, and not another one's own name.
-        let is_stock = MARKS
-            .iter()
-            .any(|mark| matches!(dir.stat_entry(mark), Ok(Some(_))));
-        if let Some(before) = foreign(&dir, DIRECTORY)?.filter(|_| is_stock)
-            && let Ok(copied) = dir.open_dir(DIRECTORY)
-        {
-            adopt(&copied, before, theirs, &[])?;
-            ensure_dir(&dir, DIRECTORY, 0o700, theirs)?;
-        }
+        ensure_dir(parent, name, 0o700, theirs)?;
         return Ok(());
     }
     let dir = ensure_dir(parent, name, 0o711, (0, 0))?;
     let before = stat(&dir, "home")?.map(|s| s.st_uid);
-    // Files that were brought back are of the user that their agent had then, or of root, who copied them. Whose the directory itself is tells that
-    // this is still to do, so it changes last.
+    // Files that were brought back are of the user that their agent had then, or of root, who copied them. Whose the
+    // directory itself is tells that this is still to do, so it changes last.
     let is_to_move = |user: &u32| *user != theirs.0 && (*user != 0 || had_files);
     if let Some(before) = before.filter(is_to_move).filter(|_| uid.is_some()) {
         for name in dir.names().map_err(Error::file("list", name))? {
@@ -105,12 +92,19 @@ pub(crate) fn prepare_owner_files(
                 hand_over(&dir, &name, (0, serve_uid))?;
             }
         }
-        for (place, ours) in [("home", &[][..]), ("workspace", &["SOUL.md", "shared"][..])] {
+        for (place, ours) in [("home", &[][..]), ("workspace", OURS_IN_WORKSPACE)] {
             if let Ok(place) = dir.open_dir(place) {
                 adopt(&place, before, theirs, ours)?;
                 crate::crash::point("hostd.adopted");
             }
         }
+    }
+    // The directory itself is always ours; its group says whose it was made for, and is set last.
+    let group = stat(&dir, "workspace")?.map(|s| s.st_gid);
+    if group.is_some_and(|gid| gid != theirs.1 && had_files && uid.is_some())
+        && let Ok(copied) = dir.open_dir("workspace")
+    {
+        adopt(&copied, 0, theirs, OURS_IN_WORKSPACE)?;
     }
     let home = ensure_dir(&dir, "home", 0o700, theirs)?;
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
@@ -252,10 +246,14 @@ pub(crate) fn read_file_written_by_house(path: &Path, name: &FileName) -> Result
 const ADOPT_DEPTH_MAX: usize = 256;
 
 /// Gives a new owner what another left below an open directory, but for the entries of these names; links are not followed.
-/// What root left and has several names stays root's: one of them can be a file of the host.
+/// What no user of a house left and has several names stays theirs, and so does what is mounted there: it can be the host's.
 fn adopt(dir: &DirHandle, from: u32, to: (u32, u32), but: &[&str]) -> Result<()> {
-    adopt_below(dir, from, to, but, 0)
+    let device = dir.stat().map_err(Error::file("look at", "."))?.st_dev;
+    adopt_below(dir, (from, device), to, but, 0)
 }
+
+/// What in a workspace is the house's and not the agent's.
+const OURS_IN_WORKSPACE: &[&str] = &["SOUL.md", "shared"];
 
 /// Gives an entry, which may be a link, a new owner.
 fn hand_over(dir: &DirHandle, name: &OsStr, (uid, gid): (u32, u32)) -> Result<()> {
@@ -267,7 +265,7 @@ fn hand_over(dir: &DirHandle, name: &OsStr, (uid, gid): (u32, u32)) -> Result<()
 
 fn adopt_below(
     dir: &DirHandle,
-    from: u32,
+    (from, device): (u32, u64),
     to: (u32, u32),
     but: &[&str],
     depth: usize,
@@ -280,14 +278,18 @@ fn adopt_below(
         let Some(found) = dir.stat_entry(&name).map_err(failed("look at"))? else {
             continue;
         };
+        // What is mounted here is the host's.
+        if found.st_dev != device {
+            continue;
+        }
         let is_dir = kind(&found) == FileType::Directory;
-        let shared = from == 0 && !is_dir && found.st_nlink > 1;
+        let shared = from < UIDS_FIRST && !is_dir && found.st_nlink > 1;
         if found.st_uid == from && !shared {
             hand_over(dir, &name, to)?;
         }
         if is_dir && depth < ADOPT_DEPTH_MAX {
             let below = dir.open_dir(&name).map_err(failed("open"))?;
-            adopt_below(&below, from, to, &[], depth + 1)?;
+            adopt_below(&below, (from, device), to, &[], depth + 1)?;
         }
     }
     Ok(())

@@ -7,7 +7,8 @@
 //! no agent can write what the kernel is to take for a file system.
 
 use super::HostdConfig;
-use crate::allocation::Disks;
+use super::ownership::require_files;
+use crate::allocation::{Allocations, Disks};
 use crate::files::archive::DISKS;
 use crate::microvm::drives;
 use crate::sys::programs;
@@ -45,13 +46,27 @@ fn mount(image: &Path, at: &Path) -> Result<()> {
     drives::run_drive_tool(command, &[0], image)
 }
 
+/// Mounts the file systems that an owner's files are on, if they are on any, for the rest of this process.
+///
+/// # Errors
+/// Also if one of them is lost: it is not replaced by an empty one.
+pub(super) fn mount_disks_of(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    owner: &CellName,
+) -> Result<()> {
+    let disks = allocations.owners.get(owner).and_then(|a| a.disks);
+    let Some(disks) = disks.filter(|_| config.privileged) else {
+        return Ok(());
+    };
+    let op = "use the files of a cell";
+    require_files(config, allocations, owner).map_err(|why| Error::Hostd { op, why })?;
+    mount_owner_disks(config, owner, disks)
+}
+
 /// Mounts the disk images of an owner in mounts of this process alone. Creates or grows an image as needed; a new
 /// one gets the owner's existing files.
-pub(super) fn mount_owner_disks(
-    config: &HostdConfig,
-    owner: &CellName,
-    disks: Disks,
-) -> Result<()> {
+fn mount_owner_disks(config: &HostdConfig, owner: &CellName, disks: Disks) -> Result<()> {
     let files = config.owner_dir(owner);
     let dir = files.join(DISKS);
     let running = || super::guest::is_running(&config.cell_records_dir(), owner);
@@ -74,6 +89,9 @@ pub(super) fn mount_owner_disks(
     for (name, label, size, place) in parts {
         let (image, place) = (dir.join(name).with_extension("ext4"), files.join(place));
         match fs::symlink_metadata(&image) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("look at", &image)(e));
+            }
             Err(_) => {
                 if let Err(error) = fill(&image, label, size, &place) {
                     made.push(image);

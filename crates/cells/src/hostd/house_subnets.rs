@@ -50,7 +50,7 @@ pub(super) fn publish_subnets(config: &HostdConfig, allocations: &Allocations) -
     record::write_json_without_sync(&create_host_files_dir()?.join(name), &own)
 }
 
-/// Withdraws what [`publish_subnets`] told, as the house ends.
+/// Withdraws what [`publish_subnets`] published, as the house ends.
 pub(super) fn withdraw_subnets(allocations: &Allocations) {
     let name = format!("{PREFIX}{}", allocations.uid_first);
     let _of_a_house_that_does_not_run = fs::remove_file(Path::new(HOST_FILES).join(name));
@@ -121,8 +121,25 @@ mod tests {
         }
     }
 
+    /// Files of houses, which go with this.
+    struct Published([u32; 2]);
+
+    impl Drop for Published {
+        fn drop(&mut self) {
+            for first in self.0 {
+                let subnets = Path::new(HOST_FILES).join(format!("{PREFIX}{first}"));
+                for file in [subnets, allocation::file_of_users(first)] {
+                    let _may_be_gone = fs::remove_file(file);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_subnet_of_another_house_is_refused_while_that_house_runs() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
         let dir = tempfile::tempdir().unwrap();
         let config = HostdConfig {
             home: dir.path().to_owned(),
@@ -130,37 +147,33 @@ mod tests {
             serve_uid: 0,
             privileged: true,
         };
-        // Ranges that no house gets, so that no other test has them.
-        let (first, second) = (std::process::id() | 1 << 31, std::process::id() | 3 << 30);
+        // Ranges that no house gets, and subnets by the process, so that no other test has them.
+        let pid = std::process::id();
+        let (first, second) = (pid | 1 << 31, pid | 3 << 30);
+        let _published = Published([first, second]);
+        let [_, _, high, low] = (pid << 4).to_be_bytes();
         let (ours, theirs) = (
-            house(first, Ipv4Addr::new(10, 213, 0, 0)),
-            house(second, Ipv4Addr::new(10, 213, 0, 8)),
+            house(first, Ipv4Addr::new(10, 213, high, low)),
+            house(second, Ipv4Addr::new(10, 213, high, low + 8)),
         );
+        let subnet = |house: &Allocations| house.owners.values().next().and_then(|a| a.subnet);
+        let (of_ours, of_theirs) = (subnet(&ours).unwrap(), subnet(&theirs).unwrap());
         publish_subnets(&config, &theirs).unwrap();
         publish_subnets(&config, &ours).unwrap();
-        let theirs = Subnet::new(Ipv4Addr::new(10, 213, 0, 8), 29).unwrap();
-        let of_ours = Subnet::new(Ipv4Addr::new(10, 213, 0, 0), 29).unwrap();
-        check_others(&ours, theirs).expect("its house does not run");
+        check_others(&ours, of_theirs).expect("its house does not run");
 
         let users = allocation::file_of_users(second);
         let mut running = lock::lock_file(&users).unwrap();
         running.write_all(b"/srv/other").unwrap();
-        let refused = check_others(&ours, theirs).unwrap_err();
+        let refused = check_others(&ours, of_theirs).unwrap_err();
         assert!(
-            refused.contains("10.213.0.8/29 is one of the house in `/srv/other`"),
+            refused.contains(&format!("{of_theirs} is one of the house in `/srv/other`")),
             "{refused}"
         );
         check_others(&ours, of_ours).expect("its own");
-        assert!(subnets_of_others(&ours).contains(&(theirs, "/srv/other".to_owned())));
+        assert!(subnets_of_others(&ours).contains(&(of_theirs, "/srv/other".to_owned())));
 
         drop(running);
-        check_others(&ours, theirs).expect("its house has ended");
-        for path in [
-            users,
-            Path::new(HOST_FILES).join(format!("{PREFIX}{first}")),
-            Path::new(HOST_FILES).join(format!("{PREFIX}{second}")),
-        ] {
-            fs::remove_file(path).unwrap();
-        }
+        check_others(&ours, of_theirs).expect("its house has ended");
     }
 }

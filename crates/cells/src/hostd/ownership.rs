@@ -46,8 +46,9 @@ pub(super) fn allocate(
         Ok(()) if dry || before.as_ref() == held.allocations.owners.get(owner) => {}
         Ok(()) => {
             crash::point("hostd.claim");
-            held.save()?;
+            // Before it is saved: the next call would find nothing to do. What is published too much harms nobody.
             publish_subnets(config, &held.allocations)?;
+            held.save()?;
             crash::point("hostd.claimed");
         }
     }

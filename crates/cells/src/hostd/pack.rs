@@ -11,6 +11,7 @@ use crate::files::tree::{
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,9 +56,13 @@ pub(super) fn pack_owners(
             .iter()
             .filter(|(owner, _)| scope.holds(owner))
     };
-    for (owner, allocation) in owners() {
-        if let Some(disks) = allocation.disks {
-            super::disks::mount_owner_disks(config, owner, disks)?;
+    // Before the home is opened, so that it is seen with what is mounted.
+    let mut unusable = BTreeMap::new();
+    for (owner, _) in owners() {
+        match super::disks::mount_disks_of(config, allocations, owner) {
+            // The others are packed all the same.
+            Err(error) if scope.one.is_none() => drop(unusable.insert(owner, error.to_string())),
+            mounted => mounted?,
         }
     }
     let home = config.open_home()?;
@@ -78,6 +83,10 @@ pub(super) fn pack_owners(
                 (Path::new("services").join(slug.as_str()), |_| false)
             }
         };
+        if let Some(why) = unusable.get(owner) {
+            left_out.add(&name, why);
+            continue;
+        }
         let dir = match home.open_dir(&name) {
             Ok(dir) => dir,
             // A service outside the house has none, and an agent that was never provisioned.

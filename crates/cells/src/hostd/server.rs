@@ -10,8 +10,8 @@ use super::spare_networks::SpareNetworks;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
-    HostdConfig, admission, checkpoint_sink, checkpoints, exec, guest, home_layout, host_facts,
-    named_files, network_guard, owner_files, ownership, pack, rename, stage, sweep,
+    HostdConfig, admission, checkpoint_sink, checkpoints, disks, exec, guest, home_layout,
+    host_facts, named_files, network_guard, owner_files, ownership, pack, rename, stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -312,7 +312,7 @@ pub(super) fn perform_operation(
             }
             if !dry {
                 crash::point("hostd.prepare");
-                mounted(config, &allocations, &owner)?;
+                disks::mount_disks_of(config, &allocations, &owner)?;
                 let (parent, name) = config.open_parent(&owner)?;
                 let had_files = allocations.prepared.contains(&owner);
                 let serve_uid = config.serve_uid;
@@ -346,7 +346,7 @@ pub(super) fn perform_operation(
                 true => guest::read_guest_file(config, &owner, file)?,
                 false => {
                     let allocations = held()?.allocations;
-                    mounted(config, &allocations, &owner)?;
+                    disks::mount_disks_of(config, &allocations, &owner)?;
                     files::read_owner_file(&config.open_owner_dir(&owner)?, &file)?
                 }
             };
@@ -522,7 +522,7 @@ pub(super) fn perform_operation(
             }
             drop(firewall);
             if spec.sandbox.is_some() {
-                mounted(config, &allocations, &spec.cell)?;
+                disks::mount_disks_of(config, &allocations, &spec.cell)?;
                 if let Err(why) = admission::verify_own_binds(config, &spec) {
                     return refused(why);
                 }
@@ -724,14 +724,6 @@ fn stand_guard(config: &HostdConfig, allocations: &Allocations) -> Result<()> {
     match firewall::is_firewall_current(&dir, tag, allocations) {
         true => Ok(()),
         false => firewall::apply_firewall(&dir, tag, allocations).map(drop),
-    }
-}
-
-/// Mounts the file systems that an owner's files are on, for the rest of this process.
-fn mounted(config: &HostdConfig, allocations: &Allocations, owner: &CellName) -> Result<()> {
-    match allocations.owners.get(owner).and_then(|c| c.disks) {
-        Some(disks) if config.privileged => super::disks::mount_owner_disks(config, owner, disks),
-        _ => Ok(()),
     }
 }
 

@@ -31,8 +31,8 @@ use std::time::Duration;
 const WITHIN: Duration = Duration::from_secs(600);
 /// Pauses before a failed pass is repeated.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-/// Time until the next look while a manifest may still come.
-const LOOKS_AGAIN: Millis = Millis(1000);
+/// Time until the next pass while a manifest may still come.
+const RECHECK_AFTER: Millis = Millis(1000);
 /// Longest pause while nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -304,7 +304,7 @@ async fn close_or_drop_access(
     }
     // A manifest may have come while this pass was on its way with the one before.
     if cells.waits_for_manifest() || is_used(cells, service, &name) {
-        return Ok(Some(LOOKS_AGAIN));
+        return Ok(Some(RECHECK_AFTER));
     }
     crash::point("consumer.drop.begin");
     let question = ServiceRequest::Drop {

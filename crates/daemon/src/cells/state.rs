@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
 use tokio::sync::Notify;
 
 /// State shared by the reconciler, provisioning, commands and service consumers.
@@ -47,12 +46,12 @@ pub(crate) struct CellsState {
     /// When this control plane began, by its monotonic clock.
     began: Instant,
     /// Whether a manifest was applied since then, or found to be in force.
-    told: AtomicBool,
+    manifest_applied: AtomicBool,
 }
 
-/// Time that a control plane which has begun waits for a manifest before it deletes what is due: whoever starts a house often
-/// tells it a new one, which may use that again.
-const TOLD_WITHIN: Duration = Duration::from_secs(60);
+/// Time that a control plane which has begun waits for a manifest before it deletes what is due: a house is often
+/// started with a new one, which may use that again.
+const MANIFEST_WITHIN: Duration = Duration::from_secs(60);
 
 /// State of what agents have and had in services, by service and name there.
 pub(crate) type AccessStates = BTreeMap<(Slug, String), AccessState>;
@@ -90,20 +89,20 @@ impl CellsState {
             consumers: RwLock::default(),
             access: RwLock::default(),
             began: net.core.rt.now(),
-            told: AtomicBool::new(false),
+            manifest_applied: AtomicBool::new(false),
             net,
         }
     }
 
-    /// Notes that the manifest in force is what somebody has just told.
+    /// Notes that a manifest was applied, or found to be in force.
     pub(crate) fn note_manifest(&self) {
-        self.told.store(true, Ordering::Relaxed);
+        self.manifest_applied.store(true, Ordering::Relaxed);
     }
 
     /// Whether a new manifest may still come, so that nothing that is due is deleted.
     pub(super) fn waits_for_manifest(&self) -> bool {
-        let recent = self.core.rt.now() < self.began + TOLD_WITHIN;
-        recent && !self.told.load(Ordering::Relaxed)
+        let recent = self.core.rt.now() < self.began + MANIFEST_WITHIN;
+        recent && !self.manifest_applied.load(Ordering::Relaxed)
     }
 
     /// Wakes the reconciler for a pass that tries a cell, or every one, at once even if it waits for its backoff, because

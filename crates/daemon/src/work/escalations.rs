@@ -2,6 +2,7 @@
 //! and ends at its deadline (S4-24).
 
 use crate::core::error::Result;
+use crate::work::evidence::is_reviewer;
 use crate::work::state::WorkState;
 use abbey_engine::matcher::NAMED;
 use abbey_engine::task::Phase;
@@ -82,7 +83,9 @@ pub(crate) async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration
             continue;
         };
         // A skill that was named runs where somebody has it, so no agent can do it in its place: the operator decides.
-        let decider = declared.to.as_ref().filter(|_| task.route.score < NAMED);
+        // Nor does an agent review its own work.
+        let decider = declared.to.as_ref();
+        let decider = decider.filter(|to| task.route.score < NAMED && !is_reviewer(&task, to));
         let edit = decider.map(|to| edit_for_decider(work, &task, to));
         let new = NewEscalation {
             task: TaskRef::Number(task.number),

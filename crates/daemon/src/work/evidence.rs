@@ -8,7 +8,7 @@ use abbey_api::{EvidenceView, Problem};
 use abbey_engine::admission::admit;
 use abbey_engine::task::Admission;
 use abbey_model::{Evidence, FaultKind, Millis, Slug, TaskRef, TaskState};
-use abbey_store::{DelegationRequest, Intake, LeaseProof, NewTask, RunFacts};
+use abbey_store::{DelegationRequest, Intake, LeaseProof, NewTask, RunFacts, TaskRow};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,6 +227,12 @@ fn reviewers(evidence: &[Evidence]) -> impl Iterator<Item = &Slug> {
         Evidence::Review(reviewer) => Some(reviewer),
         Evidence::File(_) | Evidence::Command(_) => None,
     })
+}
+
+/// Whether an agent is to review the result of a task.
+pub(crate) fn is_reviewer(task: &TaskRow, agent: &Slug) -> bool {
+    let evidence = task.link.iter().flat_map(|link| reviewers(&link.evidence));
+    evidence.into_iter().any(|reviewer| reviewer == agent)
 }
 
 /// Takes the reviewers of a task out of the agents that may do it: no agent reviews its own work.

@@ -64,6 +64,16 @@ impl WorkState {
         });
         match &fresh.fit {
             Match::One(found) if found.skill == *skill && has_owner => fresh,
+            // The text is not as clear as it was, and the skill is there.
+            _ if has_owner => Intake {
+                fit: Match::One(Candidate {
+                    skill: skill.clone(),
+                    score: task.route.score,
+                    args: task.route.args.clone(),
+                }),
+                reason: task.route.reason.clone(),
+                ..fresh
+            },
             _ => Intake {
                 reason: format!("it was accepted as a run of the skill `{skill}`"),
                 ..kept()

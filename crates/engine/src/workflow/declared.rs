@@ -57,8 +57,11 @@ impl ValueType {
     /// The value that a text stands for where a value of this type is declared: its JSON, as a command line or a form
     /// has it. None if it stands for no such value, and for a text, which stays what it is.
     fn value_of_text(self, text: &str) -> Option<Json> {
-        let value: Json = serde_json::from_str(text.trim()).ok()?;
-        (self != ValueType::Text && self.fits(&value)).then_some(value)
+        let text = text.trim();
+        let value: Json = serde_json::from_str(text).ok()?;
+        // A whole number that is too long would lose digits.
+        let is_cut = value.is_f64() && !text.contains(['.', 'e', 'E']);
+        (self != ValueType::Text && self.fits(&value) && !is_cut).then_some(value)
     }
 }
 

@@ -8,6 +8,7 @@ use abbey_support::file;
 use serde::Deserialize;
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// How the comment of a closed database begins.
@@ -125,8 +126,12 @@ pub(super) fn perform_request(
             }
             let copy = backup(places, &name, at_ms)?;
             let comment = format!("{CLOSED}{at_ms}");
-            psql(places, &[("name", &name), ("comment", &comment)], MARK)?;
-            Ok(copy)
+            let marked = psql(places, &[("name", &name), ("comment", &comment)], MARK);
+            if marked.is_err() {
+                // The next attempt makes one of its own.
+                let _stays_then = fs::remove_file(copy_path(places, &name, at_ms));
+            }
+            marked.map(|_| copy)
         }
         ServiceRequest::Drop { name, at_ms } => {
             let Some(held) = find(places, &name)? else {
@@ -137,7 +142,13 @@ pub(super) fn perform_request(
                     "`{name}` is in use; it is closed first"
                 )));
             }
-            let copy = backup(places, &name, at_ms)?;
+            // Nobody can have changed it since it was closed, so the copy of then is the last one, however often this is tried.
+            let closed = held.closed_ms.unwrap_or(at_ms);
+            let path = copy_path(places, &name, closed);
+            let copy = match fs::metadata(&path) {
+                Ok(found) => copied(places, &path, found.len()),
+                Err(_) => backup(places, &name, closed)?,
+            };
             psql(places, &[("name", &name)], DROP)?;
             Ok(copy)
         }
@@ -218,8 +229,7 @@ fn port() -> String {
 /// A copy that can be read back, or none. It stays until somebody deletes it: it may be the only one with what an agent had.
 fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply> {
     let bin = places.program_dir()?;
-    let dir = places.backups_dir();
-    let path = dir.join(format!("{name}@{at_ms:015}.dump"));
+    let path = copy_path(places, name, at_ms);
     let new = path.with_extension("new");
     let dump = bin.join("pg_dump");
     let mut command = Command::new(&dump);
@@ -247,14 +257,26 @@ fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply
     file::publish_finished(&new, &path, file::Sync::Content)
         .map_err(Error::file("publish", &path))?;
     let bytes = fs::metadata(&path).map_or(0, |m| m.len());
-    let relative = path.strip_prefix(&places.home).unwrap_or(&path);
-    Ok(ServiceReply::Done {
-        backup: Some(relative.display().to_string()),
-        bytes,
-    })
+    Ok(copied(places, &path, bytes))
 }
 
-fn complete(command: &mut Command, what: &'static str, program: &std::path::Path) -> Result<()> {
+/// Path of the copy of a database that is made at this instant.
+fn copy_path(places: &PostgresPaths, name: &str, at_ms: i64) -> PathBuf {
+    places
+        .backups_dir()
+        .join(format!("{name}@{at_ms:015}.dump"))
+}
+
+/// The reply that names a copy.
+fn copied(places: &PostgresPaths, path: &Path, bytes: u64) -> ServiceReply {
+    let relative = path.strip_prefix(&places.home).unwrap_or(path);
+    ServiceReply::Done {
+        backup: Some(relative.display().to_string()),
+        bytes,
+    }
+}
+
+fn complete(command: &mut Command, what: &'static str, program: &Path) -> Result<()> {
     let out = command.output().map_err(Error::file("run", program))?;
     match out.status.success() {
         true => Ok(()),

@@ -102,11 +102,12 @@ fn is_fault_of_task(
     failure: ProviderFailure,
     before: ProviderCondition,
 ) -> Result<bool> {
-    // 403 and 408 can be answers to this one request as well.
+    // 402, 403 and 408 can be answers to this one request as well, as to one that is larger than what is left of a credit.
     let may_be_its_own = matches!(
         failure,
         ProviderFailure::ServerError
             | ProviderFailure::CredentialRefused
+            | ProviderFailure::PaymentRequired
             | ProviderFailure::TimedOut
     );
     if !may_be_its_own || before != ProviderCondition::Available {

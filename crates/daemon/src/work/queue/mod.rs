@@ -13,6 +13,7 @@ mod text;
 mod tests;
 
 use crate::core::error::Result;
+use crate::work::evidence::check_reviewers;
 use crate::work::lookup::{find_agent_prefix, find_agent_slug};
 use crate::work::state::WorkState;
 use abbey_api::{Problem, QueueConflict, QueueDoc, QueueTextEdit, VERSION};
@@ -366,13 +367,24 @@ impl Merging<'_> {
     }
 
     async fn edit(&self, number: u64, fields: TaskFields) -> Result<String> {
+        let (task, by) = (TaskRef::Number(number), self.by.clone());
+        let mut row = self.work.core.store.task(task).await?;
+        let assignee = self.assignee(&fields)?;
+        (row.pinned, row.assignee) = (assignee.is_some(), assignee.clone());
+        // With the same text it stays what it was accepted as.
+        let mut intake = match row.text == fields.text {
+            true => self.work.intake_for_task(&row),
+            false => self.work.intake_for_text(&fields.text),
+        };
+        if let Some(link) = &row.link {
+            check_reviewers(&mut intake, &link.evidence, assignee.as_ref())?;
+        }
         let edit = TaskEdit {
-            assignee: self.assignee(&fields)?,
+            assignee,
             priority: fields.priority,
-            intake: self.work.intake_for_text(&fields.text),
+            intake,
             text: fields.text,
         };
-        let (task, by) = (TaskRef::Number(number), self.by.clone());
         self.work.core.store.edit_task(task, edit, by).await?;
         Ok(format!("TASK-{number} was changed"))
     }

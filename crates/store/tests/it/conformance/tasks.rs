@@ -2,9 +2,11 @@
 
 use super::case::cases;
 use crate::support::{Bench, Done, intake, new_task, slug};
+use abbey_engine::matcher::{Candidate, Match};
 use abbey_engine::task::Phase;
 use abbey_model::*;
 use abbey_store::*;
+use serde_json::json;
 
 cases! {
     one_key_adds_one_task checks add_task;
@@ -270,4 +272,27 @@ fn secrets_are_redacted_before_they_are_stored(bench: &mut Bench) {
         .try_add("agent-a", None, &format!("log in with {secret}"))
         .unwrap();
     assert_eq!(bench.task(&task).text, "log in with [redacted]");
+    // Each argument by itself: as JSON of all of them, a secret would be written otherwise.
+    let key =
+        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----";
+    let mut new = new_task("agent-a", "use them");
+    let args = [
+        ("key", json!(key)),
+        ("token", json!([secret])),
+        ("n", json!(7)),
+    ];
+    let args = args.map(|(name, value)| (name.to_owned(), value)).into();
+    new.intake.fit = Match::One(Candidate {
+        skill: "show".to_owned(),
+        score: 5,
+        args,
+    });
+    let added = bench.store().add_task(new).done().task;
+    let stored = json!(added.route.args);
+    assert_eq!(stored["n"], 7, "{stored}");
+    assert_eq!(stored["token"], json!(["[redacted]"]), "{stored}");
+    assert!(
+        !stored["key"].as_str().unwrap().contains("MIIE"),
+        "{stored}"
+    );
 }
