@@ -144,16 +144,16 @@ fn serve(args: &[OsString]) -> ExitCode {
         .with_max_level(tracing::Level::INFO)
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    // Before any thread is started: starts hostd and drops every privilege.
-    let started =
-        match abbey_daemon::start_hostd_and_drop_privileges(home.root().to_owned(), &binary) {
-            Ok(started) => started,
-            Err(error) => return report_failed_start(error),
-        };
+    // Before any thread is started: takes the lock, starts hostd and drops every privilege.
+    let prepared = match abbey_daemon::prepare_control_plane(home.root().to_owned(), &binary) {
+        Ok(prepared) => prepared,
+        Err(error) => return report_failed_start(error),
+    };
     let ready = Arc::new(AtomicBool::new(false));
     let is_ready = Arc::clone(&ready);
     let options = Options {
         home: home.root().to_owned(),
+        lock: prepared.lock,
         clock: Arc::new(SystemClock::new()),
         lease_ttl: number("--lease-ms").map(abbey_model::Millis),
         listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
@@ -179,9 +179,7 @@ fn serve(args: &[OsString]) -> ExitCode {
     match runtime.block_on(abbey_daemon::serve(options)) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            // Another control plane that came first uses what this one started.
-            let locked = matches!(error, abbey_daemon::Error::Locked { .. });
-            if started && !locked && !ready.load(Ordering::Relaxed) {
+            if prepared.started_hostd && !ready.load(Ordering::Relaxed) {
                 abbey_daemon::end_started_hostd(home.root());
             }
             report_failed_start(error)

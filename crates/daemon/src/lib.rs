@@ -29,8 +29,7 @@ pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;
 pub use core::hostd::{
-    detach_from_parent, end_started_hostd, ensure_home_and_hostd, run_hostd,
-    start_hostd_and_drop_privileges,
+    detach_from_parent, end_started_hostd, ensure_home_and_hostd, prepare_control_plane, run_hostd,
 };
 pub use core::manifest_lock::ManifestLock;
 pub use core::restore::{check_new_house, restore_backup, verify_backup};

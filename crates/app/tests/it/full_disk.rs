@@ -4,6 +4,7 @@
 use abbey_testkit::args;
 use abbey_testkit::args::Args;
 use abbey_testkit::house::{House, until};
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,11 @@ enum Exhausted {
 }
 
 /// A small file system, taken away at the end, with all that the control plane may open.
-struct Disk(PathBuf);
+struct Disk {
+    at: PathBuf,
+    /// What the control plane may open while it has nothing left.
+    files: Cell<Option<usize>>,
+}
 
 impl Disk {
     fn mount(at: PathBuf, options: &str) -> Disk {
@@ -37,7 +42,8 @@ impl Disk {
             .arg(&at)
             .status();
         assert!(mounted.unwrap().success(), "these tests are run by root");
-        Disk(at)
+        let files = Cell::new(None);
+        Disk { at, files }
     }
 
     /// Takes what is left; also what others freed since.
@@ -45,15 +51,15 @@ impl Disk {
         match what {
             Exhausted::Space => {
                 use std::io::Write;
-                let _none_yet = fs::remove_file(self.0.join("filler"));
-                let mut file = fs::File::create(self.0.join("filler")).unwrap();
+                let _none_yet = fs::remove_file(self.at.join("filler"));
+                let mut file = fs::File::create(self.at.join("filler")).unwrap();
                 for size in [1 << 20, 4096, 1] {
                     let bytes = vec![b'x'; size];
                     while file.write_all(&bytes).is_ok() {}
                 }
             }
             Exhausted::Inodes => {
-                let dir = self.0.join("fillers");
+                let dir = self.at.join("fillers");
                 let _exists = fs::create_dir(&dir);
                 let taken = fs::read_dir(&dir).map_or(0, Iterator::count);
                 let mut names = taken..;
@@ -63,30 +69,36 @@ impl Disk {
                 {
                 }
             }
-            // Those that it has open already, and none more: the limit is the first number that is free.
-            Exhausted::Descriptors => {
+            // Those that it has open already, and none more: the limit is the first number that is free. It stays, so that what
+            // is closed for a moment can be opened again.
+            Exhausted::Descriptors if self.files.get().is_none() => {
                 let pid = house.control_plane_pid();
                 let files = PathBuf::from(format!("/proc/{pid}/fd"));
                 let mut numbers = 0..;
                 let free = numbers
                     .find(|n: &usize| fs::symlink_metadata(files.join(n.to_string())).is_err());
+                self.files.set(free);
                 assert!(limit_files(pid, free.unwrap()));
             }
+            Exhausted::Descriptors => {}
         }
     }
 
     fn free(&self, what: Exhausted, house: &House) {
         match what {
-            Exhausted::Space => fs::remove_file(self.0.join("filler")).unwrap(),
-            Exhausted::Inodes => fs::remove_dir_all(self.0.join("fillers")).unwrap(),
-            Exhausted::Descriptors => assert!(limit_files(house.control_plane_pid(), 4096)),
+            Exhausted::Space => fs::remove_file(self.at.join("filler")).unwrap(),
+            Exhausted::Inodes => fs::remove_dir_all(self.at.join("fillers")).unwrap(),
+            Exhausted::Descriptors => {
+                self.files.set(None);
+                assert!(limit_files(house.control_plane_pid(), 4096));
+            }
         }
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _busy = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _busy = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }
 
@@ -207,7 +219,7 @@ fn every_verb_answers_and_all_recovers(what: Exhausted) {
     disk.exhaust(what, &house);
     println!("verb without {what:?} | exit code | seconds | first line");
     let mut late = Vec::new();
-    for verb in verbs(&other, &disk.0.join("backup.tar")) {
+    for verb in verbs(&other, &disk.at.join("backup.tar")) {
         let name = verb.0.join(" ");
         let (code, took, said) = answer(&house, verb);
         // What could not be written down was not begun.
@@ -352,7 +364,7 @@ fn missing_inodes_are_named_by_doctor_reports_and_why() {
     assert_eq!(checked("disk_space")["state"], "ok");
     // The file system of the home is in the report, although it is no device.
     let report = house.json(0, "report disk");
-    let mount = disk.0.display().to_string();
+    let mount = disk.at.display().to_string();
     let observed = report["observed"].as_array().unwrap();
     let ours = observed.iter().find(|o| o["label"] == mount.as_str());
     let ours = ours.unwrap_or_else(|| panic!("{mount} in {report}"));

@@ -8,6 +8,7 @@ use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_p
 use crate::boot::duties;
 use crate::cells::provision;
 use crate::cells::reconciler::reconcile_all_cells;
+use crate::core::accepted::SpareFiles;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
 use crate::core::listen::Callers;
@@ -19,6 +20,7 @@ use abbey_api::Problem;
 use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
 use abbey_model::{FaultKind, Millis};
 use abbey_store::{Clock, Error as StoreError};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Home directory (`ABBEY_HOME`).
     pub home: PathBuf,
+    /// Lock of the home, see [`crate::prepare_control_plane`].
+    pub lock: File,
     /// Clock that decides leases.
     pub clock: Arc<dyn Clock>,
     /// Duration of leases; `None` for the standard one.
@@ -73,8 +77,10 @@ fn open_files_as_allowed() -> Result<()> {
 /// If it cannot start; no process or socket remains then.
 pub async fn serve(options: Options) -> Result<()> {
     open_files_as_allowed()?;
+    // Before anything else is opened, so that they have low numbers.
+    SpareFiles::reserve();
     let home = Home::new(options.home);
-    let lock = home.acquire_lock()?;
+    let lock = options.lock;
     require_consent_to_uses(&home)?;
     crate::cells::backup::sweep_scratch(&home);
     let hostd = Arc::new(HostdClient::new(home.root()));
@@ -196,7 +202,7 @@ struct StoppedHouse {
     /// User that its control plane will run as, if this process is root.
     runs_as: Option<u32>,
     /// Lock of the home; none if the home has no state yet.
-    _lock: Option<std::fs::File>,
+    _lock: Option<File>,
     _copy: tempfile::TempDir,
 }
 

@@ -18,7 +18,14 @@ pub(super) const SPARE_FILES: usize = 4;
 
 /// Descriptors that a listener keeps.
 #[derive(Debug, Default)]
-pub(super) struct SpareFiles(Mutex<Vec<OwnedFd>>);
+pub(crate) struct SpareFiles(Mutex<Vec<OwnedFd>>);
+
+/// Listeners of a control plane: two of the operator API, one each of agent API, egress proxy and DNS, and one more while an
+/// address changes.
+pub(super) const LISTENERS: usize = 6;
+
+/// Descriptors for listeners that are not there yet.
+static RESERVED: SpareFiles = SpareFiles(Mutex::new(Vec::new()));
 
 /// Those of all listeners of this process.
 static ALL_SPARE_FILES: Mutex<Vec<Weak<SpareFiles>>> = Mutex::new(Vec::new());
@@ -33,6 +40,12 @@ impl SpareFiles {
         files
     }
 
+    /// Opens those of all listeners that there will be. At the start of a process they get the lowest numbers, so they are of
+    /// use under any limit that it can have later.
+    pub(crate) fn reserve() {
+        RESERVED.fill(LISTENERS * SPARE_FILES);
+    }
+
     /// Closes one of any listener; false if none has one.
     pub(super) fn release_any() -> bool {
         let all = ALL_SPARE_FILES.lock();
@@ -40,10 +53,19 @@ impl SpareFiles {
         listeners.any(|files| files.release())
     }
 
-    /// Opens what is missing, as far as there are descriptors.
+    /// Takes what is missing from the reserve, or opens it as far as there are descriptors.
     pub(super) fn refill(&self) {
+        let mut reserved = RESERVED.0.lock();
         let mut files = self.0.lock();
-        while files.len() < SPARE_FILES
+        let wanted = SPARE_FILES.saturating_sub(files.len()).min(reserved.len());
+        files.extend(reserved.drain(..wanted));
+        drop((reserved, files));
+        self.fill(SPARE_FILES);
+    }
+
+    fn fill(&self, count: usize) {
+        let mut files = self.0.lock();
+        while files.len() < count
             && let Ok(file) = File::open("/dev/null")
         {
             files.push(file.into());

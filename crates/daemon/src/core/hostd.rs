@@ -7,6 +7,8 @@ use crate::core::runtime;
 use abbey_api::Problem;
 use abbey_cells::hostd;
 use abbey_model::{FaultKind, Slug};
+use rustix::fs::{Gid, Uid, fchown};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -57,26 +59,48 @@ pub fn ensure_home_and_hostd(
     Ok(hostd::ensure_hostd_running(&config, binary)?)
 }
 
-/// Creates the home, starts hostd, and makes this process an ordinary user without capabilities.
-/// Must be called while the process has a single thread. Returns whether hostd was started, for [`end_started_hostd`].
+/// What a control plane has before it serves.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The lock of the home; whoever has it decides about hostd.
+    pub lock: File,
+    /// Whether hostd was started, for [`end_started_hostd`].
+    pub started_hostd: bool,
+}
+
+/// Creates the home, takes its lock, starts hostd, and makes this process an ordinary user without capabilities.
+/// Must be called while the process has a single thread.
 ///
 /// # Errors
-/// If any step fails; the caller must exit then.
-pub fn start_hostd_and_drop_privileges(
-    home: PathBuf,
-    binary: &Path,
-) -> std::result::Result<bool, Error> {
+/// [`Error::Locked`] if another control plane or a command has the lock, and if any step fails; the caller must exit then.
+pub fn prepare_control_plane(home: PathBuf, binary: &Path) -> std::result::Result<Prepared, Error> {
     let home = Home::new(home);
     if !rustix::process::geteuid().is_root() && hostd::is_privileged_hostd_running(home.root()) {
-        // A service manager started hostd as root and this process as the ordinary user: nothing is left to do.
-        return Ok(false);
+        // A service manager started hostd as root and this process as the ordinary user: nothing else is left to do.
+        return Ok(Prepared {
+            lock: home.acquire_lock()?,
+            started_hostd: false,
+        });
     }
     // Before anything is started or changed.
     home.check_database_not_lost()?;
     let config = home.create_directories()?;
-    let started = hostd::ensure_hostd_running(&config, binary)?;
+    // Before hostd is looked for: a control plane that ends, and a command that cleans up after one, end it, and have the lock.
+    let lock = home.acquire_lock()?;
+    if config.privileged {
+        let (uid, gid) = (
+            Uid::from_raw(config.serve_uid),
+            Gid::from_raw(config.serve_uid),
+        );
+        fchown(&lock, Some(uid), Some(gid))
+            .map_err(|e| Error::file("give to its user", home.lock_file())(e.into()))?;
+    }
+    let startup = hostd::ensure_hostd_running(&config, binary)?;
     hostd::drop_privileges(&config)?;
-    Ok(started != hostd::HostdStartup::Running)
+    Ok(Prepared {
+        lock,
+        started_hostd: startup != hostd::HostdStartup::Running,
+    })
 }
 
 /// Ends the hostd of a home whose control plane could not start, so that nothing of it is left. One that does not answer is

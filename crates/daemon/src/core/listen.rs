@@ -1,7 +1,7 @@
 //! Listeners of the control plane: its Unix sockets, accessible to its own user and root only, and the limit on
 //! connections of each listener, also of the TCP port.
 
-use crate::core::accepted::{Accepted, Listener, SpareFiles};
+use crate::core::accepted::{Accepted, LISTENERS, Listener, SpareFiles};
 use crate::core::error::{Error, Result};
 use crate::core::runtime::Runtime;
 use parking_lot::Mutex;
@@ -16,9 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Most concurrent connections of each listener, where there are descriptors for them.
 const CONNECTIONS_MAX: u64 = 4096;
-/// Listeners of a control plane: two of the operator API, one each of agent API, egress proxy and DNS. A connection of the
-/// proxy takes two descriptors.
-const LISTENERS: u64 = 6;
 /// Descriptors that connections leave to files, hostd and providers.
 const OTHER_FILES: u64 = 256;
 
@@ -33,7 +30,8 @@ const PAUSES_BEFORE_CLOSING: u32 = 10;
 /// Most concurrent connections of each listener of a process that may open `files`; none is without a limit.
 fn connections_max(files: Option<u64>) -> usize {
     let share = files.map_or(CONNECTIONS_MAX, |f| {
-        f.saturating_sub(OTHER_FILES) / LISTENERS
+        // A connection of the proxy takes two descriptors.
+        f.saturating_sub(OTHER_FILES) / LISTENERS as u64
     });
     usize::try_from(share.clamp(16, CONNECTIONS_MAX)).unwrap_or(16)
 }

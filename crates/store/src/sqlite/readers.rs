@@ -71,6 +71,10 @@ fn connect(path: &Path) -> rusqlite::Result<SqliteRows> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     super::schema::distrust_schema(&connection)?;
+    // The first read opens the journal, for which there may be no descriptor later.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    })?;
     Ok(SqliteRows::new(connection))
 }
 

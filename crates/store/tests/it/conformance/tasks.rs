@@ -2,7 +2,7 @@
 
 use super::case::cases;
 use crate::support::{Bench, Done, intake, new_task, slug};
-use abbey_engine::matcher::{Candidate, Match};
+use abbey_engine::matcher::{Candidate, Match, NAMED};
 use abbey_engine::task::Phase;
 use abbey_model::*;
 use abbey_store::*;
@@ -284,7 +284,7 @@ fn secrets_are_redacted_before_they_are_stored(bench: &mut Bench) {
     let args = args.map(|(name, value)| (name.to_owned(), value)).into();
     new.intake.fit = Match::One(Candidate {
         skill: "show".to_owned(),
-        score: 5,
+        score: NAMED,
         args,
     });
     let added = bench.store().add_task(new).done().task;
