@@ -84,9 +84,17 @@ pub struct Allocations {
     /// Agents and services whose files have been prepared, so that a directory of theirs that does not exist was lost.
     #[serde(default)]
     pub prepared: BTreeSet<CellName>,
+    /// Agents whose files have been on the drives of a microVM, so that a drive of theirs that does not exist was lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub on_drives: BTreeSet<CellName>,
 }
 
 impl Allocations {
+    /// Forgets that an owner has files; false if there is nothing to forget.
+    pub(crate) fn forget_files(&mut self, owner: &CellName) -> bool {
+        self.prepared.remove(owner) | self.on_drives.remove(owner)
+    }
+
     /// Subnets whose cells are ports of the house's bridge.
     pub(crate) fn bridged_subnets(&self) -> BTreeSet<Subnet> {
         let bridged = self.owners.values().filter(|c| c.bridged);
@@ -173,6 +181,7 @@ impl Allocations {
             owners: BTreeMap::new(),
             // An archive need not have the files of everybody.
             prepared: BTreeSet::new(),
+            on_drives: BTreeSet::new(),
             ..foreign.clone()
         };
         for (owner, allocation) in foreign.owners {
@@ -248,6 +257,7 @@ pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
             version: 0,
             owners: BTreeMap::new(),
             prepared: BTreeSet::new(),
+            on_drives: BTreeSet::new(),
         },
         Err(e) => return Err(Error::file("read", &path)(e)),
     };
@@ -369,6 +379,7 @@ mod tests {
             version: 0,
             owners: BTreeMap::new(),
             prepared: BTreeSet::new(),
+            on_drives: BTreeSet::new(),
         };
         let uid = |n| Allocation {
             uid: Some(UIDS_FIRST + n),

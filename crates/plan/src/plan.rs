@@ -190,7 +190,10 @@ impl Inventory {
         let (before, after) = (format!("agent:{old}"), format!("agent:{new}"));
         self.registry.rename_owner(&before, &after);
         if let Some(uid) = self.host.bound_uids.remove(&before) {
-            self.host.bound_uids.insert(after, uid);
+            self.host.bound_uids.insert(after.clone(), uid);
+        }
+        if let Some(sizes) = self.host.files_off_drives.remove(&before) {
+            self.host.files_off_drives.insert(after, sizes);
         }
         self.renamed.insert(new.clone(), old.clone());
         Ok(())

@@ -91,7 +91,18 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
                 Millis(0) => "deleted at once".to_owned(),
                 left => format!("deleted {} from now", left.human()),
             };
+            let renamed = |agent: &&Slug| {
+                house
+                    .agents
+                    .get(*agent)
+                    .is_some_and(|a| a.uses.contains(slug))
+            };
             let text = match (&agent, closed) {
+                (Some(agent), _) if renamed(&agent) => format!(
+                    "agent `{agent}` has the name `{}` in `{slug}` from now on: its {data} is closed, and {end} unless `names` of `{slug}` says `{}` again before (`grace` of `{slug}`); a copy stays under {copies}",
+                    service.name_for(agent),
+                    name.replace('_', "-")
+                ),
                 (Some(agent), _) => format!(
                     "agent `{agent}` no longer uses `{slug}`: its {data} is closed, and {end} unless `uses` names `{slug}` again before (`grace` of `{slug}`); a copy stays under {copies}"
                 ),
@@ -181,7 +192,10 @@ pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note
             let name = service.name_for(&agent.slug);
             let mut known = inventory.access.iter();
             let known = known.find(|a| a.service == *slug && a.name == name);
-            if before.is_some_and(|a| a.uses.contains(slug)) {
+            let named_so = |house: &House| {
+                service_with_consumers(house, slug).is_some_and(|s| s.name_for(&agent.slug) == name)
+            };
+            if before.is_some_and(|a| a.uses.contains(slug)) && old_house.is_some_and(named_so) {
                 continue;
             }
             let data = describe_access(service.kind, &name);

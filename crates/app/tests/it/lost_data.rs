@@ -37,6 +37,17 @@ fn plan(house: &House) -> PlanDoc {
 #[test]
 fn data_that_an_agent_leaves_in_a_service_is_closed_with_consent_and_shown_until_deleted() {
     let house = sites();
+    // Another name is other data.
+    house.manifest(&SITES.replace("cell: process }", "cell: process, names: { otto: shop } }"));
+    assert!(plan(&house).requires_consent);
+    let planned = house.expect(0, "plan");
+    for part in [
+        "has the name `shop` in `web`",
+        "its site `otto` is closed",
+        "says `otto` again",
+    ] {
+        assert!(planned.contains(part), "{part}: {planned}");
+    }
     house.manifest(&without_otto());
     assert!(plan(&house).requires_consent);
     let planned = house.expect(0, "plan");

@@ -50,6 +50,35 @@ fn on(drive: &Path, file: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A drive that is gone is not made anew from what the agent had before it had drives.
+#[test]
+fn a_lost_drive_of_a_microvm_is_refused_until_it_is_back() {
+    let house = machines(ONE);
+    house.expect(0, "up");
+    shell(&house, "echo kept > /agent/home/kept");
+    house.expect(0, "down");
+    // From now on it is known that there are drives.
+    house.expect(0, "up");
+    for (lost, code) in [("", 7), ("state.ext4", 4)] {
+        house.expect(0, "down");
+        let (drives, away) = (drive(&house, lost), house.path("away"));
+        std::fs::rename(&drives, &away).unwrap();
+        let text = house.expect_refusal(code, "up");
+        assert!(
+            text.contains("its files are gone") && text.contains("state.ext4` does not exist"),
+            "{lost}: {text}"
+        );
+        assert!(!drive(&house, "state.ext4").exists(), "{lost}");
+        house.expect(0, "down");
+        if drives.is_dir() {
+            std::fs::remove_dir_all(&drives).unwrap();
+        }
+        std::fs::rename(&away, &drives).unwrap();
+        house.expect(0, "up");
+        assert_eq!(shell(&house, "cat /agent/home/kept"), "kept\n", "{lost}");
+    }
+}
+
 /// Files of the house that contain a text, except drives and images.
 fn holders(house: &House, text: &str) -> String {
     let output = Command::new("grep")

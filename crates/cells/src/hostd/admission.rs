@@ -52,6 +52,9 @@ pub(super) fn validate_spec(
             ));
         }
     }
+    if spec.microvm.is_some() {
+        ownership::require_drives(config, allocations, &cell)?;
+    }
     let drives = config.owner_dir(&cell).join("drives");
     if spec.microvm.is_none() && has_images(&drives) {
         return Err(format!(

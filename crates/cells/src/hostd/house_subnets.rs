@@ -118,6 +118,7 @@ mod tests {
             version: 1,
             owners: [(owner, allocation)].into(),
             prepared: BTreeSet::new(),
+            on_drives: BTreeSet::new(),
         }
     }
 

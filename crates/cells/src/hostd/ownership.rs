@@ -71,7 +71,7 @@ pub(super) fn release(
         ));
     }
     if !dry && held.allocations.owners.remove(owner).is_some() {
-        held.allocations.prepared.remove(owner);
+        held.allocations.forget_files(owner);
         held.save()?;
         publish_subnets(config, &held.allocations)?;
         crash::point("hostd.released");
@@ -79,21 +79,71 @@ pub(super) fn release(
     Ok(HostdReply::Done)
 }
 
-/// Notes that the files of an agent or service exist.
-pub(super) fn note_files(config: &HostdConfig, owner: &CellName) -> Result<()> {
-    let mut held = lock_allocations(&config.hostd_dir())?;
-    let known = held.allocations.owners.contains_key(owner);
+/// Notes that the files of an agent or service exist, and that they are on the drives of its microVM. `seen` is what was noted
+/// before.
+pub(super) fn note_files(config: &HostdConfig, seen: &Allocations, owner: &CellName) -> Result<()> {
     let own = matches!(owner, CellName::Agent(_) | CellName::Service(_));
-    match known && own && held.allocations.prepared.insert(owner.clone()) {
+    // Not while they are made: a crash may leave the first of them.
+    let on_drives = missing_drive(config, owner).is_none();
+    let is_noted = seen.prepared.contains(owner) && seen.on_drives.contains(owner) >= on_drives;
+    if !own || is_noted {
+        return Ok(());
+    }
+    let mut held = lock_allocations(&config.hostd_dir())?;
+    if !held.allocations.owners.contains_key(owner) {
+        return Ok(());
+    }
+    held.allocations.prepared.insert(owner.clone());
+    if on_drives {
+        held.allocations.on_drives.insert(owner.clone());
+    }
+    held.save()
+}
+
+/// Forgets that the files of an agent are on drives, which were moved away.
+pub(super) fn forget_drives(config: &HostdConfig, owner: &CellName) -> Result<()> {
+    let mut held = lock_allocations(&config.hostd_dir())?;
+    match held.allocations.on_drives.remove(owner) {
         true => held.save(),
         false => Ok(()),
+    }
+}
+
+/// The first drive of a microVM that an owner lacks.
+fn missing_drive(config: &HostdConfig, owner: &CellName) -> Option<PathBuf> {
+    let dir = config.owner_dir(owner).join("drives");
+    let mut drives = ["state", "workspace"]
+        .map(|name| dir.join(name).with_extension("ext4"))
+        .into_iter();
+    drives.find(|drive| is_missing(drive))
+}
+
+/// Checks that the drives of a microVM exist, if they did before: they would be made anew from files that the agent had before
+/// it had drives.
+///
+/// # Errors
+/// What is missing, and what can be done about it.
+pub(super) fn require_drives(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    owner: &CellName,
+) -> std::result::Result<(), String> {
+    let had = allocations.on_drives.contains(owner);
+    match missing_drive(config, owner).filter(|_| had) {
+        Some(missing) => Err(describe_loss(
+            &config.owner_dir(owner),
+            owner,
+            None,
+            &missing,
+        )),
+        None => Ok(()),
     }
 }
 
 /// Forgets that an owner has files, before they are moved away on request.
 pub(super) fn forget_files(config: &HostdConfig, owner: &CellName) -> Result<()> {
     let mut held = lock_allocations(&config.hostd_dir())?;
-    match held.allocations.prepared.remove(owner) {
+    match held.allocations.forget_files(owner) {
         true => held.save(),
         false => Ok(()),
     }
@@ -111,7 +161,12 @@ pub(super) fn require_files(
     let allocation = allocations.owners.get(owner).cloned().unwrap_or_default();
     let uid = allocation.uid;
     let lost = allocations.prepared.contains(owner);
-    match missing_files(config, owner, &allocation).filter(|_| lost) {
+    let missing = missing_files(config, owner, &allocation).filter(|_| lost);
+    // A directory of drives that was moved away whole is another matter: an agent without a microVM can start without it.
+    let half = allocations.on_drives.contains(owner)
+        && !is_missing(&config.owner_dir(owner).join("drives"));
+    let missing = missing.or_else(|| missing_drive(config, owner).filter(|_| half));
+    match missing {
         Some(missing) => Err(describe_loss(
             &config.owner_dir(owner),
             owner,
@@ -130,7 +185,6 @@ fn missing_files(
     allocation: &Allocation,
 ) -> Option<PathBuf> {
     let dir = config.owner_dir(owner);
-    let is_missing = |path: &Path| matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound);
     if is_missing(&dir) {
         return Some(dir);
     }
@@ -160,6 +214,10 @@ fn missing_files(
         }
         CellName::Run(_) => None,
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound)
 }
 
 fn is_empty(dir: &Path) -> bool {

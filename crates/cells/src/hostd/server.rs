@@ -291,8 +291,11 @@ pub(super) fn perform_operation(
                 crash::point("hostd.rename");
                 rename::move_files(config, &owner, &to)?;
                 if let Some(allocation) = held.allocations.owners.remove(&owner) {
-                    if held.allocations.prepared.remove(&owner) {
-                        held.allocations.prepared.insert(to.clone());
+                    let noted = &mut held.allocations;
+                    for owners in [&mut noted.prepared, &mut noted.on_drives] {
+                        if owners.remove(&owner) {
+                            owners.insert(to.clone());
+                        }
                     }
                     held.allocations.owners.insert(to, allocation);
                     held.save()?;
@@ -323,9 +326,7 @@ pub(super) fn perform_operation(
                 if agent && guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
                     guest::write_guest_files(config, &owner, &files)?;
                 }
-                if !allocations.prepared.contains(&owner) {
-                    ownership::note_files(config, &owner)?;
-                }
+                ownership::note_files(config, &allocations, &owner)?;
                 crash::point("hostd.prepared");
             }
             Ok(HostdReply::Done)
@@ -521,6 +522,9 @@ pub(super) fn perform_operation(
                 stand_guard(config, &allocations)?;
             }
             drop(firewall);
+            if spec.microvm.is_none() && allocations.on_drives.contains(&spec.cell) {
+                ownership::forget_drives(config, &spec.cell)?;
+            }
             if spec.sandbox.is_some() {
                 disks::mount_disks_of(config, &allocations, &spec.cell)?;
                 if let Err(why) = admission::verify_own_binds(config, &spec) {

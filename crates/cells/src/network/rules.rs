@@ -241,6 +241,7 @@ pub(super) mod tests {
             version: 0,
             owners: BTreeMap::from(owners),
             prepared: BTreeSet::new(),
+            on_drives: BTreeSet::new(),
         }
     }
 

@@ -39,6 +39,7 @@ pub(super) fn render_for_host(house: &House, registry: &Registry, kind: &str) ->
         version: 0,
         owners,
         prepared: std::collections::BTreeSet::new(),
+        on_drives: std::collections::BTreeSet::new(),
     };
     match kind {
         "nft" => Ok(render_firewall(&allocations)),
