@@ -60,6 +60,12 @@ pub fn parse_instant(text: &str) -> Result<Timestamp, String> {
         })
 }
 
+/// Whether a cron pattern has an instant after `after`: no month has a 31 February.
+pub fn occurs_after(pattern: &Cron, after: Timestamp) -> bool {
+    let utc = jiff::Timestamp::from_millisecond(after.0).map(|t| t.to_zoned(TimeZone::UTC));
+    utc.is_ok_and(|from| pattern.find_next_occurrence(&from, false).is_ok())
+}
+
 /// What happens to instants that passed while the house was down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
@@ -310,6 +316,18 @@ mod tests {
             "0 25 * * *",
         ] {
             assert!(parse_cron(wrong).is_err(), "{wrong}");
+        }
+        for (pattern, occurs) in [
+            ("0 2 30 2 *", false),
+            ("0 2 29 2 *", true),
+            ("0 0 31 4,6 *", false),
+        ] {
+            let parsed = parse_cron(pattern).unwrap();
+            assert_eq!(
+                occurs_after(&parsed, Timestamp(1_796_000_000_000)),
+                occurs,
+                "{pattern}"
+            );
         }
         assert!(parse_cron("1 * * * *").is_ok_and(|c| {
             // `1` is the first minute, and no minute that begins with it.

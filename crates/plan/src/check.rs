@@ -4,9 +4,11 @@ use crate::agent_values::{AgentBudget, NOBODY, taken_by_keyword};
 use crate::house::House;
 use crate::keys::Agent;
 use crate::plan::{Inventory, Note, Severity};
+use crate::schedule::ScheduleTrigger;
 use crate::service_kind::ServiceKind;
 use crate::storage;
 use crate::workflow_warnings::workflow_warnings;
+use abbey_engine::timetable::{occurs_after, parse_cron};
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, RESERVED, Slug, Vmm, overlap};
 use abbey_words::SystemLocale;
 use std::collections::BTreeSet;
@@ -115,6 +117,17 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         let size = off_drives.and_then(|sizes| storage::refuse_size(agent, *sizes));
         for why in change.into_iter().chain(size) {
             note(Severity::Fatal, &subject, why);
+        }
+        for (name, schedule) in &agent.schedules {
+            if let ScheduleTrigger::Cron(text) = &schedule.trigger
+                && parse_cron(text).is_ok_and(|pattern| !occurs_after(&pattern, inventory.now))
+            {
+                note(
+                    Severity::Warning,
+                    &subject,
+                    format!("its schedule `{name}` never starts: no day fits `{text}`"),
+                );
+            }
         }
         if let (Some(_), Some(reason)) = (agent.disks(), &inventory.host.no_disks) {
             note(

@@ -95,6 +95,12 @@ fn an_invalid_schedule_is_refused_with_its_line() {
         let said = wrong(schedule);
         assert!(said.contains(told), "{schedule}: {said}");
     }
+    house.manifest("house: times\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin, schedules: { s: { task: x, cron: '0 2 30 2 *' } } }\n");
+    let planned = house.expect(0, "plan");
+    assert!(
+        planned.contains("never starts: no day fits `0 2 30 2 *`"),
+        "{planned}"
+    );
 }
 
 /// Scheduled jobs: a checkpoint that can be restored and a report in a shared log, without a model call (S2-18, S2-19).

@@ -202,6 +202,10 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
         ),
         ("x: { skill: juggle }", "no agent has the skill `juggle`"),
         (
+            "x: { skill: juggle, agent: a }",
+            "agent `a` does not have the skill `juggle`",
+        ),
+        (
             "x: { skill: disk-usage, with: { a: $input.m } }",
             "not declared as input",
         ),

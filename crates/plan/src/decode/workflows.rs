@@ -66,8 +66,11 @@ impl Reading<'_, '_, '_> {
             None => self.agents.values().any(has),
         };
         if !held {
-            let who = agent.map_or_else(|| "no agent".to_owned(), |a| format!("not agent `{a}`"));
-            self.blame(named, format!("{who} has the skill `{skill}`"));
+            let why = match agent {
+                Some(agent) => format!("agent `{agent}` does not have the skill `{skill}`"),
+                None => format!("no agent has the skill `{skill}`"),
+            };
+            self.blame(named, why);
         }
         Some(skill)
     }
