@@ -5,6 +5,7 @@ use super::claims::Receipts;
 use super::completion::{Completion, Next};
 use super::model_turn::{self, ToolCall, Turn};
 use super::parts::{escape, part};
+use super::skill_approval::describe_request;
 use super::tool_servers::ToolServers;
 use super::{RunContext, prompt, recall, tools, workspace};
 use crate::agent_api::retry_through_restart;
@@ -239,14 +240,7 @@ fn first_messages(assignment: &Assignment, system: &str) -> Vec<Value> {
         )));
     }
     if !offer.approvals.is_empty() {
-        let line = |a: &abbey_api::ApprovalView| {
-            let note = a
-                .note
-                .as_deref()
-                .map_or_else(String::new, |n| format!(": {n}"));
-            format!("{} ({} {}) is {}{note}", a.id, a.action, a.args, a.state)
-        };
-        let lines: Vec<String> = offer.approvals.iter().map(line).collect();
+        let lines: Vec<String> = offer.approvals.iter().map(describe_request).collect();
         messages.push(user(format!(
             "You requested approvals in an earlier run. Their state:\n{}",
             escape(&lines.join("\n"))

@@ -3,7 +3,7 @@
 
 use crate::runtime::driver::{Assignment, Lease, TurnEnd};
 use abbey_api::client::AgentClient;
-use abbey_api::{ApprovalBody, OfferDoc, SkillView, UseBody};
+use abbey_api::{ApprovalBody, ApprovalView, OfferDoc, SkillView, UseBody};
 use abbey_model::{ApprovalState, EndReason};
 use serde_json::Value;
 
@@ -41,6 +41,15 @@ pub(super) fn last_decision(offer: &OfferDoc, skill: &str, args: &Value) -> Deci
         }
         _ => Decision::None,
     }
+}
+
+/// A request of an earlier run with its state, for whoever does the task now.
+pub(super) fn describe_request(a: &ApprovalView) -> String {
+    let note = a
+        .note
+        .as_deref()
+        .map_or_else(String::new, |n| format!(": {n}"));
+    format!("{} ({} {}) is {}{note}", a.id, a.action, a.args, a.state)
 }
 
 /// Whether the skill requests an operation of the control plane, which then marks the approval as

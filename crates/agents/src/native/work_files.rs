@@ -2,6 +2,7 @@
 //! `completed/TASK-12.txt` (S2-10 to S2-12). The result file alone ends the task: a program that removes the other file
 //! early, or exits before the result is read, loses nothing.
 
+use super::skill_approval::describe_request;
 use crate::lease_files::TASK_VARIABLE;
 use crate::runtime::driver::{Assignment, TurnEnd};
 use abbey_api::OfferDoc;
@@ -123,6 +124,12 @@ fn active_text(offer: &OfferDoc) -> String {
     }
     if let Some(why) = &offer.failure {
         text.push_str(&format!("\n\nThe previous attempt failed: {why}"));
+    }
+    if !offer.approvals.is_empty() {
+        text.push_str("\n\nApprovals that were requested for it earlier:");
+        for request in &offer.approvals {
+            text.push_str(&format!("\n- {}", describe_request(request)));
+        }
     }
     if !offer.evidence.is_empty() {
         text.push_str("\n\nEvidence that is verified before the task counts as done:");

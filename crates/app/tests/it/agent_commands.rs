@@ -248,6 +248,15 @@ fn files_of_tasks_name_the_evidence_and_the_lease_ends_with_the_run() {
     // It may also be completed by command; evidence is verified all the same.
     let missing = exec(&house, 1, "abbey-agent done painted");
     assert!(missing.contains("colours/report.md"), "{missing}");
+    // What was decided about it is in the file of the run that follows.
+    let request = r#"abbey-agent approvals request sell --args '{"gate": 2}' --task TASK-2"#;
+    exec(&house, 0, request);
+    house.expect(0, "approvals approve APPR-1 --note fine");
+    until("the decision is in the file", || {
+        let text = house.run("exec a -- sh -c 'cat work/TASK-2.active'").stdout;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        text.contains(r#"- APPR-1 (sell {"gate":2}) is approved: fine"#)
+    });
 }
 
 #[test]
