@@ -61,7 +61,7 @@ pub(super) async fn work_with_model(context: &mut RunContext<'_>) -> TurnEnd {
             tools: &definitions,
             output_max: output_left,
         };
-        let turn = match model_turn::request_turn(&assignment.client, request).await {
+        let turn = match model_turn::request_turn(&assignment.client, &request).await {
             Ok(turn) => turn,
             Err((reason, text)) => return TurnEnd::Failed { reason, text },
         };

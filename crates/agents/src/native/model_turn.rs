@@ -2,9 +2,10 @@
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
+use crate::agent_api::retry_through_restart;
 use abbey_api::ReportedUsageView;
 use abbey_api::client::AgentClient;
-use abbey_model::EndReason;
+use abbey_model::{EndReason, FaultKind};
 use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, BodyStream, Limited};
@@ -85,16 +86,53 @@ pub(super) struct Request<'a> {
     pub(super) output_max: u64,
 }
 
-/// Requests the next turn of the model from the model gateway, and reads its stream.
+/// Why a call brought no turn.
+enum CallError {
+    /// Reason and text with which the run ends.
+    Failed(EndReason, String),
+    /// The connection to the gateway broke off, or there was none.
+    Unheard(String),
+}
+
+/// Most ends of a control plane that one turn outlives.
+const RESTARTS_MAX: u32 = 5;
+
+/// Requests the next turn of the model from the model gateway, again after a control plane that ended in the middle: that is no
+/// fault of the task, and the run goes on with the next one.
 ///
 /// # Errors
 /// Reason and text with which the run ends.
 pub(super) async fn request_turn(
     client: &AgentClient,
-    request: Request<'_>,
+    request: &Request<'_>,
 ) -> Result<Turn, (EndReason, String)> {
+    let mut restarts = 0;
+    loop {
+        let why = match call(client, request).await {
+            Ok(turn) => return Ok(turn),
+            Err(CallError::Failed(reason, text)) => return Err((reason, text)),
+            Err(CallError::Unheard(why)) => why,
+        };
+        restarts += 1;
+        // A provider can break off, too, and then the control plane is there.
+        let gone = client
+            .me()
+            .show()
+            .await
+            .is_err_and(|e| e.kind() == FaultKind::Unavailable);
+        let back = gone
+            && restarts <= RESTARTS_MAX
+            && retry_through_restart(|| client.me().show()).await.is_ok();
+        if !back {
+            return Err((EndReason::ProviderError, why));
+        }
+    }
+}
+
+/// Makes one call, and reads its stream.
+async fn call(client: &AgentClient, request: &Request<'_>) -> Result<Turn, CallError> {
     let output_max = request.output_max;
-    let provider = |text: String| (EndReason::ProviderError, text);
+    let provider = |text: String| CallError::Failed(EndReason::ProviderError, text);
     let mut body = json!({
         "model": request.model, "messages": request.messages, "stream": true, "stream_options": { "include_usage": true },
     });
@@ -104,7 +142,7 @@ pub(super) async fn request_turn(
     let response = client
         .chat(request.run, &body)
         .await
-        .map_err(|e| provider(e.to_string()))?;
+        .map_err(|e| CallError::Unheard(e.to_string()))?;
     let status = response.status();
     if !status.is_success() {
         let bytes = Limited::new(response.into_body(), ERROR_MAX)
@@ -122,10 +160,8 @@ pub(super) async fn request_turn(
             (429 | 500..=599, _) => EndReason::ProviderError,
             _ => EndReason::AgentError,
         };
-        return Err((
-            reason,
-            format!("the model call was rejected (HTTP status {status}): {text}"),
-        ));
+        let text = format!("the model call was rejected (HTTP status {status}): {text}");
+        return Err(CallError::Failed(reason, text));
     }
     let bytes = BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
         Ok(frame) => frame.into_data().ok().map(Ok),
@@ -136,8 +172,9 @@ pub(super) async fn request_turn(
     let mut calls: BTreeMap<u64, ToolCall> = BTreeMap::new();
     let mut finished = false;
     while let Some(event) = events.next().await {
-        let event = event
-            .map_err(|e| provider(format!("the response stream of the model ended early: {e}")))?;
+        let event = event.map_err(|e| {
+            CallError::Unheard(format!("the response stream of the model ended early: {e}"))
+        })?;
         if event.data == "[DONE]" {
             finished = true;
             break;
@@ -171,7 +208,7 @@ pub(super) async fn request_turn(
             add(|c| &mut c.arguments, &part["function"]["arguments"]);
         }
         if calls.len() > CALLS_MAX {
-            return Err((
+            return Err(CallError::Failed(
                 EndReason::OutputLimit,
                 format!(
                     "the model requested more than {CALLS_MAX} tool calls in one turn, which is the limit; none of them was carried out"
@@ -182,7 +219,7 @@ pub(super) async fn request_turn(
             + turn.refusal.len()
             + calls.values().map(|c| c.arguments.len()).sum::<usize>();
         if size as u64 > output_max {
-            return Err((
+            return Err(CallError::Failed(
                 EndReason::OutputLimit,
                 format!("the model wrote more than {output_max} bytes"),
             ));
@@ -193,9 +230,8 @@ pub(super) async fn request_turn(
         }
     }
     if !finished {
-        return Err(provider(
-            "the model's stream ended before its answer was complete".to_owned(),
-        ));
+        let why = "the model's stream ended before its answer was complete";
+        return Err(CallError::Unheard(why.to_owned()));
     }
     turn.calls = calls.into_values().collect();
     Ok(turn)

@@ -120,6 +120,30 @@ fn tasks_wait_for_a_provider_that_is_away_and_cost_no_attempt() {
 }
 
 #[test]
+fn a_run_outlives_a_control_plane_that_is_killed_during_its_model_call() {
+    let house = up(&limited("tokens_per_day: 100000"));
+    house.wait_for_model();
+    house
+        .script_model(&json!([{ "delay_ms": 600_000, "text": "too late" }, { "text": "in time" }]));
+    house.expect(0, "task add think");
+    until("the call is under way", || {
+        house.json(0, "budget show")["scopes"]
+            .as_array()
+            .is_some_and(|scopes| scopes.iter().any(|s| s["reserved"].as_u64() > Some(0)))
+    });
+    house.kill_control_plane();
+    house.expect(0, "up");
+    house.wait_for_task("TASK-1", TaskState::Done);
+    let task = task(&house, 1);
+    assert_eq!(
+        (&task["attempts"], task["runs"].as_array().map(Vec::len)),
+        (&json!(1), Some(1)),
+        "{task}"
+    );
+    assert!(task.to_string().contains("in time"), "{task}");
+}
+
+#[test]
 fn waiting_for_a_task_goes_through_short_waits_and_ends_at_long_ones() {
     let zone = far_from_midnight([("Etc/UTC", 0), ("Etc/GMT-6", 6)]);
     let limits = |limits: &str| limited(&format!("{limits}, timezone: {zone}"));
