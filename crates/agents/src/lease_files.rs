@@ -68,6 +68,11 @@ pub(crate) fn save(home: &Path, lease: &HeldLease) -> io::Result<()> {
     file::publish(&file_of(home, &lease.number), text, 0o600, file::Sync::None)
 }
 
+/// Whether the agent's home has this lease.
+pub(crate) fn holds(home: &Path, lease: &HeldLease) -> bool {
+    read(&file_of(home, &lease.number)).as_ref() == Some(lease)
+}
+
 /// Writes a lease into the agent's home for as long as the result lives.
 ///
 /// # Errors
@@ -102,12 +107,13 @@ pub(crate) fn list(home: &Path) -> Vec<HeldLease> {
         .filter(|p| p.extension().is_some_and(|e| e == "json"))
         .collect();
     paths.sort();
-    let read = |path: PathBuf| {
-        let fits = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= FILE_MAX);
-        let text = fits.then(|| fs::read(&path).ok())??;
-        serde_json::from_slice(&text).ok()
-    };
-    paths.into_iter().filter_map(read).collect()
+    paths.iter().filter_map(|path| read(path)).collect()
+}
+
+fn read(path: &Path) -> Option<HeldLease> {
+    let fits = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() <= FILE_MAX);
+    let text = fits.then(|| fs::read(path).ok())??;
+    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]
@@ -126,7 +132,9 @@ mod tests {
         let published = publish(home.path(), lease.clone()).unwrap();
         fs::write(home.path().join(LEASES).join("x.json"), "no lease").unwrap();
         assert_eq!(list(home.path()), std::slice::from_ref(&lease));
+        assert!(holds(home.path(), &lease));
         drop(published);
+        assert!(!holds(home.path(), &lease));
         assert!(list(home.path()).is_empty());
         // One that has taken its place stays.
         let published = publish(home.path(), lease.clone()).unwrap();

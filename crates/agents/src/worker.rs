@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Longest wait for an offer in one request.
 const OFFER_WAIT: Duration = Duration::from_secs(25);
+/// Interval at which the file of a lease is looked for.
+const LEASE_FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for the control plane to accept a result; it may verify evidence first.
 const RESULT_WAIT: Duration = Duration::from_secs(3600);
 
@@ -141,7 +143,7 @@ pub(crate) async fn run_claimed_task(
     };
     let number = assignment.offer.number.as_str();
     // For programs of the agent; the work does not need it.
-    let _published = publish_lease(&assignment);
+    let published = publish_lease(&assignment);
     let events = Events::default();
     driver.begin(&assignment, &events);
     if let Err(error) = renew(&assignment, &events).await {
@@ -150,7 +152,7 @@ pub(crate) async fn run_claimed_task(
     }
     let end = tokio::select! {
         end = driver.submit_turn(&assignment, &events) => Some(end),
-        () = keep_lease(&assignment, &events, claimed.lease.ttl_ms) => None,
+        () = keep_lease(&assignment, &events, claimed.lease.ttl_ms, published.is_some()) => None,
     };
     let Some(end) = end else {
         driver.cancel(&assignment).await;
@@ -162,13 +164,18 @@ pub(crate) async fn run_claimed_task(
     report_end(driver, &assignment, end, events.facts()).await;
 }
 
-/// Makes the lease known to the programs of the agent.
-fn publish_lease(assignment: &Assignment) -> Option<PublishedLease> {
-    let lease = HeldLease {
+/// The lease of a run, as its file has it.
+fn held_lease(assignment: &Assignment) -> HeldLease {
+    HeldLease {
         task: assignment.lease.task.clone(),
         number: assignment.offer.number.clone(),
         token: assignment.lease.token,
-    };
+    }
+}
+
+/// Makes the lease known to the programs of the agent.
+fn publish_lease(assignment: &Assignment) -> Option<PublishedLease> {
+    let lease = held_lease(assignment);
     let number = &assignment.offer.number;
     let published = lease_files::publish(&own_home()?, lease);
     let report = |e: std::io::Error| log(&format!("{number}: could not write the lease file: {e}"));
@@ -190,12 +197,36 @@ async fn renew(assignment: &Assignment, events: &Events) -> Result<LeaseDoc, Err
     me.renew(&lease.task, &body, lease.header()).await
 }
 
-/// Renews at a third of the lease's time; returns when the lease is lost.
-async fn keep_lease(assignment: &Assignment, events: &Events, ttl_ms: i64) {
+/// Waits until a lease is due to be renewed, or its file, which is watched if there is one, is gone: a program of the run has
+/// ended it (`abbey-agent done`). Returns whether it is still there.
+async fn wait_for_renewal(
+    assignment: &Assignment,
+    every: Duration,
+    watched: Option<&Path>,
+) -> bool {
+    let due = tokio::time::Instant::now() + every;
+    loop {
+        let next = tokio::time::Instant::now() + LEASE_FILE_INTERVAL;
+        tokio::time::sleep_until(next.min(due)).await;
+        if watched.is_some_and(|home| !lease_files::holds(home, &held_lease(assignment))) {
+            return false;
+        }
+        if tokio::time::Instant::now() >= due {
+            return true;
+        }
+    }
+}
+
+/// Renews at a third of the lease's time, and at once when its file is removed; returns when the lease is lost.
+async fn keep_lease(assignment: &Assignment, events: &Events, ttl_ms: i64, published: bool) {
     let every = Duration::from_millis(ttl_ms.max(300).unsigned_abs() / 3);
     let mut failing_since: Option<tokio::time::Instant> = None;
+    let mut watched = own_home().filter(|_| published);
     loop {
-        tokio::time::sleep(every).await;
+        if !wait_for_renewal(assignment, every, watched.as_deref()).await {
+            // Whoever removed it without ending the run is told nothing new by the house.
+            watched = None;
+        }
         match renew(assignment, events).await {
             Ok(_) => failing_since = None,
             Err(error) if error.kind() == FaultKind::Unavailable => {

@@ -249,11 +249,15 @@ fn files_of_tasks_name_the_evidence_and_the_lease_ends_with_the_run() {
     let missing = exec(&house, 1, "abbey-agent done painted");
     assert!(missing.contains("colours/report.md"), "{missing}");
     // What was decided about it is in the file of the run that follows.
-    let request = r#"abbey-agent approvals request sell --args '{"gate": 2}' --task TASK-2"#;
-    exec(&house, 0, request);
+    house.expect(0, "task add 'Sell the gate.' --to a");
+    let request = r#"abbey-agent approvals request sell --args '{"gate": 2}' --task TASK-3"#;
+    until("its run is under way", || {
+        let asked = house.run(args!("exec a -- sh -c {}", request));
+        asked.status.code() == Some(0)
+    });
     house.expect(0, "approvals approve APPR-1 --note fine");
     until("the decision is in the file", || {
-        let text = house.run("exec a -- sh -c 'cat work/TASK-2.active'").stdout;
+        let text = house.run("exec a -- sh -c 'cat work/TASK-3.active'").stdout;
         let text = String::from_utf8_lossy(&text).into_owned();
         text.contains(r#"- APPR-1 (sell {"gate":2}) is approved: fine"#)
     });

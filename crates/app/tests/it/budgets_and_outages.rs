@@ -126,11 +126,8 @@ fn a_run_outlives_a_control_plane_that_is_killed_during_its_model_call() {
     house
         .script_model(&json!([{ "delay_ms": 600_000, "text": "too late" }, { "text": "in time" }]));
     house.expect(0, "task add think");
-    until("the call is under way", || {
-        house.json(0, "budget show")["scopes"]
-            .as_array()
-            .is_some_and(|scopes| scopes.iter().any(|s| s["reserved"].as_u64() > Some(0)))
-    });
+    let calls = || house.model_request("/calls", None);
+    until("the call is under way", || calls() == r#"{"calls":1}"#);
     house.kill_control_plane();
     house.expect(0, "up");
     house.wait_for_task("TASK-1", TaskState::Done);
