@@ -4,7 +4,7 @@ use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Failure};
 use crate::follow::{activity_of, follow};
 use crate::output::{Progress, print_message};
-use crate::stopped_control_plane::explain_silence;
+use crate::stopped_control_plane::{explain_silence, kill_stopped_control_plane};
 use crate::unfinished_shutdown::finish_shutdown;
 use abbey_api::client::{Client, Error};
 use abbey_api::*;
@@ -105,6 +105,8 @@ pub(crate) async fn ensure_control_plane_up(home: &Home) -> Result<bool, Failure
         match start_serve(home)? {
             Started::Up => return Ok(true),
             Started::Locked(_) if Instant::now() < until => {
+                // A signal may have stopped it since the command looked first.
+                kill_stopped_control_plane(home)?;
                 std::thread::sleep(Duration::from_millis(50));
             }
             Started::Locked(failure) => return Err(failure),

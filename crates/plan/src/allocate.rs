@@ -113,6 +113,9 @@ pub struct HostFacts {
     /// yet, by owner (`agent:NAME`).
     #[serde(default)]
     pub files_off_drives: BTreeMap<String, (Bytes, Bytes)>,
+    /// Space that the file system of the house has left; none where it cannot be read.
+    #[serde(default)]
+    pub free_space: Option<Bytes>,
     /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
     #[serde(default)]
     pub forward_blocked_by: Option<String>,

@@ -2,7 +2,7 @@
 
 use crate::agent_values::{AgentBudget, NOBODY, taken_by_keyword};
 use crate::house::House;
-use crate::keys::Agent;
+use crate::keys::{Agent, Service};
 use crate::plan::{Inventory, Note, Severity};
 use crate::schedule::ScheduleTrigger;
 use crate::service_kind::ServiceKind;
@@ -115,7 +115,9 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         let on_drives = old.filter(|_| off_drives.is_none());
         let change = on_drives.and_then(|old| storage::refuse_change(old, agent));
         let size = off_drives.and_then(|sizes| storage::refuse_size(agent, *sizes));
-        for why in change.into_iter().chain(size) {
+        let space = off_drives
+            .and_then(|sizes| storage::refuse_move(agent, *sizes, inventory.host.free_space));
+        for why in change.into_iter().chain(size).chain(space) {
             note(Severity::Fatal, &subject, why);
         }
         for (name, schedule) in &agent.schedules {
@@ -213,6 +215,18 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 &format!("service:{}", service.slug),
                 "it names no port (`port`, `slot`, `probe` or `{port}` in `command`): it is ready once it accepts connections at `$PORT`; write `probe: none` if it serves no port".to_owned(),
             );
+        }
+        let old = inventory
+            .current
+            .as_ref()
+            .and_then(|c| c.house.services.get(&service.slug));
+        let had_data = |old: &&Service| old.kind.has_consumers() && old.at.is_none();
+        if let Some(old) = old.filter(|old| old.kind != service.kind).filter(had_data) {
+            let (slug, was, is) = (&service.slug, old.kind.name(), service.kind.name());
+            let text = format!(
+                "its kind cannot change from `{was}` to `{is}`, which would give data of agents to others; give the new service another name, or remove `{slug}`, empty `services/{slug}` in the state directory, and add it anew"
+            );
+            note(Severity::Fatal, &format!("service:{slug}"), text);
         }
         // Its programs look up the name of their user, and only an isolated cell has one.
         if service.kind == ServiceKind::Postgres

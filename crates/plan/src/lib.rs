@@ -67,4 +67,5 @@ pub use service_kind::ServiceKind;
 pub use settings::{KeyChange, Setting, Settings};
 pub use shape::{parse_bytes, parse_duration_ms};
 pub use sink::{CheckpointSink, SyslogAddress};
+pub use storage::space_to_move;
 pub use workflow_warnings::workflow_warnings;

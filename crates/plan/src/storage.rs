@@ -91,6 +91,30 @@ pub(crate) fn refuse_size(agent: &Agent, (home, workspace): (Bytes, Bytes)) -> O
         .or_else(|| short("workspace", "workspace", drives.workspace, workspace))
 }
 
+/// Space that is needed beside files of this size while they move onto a drive: they are copied before they go, and a file system
+/// needs some for itself.
+pub fn space_to_move(files: Bytes) -> Bytes {
+    Bytes(files.0.saturating_add(files.0 / 8).saturating_add(4 << 20))
+}
+
+/// Reason why files of these sizes can't move onto drives on a file system that has `free` left; none if they can, or don't move.
+pub(crate) fn refuse_move(
+    agent: &Agent,
+    (home, workspace): (Bytes, Bytes),
+    free: Option<Bytes>,
+) -> Option<String> {
+    let (Storage::Mounted(_) | Storage::Microvm(_)) = Storage::of(agent) else {
+        return None;
+    };
+    let needed = space_to_move(Bytes(home.0.saturating_add(workspace.0)));
+    let free = free.filter(|free| free.0 < needed.0)?;
+    Some(format!(
+        "its files cannot move onto its drives: they are copied before they go, which takes {}, and the file system of the house has {} left; free some space",
+        needed.human(),
+        free.human()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +166,20 @@ mod tests {
         }
         assert_eq!(
             refuse_size(&agent("cell: sandbox"), (mib(999), mib(999))),
+            None
+        );
+        assert_eq!(
+            refuse_move(&mounted, (mib(10), mib(40)), Some(mib(70))),
+            None
+        );
+        assert_eq!(refuse_move(&mounted, (mib(10), mib(40)), None), None);
+        let why = refuse_move(&mounted, (mib(10), mib(40)), Some(mib(55))).unwrap_or_default();
+        assert!(
+            why.contains("55") && why.contains("free some space"),
+            "{why}"
+        );
+        assert_eq!(
+            refuse_move(&agent("cell: sandbox"), (mib(10), mib(40)), Some(mib(1))),
             None
         );
     }

@@ -31,6 +31,16 @@ pub enum Error {
         /// Its error output.
         said: String,
     },
+    /// The data of the service is of another kind.
+    #[error(
+        "the directory `data` of this service has data of the kind `{found}`, which a service of the kind `{kind}` would give to other agents; give this service another name, or empty its directory in `services` of the state directory"
+    )]
+    OtherKind {
+        /// Kind of the service.
+        kind: String,
+        /// Kind of the data.
+        found: String,
+    },
     /// The request is invalid.
     #[error("invalid request to the service: {0}")]
     InvalidRequest(String),

@@ -51,6 +51,11 @@ pub async fn run_service(args: &[OsString]) -> Result<i32> {
         _ => ("", 0),
     };
     match (word(0), word(1)) {
+        (kind @ ("postgres" | "git" | "site"), "serve") => lost_data::claim_data(&home, kind)?,
+        (kind @ ("postgres" | "git" | "site"), "ask") => lost_data::check_kind(&home, kind)?,
+        _ => {}
+    }
+    match (word(0), word(1)) {
         ("postgres", "serve") => postgres::serve_postgres(&home, address, port).await,
         ("git", "serve") => git::serve_git(&home, address, port).await,
         ("tools", "serve") => {

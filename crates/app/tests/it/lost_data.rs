@@ -197,7 +197,7 @@ fn lost_files_of_an_agent_or_service_are_refused_and_named() {
             "{place}: {text}"
         );
         let refusal = house.expect_refusal(4, "up");
-        assert!(refusal.contains("Put the directory back"), "{refusal}");
+        assert!(refusal.contains("Put it back"), "{refusal}");
         assert!(!path.exists(), "{place} was made anew");
         assert!(failed_checks(&house).contains(&check.to_owned()), "{place}");
         std::fs::rename(&aside, &path).unwrap();
@@ -430,4 +430,42 @@ fn lost_and_damaged_drives_are_refused_and_hold_up_no_other_agent() {
     std::fs::write(&image, whole).unwrap();
     house.expect(0, "up");
     assert_eq!(house.expect(0, "exec a -- cat note"), "kept\n");
+}
+
+/// A service of another kind would give what one agent has to others.
+#[test]
+fn data_of_a_service_is_served_by_no_other_kind() {
+    let house = sites();
+    let dir = house.home().join("services/web");
+    house.manifest(&SITES.replace("kind: site", "kind: git"));
+    for command in ["plan", "up", "up --yes"] {
+        let output = house.run(command);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{text}");
+        assert!(
+            text.contains("its kind cannot change from `site` to `git`"),
+            "{text}"
+        );
+    }
+    assert_eq!(std::fs::read_to_string(dir.join("kind")).unwrap(), "site");
+    // Not by way of a removal either.
+    let nobody = "house: sites\ndefaults: { cell: process, waive: [limits] }\nagents: { iris: {}, otto: {} }\n";
+    house.manifest(nobody);
+    house.expect(0, "up --yes");
+    house.manifest(&SITES.replace("kind: site", "kind: git"));
+    house.expect(7, "up --yes");
+    let logs = house.expect(0, "service logs web");
+    assert!(logs.contains("has data of the kind `site`"), "{logs}");
+    house.manifest(nobody);
+    house.expect(0, "up --yes");
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => std::fs::remove_dir_all(path).unwrap(),
+            false => std::fs::remove_file(path).unwrap(),
+        }
+    }
+    house.manifest(&SITES.replace("kind: site", "kind: git"));
+    house.expect(0, "up --yes");
 }

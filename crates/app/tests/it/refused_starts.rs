@@ -15,6 +15,9 @@ fn hostd_of(house: &House) -> i32 {
 
 fn stop(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    until("it stands still", || {
+        abbey_cells::is_stopped(pid) == Some(true)
+    });
 }
 
 /// A command that runs beside the test.

@@ -14,6 +14,7 @@ use crate::microvm::drives;
 use crate::sys::programs;
 use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName};
+use abbey_plan::space_to_move;
 use abbey_support::file;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -145,12 +146,22 @@ fn unfinished(image: &Path) -> PathBuf {
 
 /// Makes an image beside its place, with the files of a directory.
 fn fill(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
+    require_space(image, from)?;
+    fill_whole(image, label, size, from)
+}
+
+/// As [`fill`]. Fails if anything of the files did not get into the image, also for want of space below it.
+fn fill_whole(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
     let (new, at) = (unfinished(image), image.with_extension("mnt"));
     let _left_by_a_crash = fs::remove_file(moved(image));
     drives::create_empty_file_system(&new, label, size)?;
     crash::point("disk.made");
     fs::create_dir_all(&at).map_err(Error::file("make", &at))?;
+    // Opened before anything is written, so that the kernel reports each write that fails later: the image has holes, for which the
+    // file system of the house may have no space.
+    let written = fs::File::open(&new).map_err(Error::file("open", &new))?;
     mount(&new, &at)?;
+    let inside = fs::File::open(&at).map_err(Error::file("open", &at))?;
     let copied = match from.is_dir() {
         true => {
             let mut command = drives::host_command("cp", None);
@@ -159,13 +170,42 @@ fn fill(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
         }
         false => Ok(()),
     };
+    let kept = rustix::fs::syncfs(&inside);
+    drop(inside);
     let mut command = drives::host_command("umount", None);
     command.arg(&at);
     drives::run_drive_tool(command, &[0], &at)?;
     copied?;
+    kept.map_err(|e| Error::file("write all files to", &new)(e.into()))?;
+    written
+        .sync_all()
+        .map_err(Error::file("write all files to", &new))?;
     fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
     crash::point("disk.filled");
     Ok(())
+}
+
+/// Checks that the file system of the house has space for a copy of a directory.
+fn require_space(image: &Path, from: &Path) -> Result<()> {
+    let needed = super::host_facts::size_on_disk(from).unwrap_or_default();
+    let free = free_space(image.parent().unwrap_or(image));
+    match free.filter(|free| free.0 < space_to_move(needed).0) {
+        None => Ok(()),
+        Some(free) => Err(Error::Drive {
+            drive: image.to_owned(),
+            why: format!(
+                "its files are copied before they go, and the file system of the house has {} left for {}; nothing was changed: free some space",
+                free.human(),
+                needed.human()
+            ),
+        }),
+    }
+}
+
+/// What a user who is not root can still write to the file system of a directory; none if that is unknown.
+pub(super) fn free_space(dir: &Path) -> Option<Bytes> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(Bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
 /// Puts a filled image in its place, whole or not at all.
@@ -186,4 +226,37 @@ fn in_use(image: &Path) -> bool {
         Some(PathBuf::from(text.trim_end()))
     };
     devices.filter_map(backing).any(|b| b == image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_space_below_it_is_not_whole() {
+        if why_disks_unusable(rustix::process::geteuid().is_root()).is_some() {
+            eprintln!("skipped: file systems cannot be mounted here");
+            return;
+        }
+        abbey_launch::unshare_mounts().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (small, from) = (dir.path().join("small"), dir.path().join("from"));
+        fs::create_dir(&small).unwrap();
+        fs::create_dir(&from).unwrap();
+        let mut mount = drives::host_command("mount", None);
+        mount
+            .args(["-t", "tmpfs", "-o", "size=24m", "abbey-test"])
+            .arg(&small);
+        drives::run_drive_tool(mount, &[0], &small).unwrap();
+        // Incompressible or not makes no difference to it, but zeros may stay holes.
+        fs::write(from.join("files"), vec![7; 40 << 20]).unwrap();
+        let image = small.join("workspace.ext4");
+        let size = Bytes(64 << 20);
+        assert!(fill(&image, "abbey-work", size, &from).is_err());
+        let failure = fill_whole(&image, "abbey-work", size, &from).unwrap_err();
+        assert!(!image.exists(), "{failure}");
+        fs::remove_file(unfinished(&image)).unwrap();
+        fs::write(from.join("files"), vec![7; 8 << 20]).unwrap();
+        fill(&image, "abbey-work", size, &from).unwrap();
+    }
 }

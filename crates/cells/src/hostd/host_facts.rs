@@ -52,6 +52,7 @@ pub(super) fn observe_host(
         lost_files: ownership::lost_files(config, allocations),
         lost_data: ownership::lost_data(config, allocations),
         files_off_drives: BTreeMap::new(),
+        free_space: super::disks::free_space(&config.home),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
         memory: host::read_meminfo("MemTotal:"),
@@ -81,7 +82,7 @@ pub(super) fn sizes_off_drives(
 }
 
 /// What the files below a directory take on their disk; none if that cannot be measured.
-fn size_on_disk(path: &Path) -> Option<Bytes> {
+pub(super) fn size_on_disk(path: &Path) -> Option<Bytes> {
     let mut command = microvm::drives::host_command("du", None);
     let command = command.args(["-s", "-x", "-B1", "--"]).arg(path);
     // What a running agent removes meanwhile is missing from the sum and makes an exit status of 1.

@@ -267,7 +267,7 @@ fn describe_loss(dir: &Path, owner: &CellName, uid: Option<u32>, missing: &Path)
     let slug = owner.slug();
     let anew = match owner {
         CellName::Agent(_) => format!(
-            "to begin anew, `abbey agent rm {slug}`, and then `abbey agent restore {slug}` or an entry in the manifest as before"
+            "to begin anew, remove the agent (`abbey agent rm {slug}`, or while the house is down its entry in the manifest and then `abbey up`), and then `abbey agent restore {slug}` or the entry as before"
         ),
         CellName::Service(_) | CellName::Run(_) => {
             let aside = match dir == missing {
@@ -286,7 +286,7 @@ fn describe_loss(dir: &Path, owner: &CellName, uid: Option<u32>, missing: &Path)
         Err(_) => "does not exist, though it did before",
     };
     format!(
-        "its files are gone: `{}` {what}. Put the directory back, or restore a backup (`abbey restore`); {anew}",
+        "its files are gone: `{}` {what}. Put it back, or restore a backup (`abbey restore`); {anew}",
         missing.display()
     )
 }

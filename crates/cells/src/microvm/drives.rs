@@ -89,6 +89,11 @@ fn make(
         .arg(&temporary)
         .arg(format!("{}k", size.0 >> 10));
     run_drive_tool(command, &[0], path)?;
+    if from.is_some() {
+        // The image has holes, for which the file system may have no space: that is found before the drive counts.
+        let written = fs::File::open(&temporary).and_then(|file| file.sync_all());
+        written.map_err(Error::file("write all files to", &temporary))?;
+    }
     crash::point("drive.made");
     file::publish_finished(&temporary, path, file::Sync::None).map_err(Error::file("publish", path))
 }

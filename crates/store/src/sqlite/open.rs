@@ -7,7 +7,7 @@ use super::schema::{
 use crate::chain::{GENESIS, public_key};
 use crate::{Clock, Entropy, Error, Result};
 use abbey_model::{Redactor, Timestamp};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +41,9 @@ pub(super) struct Opened {
     pub(super) head: (u64, String),
 }
 
+/// Space below which a failure of the disk is taken for the lack of space, bytes.
+const SPACE_LEAST: u64 = 256 << 10;
+
 /// Opens or creates the state file, checks that it is sound, and migrates it to the newest format.
 ///
 /// # Errors
@@ -55,13 +58,16 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
         path: path.clone(),
         why,
     };
-    let connection = Connection::open(path).map_err(|e| corrupt(e.to_string()))?;
-    restrict(path)?;
-    prepare(&connection).map_err(|e| match e.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
+    // The lack of space says nothing about the file.
+    let unreadable = |e: rusqlite::Error| match e.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
+        Some(ErrorCode::SystemIoFailure) if !has_space(path) => Error::DiskFull(path.clone()),
         _ => corrupt(e.to_string()),
-    })?;
-    let (format, id) = read_format(&connection).map_err(|e| corrupt(e.to_string()))?;
+    };
+    let connection = Connection::open(path).map_err(unreadable)?;
+    restrict(path)?;
+    prepare(&connection).map_err(unreadable)?;
+    let (format, id) = read_format(&connection).map_err(unreadable)?;
     if format > FORMAT {
         return Err(Error::Newer {
             path: path.clone(),
@@ -74,7 +80,6 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
         return Err(corrupt("it is a database, but not of a house".to_owned()));
     }
     if existed && format > 0 {
-        let unreadable = |e: rusqlite::Error| corrupt(e.to_string());
         // Whoever can write the file could have put a trigger there that grants what nobody granted.
         if let Some(why) = foreign_schema(&connection, format).map_err(unreadable)? {
             return Err(corrupt(why));
@@ -87,7 +92,7 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
         }
     }
     migrate(&connection, format, FORMAT).map_err(|e| match e.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
+        Some(ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
         _ => database_error(e),
     })?;
     let (newest, head) = read_newest(&connection, &options.signing_key).map_err(database_error)?;
@@ -95,6 +100,15 @@ pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
         connection,
         newest,
         head,
+    })
+}
+
+/// Whether the file system of the state file has space for the files beside it (the shared memory of the journal): a database
+/// reports the lack of it as a failure of the disk.
+fn has_space(path: &Path) -> bool {
+    let dir = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(dir).map_or(true, |stat| {
+        stat.f_bavail.saturating_mul(stat.f_frsize) >= SPACE_LEAST
     })
 }
 
