@@ -69,9 +69,7 @@ fn guess_kind(home: &Path, kind: &str) -> Option<String> {
             .flatten()
             .map(|e| e.path())
     };
-    if entries(&data).next().is_none() {
-        return None;
-    }
+    let _some = entries(&data).next()?;
     let is_repository = |path: &Path| path.join("HEAD").is_file() && path.join("objects").is_dir();
     let found = if data.join("PG_VERSION").is_file() {
         "postgres"
