@@ -78,14 +78,22 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
         hash,
         "entries are kept as they were"
     );
+    // The house starts a survey that it missed since, with an approval of its own: the first of
+    // them fell due on the Monday after the home was made.
     let approvals = house.json(0, "approvals --all");
-    for approval in approvals["approvals"].as_array().unwrap() {
-        let id = approval["id"].as_str().unwrap();
-        assert_eq!(approval["state"], expected["approvals"][id], "{id}");
+    for (id, state) in expected["approvals"].as_object().unwrap() {
+        let of_id = |a: &&Value| a["id"] == id.as_str();
+        let found = approvals["approvals"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(of_id);
+        assert_eq!(found.map(|a| &a["state"]), Some(state), "{id}");
     }
     let count = |command: &str, key: &str| house.json(0, command)[key].as_array().unwrap().len();
     assert_eq!(count("schedule list", "schedules"), 3);
-    assert_eq!(count("workflow list", "runs"), 2);
+    let surveys = count("workflow list", "runs");
+    assert!((2..=3).contains(&surveys), "{surveys}");
     let plan = house.json(0, "document show plan");
     assert!(
         plan.to_string().contains("Build a second bridge."),
