@@ -24,6 +24,7 @@ mod manifest_arg;
 mod manifest_edit;
 mod manifest_file;
 mod manual;
+mod moved_home;
 mod names;
 mod output;
 mod plan_before_start;

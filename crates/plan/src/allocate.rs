@@ -113,6 +113,9 @@ pub struct HostFacts {
     /// yet, by owner (`agent:NAME`).
     #[serde(default)]
     pub files_off_drives: BTreeMap<String, (Bytes, Bytes)>,
+    /// Space that the images of agents' drives take on their disk, by owner (`agent:NAME`).
+    #[serde(default)]
+    pub space_of_drives: BTreeMap<String, Bytes>,
     /// Space that the file system of the house has left; none where it cannot be read.
     #[serde(default)]
     pub free_space: Option<Bytes>,

@@ -191,6 +191,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
     }
+    let host = &inventory.host;
+    let agents = house.agents.values();
+    if let Some(text) = storage::overcommitted(agents, &host.space_of_drives, host.free_space) {
+        note(Severity::Warning, "agents", text);
+    }
     for (subject, provider) in unpriced_money(house) {
         let key = match subject.as_str() {
             "house" => "budget.usd_per_day".to_owned(),

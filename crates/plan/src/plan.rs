@@ -193,7 +193,10 @@ impl Inventory {
             self.host.bound_uids.insert(after.clone(), uid);
         }
         if let Some(sizes) = self.host.files_off_drives.remove(&before) {
-            self.host.files_off_drives.insert(after, sizes);
+            self.host.files_off_drives.insert(after.clone(), sizes);
+        }
+        if let Some(taken) = self.host.space_of_drives.remove(&before) {
+            self.host.space_of_drives.insert(after, taken);
         }
         self.renamed.insert(new.clone(), old.clone());
         Ok(())

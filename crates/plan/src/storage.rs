@@ -5,6 +5,7 @@ use crate::keys::Agent;
 use crate::settings::display;
 use abbey_model::{Bytes, CellKind, Drives};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// Where the files of an agent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,30 @@ pub(crate) fn refuse_move(
     ))
 }
 
+/// Why the drives of all agents do not fit on the file system of the house together; none if they do. `taken` has what the
+/// images of an owner take there already, `free` what is left.
+pub(crate) fn overcommitted<'a>(
+    agents: impl IntoIterator<Item = &'a Agent>,
+    taken: &BTreeMap<String, Bytes>,
+    free: Option<Bytes>,
+) -> Option<String> {
+    let open = agents.into_iter().filter_map(|agent| {
+        let (Storage::Mounted(drives) | Storage::Microvm(drives)) = Storage::of(agent) else {
+            return None;
+        };
+        let taken = taken.get(&format!("agent:{}", agent.slug));
+        let whole = drives.state.0.saturating_add(drives.workspace.0);
+        Some(whole.saturating_sub(taken.map_or(0, |t| t.0)))
+    });
+    let open = Bytes(open.fold(0, u64::saturating_add));
+    let free = free.filter(|free| *free < open)?;
+    Some(format!(
+        "their `drives` can take {} more, and the file system of the house has {} left; once it is full, what is written to a drive is lost: make `drives` smaller, or free some space",
+        open.human(),
+        free.human()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +205,31 @@ mod tests {
         );
         assert_eq!(
             refuse_move(&agent("cell: sandbox"), (mib(10), mib(40)), Some(mib(1))),
+            None
+        );
+    }
+
+    #[test]
+    fn drives_that_promise_more_than_the_disk_has_are_named() {
+        let text = "version: 1\nhouse: h\nagents: { a: { cell: sandbox, drives: { state: 64MiB, workspace: 96MiB } }, b: { cell: microvm, drives: { state: 16MiB, workspace: 24MiB } }, c: { cell: sandbox } }\n";
+        let house = parse(text).unwrap();
+        let mib = |n: u64| Bytes(n << 20);
+        let told = |taken: &[(&str, u64)], free: u64| {
+            let taken = taken.iter().map(|(o, n)| ((*o).to_owned(), mib(*n)));
+            let taken = taken.collect::<BTreeMap<_, _>>();
+            overcommitted(house.agents.values(), &taken, Some(mib(free)))
+        };
+        assert_eq!(told(&[], 200), None);
+        let why = told(&[], 199).unwrap_or_default();
+        assert!(
+            why.contains("200.0 MiB more") && why.contains("199.0 MiB left"),
+            "{why}"
+        );
+        // What the images have already is theirs; more than their size is no credit for others.
+        assert_eq!(told(&[("agent:a", 100)], 100), None);
+        assert!(told(&[("agent:a", 999)], 39).is_some());
+        assert_eq!(
+            overcommitted(house.agents.values(), &BTreeMap::new(), None),
             None
         );
     }

@@ -5,6 +5,7 @@ use crate::control_plane::{
     ensure_control_plane_up, is_house_down, shut_down_house, stop_cells_without_control_plane,
 };
 use crate::exit::{self, Outcome};
+use crate::moved_home::refuse_moved_home;
 use crate::output::{self, print_message};
 use crate::stopped_control_plane::kill_stopped_control_plane;
 use abbey_api::VERSION;
@@ -13,6 +14,7 @@ use abbey_daemon::Home;
 /// `abbey down`: stops all agents, services and the control plane, and waits until they have exited. Exit code 0 if
 /// no house is running.
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
+    refuse_moved_home(home)?;
     kill_stopped_control_plane(home)?;
     if !is_control_plane_up(home).await {
         home.require_own()?;

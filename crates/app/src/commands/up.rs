@@ -12,6 +12,7 @@ use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
 use crate::manifest_edit::{edited_by_commands, hold_manifest};
 use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest, read_manifest_of};
+use crate::moved_home::refuse_moved_home;
 use crate::output::{self, Progress, print_message};
 use crate::plan_before_start::plan_before_start;
 use crate::readiness::{WaitArgs, WaitFor};
@@ -48,6 +49,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     abbey_daemon::check_new_house(home)?;
+    refuse_moved_home(home)?;
     obtain_consent_to_restored(home, args.yes).await?;
     let mut progress = Progress::new();
     kill_stopped_control_plane(home)?;

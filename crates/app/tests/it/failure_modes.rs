@@ -423,3 +423,32 @@ fn a_plan_that_takes_long_is_carried_out_without_the_command() {
     });
     assert!(house.expect(0, "plan").contains("nothing to change"));
 }
+
+#[test]
+fn a_home_that_is_moved_under_a_running_house_is_named_and_can_be_moved_back() {
+    let house = up(TWO);
+    let away = house.path("moved");
+    std::fs::rename(house.home(), &away).unwrap();
+    let moved = away.display().to_string();
+    for command in ["up", "down"] {
+        let text = house.expect_refusal(4, args!("--home {} {}", moved, command));
+        for part in ["were moved to", "puts them back"] {
+            assert!(text.contains(part), "{command}: {text}");
+        }
+    }
+    let checked = house.run(args!("--home {} doctor", moved));
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("they are there no more"), "{said}");
+    std::fs::rename(&away, house.home()).unwrap();
+    house.expect(0, "up");
+    house.wait_until_up("sysadmin");
+    house.expect(0, "down");
+    // What is down moves, and comes up where it is.
+    std::fs::rename(house.home(), &away).unwrap();
+    house.expect(0, args!("--home {} up", moved));
+    house.expect(
+        0,
+        args!("--home {} task add 'show system stats' --wait", moved),
+    );
+    house.expect(0, args!("--home {} down", moved));
+}

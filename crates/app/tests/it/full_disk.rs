@@ -247,8 +247,13 @@ fn files_move_onto_drives_only_where_there_is_space_for_both() {
         .arg(&disk.at)
         .status();
     assert!(grown.unwrap().success());
+    // Both drives as a whole are more than is left beside the files, until the files are on them.
+    let (scarce, warning) = (house.expect(0, "plan"), "`drives` can take 144.0 MiB more");
+    assert!(scarce.contains(warning), "{scarce}");
     house.expect(0, "up");
     house.expect(0, "exec a -- sha256sum -c sum");
+    let enough = house.expect(0, "plan");
+    assert!(!enough.contains("can take"), "{enough}");
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub(super) fn observe_host(
         lost_files: ownership::lost_files(config, allocations),
         lost_data: ownership::lost_data(config, allocations),
         files_off_drives: BTreeMap::new(),
+        space_of_drives: space_of_drives(config, allocations),
         free_space: super::disks::free_space(&config.home),
         no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
         forward_blocked_by: network::foreign::blocking_chain(allocations.house_tag(), allocations),
@@ -79,6 +80,17 @@ pub(super) fn sizes_off_drives(
         Some((owner.owner(), (size("home"), size("workspace"))))
     });
     sizes.collect()
+}
+
+/// Space that the images of drives take on their disk, by owner.
+fn space_of_drives(config: &HostdConfig, allocations: &Allocations) -> BTreeMap<String, Bytes> {
+    let taken = allocations.owners.keys().filter_map(|owner| {
+        let dir = config.owner_dir(owner);
+        let mut places = [DISKS, "drives"].into_iter().map(|name| dir.join(name));
+        let images = places.find(|images| microvm::drives::has_images(images))?;
+        Some((owner.owner(), microvm::drives::space_taken(&images)))
+    });
+    taken.collect()
 }
 
 /// What the files below a directory take on their disk; none if that cannot be measured.

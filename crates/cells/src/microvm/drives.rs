@@ -150,8 +150,20 @@ pub fn check_drive(path: &Path, uid: Option<u32>) -> Result<()> {
 
 /// Whether a directory of drives has the image of one. It may exist without: what was to move there did not fit.
 pub(crate) fn has_images(dir: &Path) -> bool {
-    let mut images = ["state", "workspace"].into_iter();
-    images.any(|name| dir.join(name).with_extension("ext4").exists())
+    images(dir).any(|image| image.exists())
+}
+
+/// Space that the images of drives in a directory take on their disk: what was never written takes none.
+pub(crate) fn space_taken(dir: &Path) -> Bytes {
+    let sizes = images(dir).filter_map(|image| fs::symlink_metadata(image).ok());
+    Bytes(sizes.map(|meta| meta.blocks().saturating_mul(512)).sum())
+}
+
+/// Paths of the images in a directory of drives that are kept.
+fn images(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    ["state", "workspace"]
+        .map(|name| dir.join(name).with_extension("ext4"))
+        .into_iter()
 }
 
 /// Drives of an owner, locked while this exists.

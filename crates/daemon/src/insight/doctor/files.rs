@@ -33,6 +33,24 @@ pub(super) fn check_disk_space(home: &Home, checks: &mut Checks) {
     }
 }
 
+/// Adds a check that the home of the running control plane is where it was when that started.
+pub(super) fn check_place(home: &Home, checks: &mut Checks) {
+    let holder = abbey_cells::lock_file_holder(&home.lock_file());
+    let of_another = holder.is_some_and(|pid| i64::from(pid) != i64::from(std::process::id()));
+    if of_another || !home.root().is_dir() {
+        checks.add(
+            "home",
+            false,
+            CheckSeverity::Fail,
+            format!(
+                "the house runs with its files in `{}`, and they are there no more",
+                home.root().display()
+            ),
+            "if its directory was renamed or moved, move it back, and the house goes on; to move a house, first stop it with `abbey down`",
+        );
+    }
+}
+
 /// Adds checks of the owners and modes of what belongs to the house itself.
 pub(super) fn check_home_files(home: &Home, checks: &mut Checks) {
     let wrong = match home.wrong_entries() {

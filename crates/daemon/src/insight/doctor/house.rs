@@ -110,6 +110,7 @@ pub(super) async fn check_host(
         format!("{over} token budgets are used up"),
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
+    super::files::check_place(&work.core.home, checks);
     super::files::check_disk_space(&work.core.home, checks);
     if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
         && files < FILES_USUAL

@@ -1,0 +1,46 @@
+//! A home that was renamed or moved while its house runs: the control plane and the cells go on with the path that it had, where
+//! their files are no more.
+
+use crate::exit::{self, Failure};
+use abbey_cells::hostd::socket_owner;
+use abbey_daemon::Home;
+use abbey_support::shell::shell_path;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Refuses to change a house whose home was moved while it runs: nothing of it finds its files.
+///
+/// # Errors
+/// Where the home was and how to put it back, with exit code 4.
+pub(crate) fn refuse_moved_home(home: &Home) -> Result<(), Failure> {
+    let Some(before) = moved_from(home) else {
+        return Ok(());
+    };
+    let now = home.root();
+    let text = format!(
+        "the house runs with its files in `{}`, and they were moved to `{}` meanwhile",
+        before.display(),
+        now.display()
+    );
+    let (was, is) = (shell_path(&before), shell_path(now));
+    Err(Failure::plain(text)
+        .hint(format!(
+            "`mv {is} {was}` puts them back, and the house goes on; to move a house, first stop it with `abbey down`"
+        ))
+        .with_code(exit::CONFLICT))
+}
+
+/// Path of the home that the running control plane of this house was started with, if that leads elsewhere or nowhere now.
+fn moved_from(home: &Home) -> Option<PathBuf> {
+    let pid = socket_owner(&home.operator_api_socket())?;
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0);
+    words.find(|word| *word == b"--home")?;
+    let started_with = Path::new(OsStr::from_bytes(words.next()?));
+    let directory = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    let moved = directory(started_with) != Some(directory(home.root())?);
+    moved.then(|| started_with.to_owned())
+}
