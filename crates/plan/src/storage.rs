@@ -66,8 +66,16 @@ pub(crate) fn refuse_change(old: &Agent, new: &Agent) -> Option<String> {
             format!("its `drives.{key}` cannot shrink from {before} to {after}; a drive only grows")
         })
     };
-    shrinks("state", before.state, after.state)
-        .or_else(|| shrinks("workspace", before.workspace, after.workspace))
+    all_of([
+        shrinks("state", before.state, after.state),
+        shrinks("workspace", before.workspace, after.workspace),
+    ])
+}
+
+/// What is said of each drive, as one text.
+fn all_of(refusals: [Option<String>; 2]) -> Option<String> {
+    let refusals: Vec<String> = refusals.into_iter().flatten().collect();
+    (!refusals.is_empty()).then(|| refusals.join("; "))
 }
 
 /// Reason why the files of an agent, of these sizes in its home and workspace, do not fit onto the drives that they are to
@@ -88,8 +96,10 @@ pub(crate) fn refuse_size(agent: &Agent, (home, workspace): (Bytes, Bytes)) -> O
             )
         })
     };
-    short("state", "home", drives.state, home)
-        .or_else(|| short("workspace", "workspace", drives.workspace, workspace))
+    all_of([
+        short("state", "home", drives.state, home),
+        short("workspace", "workspace", drives.workspace, workspace),
+    ])
 }
 
 /// Space that is needed beside files of this size while they move onto a drive: they are copied before they go, and a file system
@@ -247,6 +257,12 @@ mod tests {
                 Some(
                     "its `drives.workspace` cannot shrink from 96MiB to 64MiB; a drive only grows"
                 )
+            );
+            let smaller = format!("cell: {cell}, drives: {{ state: 32MiB, workspace: 64MiB }}");
+            let why = refusal(&sized(cell, 96), &smaller).unwrap_or_default();
+            assert!(
+                why.contains("drives.state") && why.contains("drives.workspace"),
+                "{why}"
             );
         }
     }

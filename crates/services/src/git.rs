@@ -4,7 +4,7 @@
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, AdmittedConsumer, HttpService, text_response};
 use crate::lost_data::check_data_not_lost;
-use crate::registry::{ConsumerRegistry, directory_size};
+use crate::registry::{ConsumerRegistry, directory_size, entries_of};
 use crate::{Error, Result};
 use axum::Router;
 use axum::body::Body;
@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::Response;
 use futures_util::StreamExt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -57,24 +57,18 @@ pub(crate) async fn serve_git(home: &Path, address: &str, port: u16) -> Result<i
 pub(crate) fn perform_git_request(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
     let registry = ConsumerRegistry::new(home);
     door::perform_request(&registry, question, |name, at_ms| {
-        bundle(home, &registry, name, at_ms)
+        let data = registry.data_dir(name);
+        registry.back_up(name, at_ms, |to| bundle(&data, to))
     })
 }
 
 /// Everything of a consumer's repositories, each as one file that git reads.
-fn bundle(
-    home: &Path,
-    registry: &ConsumerRegistry,
-    name: &str,
-    at_ms: i64,
-) -> Result<ServiceReply> {
-    let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
-    let to = home.join(&relative);
-    fs::create_dir_all(&to).map_err(Error::file("make", &to))?;
-    let place = registry.data_dir(name);
-    let entries = fs::read_dir(&place).into_iter().flatten().flatten();
-    for entry in entries.filter(|e| e.path().join("HEAD").is_file()) {
+fn bundle(data: &Path, to: &Path) -> Result<()> {
+    for entry in entries_of(data)? {
         let path = entry.path();
+        if !path.join("HEAD").is_file() {
+            continue;
+        }
         let refs = git(&path, &["for-each-ref", "--count=1", "--format=%(refname)"])?;
         // Nothing was ever pushed there.
         if refs.trim().is_empty() {
@@ -85,10 +79,7 @@ fn bundle(
         git(&path, &["bundle", "create", "--quiet", &file, "--all"])?;
         git(&path, &["bundle", "verify", "--quiet", &file])?;
     }
-    Ok(ServiceReply::Done {
-        backup: Some(relative.display().to_string()),
-        bytes: directory_size(&to),
-    })
+    Ok(())
 }
 
 fn git(repository: &Path, args: &[&str]) -> Result<String> {

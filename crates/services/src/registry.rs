@@ -1,6 +1,6 @@
 //! Consumers of a stock service: names, digests of their credentials, and their limits.
 
-use crate::ask::{ConsumerState, ServiceRequest};
+use crate::ask::{ConsumerState, ServiceReply, ServiceRequest};
 use crate::{Error, Result};
 use abbey_support::digest::sha256_hex;
 use abbey_support::file;
@@ -47,6 +47,42 @@ impl ConsumerRegistry {
     /// Directory with the data of a consumer.
     pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
         self.home.join("data").join(name)
+    }
+
+    /// Makes a backup of a consumer's data below `backups/`: `fill` writes it into an empty directory, which gets the name of a
+    /// backup once everything in it is on the disk. It stays until somebody deletes it: it may be the only copy.
+    ///
+    /// # Errors
+    /// Those of `fill` and of the file system; nothing is left then.
+    pub(crate) fn back_up(
+        &self,
+        name: &str,
+        at_ms: i64,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<ServiceReply> {
+        let relative = format!("backups/{name}@{at_ms:015}");
+        let path = self.home.join(&relative);
+        let new = self.home.join(format!("{relative}.new"));
+        remove_tree(&new)?;
+        fs::create_dir_all(&new).map_err(Error::file("make", &new))?;
+        let sync = || {
+            let dir = fs::File::open(&new)?;
+            rustix::fs::syncfs(&dir)?;
+            Ok(())
+        };
+        let written = fill(&new).and_then(|()| sync().map_err(Error::file("write", &new)));
+        if let Err(error) = written {
+            let _removed_by_the_next = remove_tree(&new);
+            return Err(error);
+        }
+        // One of the same instant is of a request that is repeated.
+        remove_tree(&path)?;
+        file::publish_finished(&new, &path, file::Sync::Entry)
+            .map_err(Error::file("publish", &path))?;
+        Ok(ServiceReply::Done {
+            backup: Some(relative),
+            bytes: directory_size(&path),
+        })
     }
 
     /// Reads all consumers by name; empty if there is no registry yet.
@@ -148,6 +184,25 @@ impl ConsumerRegistry {
     }
 }
 
+/// Entries of a directory; none if it does not exist.
+///
+/// # Errors
+/// If it cannot be read whole: what it has must not be taken for nothing.
+pub(crate) fn entries_of(dir: &Path) -> Result<Vec<fs::DirEntry>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect),
+    };
+    entries.map_err(Error::file("read", dir))
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Total size in bytes of all files below a directory.
 pub(crate) fn directory_size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -242,6 +297,38 @@ mod tests {
         turnstile.end_request("a");
         assert_eq!(enter(&mut turnstile, "a", 59), Err(ExceededLimit::Rate));
         assert_eq!(enter(&mut turnstile, "a", 60), Ok(()));
+    }
+
+    #[test]
+    fn only_a_whole_backup_has_the_name_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = ConsumerRegistry::new(dir.path());
+        let names = || {
+            let entries = entries_of(&dir.path().join("backups")).unwrap();
+            entries
+                .into_iter()
+                .map(|e| e.file_name().into_string().unwrap())
+        };
+        let write = |to: &Path, text: &str| {
+            fs::write(to.join("page"), text).map_err(Error::file("write", to))
+        };
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let failed = registry.back_up("a", 7, |to| {
+            write(to, "half")?;
+            Err(Error::file("write", to)(full()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(names().count(), 0);
+        // What a crash left of the same request is no part of the next one.
+        let left = dir.path().join("backups/a@000000000000007.new");
+        fs::create_dir_all(left.join("old")).unwrap();
+        for text in ["whole", "whole again"] {
+            let made = registry.back_up("a", 7, |to| write(to, text)).unwrap();
+            let bytes = u64::try_from(text.len()).unwrap();
+            let backup = Some("backups/a@000000000000007".to_owned());
+            assert_eq!(made, ServiceReply::Done { backup, bytes });
+            assert_eq!(names().collect::<Vec<_>>(), ["a@000000000000007"]);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, HttpService, text_response};
 use crate::lost_data::check_data_not_lost;
-use crate::registry::{ConsumerRegistry, directory_size};
+use crate::registry::{ConsumerRegistry, directory_size, entries_of};
 use crate::{Error, Result};
 use abbey_support::file;
 use axum::Router;
@@ -34,31 +34,21 @@ pub(crate) async fn serve_site(home: &Path, address: &str, port: u16) -> Result<
 pub(crate) fn perform_site_request(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
     let registry = ConsumerRegistry::new(home);
     door::perform_request(&registry, question, |name, at_ms| {
-        copy(home, &registry, name, at_ms)
+        let data = registry.data_dir(name);
+        registry.back_up(name, at_ms, |to| copy_tree(&data, to))
     })
 }
 
-/// What a consumer has here, copied file by file.
-fn copy(home: &Path, registry: &ConsumerRegistry, name: &str, at_ms: i64) -> Result<ServiceReply> {
-    let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
-    let to = home.join(&relative);
-    tree(&registry.data_dir(name), &to)?;
-    Ok(ServiceReply::Done {
-        backup: Some(relative.display().to_string()),
-        bytes: directory_size(&to),
-    })
-}
-
-fn tree(from: &Path, to: &Path) -> Result<()> {
+/// Copies what a consumer has here file by file.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).map_err(Error::file("make", to))?;
-    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+    for entry in entries_of(from)? {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => tree(&path, &target)?,
-            Ok(kind) if kind.is_file() => {
-                fs::copy(&path, &target).map_err(Error::file("copy", path))?;
-            }
-            _ => {}
+        let kind = entry.file_type().map_err(Error::file("read", &path))?;
+        if kind.is_dir() {
+            copy_tree(&path, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&path, &target).map_err(Error::file("copy", path))?;
         }
     }
     Ok(())
