@@ -66,6 +66,7 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
             })
             .map(|a| a.name.clone());
         let used = used_names(house, service);
+        losses.extend(handed_over(house, service, old_house, old));
         let names: BTreeSet<String> = kept.chain(used_before.iter().cloned()).collect();
         for name in names.difference(&used) {
             let closed = closed_since(inventory, &service.slug, name);
@@ -127,6 +128,37 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
         }
     }
     losses
+}
+
+/// Data that agents have in a service and that belongs to other agents from now on.
+fn handed_over(
+    house: &House,
+    service: &Service,
+    old_house: Option<&House>,
+    old: Option<&Service>,
+) -> Vec<Loss> {
+    let (Some(old_house), Some(old)) = (old_house, old) else {
+        return Vec::new();
+    };
+    let slug = &service.slug;
+    let users = |house: &House| {
+        let agents = house.agents.values().filter(|a| a.uses.contains(slug));
+        agents.map(|a| a.slug.clone()).collect::<Vec<Slug>>()
+    };
+    let before = users(old_house);
+    let taken = users(house).into_iter().filter_map(|agent| {
+        let name = service.name_for(&agent);
+        let owner = before.iter().find(|owner| old.name_for(owner) == name)?;
+        let data = describe_access(service.kind, &name);
+        (*owner != agent).then(|| Loss {
+            service: slug.clone(),
+            text: format!(
+                "agent `{agent}` gets the {data} in `{slug}` with everything that agent `{owner}` has in it"
+            ),
+            agent: Some(agent),
+        })
+    });
+    taken.collect()
 }
 
 /// Instant at which the access of this name was closed; none if it is open or unknown.

@@ -32,6 +32,28 @@ fn plan(house: &House) -> PlanDoc {
     house.document(0, "plan")
 }
 
+#[test]
+fn data_goes_to_another_agent_only_with_consent() {
+    let house = sites();
+    let swapped = "cell: process, names: { otto: iris, iris: otto } }";
+    house.manifest(&SITES.replace("cell: process }", swapped));
+    let planned = house.expect(0, "plan");
+    for (agent, owner) in [("iris", "otto"), ("otto", "iris")] {
+        let part = format!(
+            "agent `{agent}` gets the site `{owner}` in `web` with everything that agent `{owner}` has in it"
+        );
+        assert!(planned.contains(&part), "{planned}");
+    }
+    house.expect_refusal(4, "up");
+    house.expect(0, "up --yes");
+    // Back again, it is the same question; a renaming is none, as the data stays with its agent.
+    house.manifest(SITES);
+    assert!(plan(&house).requires_consent);
+    house.expect(0, "up --yes");
+    house.expect(0, "agent rename otto nils");
+    assert!(!plan(&house).requires_consent);
+}
+
 /// A service that no longer has an agent keeps its data for a while: the plan says so, wants consent, and the service shows
 /// until when.
 #[test]
