@@ -122,6 +122,9 @@ pub struct HostFacts {
     /// Chain of another program that drops what cells send to other hosts, with the interface prefix of the house.
     #[serde(default)]
     pub forward_blocked_by: Option<String>,
+    /// Kinds of service that data in the directories of services is of, by owner (`service:NAME`), also of services that were removed.
+    #[serde(default)]
+    pub kinds_of_data: BTreeMap<String, String>,
     /// Why agents and services that had files can't go on, by owner (`agent:NAME`): their directory does not exist any more.
     #[serde(default)]
     pub lost_files: BTreeMap<String, String>,

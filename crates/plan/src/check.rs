@@ -191,10 +191,12 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
     }
-    let host = &inventory.host;
-    let agents = house.agents.values();
-    if let Some(text) = storage::overcommitted(agents, &host.space_of_drives, host.free_space) {
-        note(Severity::Warning, "agents", text);
+    if let Some(found) = storage::find_overcommitment(house, inventory) {
+        let severity = match found.is_new {
+            true => Severity::Fatal,
+            false => Severity::Warning,
+        };
+        note(severity, "agents", found.text);
     }
     for (subject, provider) in unpriced_money(house) {
         let key = match subject.as_str() {
@@ -225,13 +227,21 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             .current
             .as_ref()
             .and_then(|c| c.house.services.get(&service.slug));
+        let (slug, is) = (&service.slug, service.kind);
+        let subject = format!("service:{slug}");
         let had_data = |old: &&Service| old.kind.has_consumers() && old.at.is_none();
-        if let Some(old) = old.filter(|old| old.kind != service.kind).filter(had_data) {
-            let (slug, was, is) = (&service.slug, old.kind.name(), service.kind.name());
+        let noted = inventory.host.kinds_of_data.get(&subject);
+        let noted = noted.filter(|_| service.at.is_none());
+        // Data of a release that did not note its kind is of that of the plan in force.
+        let of_data = noted
+            .and_then(|kind| kind.parse::<ServiceKind>().ok())
+            .or_else(|| old.filter(had_data).map(|old| old.kind));
+        if let Some(was) = of_data.filter(|was| *was != is) {
+            let (was, is) = (was.name(), is.name());
             let text = format!(
-                "its kind cannot change from `{was}` to `{is}`, which would give data of agents to others; give the new service another name, or remove `{slug}`, empty `services/{slug}` in the state directory, and add it anew"
+                "its kind cannot be `{is}`: `services/{slug}` in the state directory has what agents keep in a service of kind `{was}`, which would go to others; `kind: {was}` serves it to them again, and another name for the new service leaves it where it is; to give it up, remove `{slug}` from the manifest, move that directory to another place, and add the service anew"
             );
-            note(Severity::Fatal, &format!("service:{slug}"), text);
+            note(Severity::Fatal, &subject, text);
         }
         // Its programs look up the name of their user, and only an isolated cell has one.
         if service.kind == ServiceKind::Postgres

@@ -1,11 +1,12 @@
 //! Where the files of an agent are, and which changes of that a plan refuses.
 
+use crate::house::House;
 use crate::key::Shape;
 use crate::keys::Agent;
+use crate::plan::Inventory;
 use crate::settings::display;
 use abbey_model::{Bytes, CellKind, Drives};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 /// Where the files of an agent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Storage {
 
 /// Command in a cell that writes an archive of what its agent owns in home and workspace. What Abbey writes there itself is
 /// left out: the new cell has its own.
-const SAVE: &str = r#"sh -c 'cd .. && find home workspace -mindepth 1 -maxdepth 1 -user "$(id -u)" ! -name token -print0 | tar -cf - --null -T -'"#;
+const SAVE: &str = r#"sh -c 'cd .. && find home workspace -mindepth 1 -maxdepth 1 -user "$(id -u)" ! -name token ! -path home/services -print0 | tar -cf - --null -T -'"#;
 /// Command in a cell that reads such an archive.
 const RESTORE: &str = "sh -c 'cd .. && tar -xf -'";
 
@@ -126,34 +127,63 @@ pub(crate) fn refuse_move(
     ))
 }
 
-/// Why the drives of all agents do not fit on the file system of the house together; none if they do. `taken` has what the
-/// images of an owner take there already, `free` what is left.
-pub(crate) fn overcommitted<'a>(
-    agents: impl IntoIterator<Item = &'a Agent>,
-    taken: &BTreeMap<String, Bytes>,
-    free: Option<Bytes>,
-) -> Option<String> {
-    let open = agents.into_iter().filter_map(|agent| {
-        let (Storage::Mounted(drives) | Storage::Microvm(drives)) = Storage::of(agent) else {
-            return None;
-        };
-        let taken = taken.get(&format!("agent:{}", agent.slug));
-        let whole = drives.state.0.saturating_add(drives.workspace.0);
-        Some(whole.saturating_sub(taken.map_or(0, |t| t.0)))
-    });
-    let open = Bytes(open.fold(0, u64::saturating_add));
-    let free = free.filter(|free| *free < open)?;
-    Some(format!(
-        "their `drives` can take {} more, and the file system of the house has {} left; once it is full, what is written to a drive is lost: make `drives` smaller, or free some space",
+/// What the drives of all agents promise, beyond what the file system of the house has left.
+#[derive(Debug)]
+pub(crate) struct Overcommitment {
+    /// Whether this plan adds to it: it can still ask for less.
+    pub(crate) is_new: bool,
+    /// The numbers and what to do, for people.
+    pub(crate) text: String,
+}
+
+/// Finds whether the drives of all agents can take more than the file system of the house has left: what is written to a drive
+/// is lost once that is full. None where it is unknown.
+pub(crate) fn find_overcommitment(house: &House, inventory: &Inventory) -> Option<Overcommitment> {
+    let host = &inventory.host;
+    let old = inventory.current.as_ref().map(|c| &c.house.agents);
+    let mut open = Bytes(0);
+    let mut is_new = false;
+    for agent in house.agents.values() {
+        let promised = promised(agent);
+        let owner = format!("agent:{}", agent.slug);
+        let taken = host.space_of_drives.get(&owner).map_or(0, |taken| taken.0);
+        // Files that move onto drives leave where they were.
+        let files = host.files_off_drives.get(&owner);
+        let freed = files.map_or(0, |(home, workspace)| home.0.saturating_add(workspace.0));
+        let more = promised.saturating_sub(taken).saturating_sub(freed);
+        open = Bytes(open.0.saturating_add(more));
+        let before = old.and_then(|old| old.get(&agent.slug));
+        is_new |= promised > before.map_or(0, self::promised);
+    }
+    let free = host.free_space.filter(|free| *free < open)?;
+    let remedy = match is_new {
+        true => "give new drives less, or free some space",
+        false => "free some space, or move the house to a larger file system",
+    };
+    let text = format!(
+        "their `drives` can take {} more, and the file system of the house has {} left; once it is full, what is written to a drive is lost: {remedy}",
         open.human(),
         free.human()
-    ))
+    );
+    Some(Overcommitment { is_new, text })
+}
+
+/// Space that the images of an agent's drives may take, bytes.
+fn promised(agent: &Agent) -> u64 {
+    match Storage::of(agent) {
+        Storage::Mounted(drives) | Storage::Microvm(drives) => {
+            drives.state.0.saturating_add(drives.workspace.0)
+        }
+        Storage::Directory => 0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::plan::CurrentHouse;
+    use std::collections::BTreeMap;
 
     fn refusal(old: &str, new: &str) -> Option<String> {
         let agent = |keys: &str| {
@@ -220,28 +250,42 @@ mod tests {
     }
 
     #[test]
-    fn drives_that_promise_more_than_the_disk_has_are_named() {
-        let text = "version: 1\nhouse: h\nagents: { a: { cell: sandbox, drives: { state: 64MiB, workspace: 96MiB } }, b: { cell: microvm, drives: { state: 16MiB, workspace: 24MiB } }, c: { cell: sandbox } }\n";
-        let house = parse(text).unwrap();
-        let mib = |n: u64| Bytes(n << 20);
-        let told = |taken: &[(&str, u64)], free: u64| {
-            let taken = taken.iter().map(|(o, n)| ((*o).to_owned(), mib(*n)));
-            let taken = taken.collect::<BTreeMap<_, _>>();
-            overcommitted(house.agents.values(), &taken, Some(mib(free)))
+    fn drives_that_promise_more_than_the_disk_has_are_refused_and_later_warned_of() {
+        let house = |drives: &str| {
+            let text = format!(
+                "version: 1\nhouse: h\nagents: {{ a: {{ cell: sandbox, drives: {{ state: 64MiB, workspace: 96MiB }} }}, b: {{ cell: microvm, drives: {{ {drives} }} }}, c: {{ cell: sandbox }} }}\n"
+            );
+            parse(&text).unwrap()
         };
-        assert_eq!(told(&[], 200), None);
-        let why = told(&[], 199).unwrap_or_default();
+        let small = "state: 16MiB, workspace: 24MiB";
+        let mib = |n: u64| Bytes(n << 20);
+        let mut inventory = Inventory::default();
+        let mut find = |taken: u64, files: u64, free: u64, drives: &str, before: Option<&str>| {
+            let host = &mut inventory.host;
+            host.space_of_drives = [("agent:a".to_owned(), mib(taken))].into();
+            host.files_off_drives = [("agent:b".to_owned(), (mib(files), mib(0)))].into();
+            host.free_space = Some(mib(free));
+            inventory.current = before.map(|drives| CurrentHouse {
+                house: house(drives),
+                charters: BTreeMap::new(),
+            });
+            find_overcommitment(&house(drives), &inventory)
+        };
+        assert!(find(0, 0, 200, small, None).is_none());
+        let found = find(0, 0, 199, small, None).unwrap();
         assert!(
-            why.contains("200.0 MiB more") && why.contains("199.0 MiB left"),
-            "{why}"
+            found.is_new
+                && found.text.contains("200.0 MiB more")
+                && found.text.contains("199.0 MiB left")
         );
-        // What the images have already is theirs; more than their size is no credit for others.
-        assert_eq!(told(&[("agent:a", 100)], 100), None);
-        assert!(told(&[("agent:a", 999)], 39).is_some());
-        assert_eq!(
-            overcommitted(house.agents.values(), &BTreeMap::new(), None),
-            None
-        );
+        // What the images have already is theirs; more than their size is no credit for others. Files that move make space.
+        assert!(find(100, 0, 100, small, None).is_none());
+        assert!(find(999, 0, 39, small, None).is_some());
+        assert!(find(999, 10, 30, small, None).is_none());
+        // What was promised before is only said, what is added is refused.
+        assert!(!find(0, 0, 10, small, Some(small)).unwrap().is_new);
+        let grown = "state: 16MiB, workspace: 32MiB";
+        assert!(find(0, 0, 10, grown, Some(small)).unwrap().is_new);
     }
 
     #[test]

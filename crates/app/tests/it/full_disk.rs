@@ -235,25 +235,59 @@ fn files_move_onto_drives_only_where_there_is_space_for_both() {
     );
     house.manifest(&manifest(", drives: { state: 16MiB, workspace: 128MiB }"));
     for command in ["plan", "up"] {
-        let said = house.run(command);
-        let text = [said.stdout, said.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(said.status.code(), Some(4), "{text}");
-        assert!(text.contains("cannot move onto its drives"), "{text}");
+        refuses(&house, command, "cannot move onto its drives");
     }
     house.expect(0, "exec a -- sha256sum -c sum");
-    let grown = Command::new("mount")
-        .args(["-o", "remount,size=192m"])
-        .arg(&disk.at)
-        .status();
-    assert!(grown.unwrap().success());
-    // Both drives as a whole are more than is left beside the files, until the files are on them.
-    let (scarce, warning) = (house.expect(0, "plan"), "`drives` can take 144.0 MiB more");
-    assert!(scarce.contains(warning), "{scarce}");
+    let resize = |size: &str| {
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(&disk.at)
+            .status();
+        assert!(status.unwrap().success());
+    };
+    // Enough for a copy of the files, and not for all that the drives promise.
+    resize("128m");
+    for command in ["plan", "up"] {
+        refuses(&house, command, "`drives` can take");
+    }
+    resize("192m");
     house.expect(0, "up");
     house.expect(0, "exec a -- sha256sum -c sum");
-    let enough = house.expect(0, "plan");
-    assert!(!enough.contains("can take"), "{enough}");
+    // The host gets back what an agent removes, and a disk that others fill is said.
+    let free = || free_space(&disk.at);
+    let full = free();
+    house.expect(0, "exec a -- sh -c 'rm big; sync'");
+    until("the space is free", || free() > full + (40 << 20));
+    resize("140m");
+    let warned = house.expect(0, "plan");
+    assert!(warned.contains("`drives` can take"), "{warned}");
+}
+
+/// A house that has never run, too.
+#[test]
+fn drives_that_promise_more_than_there_is_are_refused_before_the_first_start() {
+    let house = crate::house();
+    let _disk = Disk::mount(house.home(), "size=96m,mode=755");
+    house.manifest("house: full\nagents:\n  a: { cell: sandbox, drives: { state: 16MiB, workspace: 128MiB } }\n");
+    for command in ["plan", "up"] {
+        refuses(&house, command, "`drives` can take 144.0 MiB more");
+    }
+    house.manifest("house: full\nagents:\n  a: { cell: sandbox, drives: { state: 16MiB, workspace: 32MiB } }\n");
+    house.expect(0, "up");
+}
+
+/// Requires that a command is refused with exit code 4, and that it prints this part.
+fn refuses(house: &House, command: &str, part: &str) {
+    let said = house.run(command);
+    let text = [said.stdout, said.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert_eq!(said.status.code(), Some(4), "{text}");
+    assert!(text.contains(part), "{part}: {text}");
+}
+
+fn free_space(at: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(at).unwrap();
+    stat.f_bavail * stat.f_frsize
 }
 
 #[test]

@@ -466,7 +466,7 @@ fn data_of_a_service_is_served_by_no_other_kind() {
         let text = String::from_utf8_lossy(&text).into_owned();
         assert_eq!(output.status.code(), Some(4), "{text}");
         assert!(
-            text.contains("its kind cannot change from `site` to `git`"),
+            text.contains("its kind cannot be `git`") && text.contains("`kind: site`"),
             "{text}"
         );
     }
@@ -476,9 +476,13 @@ fn data_of_a_service_is_served_by_no_other_kind() {
     house.manifest(nobody);
     house.expect(0, "up --yes");
     house.manifest(&SITES.replace("kind: site", "kind: git"));
-    house.expect(7, "up --yes");
-    let logs = house.expect(0, "service logs web");
-    assert!(logs.contains("has data of the kind `site`"), "{logs}");
+    let planned = house.run("plan");
+    assert_eq!(planned.status.code(), Some(4));
+    let refused = house.expect_refusal(4, "up --yes");
+    assert!(refused.contains("`kind: site` serves it"), "{refused}");
+    // As what it was, it comes back.
+    house.manifest(SITES);
+    house.expect(0, "up --yes");
     house.manifest(nobody);
     house.expect(0, "up --yes");
     for entry in std::fs::read_dir(&dir).unwrap() {

@@ -20,8 +20,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// How they are mounted. The kernel takes the device away after the last use of it.
-const OPTIONS: &str = "loop,nosuid,nodev,noatime";
+/// How they are mounted. The kernel takes the device away after the last use of it. Space of files that are removed goes back to
+/// the file system of the house.
+const OPTIONS: &str = "loop,nosuid,nodev,noatime,discard";
 
 /// Reason why sandboxes cannot have disk images of their own on this host; none if they can.
 pub(crate) fn why_disks_unusable(privileged: bool) -> Option<String> {
@@ -202,9 +203,11 @@ fn require_space(image: &Path, from: &Path) -> Result<()> {
     }
 }
 
-/// What a user who is not root can still write to the file system of a directory; none if that is unknown.
-pub(super) fn free_space(dir: &Path) -> Option<Bytes> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
+/// What a user who is not root can still write to the file system of a directory, or where it will be made; none if that is
+/// unknown.
+pub fn free_space(dir: &Path) -> Option<Bytes> {
+    let exists = dir.ancestors().find(|dir| dir.exists())?;
+    let stat = rustix::fs::statvfs(exists).ok()?;
     Some(Bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 

@@ -11,10 +11,15 @@ use crate::sys::{host, listeners, process};
 use crate::{container, microvm, network, sandbox};
 use abbey_model::{Bytes, CellName, Slug};
 use abbey_plan::HostFacts;
+use abbey_support::service_data;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
+
+/// Longest name of a kind of data, bytes.
+const KIND_MAX: u64 = 64;
 
 /// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
 /// containers are unavailable; and the users that allocations of the house are bound to, if hostd is root.
@@ -51,6 +56,7 @@ pub(super) fn observe_host(
         missing_container_images: container::missing_images(container_images),
         lost_files: ownership::lost_files(config, allocations),
         lost_data: ownership::lost_data(config, allocations),
+        kinds_of_data: kinds_of_data(config),
         files_off_drives: BTreeMap::new(),
         space_of_drives: space_of_drives(config, allocations),
         free_space: super::disks::free_space(&config.home),
@@ -80,6 +86,22 @@ pub(super) fn sizes_off_drives(
         Some((owner.owner(), (size("home"), size("workspace"))))
     });
     sizes.collect()
+}
+
+/// Kinds that data in the directories of services is of, by owner, as the services noted them.
+fn kinds_of_data(config: &HostdConfig) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(config.home.join("services"));
+    let names = entries.into_iter().flatten().flatten();
+    let kinds = names.filter_map(|entry| {
+        let slug: Slug = entry.file_name().to_str()?.parse().ok()?;
+        let owner = CellName::Service(slug);
+        let file = config.open_owner_dir(&owner).ok()?;
+        let file = file.open_file(service_data::KIND).ok()?;
+        let mut kind = String::new();
+        file.take(KIND_MAX).read_to_string(&mut kind).ok()?;
+        Some((owner.owner(), kind.trim().to_owned()))
+    });
+    kinds.collect()
 }
 
 /// Space that the images of drives take on their disk, by owner.

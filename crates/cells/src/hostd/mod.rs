@@ -51,6 +51,7 @@ pub use checkpoints::{
 };
 pub use client::{HostdClient, HostdState, hostd_state};
 pub use config::HostdConfig;
+pub use disks::free_space;
 pub use home_layout::{
     HomeEntry, HomeEntryKind, HomeOwners, WrongEntry, find_wrong_entries, home_entries, repair_home,
 };

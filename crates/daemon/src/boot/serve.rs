@@ -17,11 +17,14 @@ use crate::core::{alive, runtime};
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
 use abbey_api::Problem;
-use abbey_cells::hostd::{HostdClient, InProcessHostd, end_hostd};
+use abbey_cells::hostd::{
+    HostdApi, HostdClient, HostdOperation, HostdReply, InProcessHostd, end_hostd,
+};
 use abbey_model::{FaultKind, Millis};
 use abbey_store::{Clock, Error as StoreError};
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +198,28 @@ pub fn check_manifest(text: &str) -> std::result::Result<(), Problem> {
     crate::planning::apply::parse_manifest(text).map(drop)
 }
 
+/// The helper of a house that does not run, whose home may be a copy of what there is of it so far.
+#[derive(Debug)]
+struct StoppedHostd {
+    helper: InProcessHostd,
+    /// Path of the home itself: its file system is the one that has to have space.
+    place: PathBuf,
+}
+
+impl HostdApi for StoppedHostd {
+    fn call(
+        &self,
+        operation: HostdOperation,
+        fds: &[BorrowedFd<'_>],
+    ) -> abbey_cells::Result<HostdReply> {
+        let mut reply = self.helper.call(operation, fds)?;
+        if let HostdReply::Host { facts } = &mut reply {
+            facts.free_space = abbey_cells::hostd::free_space(&self.place);
+        }
+        Ok(reply)
+    }
+}
+
 /// A house whose control plane does not run, opened from a copy of its state: its home stays as it is, and root opens
 /// nothing there that another user can replace.
 struct StoppedHouse {
@@ -220,6 +245,7 @@ impl StoppedHouse {
             .tempdir()
             .map_err(Error::file("make", "a scratch directory"))?;
         let state = Home::new(copy.path().to_owned());
+        let place = real.root().to_owned();
         let exists = std::fs::symlink_metadata(real.database_file()).is_ok();
         let (home, lock) = match exists {
             true => {
@@ -241,7 +267,10 @@ impl StoppedHouse {
         };
         let config = home.hostd_config()?;
         let runs_as = config.privileged.then_some(config.serve_uid);
-        let helper = Arc::new(InProcessHostd(config));
+        let helper = Arc::new(StoppedHostd {
+            helper: InProcessHostd(config),
+            place,
+        });
         let parts = ControlPlaneParts {
             state,
             ..ControlPlaneParts::for_host(&home, helper, clock)
