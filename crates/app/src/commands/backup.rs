@@ -75,6 +75,14 @@ fn print_left_out(lines: &[String]) {
     }
 }
 
+/// Exit code of a backup: 1 if files are missing in it.
+fn completeness(complete: bool) -> u8 {
+    match complete {
+        true => exit::OK,
+        false => exit::FAILURE,
+    }
+}
+
 fn print_notes(kind: &str, notes: &[String]) {
     for note in notes {
         output::print_message(&format!("{kind}: {note}"));
@@ -89,10 +97,14 @@ async fn verify(json: bool, file: &Path) -> Outcome {
     print_notes("warning", &doc.notes);
     if json {
         output::print_json(&doc);
-        return Ok(exit::OK);
+        return Ok(completeness(doc.complete));
     }
+    let verdict = match doc.complete {
+        true => "ok",
+        false => "incomplete",
+    };
     output::print_line(&format!(
-        "ok: {} entries, state hash {}, audit log: {}",
+        "{verdict}: {} entries, state hash {}, audit log: {}",
         doc.entries, doc.state_hash, doc.audit_log
     ));
     for (what, names) in [("agents", &doc.agents), ("services", &doc.services)] {
@@ -101,7 +113,7 @@ async fn verify(json: bool, file: &Path) -> Outcome {
         }
     }
     print_left_out(&doc.left_out);
-    Ok(exit::OK)
+    Ok(completeness(doc.complete))
 }
 
 /// Where an archive goes.
@@ -215,7 +227,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
     if !json {
         print_left_out(&doc.left_out);
     }
-    Ok(exit::OK)
+    Ok(completeness(doc.complete))
 }
 
 /// `abbey restore`: restores a backup into a home that has no state, without a control plane, and says what is left to

@@ -68,6 +68,13 @@ struct Staged {
 }
 
 impl Staged {
+    /// What is to be said of files that are missing, and if the audit log does not verify.
+    fn notes(&self) -> Vec<String> {
+        let contents = self.contents.iter();
+        let missing = contents.flat_map(BackupContents::incomplete_notes);
+        missing.chain(self.log_note()).collect()
+    }
+
     /// What is to be said if the audit log in the archive, or that of its house, does not verify.
     fn log_note(&self) -> Option<String> {
         let stated = self.contents.as_ref();
@@ -473,7 +480,9 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
     let staged = stage(from, scratch.path(), false)?;
-    let notes: Vec<String> = staged.log_note().into_iter().collect();
+    let notes = staged.notes();
+    let contents = staged.contents.as_ref();
+    let complete = contents.is_none_or(|c| c.incomplete.is_empty());
     let log = match audit_checkpoints::describe_damage(&staged.log) {
         None => format!(
             "{} entries, {} signed checkpoints",
@@ -490,6 +499,7 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         audit_log: log,
         left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
         notes,
+        complete,
     })
 }
 
@@ -669,7 +679,7 @@ fn prepare(
         }
         (None, None) => None,
     };
-    notes.extend(staged.log_note());
+    notes.extend(staged.notes());
     let key = home.load_or_create_signing_key()?;
     let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
     let store = open_store(&scratch.path().join(DATABASE), key)?;
