@@ -1,9 +1,22 @@
 //! What a backup holds, wherever the files are, and what one that fails leaves.
 
 use crate::backups::restored;
-use crate::house;
+use crate::full_disk::Disk;
+use crate::{TWO, house, up};
 use abbey_testkit::args;
 use std::fs;
+
+/// The content of a file that is no archive is not shown: it may be anything.
+#[test]
+fn verify_shows_nothing_of_a_file_that_is_no_archive() {
+    let house = house();
+    fs::write(house.path("secrets"), "s3cret:x\n".repeat(200)).unwrap();
+    for command in ["backup verify secrets", "--home fresh restore secrets"] {
+        let told = house.expect_refusal(1, command);
+        assert!(told.contains("is no archive of Abbey"), "{told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
 
 /// Where the files of an agent are decides what is packed, not what its manifest entry says.
 #[test]
@@ -67,4 +80,36 @@ fn a_backup_holds_files_that_did_not_get_onto_drives() {
     let (again, _) = restored(&archive, "");
     let note = again.home().join("agents/zoe/workspace/note");
     assert_eq!(fs::read_to_string(note).unwrap(), "kept");
+}
+
+/// What failed leaves no part of an archive, and no name that is taken.
+#[test]
+fn a_backup_that_fails_leaves_nothing_at_its_target() {
+    let house = up(TWO);
+    if !house.runs_as_root() {
+        return;
+    }
+    let disk = house.path("disk");
+    let mounted = Disk::mount(disk.clone(), "size=64k");
+    let target = disk.join("b.tar").display().to_string();
+    let told: Vec<String> = (0..2)
+        .map(|_| house.expect_refusal(1, args!("backup {}", target.clone())))
+        .collect();
+    let left = fs::read_dir(&disk).unwrap().count();
+    house.expect(0, "backup whole.tar");
+    let archive = house.path("whole.tar").display().to_string();
+    let home = disk.join("home").display().to_string();
+    let restored = house.expect_refusal(1, args!("--home {} restore {}", home, archive));
+    drop(mounted);
+    for told in told {
+        assert!(
+            told.contains("No space left") && told.contains("free some space"),
+            "{told}"
+        );
+    }
+    assert_eq!(left, 0);
+    assert!(
+        restored.contains("full") && !restored.contains("is damaged"),
+        "{restored}"
+    );
 }

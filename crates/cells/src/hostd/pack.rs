@@ -1,5 +1,6 @@
 //! Files of agents and services in one archive, each opened beneath its directory.
 
+use super::host_facts::size_on_disk;
 use super::{HostdConfig, disks, guest};
 use crate::allocation::Allocations;
 use crate::files::archive::{DISKS, UNLOADED};
@@ -10,7 +11,7 @@ use crate::files::tree::{
 };
 use crate::microvm::drives;
 use crate::{Error, Result};
-use abbey_model::{CellName, Slug};
+use abbey_model::{Bytes, CellName, Slug};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -53,6 +54,31 @@ pub(super) struct Packed {
 /// unfinished: the caller writes its end. Ends with an error once `caller`, the connection of who asked, is closed or
 /// the disk is nearly full.
 pub(super) fn pack_owners(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    scope: PackScope<'_>,
+    to: OwnedFd,
+    caller: &UnixStream,
+) -> Result<Packed> {
+    pack_into(config, allocations, scope, to, caller).map_err(|error| match &error {
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            let owners = allocations.owners.keys().filter(|owner| scope.holds(owner));
+            let sizes = owners.filter_map(|owner| size_on_disk(&config.owner_dir(owner)));
+            let needed = sizes.fold(0_u64, |sum, size| sum.saturating_add(size.0));
+            Error::Hostd {
+                op: "pack files",
+                why: format!(
+                    "their working copy needs about {} on the file system of the home `{}`: {source}",
+                    Bytes(needed).human(),
+                    config.home.display()
+                ),
+            }
+        }
+        _ => error,
+    })
+}
+
+fn pack_into(
     config: &HostdConfig,
     allocations: &Allocations,
     scope: PackScope<'_>,

@@ -64,7 +64,11 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
             return Err(why);
         }
         let database = scratch.path().join(DATABASE);
-        cells.core.store.backup(database).await?;
+        let copied = cells.core.store.backup(database).await;
+        copied.map_err(|error| match error {
+            abbey_store::Error::DiskFull(_) => no_space_for_working_copy(parent),
+            error => error.into(),
+        })?;
         let (state, dir) = (Arc::clone(cells), scratch.path().to_owned());
         let work = runtime::run_blocking(move || write_archive(&state, &dir, &body, damage));
         work.await
@@ -98,6 +102,18 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
         state_hash: contents.state_hash,
         left_out: contents.left_out,
     })
+}
+
+/// That the file system of `dir`, where a backup is made, is full.
+fn no_space_for_working_copy(dir: &Path) -> Error {
+    let text = format!(
+        "could not make the backup: no space is left in `{}`, where its working copy is made",
+        dir.display()
+    );
+    Error::Problem(
+        Problem::new(FaultKind::Host, text)
+            .remedy("free some space on the file system of the home, and run the backup again"),
+    )
 }
 
 /// Removes from the house's own directory of backups what a control plane left that ended while it wrote one.
