@@ -57,6 +57,11 @@ words! {
     }
 }
 
+/// Answers of earlier releases do not say it.
+const fn whole() -> bool {
+    true
+}
+
 documents! {
     /// State of the whole house.
     HouseDoc {
@@ -189,9 +194,13 @@ documents! {
         bytes: u64,
         /// What is not in it, for people.
         left_out: Vec<String>,
-        /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        /// What else is to be known about the backup, for people: that the audit log of the house does not verify, or that
+        /// files of an agent are missing.
         #[serde(default)]
         notes: Vec<String>,
+        /// Whether all files of agents that it should hold are in it; the notes say which are not.
+        #[serde(default = "whole")]
+        complete: bool,
     }
     /// What a backup holds, after it was verified.
     BackupCheckDoc {
@@ -209,9 +218,13 @@ documents! {
         audit_log: String,
         /// What is not in it, for people.
         left_out: Vec<String>,
-        /// What else is to be known about the backup, for people: that the audit log of the house does not verify.
+        /// What else is to be known about the backup, for people: that the audit log of the house does not verify, or that
+        /// files of an agent are missing.
         #[serde(default)]
         notes: Vec<String>,
+        /// Whether all files of agents that it should hold are in it; the notes say which are not.
+        #[serde(default = "whole")]
+        complete: bool,
     }
     /// A house that was restored from a backup.
     RestoredHouseDoc {

@@ -184,7 +184,12 @@ pub fn receive_files(
     let base_dir = DirHandle::open_trusted(base)
         .map_err(|e| io::Error::new(e.kind(), format!("directory `{}`: {e}", base.display())))?;
     let wants_directory = !into && target.as_os_str().as_bytes().ends_with(b"/");
-    let mut copied = Copied::default();
+    let mut receiver = Receiver {
+        base: &base_dir,
+        links,
+        left_out,
+        copied: Copied::default(),
+    };
     let mut archive = tar::Archive::new(from);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -193,21 +198,94 @@ pub fn receive_files(
         let Some((top, below)) = parts.split_first() else {
             continue;
         };
+        let is_file = entry.header().entry_type() == tar::EntryType::Regular;
+        if is_file && below.is_empty() && wants_directory {
+            return Err(at(&path, io::ErrorKind::NotADirectory.into()));
+        }
         let mut parts = vec![renamed.unwrap_or(top)];
         parts.extend(below.iter().copied());
+        receiver.receive(&parts, 1, &path, &mut entry)?;
+    }
+    let copied = receiver.copied;
+    // The sender must not fail because its last padding is not read.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    Ok(copied)
+}
+
+/// Reads a tar stream with the files and directories `names`, plain relative paths, from a sender in a cell and writes
+/// them below the directory `base` under the same paths. Existing files are replaced whole. Links that lead out of their
+/// named directory are left out, and `left_out` gets a sentence about each.
+///
+/// # Errors
+/// If the stream is invalid or has an entry of another name, or something cannot be written. What was written by then
+/// stays.
+pub fn receive_named(
+    base: &Path,
+    names: &[PathBuf],
+    from: impl Read,
+    left_out: &mut dyn FnMut(String),
+) -> io::Result<()> {
+    let base_dir = DirHandle::open_trusted(base)?;
+    let mut receiver = Receiver {
+        base: &base_dir,
+        links: Links::WithinCopy,
+        left_out,
+        copied: Copied::default(),
+    };
+    for name in names {
+        if let Some(parent) = name.parent() {
+            fs::create_dir_all(base.join(parent))?;
+        }
+    }
+    let mut archive = tar::Archive::new(from);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let parts = plain_parts(&path)?;
+        let named = names.iter().filter(|name| path.starts_with(name));
+        let Some(top) = named.map(|n| n.components().count()).min() else {
+            return Err(at(&path, io::Error::other("it was not asked for")));
+        };
+        receiver.receive(&parts, top, &path, &mut entry)?;
+    }
+    Ok(())
+}
+
+/// Adds the path of an entry to an error.
+fn at(path: &Path, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("`{}`: {e}", path.display()))
+}
+
+struct Receiver<'a> {
+    base: &'a DirHandle,
+    links: Links,
+    left_out: &'a mut dyn FnMut(String),
+    copied: Copied,
+}
+
+impl Receiver<'_> {
+    /// Writes one entry of a stream under `parts` below the base. The first `top` parts are the path of what is copied;
+    /// `path` is how the stream calls the entry.
+    fn receive(
+        &mut self,
+        parts: &[&OsStr],
+        top: usize,
+        path: &Path,
+        entry: &mut tar::Entry<'_, impl Read>,
+    ) -> io::Result<()> {
         let (name, parents) = parts
             .split_last()
             .map(|(n, p)| (n.as_bytes(), p))
             .unwrap_or_default();
-        let mut dir = base_dir.open_dir(".")?;
+        let mut dir = self.base.open_dir(".")?;
         for part in parents {
-            dir = dir.open_dir(part)?;
+            dir = dir.open_dir(part).map_err(|e| at(path, e))?;
         }
-        let at = |e: io::Error| io::Error::new(e.kind(), format!("`{}`: {e}", path.display()));
+        let at = |e: io::Error| at(path, e);
         match entry.header().entry_type() {
             tar::EntryType::Directory => {
-                let mode = Mode::from_raw_mode(entry.header().mode()? & 0o777 | 0o700);
-                match rustix::fs::mkdirat(&dir, name, mode) {
+                let mode = self.allowed_mode(entry.header().mode()?) | 0o700;
+                match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode)) {
                     Ok(()) => {}
                     Err(rustix::io::Errno::EXIST) => {
                         dir.open_dir(OsStr::from_bytes(name)).map_err(at)?;
@@ -215,26 +293,23 @@ pub fn receive_files(
                     Err(e) => return Err(at(e.into())),
                 }
             }
-            tar::EntryType::Regular if below.is_empty() && wants_directory => {
-                return Err(at(io::ErrorKind::NotADirectory.into()));
-            }
             tar::EntryType::Regular => {
-                let (mode, size) = (entry.header().mode()?, entry.size());
-                replace_file(&dir, name, mode, size, &mut entry).map_err(at)?;
-                copied.files += 1;
-                copied.bytes += size;
+                let (mode, size) = (self.allowed_mode(entry.header().mode()?), entry.size());
+                let exact = self.links == Links::All;
+                replace_file(&dir, name, (mode, exact), size, entry).map_err(at)?;
+                self.copied.files += 1;
+                self.copied.bytes += size;
             }
             tar::EntryType::Symlink => {
                 let target = entry.link_name()?.map(PathBuf::from).unwrap_or_default();
-                // The topmost name is that of the directory that is copied.
-                let depth = parents.len().checked_sub(1);
+                let depth = parents.len().checked_sub(top);
                 let within = depth.is_some_and(|depth| stays_within(&target, depth));
-                if links == Links::WithinCopy && !within {
-                    left_out(format!(
+                if self.links == Links::WithinCopy && !within {
+                    (self.left_out)(format!(
                         "`{}` was left out: it is a link that leads out of what is copied",
                         path.display()
                     ));
-                    continue;
+                    return Ok(());
                 }
                 let temporary = temporary_name();
                 rustix::fs::symlinkat(&target, &dir, &temporary).map_err(|e| at(e.into()))?;
@@ -246,10 +321,16 @@ pub fn receive_files(
                 )));
             }
         }
+        Ok(())
     }
-    // The sender must not fail because its last padding is not read.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(copied)
+
+    /// Mode of what is written: out of a cell comes nothing that other users of this host may change.
+    fn allowed_mode(&self, mode: u32) -> u32 {
+        match self.links {
+            Links::All => mode & 0o777,
+            Links::WithinCopy => mode & 0o755,
+        }
+    }
 }
 
 /// Parts of a path that stays where it begins.
@@ -286,26 +367,25 @@ fn temporary_name() -> String {
     format!(".abbey-cp-{}-{n}", std::process::id())
 }
 
-/// Writes a file beside the old one and puts it in its place whole.
+/// Writes a file beside the old one and puts it in its place whole. Its mode is exact, or what the umask leaves of it.
 fn replace_file(
     dir: &DirHandle,
     name: &[u8],
-    mode: u32,
+    (mode, exact): (u32, bool),
     size: u64,
     content: &mut impl Read,
 ) -> io::Result<()> {
     let temporary = temporary_name();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(0o600))?;
+    let first = if exact { 0o600 } else { mode };
+    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(first))?;
     let mut file = File::from(file);
     // A cell may send without end, or say that it will.
     let written = check_free_space(&file, size)
         .and_then(|()| io::copy(content, &mut file))
         .and_then(|n| match n == size {
-            true => Ok(rustix::fs::fchmod(
-                &file,
-                Mode::from_raw_mode(mode & 0o777),
-            )?),
+            true if exact => Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?),
+            true => Ok(()),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         });
     match written {

@@ -147,11 +147,12 @@ pub enum Error {
 
 /// A failure of the database, whichever it is.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
+#[error("{cause}")]
 pub struct DatabaseError {
     /// Whether it failed because no space was left.
     pub out_of_space: bool,
-    source: Box<dyn std::error::Error + Send + Sync>,
+    /// No source in the sense of [`std::error::Error`], since its text is part of this error's.
+    cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl DatabaseError {
@@ -162,7 +163,7 @@ impl DatabaseError {
     ) -> Self {
         DatabaseError {
             out_of_space,
-            source: source.into(),
+            cause: source.into(),
         }
     }
 }

@@ -75,6 +75,14 @@ fn print_left_out(lines: &[String]) {
     }
 }
 
+/// Exit code of a backup: 1 if files are missing in it.
+fn completeness(complete: bool) -> u8 {
+    match complete {
+        true => exit::OK,
+        false => exit::FAILURE,
+    }
+}
+
 fn print_notes(kind: &str, notes: &[String]) {
     for note in notes {
         output::print_message(&format!("{kind}: {note}"));
@@ -89,10 +97,14 @@ async fn verify(json: bool, file: &Path) -> Outcome {
     print_notes("warning", &doc.notes);
     if json {
         output::print_json(&doc);
-        return Ok(exit::OK);
+        return Ok(completeness(doc.complete));
     }
+    let verdict = match doc.complete {
+        true => "ok",
+        false => "incomplete",
+    };
     output::print_line(&format!(
-        "ok: {} entries, state hash {}, audit log: {}",
+        "{verdict}: {} entries, state hash {}, audit log: {}",
         doc.entries, doc.state_hash, doc.audit_log
     ));
     for (what, names) in [("agents", &doc.agents), ("services", &doc.services)] {
@@ -101,7 +113,7 @@ async fn verify(json: bool, file: &Path) -> Outcome {
         }
     }
     print_left_out(&doc.left_out);
-    Ok(exit::OK)
+    Ok(completeness(doc.complete))
 }
 
 /// Where an archive goes.
@@ -121,27 +133,51 @@ impl Destination {
         }
     }
 
-    /// Copies the archive `made` there.
+    /// Copies the archive `made` there. A file gets its name when it is whole; of one that fails nothing is left.
     fn write(&self, made: &Path) -> std::io::Result<()> {
         use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut from = std::fs::File::open(made)?;
         match self {
             Destination::File(path) => {
-                let mut to = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)?;
-                std::io::copy(&mut from, &mut to)?;
-                to.sync_all()
+                let unfinished = unfinished_name(path);
+                let written =
+                    copy_to_new_file(made, &unfinished).and_then(|()| give_name(&unfinished, path));
+                let _gone_if_it_has_its_name = std::fs::remove_file(&unfinished);
+                written
             }
             Destination::Output => {
+                let mut from = std::fs::File::open(made)?;
                 let mut to = std::io::stdout().lock();
                 std::io::copy(&mut from, &mut to)?;
                 to.flush()
             }
         }
+    }
+}
+
+/// Where an archive is until it is whole.
+fn unfinished_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.unfinished-{}", std::process::id()))
+}
+
+fn copy_to_new_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut from = std::fs::File::open(from)?;
+    let options = &mut std::fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut to = options.open(to)?;
+    std::io::copy(&mut from, &mut to)?;
+    to.sync_all()
+}
+
+/// Gives a file its name, which no other file may have.
+fn give_name(unfinished: &Path, path: &Path) -> std::io::Result<()> {
+    match std::fs::hard_link(unfinished, path) {
+        // Some file systems have no hard links.
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists && !path.exists() => {
+            std::fs::rename(unfinished, path)
+        }
+        linked => linked,
     }
 }
 
@@ -197,7 +233,16 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
     let mut doc = client.house().back_up(&body).await?;
     let placed = to.write(&made);
     let _gone_already = std::fs::remove_file(&made);
-    placed.map_err(|e| Failure::plain(format!("cannot write the backup `{}`: {e}", to.name())))?;
+    placed.map_err(|e| {
+        let failure = Failure::plain(format!("cannot write the backup `{}`: {e}", to.name()));
+        match e.kind() {
+            std::io::ErrorKind::StorageFull => failure.hint(format!(
+                "the backup needs {} there; free some space, or choose another disk",
+                output::human_bytes(doc.bytes)
+            )),
+            _ => failure,
+        }
+    })?;
     doc.path = to.name();
     print_notes("warning", &doc.notes);
     let printed = format!(
@@ -215,7 +260,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, args: &BackupArgs) -> Ou
     if !json {
         print_left_out(&doc.left_out);
     }
-    Ok(exit::OK)
+    Ok(completeness(doc.complete))
 }
 
 /// `abbey restore`: restores a backup into a home that has no state, without a control plane, and says what is left to

@@ -9,6 +9,7 @@ use crate::durations::{milliseconds, parse_positive_duration};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
+use abbey_cells::copy::receive_named;
 use abbey_daemon::{Home, manifest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -128,7 +129,11 @@ pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
     .await?;
     if let Some(archive) = end["files"].as_str() {
         let archive = BASE64.decode(archive).unwrap_or_default();
-        unpack(&archive, &names).map_err(internal_failure)?;
+        let left_out = unpack(&archive, &names).map_err(internal_failure)?;
+        match json {
+            true => document["left_out"] = left_out.into(),
+            false => left_out.iter().for_each(|text| output::print_message(text)),
+        }
     }
     if json {
         document["stdout"] = String::from_utf8_lossy(&out).into();
@@ -158,6 +163,8 @@ fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     }
     let mut archive = tar::Builder::new(Vec::new());
     archive.follow_symlinks(true);
+    // The receiver takes plain files only.
+    archive.sparse(false);
     for path in paths {
         let cannot = |e: std::io::Error| {
             Failure::usage(format!(
@@ -179,30 +186,23 @@ fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     Ok(Some(BASE64.encode(bytes)))
 }
 
-/// Unpacks the files that a command returned. Only plain files and directories below the requested names are written.
-fn unpack(archive: &[u8], names: &[String]) -> Result<(), Failure> {
-    let cannot =
-        |e: std::io::Error| Failure::plain(format!("cannot write the files of `--out`: {e}"));
-    let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_permissions(false);
-    for entry in archive.entries().map_err(cannot)? {
-        let mut entry = entry.map_err(cannot)?;
-        let path = entry.path().map_err(cannot)?.into_owned();
-        let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
-        let requested = names.iter().any(|n| path.starts_with(n));
-        let kind = entry.header().entry_type();
-        let simple = matches!(kind, tar::EntryType::Regular | tar::EntryType::Directory);
-        if !(path.components().all(plain) && requested && simple) {
-            let unexpected = std::io::Error::other(format!(
-                "the cell returned `{}`, which no `--out` option names",
-                path.display()
-            ));
-            return Err(cannot(unexpected));
-        }
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(cannot)?;
-        }
-        entry.unpack_in(".").map_err(cannot)?;
+/// Most paths that are named as left out.
+const LEFT_OUT_MAX: usize = 1000;
+
+/// Unpacks the files that a command returned, as `abbey cp` does. Only plain files and directories below the requested
+/// names are written, and links that lead to a path of their directory; returns a sentence about each other link.
+fn unpack(archive: &[u8], names: &[String]) -> Result<Vec<String>, Failure> {
+    let names: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+    let (mut left_out, mut more) = (Vec::new(), 0_u64);
+    // The cell decides how many there are.
+    let mut leave_out = |text| match left_out.len() < LEFT_OUT_MAX {
+        true => left_out.push(text),
+        false => more += 1,
+    };
+    receive_named(Path::new("."), &names, archive, &mut leave_out)
+        .map_err(|e| Failure::plain(format!("cannot write the files of `--out`: {e}")))?;
+    if more > 0 {
+        left_out.push(format!("{more} more were left out"));
     }
-    Ok(())
+    Ok(left_out)
 }

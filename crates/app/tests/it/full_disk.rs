@@ -31,14 +31,14 @@ enum Exhausted {
 }
 
 /// A small file system, taken away at the end, with all that the control plane may open.
-struct Disk {
+pub(crate) struct Disk {
     at: PathBuf,
     /// What the control plane may open while it has nothing left.
     files: Cell<Option<usize>>,
 }
 
 impl Disk {
-    fn mount(at: PathBuf, options: &str) -> Disk {
+    pub(crate) fn mount(at: PathBuf, options: &str) -> Disk {
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "abbey-test"])

@@ -13,6 +13,7 @@ mod approvals;
 mod attach;
 mod audit_log;
 mod backend_conformance;
+mod backup_completeness;
 mod backups;
 mod budgets_and_outages;
 mod checkpoint_sinks;

@@ -139,6 +139,40 @@ fn run_copies_files_in_and_out() {
     nothing_left(&house);
 }
 
+/// Files with holes come back whole, links as `cp` has them, and nothing that others may write to.
+#[test]
+fn run_returns_sparse_files_links_and_safe_modes() {
+    use std::os::unix::fs::MetadataExt;
+    let house = up();
+    let script = "umask 0; truncate -s 10M whole; dd if=/dev/zero of=tail bs=1M count=1 seek=9 2>&-; echo end >> tail; \
+        mkdir -p d/e; truncate -s 1M d/e/hole; ln -s e/hole d/in; ln -s ../x d/out; echo t > d/token; chmod 777 d/token";
+    let ran = house.run(args!(
+        "run --out whole --out tail --out d -- sh -c {}",
+        script
+    ));
+    let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!(ran.status.code(), Some(0), "{told}");
+    let size = |name: &str| std::fs::metadata(house.path(name)).unwrap().len();
+    assert_eq!((size("whole"), size("tail")), (10 << 20, (10 << 20) + 4));
+    assert_eq!((size("d/e/hole"), size("d/in")), (1 << 20, 1 << 20));
+    assert!(
+        told.contains("`d/out` was left out: it is a link"),
+        "{told}"
+    );
+    for name in ["whole", "d", "d/e/hole", "d/token"] {
+        let mode = std::fs::metadata(house.path(name)).unwrap().mode();
+        assert_eq!(mode & 0o022, 0, "{name} {mode:o}");
+    }
+    std::fs::create_dir(house.path("in")).unwrap();
+    let sparse = std::fs::File::create(house.path("in/sparse")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    let seen = house.expect(0, "run --in in -- stat -c %s in/sparse");
+    assert_eq!(seen, "1048576\n");
+    let told = house.expect_refusal(125, "run --out vast -- truncate -s 1T vast");
+    assert!(told.contains("the rest being holes"), "{told}");
+    nothing_left(&house);
+}
+
 /// A command reaches what its arguments allow: nothing, listed names through the proxy, or every public address.
 #[test]
 fn run_reaches_only_its_allowed_destinations() {

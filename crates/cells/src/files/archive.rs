@@ -1,19 +1,17 @@
 //! Archives of files that an agent can write to. Each file is opened beneath its directory without following links,
 //! so that nothing an agent puts there, or swaps while we read or write, leads out of it.
 
-use super::names::CREDENTIAL;
+use super::tree::{HOLES_MAX, take_holes};
 use crate::{Error, Result};
 use abbey_support::beneath::{DirHandle, set_owner_and_mode};
 use rustix::fs::FileType;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Files that are never in a backup.
-pub(crate) const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
-/// Directories that are packed by what is on them, or not at all.
-pub(crate) const LEFT_OUT: [&str; 4] = ["drives", DISKS, "lost+found", UNLOADED];
 /// Directory of the disk images among an owner's files.
 pub(crate) const DISKS: &str = "disks";
 /// Where the files of a drive are while they are packed.
@@ -39,16 +37,35 @@ fn is_plain(path: &Path) -> bool {
     parts.peek().is_some() && parts.all(|c| matches!(c, Component::Normal(_)))
 }
 
+/// What becomes of the symbolic links in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArchivedLinks {
+    /// An archive with a link is refused.
+    Refused,
+    /// Links are made as they are; nothing is reached through them.
+    Made,
+}
+
 /// Unpacks the tar archive that arrives on `archive` into the empty directory `dir`, owned by `uid`.
-pub(crate) fn unpack_stream(dir: &Path, uid: Option<u32>, archive: OwnedFd) -> Result<()> {
+pub(crate) fn unpack_stream(
+    dir: &Path,
+    uid: Option<u32>,
+    links: ArchivedLinks,
+    archive: OwnedFd,
+) -> Result<()> {
     DirHandle::open(dir)
-        .and_then(|handle| unpack_archive(&handle, uid, File::from(archive)))
+        .and_then(|handle| unpack_archive(&handle, uid, links, File::from(archive)))
         .map_err(Error::file("unpack into", dir))
 }
 
 /// Unpacks a tar archive of plain files and directories into the empty directory `dir`, owned by `uid`. Refuses
-/// links, paths that lead out of `dir`, more than 10,000 entries and more than 256 MiB.
-pub(crate) fn unpack_archive(dir: &DirHandle, uid: Option<u32>, archive: File) -> io::Result<()> {
+/// hard links, paths that lead out of `dir`, more than 10,000 entries and more than 256 MiB.
+pub(crate) fn unpack_archive(
+    dir: &DirHandle,
+    uid: Option<u32>,
+    links: ArchivedLinks,
+    archive: File,
+) -> io::Result<()> {
     if !dir.names()?.is_empty() {
         return Err(invalid_archive("it is not empty"));
     }
@@ -76,6 +93,11 @@ pub(crate) fn unpack_archive(dir: &DirHandle, uid: Option<u32>, archive: File) -
                 io::copy(&mut entry, &mut file)?;
                 let mode = entry.header().mode()? & 0o777 | 0o600;
                 set_owner_and_mode(&file, owner, mode)?;
+            }
+            tar::EntryType::Symlink if links == ArchivedLinks::Made => {
+                let target = entry.link_name()?.unwrap_or_default().into_owned();
+                let parent = make_dirs(dir, path.parent().unwrap_or(Path::new("")), owner)?;
+                rustix::fs::symlinkat(&target, &parent, path.file_name().unwrap_or_default())?;
             }
             _ => {
                 return Err(invalid_archive(
@@ -116,86 +138,92 @@ pub(crate) fn pack_to_stream(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Resu
 }
 
 /// Writes a tar archive of `paths` below `dir` to `to` and returns it unfinished, so that the caller can add
-/// entries.
+/// entries. The holes of files are written as zeros, as by `abbey cp` and `abbey backup`: no reader needs to know them.
 pub(crate) fn pack_unfinished(
     dir: &DirHandle,
     paths: &[PathBuf],
     to: OwnedFd,
 ) -> Result<tar::Builder<File>> {
-    let mut archive = tar::Builder::new(File::from(to));
+    let mut packer = Packer {
+        archive: tar::Builder::new(File::from(to)),
+        holes_left: HOLES_MAX,
+    };
     for path in paths {
         let taken = match is_plain(path) {
-            true => add_below(&mut archive, dir, path),
+            true => packer.add(dir, path),
             false => Err(invalid_archive("it leads out of the command's directory")),
         };
         taken.map_err(Error::file("take along", path))?;
     }
-    Ok(archive)
+    Ok(packer.archive)
 }
 
-/// Whether a path below `agents/NAME` holds the agent's credential at a service, which no archive may contain.
-pub(crate) fn is_credential(path: &Path) -> bool {
-    let below: PathBuf = path.components().skip(2).collect();
-    let first = below
-        .iter()
-        .next()
-        .and_then(|f| f.to_str())
-        .unwrap_or_default();
-    below.starts_with("home/services") || first.starts_with(CREDENTIAL)
+struct Packer {
+    archive: tar::Builder<File>,
+    /// Bytes of holes that may still be packed.
+    holes_left: u64,
 }
 
-/// Adds the content of an open directory to a tar archive under `name`, recursively to depth 64. Skips links,
-/// credentials, and entries that vanish meanwhile.
-pub(crate) fn add_directory(
-    archive: &mut tar::Builder<File>,
-    dir: &DirHandle,
-    name: &Path,
-    depth: usize,
-) -> io::Result<()> {
-    for entry in dir.names()? {
-        let path = name.join(&entry);
-        if is_credential(&path) {
-            continue;
-        }
-        // An agent may remove or swap an entry while we read: what is gone is left out.
-        let Ok(Some(stat)) = dir.stat_entry(&entry) else {
-            continue;
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if LEFT_OUT.iter().any(|l| *l == entry) => {}
-            FileType::Directory if depth < DEPTH_MAX => {
-                let Ok(below) = dir.open_dir(&entry) else {
-                    continue;
-                };
-                archive.append_dir(&path, below.proc_path())?;
-                add_directory(archive, &below, &path, depth + 1)?;
-            }
-            FileType::RegularFile if !EXCLUDED.iter().any(|e| *e == entry) => {
-                let Ok(fd) = dir.open_entry(&entry) else {
-                    continue;
-                };
-                let mut file = File::from(fd);
-                if file.metadata()?.is_file() {
-                    archive.append_file(&path, &mut file)?;
-                }
-            }
-            _ => {}
+impl Packer {
+    /// Adds one file or directory at a path below `root`, every part of it opened without following links.
+    fn add(&mut self, root: &DirHandle, path: &Path) -> io::Result<()> {
+        let fd = root.open_entry(path)?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+            FileType::Directory => self.add_directory(&DirHandle::from(fd), path, 0),
+            FileType::RegularFile => self.add_file(File::from(fd), path),
+            _ => Err(io::Error::other("it is neither a file nor a directory")),
         }
     }
-    Ok(())
-}
 
-/// Adds one file or directory at a path below `root`, every part of it opened without following
-/// links.
-fn add_below(archive: &mut tar::Builder<File>, root: &DirHandle, path: &Path) -> io::Result<()> {
-    let fd = root.open_entry(path)?;
-    match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-        FileType::Directory => {
-            let dir = DirHandle::from(fd);
-            archive.append_dir(path, dir.proc_path())?;
-            add_directory(archive, &dir, path, 0)
+    /// Adds an open directory under `name`, recursively to depth 64, with its links as links. Skips what is no file,
+    /// directory or link, and entries that vanish meanwhile.
+    fn add_directory(&mut self, dir: &DirHandle, name: &Path, depth: usize) -> io::Result<()> {
+        self.archive.append_dir(name, dir.proc_path())?;
+        for entry in dir.names()? {
+            let path = name.join(&entry);
+            // A program may remove or swap an entry while we read: what is gone is left out.
+            let Ok(Some(stat)) = dir.stat_entry(&entry) else {
+                continue;
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory if depth < DEPTH_MAX => {
+                    if let Ok(below) = dir.open_dir(&entry) {
+                        self.add_directory(&below, &path, depth + 1)?;
+                    }
+                }
+                FileType::RegularFile => {
+                    if let Ok(fd) = dir.open_entry(&entry) {
+                        self.add_file(File::from(fd), &path)?;
+                    }
+                }
+                FileType::Symlink => {
+                    let Ok(target) = rustix::fs::readlinkat(dir, &entry, Vec::new()) else {
+                        continue;
+                    };
+                    let mut header = tar::Header::new_gnu();
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    header.set_mode(0o777);
+                    header.set_size(0);
+                    let target = OsStr::from_bytes(target.to_bytes());
+                    self.archive.append_link(&mut header, &path, target)?;
+                }
+                _ => {}
+            }
         }
-        FileType::RegularFile => archive.append_file(path, &mut File::from(fd)),
-        _ => Err(io::Error::other("it is neither a file nor a directory")),
+        Ok(())
+    }
+
+    fn add_file(&mut self, file: File, path: &Path) -> io::Result<()> {
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Ok(());
+        }
+        take_holes(&found, &mut self.holes_left)
+            .map_err(|why| io::Error::other(format!("`{}` is {why}", path.display())))?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&found);
+        // A file that grows or shrinks meanwhile still has the size in its header.
+        let whole = file.chain(io::repeat(0)).take(found.len());
+        self.archive.append_data(&mut header, path, whole)
     }
 }

@@ -6,7 +6,7 @@ mod names;
 pub(crate) mod store;
 pub(crate) mod tree;
 
-pub(crate) use archive::{pack_to_stream, unpack_stream};
+pub(crate) use archive::{ArchivedLinks, pack_to_stream, unpack_stream};
 pub(crate) use names::CREDENTIAL;
 pub use names::{FileEntry, FileName, NoteName};
 pub(crate) use store::{

@@ -9,7 +9,7 @@ use super::shim_link::{
 };
 use super::warm_up::{StandIn, read_any_programs, wait_for_instructions};
 use super::{request, setup};
-use crate::files::{pack_to_stream, unpack_stream};
+use crate::files::{ArchivedLinks, pack_to_stream, unpack_stream};
 use crate::sys::accept_pause::AcceptPause;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::tcp::start_tcp_connection;
@@ -121,7 +121,12 @@ impl Guest {
         }
         if config.brings {
             transfer_archive(channel, &GuestStream::Bring {}, |stream| {
-                unpack_stream(Path::new(setup::WORK), Some(UID), stream)
+                unpack_stream(
+                    Path::new(setup::WORK),
+                    Some(UID),
+                    ArchivedLinks::Refused,
+                    stream,
+                )
             })?;
         }
         let groups = setup::create_limits(&config)?;

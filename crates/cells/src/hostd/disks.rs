@@ -58,12 +58,79 @@ pub(super) fn mount_disks_of(
     owner: &CellName,
 ) -> Result<()> {
     let disks = allocations.owners.get(owner).and_then(|a| a.disks);
+    let disks = match disks {
+        Some(disks) => Some(disks),
+        None => disks_without_allocation(config, owner)?,
+    };
     let Some(disks) = disks.filter(|_| config.privileged) else {
         return Ok(());
     };
     let op = "use the files of a cell";
     require_files(config, allocations, owner).map_err(|why| Error::Hostd { op, why })?;
     mount_owner_disks(config, owner, disks)
+}
+
+/// As [`mount_disks_of`], to read the files where they are: none moves into an image that does not exist yet.
+pub(super) fn mount_existing_disks_of(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    owner: &CellName,
+) -> Result<()> {
+    match drives::has_images(&config.owner_dir(owner).join(DISKS)) {
+        true => mount_disks_of(config, allocations, owner),
+        false => require_files(config, allocations, owner).map_err(|why| Error::Hostd {
+            op: "use the files of a cell",
+            why,
+        }),
+    }
+}
+
+/// Images that hold the files of an owner whose allocation names none, as of an agent that was restored with files from
+/// before its manifest entry lost `drives`. They keep their sizes. None if the owner has no images, or uses the files
+/// beside them ([`has_unused_disks`]).
+///
+/// # Errors
+/// If one of its two images is lost.
+fn disks_without_allocation(config: &HostdConfig, owner: &CellName) -> Result<Option<Disks>> {
+    let dir = config.owner_dir(owner).join(DISKS);
+    if !matches!(owner, CellName::Agent(_)) || !drives::has_images(&dir) {
+        return Ok(None);
+    }
+    if has_files_beside_disks(config, owner) {
+        return Ok(None);
+    }
+    let size = |name: &str| {
+        let image = dir.join(name).with_extension("ext4");
+        let found = fs::symlink_metadata(&image).map_err(Error::file("use the drive", image))?;
+        Ok::<_, Error>(Bytes(found.size()))
+    };
+    Ok(Some(Disks {
+        state: size("state")?,
+        workspace: size("workspace")?,
+    }))
+}
+
+/// Whether an owner has both files in its plain directories and images with files that are not mounted, since its
+/// allocation names no disks. To be asked before anything is mounted.
+pub(super) fn has_unused_disks(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    owner: &CellName,
+) -> bool {
+    let allocated = allocations.owners.get(owner).and_then(|a| a.disks);
+    allocated.is_none()
+        && drives::has_images(&config.owner_dir(owner).join(DISKS))
+        && has_files_beside_disks(config, owner)
+}
+
+fn has_files_beside_disks(config: &HostdConfig, owner: &CellName) -> bool {
+    let files = config.owner_dir(owner);
+    let parts = [("state", "home"), ("workspace", "workspace")];
+    parts.iter().any(|(name, place)| {
+        let image = files.join(DISKS).join(name).with_extension("ext4");
+        let mut entries = fs::read_dir(files.join(place)).into_iter().flatten();
+        !moved(&image).exists() && entries.next().is_some()
+    })
 }
 
 /// Mounts the disk images of an owner in mounts of this process alone. Creates or grows an image as needed; a new

@@ -329,6 +329,9 @@ pub enum HostdReply {
     Packed {
         /// What could not be carried, one line for each path.
         left_out: Vec<String>,
+        /// Agents and services of which files are missing, each with the reason.
+        #[serde(default)]
+        incomplete: Vec<String>,
     },
     /// Reply to [`HostdOperation::Snapshot`].
     Snapshot {

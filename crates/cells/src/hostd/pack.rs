@@ -1,8 +1,9 @@
 //! Files of agents and services in one archive, each opened beneath its directory.
 
-use super::{HostdConfig, guest};
+use super::host_facts::size_on_disk;
+use super::{HostdConfig, disks, guest};
 use crate::allocation::Allocations;
-use crate::files::archive::UNLOADED;
+use crate::files::archive::{DISKS, UNLOADED};
 use crate::files::guarded::GuardedFile;
 use crate::files::store::ensure_dir;
 use crate::files::tree::{
@@ -10,7 +11,7 @@ use crate::files::tree::{
 };
 use crate::microvm::drives;
 use crate::{Error, Result};
-use abbey_model::{CellName, Slug};
+use abbey_model::{Bytes, CellName, Slug};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -40,16 +41,50 @@ impl PackScope<'_> {
     }
 }
 
+/// What did not get into an archive.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// What cannot be carried, one line for each path.
+    pub(super) left_out: Vec<String>,
+    /// Agents and services of which files that they have are missing, each with the reason.
+    pub(super) incomplete: Vec<String>,
+}
+
 /// Writes a tar archive of the files of agents and services, and of the allocations, to `to`. The archive is left
 /// unfinished: the caller writes its end. Ends with an error once `caller`, the connection of who asked, is closed or
-/// the disk is nearly full. Returns what could not be carried, one line for each path.
+/// the disk is nearly full.
 pub(super) fn pack_owners(
     config: &HostdConfig,
     allocations: &Allocations,
     scope: PackScope<'_>,
     to: OwnedFd,
     caller: &UnixStream,
-) -> Result<Vec<String>> {
+) -> Result<Packed> {
+    pack_into(config, allocations, scope, to, caller).map_err(|error| match &error {
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            let owners = allocations.owners.keys().filter(|owner| scope.holds(owner));
+            let sizes = owners.filter_map(|owner| size_on_disk(&config.owner_dir(owner)));
+            let needed = sizes.fold(0_u64, |sum, size| sum.saturating_add(size.0));
+            Error::Hostd {
+                op: "pack files",
+                why: format!(
+                    "their working copy needs about {} on the file system of the home `{}`: {source}",
+                    Bytes(needed).human(),
+                    config.home.display()
+                ),
+            }
+        }
+        _ => error,
+    })
+}
+
+fn pack_into(
+    config: &HostdConfig,
+    allocations: &Allocations,
+    scope: PackScope<'_>,
+    to: OwnedFd,
+    caller: &UnixStream,
+) -> Result<Packed> {
     let owners = || {
         allocations
             .owners
@@ -57,9 +92,16 @@ pub(super) fn pack_owners(
             .filter(|(owner, _)| scope.holds(owner))
     };
     // Before the home is opened, so that it is seen with what is mounted.
-    let mut unusable = BTreeMap::new();
+    let (mut unusable, mut incomplete) = (BTreeMap::new(), Vec::new());
     for (owner, _) in owners() {
-        match super::disks::mount_disks_of(config, allocations, owner) {
+        if disks::has_unused_disks(config, allocations, owner) {
+            incomplete.push(format!(
+                "{}: the files on its drives in `{}` are not packed, since its manifest entry names no `drives` and it uses the files beside them; name its `drives` again, or move that directory to another place",
+                owner.owner(),
+                config.owner_dir(owner).join(DISKS).display()
+            ));
+        }
+        match disks::mount_existing_disks_of(config, allocations, owner) {
             // The others are packed all the same.
             Err(error) if scope.one.is_none() => drop(unusable.insert(owner, error.to_string())),
             mounted => mounted?,
@@ -84,7 +126,7 @@ pub(super) fn pack_owners(
             }
         };
         if let Some(why) = unusable.get(owner) {
-            left_out.add(&name, why);
+            incomplete.push(format!("{}: {why}", owner.owner()));
             continue;
         }
         let dir = match home.open_dir(&name) {
@@ -114,7 +156,10 @@ pub(super) fn pack_owners(
     }
     // Dropping it would write the end.
     std::mem::forget(archive);
-    Ok(left_out.into_lines())
+    Ok(Packed {
+        left_out: left_out.into_lines(),
+        incomplete,
+    })
 }
 
 /// What is on the drives of a microVM: its guest tells while it runs; else programs of its user's look.

@@ -476,8 +476,11 @@ pub(super) fn perform_operation(
                     one: owner.as_ref(),
                     services,
                 };
-                let left_out = pack::pack_owners(config, &allocations, scope, fd, stream)?;
-                Ok(HostdReply::Packed { left_out })
+                let packed = pack::pack_owners(config, &allocations, scope, fd, stream)?;
+                Ok(HostdReply::Packed {
+                    left_out: packed.left_out,
+                    incomplete: packed.incomplete,
+                })
             }
         },
         HostdOperation::KeepCheckpoints { checkpoints } => {

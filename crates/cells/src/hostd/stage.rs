@@ -2,7 +2,9 @@
 //! which its program can change; before its cell starts only we write there.
 
 use super::HostdConfig;
-use crate::files::archive::{BYTES_MAX, invalid_archive, pack_unfinished, unpack_archive};
+use crate::files::archive::{
+    ArchivedLinks, BYTES_MAX, invalid_archive, pack_unfinished, unpack_archive,
+};
 use crate::{Error, Result};
 use abbey_model::CellName;
 use std::fs::File;
@@ -18,7 +20,7 @@ pub(super) fn unpack_command_files(
     archive: OwnedFd,
 ) -> Result<()> {
     let dir = config.open_owner_dir(owner)?;
-    unpack_archive(&dir, uid, File::from(archive))
+    unpack_archive(&dir, uid, ArchivedLinks::Refused, File::from(archive))
         .map_err(Error::file("unpack into", config.owner_dir(owner)))
 }
 

@@ -2,7 +2,7 @@
 
 use super::forward::connect_to_target;
 use super::guest_clock::GuestClock;
-use crate::files::{open_owner_dir, pack_to_stream, unpack_stream};
+use crate::files::{ArchivedLinks, open_owner_dir, pack_to_stream, unpack_stream};
 use crate::guest::channel::{ChannelPeer, StreamEnds};
 use crate::guest::{GuestNotice, GuestStream};
 use crate::spec::{ForwardTarget, ListenAddress, PortForward};
@@ -150,7 +150,7 @@ impl ChannelPeer for GuestHandler {
                         .remove_tree(&name)
                         .map_err(Error::file("remove", name))?;
                 }
-                unpack_stream(dir, None, from)
+                unpack_stream(dir, None, ArchivedLinks::Made, from)
             }),
         }
     }

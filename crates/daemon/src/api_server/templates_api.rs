@@ -101,13 +101,18 @@ async fn save(
     let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
     let (new, mut left_out) = writing.await.map_err(lost)??;
     // The archive ends where hostd failed, so it counts only once that has not.
-    if let HostdReply::Packed { left_out: unpacked } = packing.await.map_err(lost)?? {
+    if let HostdReply::Packed {
+        left_out: unpacked,
+        incomplete,
+    } = packing.await.map_err(lost)??
+    {
         let prefix = format!("agents/{slug}");
         let below = |line: String| {
             let below = line.strip_prefix(&prefix).unwrap_or(&line);
             below.trim_start_matches(['/', ':', ' ']).to_owned()
         };
         left_out.extend(unpacked.into_iter().map(below));
+        left_out.extend(incomplete);
     }
     let place = api.core.home.templates_dir();
     let bytes = match new.publish(body.replace) {

@@ -64,7 +64,11 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
             return Err(why);
         }
         let database = scratch.path().join(DATABASE);
-        cells.core.store.backup(database).await?;
+        let copied = cells.core.store.backup(database).await;
+        copied.map_err(|error| match error {
+            abbey_store::Error::DiskFull(_) => no_space_for_working_copy(parent),
+            error => error.into(),
+        })?;
         let (state, dir) = (Arc::clone(cells), scratch.path().to_owned());
         let work = runtime::run_blocking(move || write_archive(&state, &dir, &body, damage));
         work.await
@@ -84,15 +88,32 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
     Ok(BackupDoc {
         version: VERSION,
         path: to.display().to_string(),
-        state_hash: contents.state_hash,
         bytes,
-        left_out: contents.left_out,
         notes: contents
-            .audit_log_damage
-            .iter()
-            .map(|damage| archive::damaged_log_note(damage))
+            .incomplete_notes()
+            .chain(
+                contents
+                    .audit_log_damage
+                    .as_deref()
+                    .map(archive::damaged_log_note),
+            )
             .collect(),
+        complete: contents.incomplete.is_empty(),
+        state_hash: contents.state_hash,
+        left_out: contents.left_out,
     })
+}
+
+/// That the file system of `dir`, where a backup is made, is full.
+fn no_space_for_working_copy(dir: &Path) -> Error {
+    let text = format!(
+        "could not make the backup: no space is left in `{}`, where its working copy is made",
+        dir.display()
+    );
+    Error::Problem(
+        Problem::new(FaultKind::Host, text)
+            .remedy("free some space on the file system of the home, and run the backup again"),
+    )
 }
 
 /// Removes from the house's own directory of backups what a control plane left that ended while it wrote one.
@@ -196,12 +217,16 @@ fn write_archive(
         owner: None,
         services: body.with_services,
     };
-    let unpacked = match core.hostd.call(pack, &[file.as_fd()])? {
-        HostdReply::Packed { left_out } => left_out,
-        _ => Vec::new(),
+    let (unpacked, incomplete) = match core.hostd.call(pack, &[file.as_fd()])? {
+        HostdReply::Packed {
+            left_out,
+            incomplete,
+        } => (left_out, incomplete),
+        _ => (Vec::new(), Vec::new()),
     };
     let current = core.plan.current();
     let mut tar = tar::Builder::new(file);
+    tar.sparse(false);
     let mut left_out = describe_left_out(current.as_deref(), body);
     if let Some(current) = &current {
         append(&mut tar, MANIFEST, current.manifest.as_bytes()).map_err(write_error)?;
@@ -257,6 +282,7 @@ fn write_archive(
         signing_key,
         left_out,
         audit_log_damage,
+        incomplete,
     };
     let text = serde_json::to_vec(&contents)
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;

@@ -49,6 +49,17 @@ pub(crate) struct BackupContents {
     /// Why the audit log of the house did not verify when it was written; none if it did.
     #[serde(default)]
     pub(crate) audit_log_damage: Option<String>,
+    /// Agents and services of which files are missing, each with the reason.
+    #[serde(default)]
+    pub(crate) incomplete: Vec<String>,
+}
+
+impl BackupContents {
+    /// What `backup`, `backup verify` and `restore` say of files that are missing in an archive.
+    pub(crate) fn incomplete_notes(&self) -> impl Iterator<Item = String> {
+        let missing = self.incomplete.iter();
+        missing.map(|why| format!("files are missing in this backup: {why}"))
+    }
 }
 
 /// What `backup`, `backup verify` and `restore` say of an archive whose audit log does not verify.

@@ -29,6 +29,9 @@ pub enum Error {
         /// Description of the defect.
         why: String,
     },
+    /// A file is no backup of a house. Nothing of its content is shown: it may be any file.
+    #[error("`{0}` is no archive of Abbey; name a file that `abbey backup` wrote")]
+    NoArchive(PathBuf),
     /// The database is missing or empty, but the home is not a new one.
     #[error(
         "the database `{path}` is {state}, but this is no new house: the home has {found}; nothing was started. Restore a backup with `abbey --home {} restore FILE`, put the file back, or move the whole home to another place to begin anew",
@@ -107,7 +110,9 @@ impl Error {
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }
             | Error::Cell(_) => FaultKind::Host,
-            Error::Damaged { .. } | Error::LostDatabase { .. } => FaultKind::Internal,
+            Error::Damaged { .. } | Error::NoArchive(_) | Error::LostDatabase { .. } => {
+                FaultKind::Internal
+            }
             Error::Locked { .. } | Error::Listen { .. } => FaultKind::Conflict,
             Error::Store(error) => error.kind(),
             Error::Problem(problem) => problem.fault(),

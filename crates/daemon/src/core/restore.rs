@@ -68,6 +68,13 @@ struct Staged {
 }
 
 impl Staged {
+    /// What is to be said of files that are missing, and if the audit log does not verify.
+    fn notes(&self) -> Vec<String> {
+        let contents = self.contents.iter();
+        let missing = contents.flat_map(BackupContents::incomplete_notes);
+        missing.chain(self.log_note()).collect()
+    }
+
     /// What is to be said if the audit log in the archive, or that of its house, does not verify.
     fn log_note(&self) -> Option<String> {
         let stated = self.contents.as_ref();
@@ -88,6 +95,12 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
         let name = shorten(&path.display().to_string());
         damaged(format!("its entry `{name}` is refused: {why}"))
     };
+    let not_added = |path: &Path, e: io::Error| match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::file("write", dir.join(path))(e)
+        }
+        _ => refused(path, &e.to_string()),
+    };
     let mut found = Named::default();
     let mut tree = Tree::new(dir, keep);
     let mut entries = 0;
@@ -95,9 +108,13 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
     let mut archive =
         tar::Archive::new(open_input(from).map_err(|e| Error::file("open", from)(e.into()))?);
     for entry in archive.entries().map_err(|e| damaged(e.to_string()))? {
-        let mut entry = entry.map_err(|e| match entries {
-            0 => damaged(format!("it is no archive that `abbey backup` wrote ({e})")),
-            _ => damaged(e.to_string()),
+        // What the parser says of a header contains the header, which in a file that is no archive may be a secret.
+        let mut entry = entry.map_err(|e| match (entries, e.raw_os_error()) {
+            (_, Some(_)) => Error::file("read", from)(e),
+            (0, None) => Error::NoArchive(from.to_owned()),
+            (n, None) => damaged(format!(
+                "it ends early, or the header after its entry {n} is invalid"
+            )),
         })?;
         entries += 1;
         let start = entry.raw_header_position();
@@ -134,7 +151,7 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
                     return Err(refused(&path, "the archive has it twice"));
                 }
                 tree.add(&path, &mut entry, 0o600)
-                    .map_err(|e| refused(&path, &e.to_string()))?;
+                    .map_err(|e| not_added(&path, e))?;
             }
             (Place::Named(_) | Place::Parent | Place::Template(_), _) => {
                 return Err(refused(&path, "it must be a plain file"));
@@ -168,7 +185,7 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
                 }
                 if !written_by_house {
                     tree.add(&path, &mut entry, mode)
-                        .map_err(|e| refused(&path, &e.to_string()))?;
+                        .map_err(|e| not_added(&path, e))?;
                 }
             }
         }
@@ -472,8 +489,12 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         .prefix("abbey-verify-")
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
-    let staged = stage(from, scratch.path(), false)?;
-    let notes: Vec<String> = staged.log_note().into_iter().collect();
+    let staged = stage(from, scratch.path(), false).map_err(|error| {
+        restored_house::name_full_disk(error, &std::env::temp_dir(), "abbey backup verify")
+    })?;
+    let notes = staged.notes();
+    let contents = staged.contents.as_ref();
+    let complete = contents.is_none_or(|c| c.incomplete.is_empty());
     let log = match audit_checkpoints::describe_damage(&staged.log) {
         None => format!(
             "{} entries, {} signed checkpoints",
@@ -490,6 +511,7 @@ pub fn verify_backup(from: &Path) -> std::result::Result<BackupCheckDoc, Error> 
         audit_log: log,
         left_out: staged.contents.map_or_else(earlier_release, |c| c.left_out),
         notes,
+        complete,
     })
 }
 
@@ -529,6 +551,7 @@ pub fn restore_backup(
     } = match prepare(&home, from, passphrase, &mut lock) {
         Ok(prepared) => prepared,
         Err(error) => {
+            let error = restored_house::name_full_disk(error, home.root(), "abbey restore");
             // Without the lock, what is new may be a house that is started there; secrets may have been set meanwhile.
             let is_empty = |dir| fs::read_dir(dir).map_or(true, |mut d| d.next().is_none());
             if lock.is_some() && is_empty(home.credentials_dir()) {
@@ -669,7 +692,7 @@ fn prepare(
         }
         (None, None) => None,
     };
-    notes.extend(staged.log_note());
+    notes.extend(staged.notes());
     let key = home.load_or_create_signing_key()?;
     let kept = checkpoint_lines(&config, &staged, &public_key(&key))?;
     let store = open_store(&scratch.path().join(DATABASE), key)?;

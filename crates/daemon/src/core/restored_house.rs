@@ -112,6 +112,29 @@ pub(crate) fn require_consent_to_uses(home: &Home) -> Result<()> {
     Err(problem.into())
 }
 
+/// Says of an error for want of space that the disk of `dir` is full, where `command` writes.
+pub(super) fn name_full_disk(error: Error, dir: &Path, command: &str) -> Error {
+    let full = match &error {
+        Error::File { source, .. } => matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ),
+        Error::Store(abbey_store::Error::DiskFull(_)) => true,
+        Error::Store(abbey_store::Error::Database(e)) => e.out_of_space,
+        _ => false,
+    };
+    if !full {
+        return error;
+    }
+    let text = format!(
+        "the disk of `{}` is full: {}; the archive was not found damaged",
+        dir.display(),
+        error.chain()
+    );
+    let remedy = format!("free some space there, and run the same `{command}` again");
+    Problem::new(FaultKind::Host, text).remedy(remedy).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,10 +29,14 @@ pub(super) fn copy_to(db: &Connection, to: &Path) -> Result<()> {
     };
     let temporary = to.with_extension("partial");
     let _left_by_a_crash = std::fs::remove_file(&temporary);
-    let mut target = Connection::open(&temporary).map_err(database_error)?;
+    let failed = |error| match database_error(error) {
+        Error::Database(e) if e.out_of_space => Error::DiskFull(to.to_owned()),
+        error => error,
+    };
+    let mut target = Connection::open(&temporary).map_err(failed)?;
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
         .map_err(file("protect"))?;
-    copy_pages(db, &mut target).map_err(database_error)?;
+    copy_pages(db, &mut target).map_err(failed)?;
     drop(target);
     publish_finished(&temporary, to, Sync::Content).map_err(file("publish"))
 }
