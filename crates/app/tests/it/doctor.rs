@@ -321,3 +321,35 @@ fn an_unreadable_credential_has_a_remedy_that_writes_to_no_file_of_others() {
     assert!(told.contains("hint: run it as that user"), "{told}");
     assert!(!told.contains("mktemp"), "{told}");
 }
+
+/// After a failed write the kernel takes no more of them, until the drive is mounted anew.
+#[test]
+fn doctor_names_drives_that_became_read_only() {
+    let house = house();
+    house.manifest("house: sized\ndefaults: { cell: sandbox }\nagents:\n  c: { template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n");
+    house.expect(0, "up");
+    assert_eq!(check(&house, &[], 0, "drives.c")["state"], "ok");
+    let record = std::fs::read_to_string(house.home().join("run/cells/agent-c/shim.json"));
+    let record: Value = serde_json::from_str(&record.unwrap()).unwrap();
+    let mounts = format!("--mount=/proc/{}/ns/mnt", record["shim"]["pid"]);
+    let done = std::process::Command::new("nsenter")
+        .args([&mounts, "mount", "-o", "remount,ro"])
+        .arg(house.home().join("agents/c/workspace"))
+        .status();
+    assert!(done.unwrap().success());
+    let bad = check(&house, &[], 7, "drives.c");
+    let text = bad["text"].as_str().unwrap();
+    assert!(
+        text.contains("the drive of its workspace is read-only"),
+        "{bad}"
+    );
+    let remedy = bad["remedy"].as_str().unwrap();
+    assert!(remedy.contains("`abbey restart c`"), "{bad}");
+    let why = house.expect(0, "why c");
+    assert!(
+        why.contains("read-only") && why.contains("abbey restart c"),
+        "{why}"
+    );
+    house.expect(0, "restart c");
+    assert_eq!(check(&house, &[], 0, "drives.c")["state"], "ok");
+}
