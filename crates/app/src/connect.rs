@@ -67,10 +67,30 @@ pub(crate) async fn is_control_plane_up(home: &Home) -> bool {
 /// Most of a credential's file that is read, bytes.
 const TOKEN_MAX: u64 = 4096;
 
+/// What to do about a credential of the operator that cannot be read in a home of the caller's own.
+fn unreadable_credential_hint(path: &Path) -> String {
+    let file = shell_path(path);
+    let found = std::fs::symlink_metadata(path).ok();
+    match found.map(|m| (m.file_type(), m.nlink())) {
+        // The copy gets a name that nobody can know before, and neither command follows a link.
+        Some((kind, names)) if kind.is_file() && names > 1 => format!(
+            "`f={file}; t=$(mktemp \"$f.XXXXXX\") && cp -pP \"$f\" \"$t\" && mv -fT \"$t\" \"$f\"` makes it a file of its own again, apart from a copy of the home with hard links"
+        ),
+        Some((kind, _)) if kind.is_dir() => {
+            format!("`rm -r {file}` removes the directory, and `abbey up` makes the file anew")
+        }
+        Some((kind, _)) if !kind.is_file() => {
+            format!("it is not a plain file: `rm {file}` removes it, and `abbey up` makes it anew")
+        }
+        _ => "run it as the user that the house belongs to; `--home` or ABBEY_HOME selects another house".to_owned(),
+    }
+}
+
 /// Client of the operator API of the house in this home, with the credential of the operator.
 ///
 /// # Errors
-/// Exit code 6 if the directory contains no house; exit code 1 if the credential cannot be read.
+/// Exit code 6 if the directory contains no house; exit code 1 if the credential cannot be read, with whom the home belongs to
+/// if that is another user.
 pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
     crate::stopped_control_plane::note_client();
     let path = home.operator_token_file();
@@ -91,17 +111,15 @@ pub(crate) fn operator_client(home: &Home) -> Result<Client, Failure> {
                 .with_code(crate::exit::UNREACHABLE)
                 .hint("`abbey up` starts a house; `--home` or ABBEY_HOME selects another directory")
         }
-        _ => Failure::plain(format!(
-            "cannot read the operator's credential `{}`: {e}",
-            path.display()
-        ))
-        .hint(match e.kind() {
-            std::io::ErrorKind::InvalidInput => format!(
-                "`f={}; cp -p \"$f\" \"$f.one\" && mv \"$f.one\" \"$f\"` makes it a file of its own again, apart from a copy of the home with hard links",
-                shell_path(&path)
-            ),
-            _ => "run it as the user that the house belongs to; `--home` or ABBEY_HOME selects another house".to_owned(),
-        }),
+        // That user can replace each entry at any time, so no command that writes there is a remedy for anybody else.
+        _ => match home.require_own() {
+            Err(not_own) => not_own.into(),
+            Ok(()) => Failure::plain(format!(
+                "cannot read the operator's credential `{}`: {e}",
+                path.display()
+            ))
+            .hint(unreadable_credential_hint(&path)),
+        },
     })?;
     let path = home.operator_api_socket();
     Ok(Client::new(Endpoint::Unix { path, user }, Some(token)))

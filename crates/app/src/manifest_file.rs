@@ -40,10 +40,19 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
 /// As [`read_manifest`], of the manifest of a house: where its file is gone, the failure says how to get it back.
 ///
 /// # Errors
-/// As [`read_manifest`].
+/// As [`read_manifest`]; whom the home belongs to, if that is another user.
 pub(crate) fn read_manifest_of(home: &Home, file: &Path) -> Result<ManifestBody, Failure> {
     let has_state = std::fs::symlink_metadata(home.database_file()).is_ok();
-    read_manifest(file).map_err(|failure| match has_state && !file.exists() {
+    // A link that leads nowhere is no place to write to.
+    let is_gone = || {
+        let found = std::fs::symlink_metadata(file);
+        found.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    };
+    let manifest = read_manifest(file);
+    if manifest.is_err() {
+        home.require_own()?;
+    }
+    manifest.map_err(|failure| match has_state && is_gone() {
         true => failure.hint(format!(
             "`abbey plan --in-force > {}` brings back the manifest that was applied last; `-f` selects another file",
             shell_path(file)
@@ -210,6 +219,7 @@ pub(crate) async fn edit_manifest(
     file: &Path,
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<ManifestEdit, Failure> {
+    home.require_own()?;
     let turn = wait_for_turn(home).await?;
     let text = read_input_text(file, MANIFEST_MAX).map_err(|e| cannot_read_manifest(file, e))?;
     // An edit is no place to be told of mistakes that were there before.

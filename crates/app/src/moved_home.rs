@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 /// Refuses to change a house whose home was moved while it runs: nothing of it finds its files.
 ///
 /// # Errors
-/// Where the home was and how to put it back, with exit code 4.
+/// Where the home was and how to put it back, with exit code 4; whom it belongs to, if that is another user.
 pub(crate) fn refuse_moved_home(home: &Home) -> Result<(), Failure> {
     let Some(before) = moved_from(home) else {
         return Ok(());
     };
+    // Where a house was started says its own process: no path to move something to as another user.
+    home.require_own()?;
     let now = home.root();
     let text = format!(
         "the house runs with its files in `{}`, and they were moved to `{}` meanwhile",

@@ -43,6 +43,19 @@ pub enum Error {
         /// Layer and reason.
         why: String,
     },
+    /// A further program was not started, since the cell has as many processes as it may have.
+    #[error(
+        "{} has as many processes as its limit allows{}; {}",
+        name_of(.cell),
+        .limit.map_or_else(String::new, |most| format!(" ({most})")),
+        how_to_end_processes(.cell)
+    )]
+    ProcessLimit {
+        /// Cell that it concerns.
+        cell: CellName,
+        /// Its limit, if that is known.
+        limit: Option<u32>,
+    },
     /// A hostd operation failed.
     #[error("hostd could not {op}: {why}")]
     Hostd {
@@ -176,6 +189,22 @@ impl Error {
 }
 
 /// What replaces a hostd that does not take calls.
+fn name_of(cell: &CellName) -> String {
+    match cell {
+        CellName::Agent(slug) => format!("agent `{slug}`"),
+        CellName::Service(slug) => format!("service `{slug}`"),
+        CellName::Run(slug) => format!("command `{slug}`"),
+    }
+}
+
+fn how_to_end_processes(cell: &CellName) -> String {
+    match cell {
+        CellName::Agent(slug) => format!("`abbey restart {slug}` ends them"),
+        CellName::Service(slug) => format!("`abbey service restart {slug}` ends them"),
+        CellName::Run(_) => "Ctrl-C ends them".to_owned(),
+    }
+}
+
 fn how_to_replace_hostd(pid: Option<i32>) -> String {
     match pid {
         Some(pid) => format!("`abbey up` replaces it, also after `kill -9 {pid}`"),

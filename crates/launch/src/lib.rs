@@ -28,7 +28,7 @@ pub use isolation::{
 };
 pub use landlock::landlock_version;
 pub use spawn::{
-    CORE, CgroupEntrances, Child, EXECUTE, Executable, LaunchSpec, NOFILE, SpawnError,
+    CORE, CgroupEntrances, Child, EXECUTE, Executable, FORK, LaunchSpec, NOFILE, SpawnError,
     exit_immediately, fork, spawn, spawn_without_copy,
 };
 pub use system::{

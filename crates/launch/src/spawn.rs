@@ -70,6 +70,9 @@ const STAGES: [&str; 9] = [
     EXECUTE,
 ];
 
+/// The stage at which no further process could be made.
+pub const FORK: &str = "fork";
+
 /// The stage at which the program itself could not be executed.
 pub const EXECUTE: &str = "execute the program";
 
@@ -87,7 +90,7 @@ impl SpawnError {
     /// child.
     fn fork(source: io::Error) -> Self {
         SpawnError {
-            stage: "fork",
+            stage: FORK,
             source,
         }
     }

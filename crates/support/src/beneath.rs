@@ -422,9 +422,7 @@ fn regular(fd: OwnedFd) -> io::Result<File> {
     }
     // 0: removed since it was opened.
     if stat.st_nlink > 1 {
-        return Err(invalid(
-            "it is a hard link to a file with other names; copy it (`cp -p`) and rename the copy to its name",
-        ));
+        return Err(invalid("it is a hard link to a file with other names"));
     }
     Ok(fd.into())
 }

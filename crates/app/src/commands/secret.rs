@@ -70,7 +70,7 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
             }
         }
         SecretCommand::List => {
-            let names = home.credential_names()?;
+            let names = stored_names(home)?;
             if json {
                 output::print_json(&serde_json::json!({ "version": VERSION, "secrets": names }));
             } else {
@@ -85,7 +85,7 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
         }
         SecretCommand::Rm { name, force } => {
             let name = parse_name(&name)?;
-            if !force && home.credential_names()?.contains(&name) {
+            if !force && stored_names(home)?.contains(&name) {
                 refuse_in_use(&format!("secret `{name}`"), &users(home, &name).await)?;
             }
             if !home.remove_credential(&name)? {
@@ -103,6 +103,14 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
         }
     }
     Ok(exit::OK)
+}
+
+/// Names of the stored secrets. Where they cannot be listed since the house belongs to another user, the failure says so.
+fn stored_names(home: &Home) -> Result<Vec<String>, Failure> {
+    match home.credential_names() {
+        Err(_) if home.require_own().is_err() => Ok(home.require_own().map(|()| Vec::new())?),
+        names => Ok(names?),
+    }
 }
 
 /// Longest wait for the control plane to log a change.

@@ -281,3 +281,75 @@ fn files_with_a_second_name_stop_only_a_repair_that_they_need() {
     assert!(done.unwrap().success(), "{told}");
     house.expect(0, "ps");
 }
+
+/// A hint is for whom it is safe: in the home of another user that user can replace each entry at any time.
+#[test]
+fn an_unreadable_credential_has_a_remedy_that_writes_to_no_file_of_others() {
+    let house = up(TWO);
+    let token = house.home().join("operator.token");
+    std::fs::hard_link(&token, house.path("token-too")).unwrap();
+    // A name that somebody guesses leads elsewhere.
+    let victim = house.path("victim");
+    std::fs::write(&victim, "kept").unwrap();
+    std::os::unix::fs::symlink(&victim, house.home().join("operator.token.one")).unwrap();
+    let told = house.expect_refusal(1, "ps");
+    let (_, way) = told.split_once("hint: `").unwrap();
+    let (way, _) = way.split_once("` makes it").unwrap();
+    let done = std::process::Command::new("sh").args(["-c", way]).status();
+    assert!(done.unwrap().success(), "{told}");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
+    house.expect(0, "ps");
+    house.expect(0, "down");
+    let text = std::fs::read(&token).unwrap();
+    std::fs::remove_file(&token).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&token).status();
+    assert!(made.unwrap().success());
+    let told = house.expect_refusal(1, "ps");
+    assert!(
+        told.contains("hint: it is not a plain file: `rm "),
+        "{told}"
+    );
+    std::fs::remove_file(&token).unwrap();
+    std::fs::write(&token, text).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::fs::remove_file(house.path("token-too")).unwrap();
+    std::fs::hard_link(&token, house.path("token-too")).unwrap();
+    std::os::unix::fs::chown(house.home(), Some(61_237), Some(61_237)).unwrap();
+    let told = house.expect_refusal(1, "ps");
+    assert!(told.contains("hint: run it as that user"), "{told}");
+    assert!(!told.contains("mktemp"), "{told}");
+}
+
+/// After a failed write the kernel takes no more of them, until the drive is mounted anew.
+#[test]
+fn doctor_names_drives_that_became_read_only() {
+    let house = house();
+    house.manifest("house: sized\ndefaults: { cell: sandbox }\nagents:\n  c: { template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n");
+    house.expect(0, "up");
+    assert_eq!(check(&house, &[], 0, "drives.c")["state"], "ok");
+    let record = std::fs::read_to_string(house.home().join("run/cells/agent-c/shim.json"));
+    let record: Value = serde_json::from_str(&record.unwrap()).unwrap();
+    let mounts = format!("--mount=/proc/{}/ns/mnt", record["shim"]["pid"]);
+    let done = std::process::Command::new("nsenter")
+        .args([&mounts, "mount", "-o", "remount,ro"])
+        .arg(house.home().join("agents/c/workspace"))
+        .status();
+    assert!(done.unwrap().success());
+    let bad = check(&house, &[], 7, "drives.c");
+    let text = bad["text"].as_str().unwrap();
+    assert!(
+        text.contains("the drive of its workspace is read-only"),
+        "{bad}"
+    );
+    let remedy = bad["remedy"].as_str().unwrap();
+    assert!(remedy.contains("`abbey restart c`"), "{bad}");
+    let why = house.expect(0, "why c");
+    assert!(
+        why.contains("read-only") && why.contains("abbey restart c"),
+        "{why}"
+    );
+    house.expect(0, "restart c");
+    assert_eq!(check(&house, &[], 0, "drives.c")["state"], "ok");
+}

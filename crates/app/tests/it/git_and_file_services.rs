@@ -278,3 +278,50 @@ fn a_service_that_is_removed_leaves_no_credential_with_agents() {
     });
     does(&house, "iris", "test -s ~/services/forge");
 }
+
+/// What an agent did to its credentials, or what an older copy of its home brought back, ends with its next start.
+#[test]
+fn a_start_brings_back_the_credentials_that_services_accept() {
+    let house = stand();
+    does(&house, "iris", PUSH);
+    // Git writes the file once more in a form of its own, so only the secret is compared.
+    const SECRET: &str = "sed 's/.*:\\(abbey_sv_[^@]*\\)@.*/\\1/' ~/services/forge";
+    let credential = does(&house, "iris", "cat ~/services/forge");
+    let secret = does(&house, "iris", SECRET);
+    let is_back = |how: &str| {
+        until(how, || {
+            let read = sh(&house, "iris", SECRET);
+            let works = "git clone -q $ABBEY_GIT_FORGE/notes.git again && rm -rf again";
+            read.stdout == secret.as_bytes() && sh(&house, "iris", works).status.success()
+        });
+    };
+    let other = credential.replace("abbey_sv_", "abbey_sv_old");
+    let stale =
+        format!("cd ~/services && rm -f forge && printf '%s' '{other}' > forge && chmod 644 forge");
+    for (lost, command) in [
+        ("rm ~/services/forge", "restart iris"),
+        ("rm -r ~/services", "restart iris"),
+        (stale.as_str(), "restart iris"),
+        ("rm ~/services/forge", "agent rotate iris"),
+        (stale.as_str(), "up --yes"),
+    ] {
+        does(&house, "iris", lost);
+        house.expect(0, command);
+        is_back(command);
+    }
+    // The copy of the control plane is as old as the files of the agent.
+    let copy = house.home().join("agents/iris/service-forge");
+    let text = std::fs::read_to_string(&copy).unwrap();
+    let older = text.replace("abbey_sv_", "abbey_sv_older");
+    std::fs::write(&copy, &older).unwrap();
+    house.expect(0, "restart iris");
+    // Not with git, which removes a credential that is refused.
+    let works = format!(
+        "curl -fsS -u iris:$({SECRET}) \"$ABBEY_GIT_FORGE/notes.git/info/refs?service=git-upload-pack\""
+    );
+    until("the service accepts what the agent has", || {
+        sh(&house, "iris", &works).status.success()
+    });
+    let older_secret = secret.replace("abbey_sv_", "abbey_sv_older");
+    assert_eq!(does(&house, "iris", SECRET), older_secret);
+}

@@ -329,3 +329,31 @@ sys.stdin.read()";
     drop(caller.stdin.take());
     let _status = caller.wait();
 }
+
+/// The process of hostd that follows a program is in the cell and ends with it, which says nothing about hostd.
+#[test]
+fn exec_says_that_the_cell_was_over_its_memory_limit_or_has_no_process_left() {
+    let house = stand();
+    let hog = "import os, time\nfor _ in range(40):\n  if os.fork() == 0:\n    x = b'x' * (8 << 20); time.sleep(30); os._exit(0)\ntime.sleep(30)";
+    let output = house.run(args!("exec a -- python3 -c {}", hog));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("{:?}: {said}", output.status.code());
+    assert!(!said.contains("hostd"), "{said}");
+    match output.status.code() {
+        Some(125) => assert!(said.contains("over its memory limit (64.0 MiB)"), "{said}"),
+        code => assert_eq!(code, Some(137), "{said}"),
+    }
+    until("the agent is up", || {
+        house.json(0, "agent show a")["presence"] == "ready"
+    });
+    let bomb = "import os, time\nwhile True:\n  try:\n    if os.fork() == 0: time.sleep(600)\n  except OSError: time.sleep(0.01)";
+    let mut bomb = in_background(&house, bomb);
+    until("no process is left", || {
+        let output = house.run("exec a -- true");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        !output.status.success() && said.contains("`abbey restart a` ends them")
+    });
+    house.expect(0, "restart a");
+    house.expect(0, "exec a -- true");
+    bomb.wait().unwrap();
+}

@@ -222,6 +222,17 @@ fn an_ordinary_users_first_house_comes_up_and_root_leaves_it_alone() {
         assert!(said.contains("belongs to user 61234"), "{said}");
         assert_eq!(owners(), before, "{verb:?}");
     }
+    // The house of another is not taken for one whose manifest is gone.
+    let gone = house.path("gone.yaml").display().to_string();
+    for verb in [
+        &["up", "-f", &gone][..],
+        &["plan", "-f", &gone],
+        &["agent", "rm", "x", "-f", &gone],
+    ] {
+        let (_, said) = by_root(verb);
+        assert!(said.contains("belongs to user 61234"), "{verb:?}: {said}");
+        assert!(!said.contains("--in-force"), "{verb:?}: {said}");
+    }
     house.expect(0, "up -f new/abbey.yaml");
 }
 

@@ -149,11 +149,14 @@ pub(crate) fn prepare_owner_files(
         if entry.name == FileName::Token {
             publish(&home, name, entry.content.as_bytes(), 0o400, theirs)?;
         }
-        if let (FileName::Credential(service), Some(services)) = (&entry.name, &services)
-            && read_at(services, service.as_str()).is_none_or(|t| t != entry.content)
-        {
-            let text = entry.content.as_bytes();
-            publish(services, service.as_str(), text, 0o400, theirs)?;
+        if let (FileName::Credential(service), Some(services)) = (&entry.name, &services) {
+            let (service, text) = (service.as_str(), &entry.content);
+            // Files that were unpacked over the home can have another mode, with which clients refuse a credential.
+            let found = stat(services, service)?;
+            let is_private = found.is_some_and(|s| s.st_mode & 0o777 == 0o400);
+            if !is_private || !is_published(services, service, text, theirs)? {
+                publish(services, service, text.as_bytes(), 0o400, theirs)?;
+            }
         }
     }
     Ok(())

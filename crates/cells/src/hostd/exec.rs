@@ -90,9 +90,17 @@ pub(super) fn run_in_cell(
                 kind,
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
             );
-            return match stage == abbey_launch::EXECUTE && absent {
-                true => Ok(report_not_run(caller, name, kind)),
-                false => Err(failed(&stage, &e)),
+            return match kind {
+                _ if stage == abbey_launch::EXECUTE && absent => {
+                    Ok(report_not_run(caller, name, kind))
+                }
+                io::ErrorKind::WouldBlock if stage == abbey_launch::FORK => {
+                    Err(Error::ProcessLimit {
+                        cell: cell.clone(),
+                        limit: record.processes,
+                    })
+                }
+                _ => Err(failed(&stage, &e)),
             };
         }
     };

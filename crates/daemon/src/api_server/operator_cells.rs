@@ -368,6 +368,7 @@ async fn rotate(
     let slug = find_agent_slug(&api.work, &name)?;
     agent_credentials::rotate_agent_credentials(&api.cells, &slug, agent_credentials::OVERLAP)
         .await?;
+    api.cells.request_service_credentials(&slug);
     let note = NewAuditEntry {
         actor: by,
         action: "agent.rotate".to_owned(),

@@ -6,6 +6,7 @@ use crate::core::credentials::CredentialTable;
 use crate::core::error::{Error, Result};
 use crate::core::home::generate_token;
 use crate::core::hostd;
+use crate::core::plan::PlanInForce;
 use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
 use abbey_model::{CellName, CredentialGrant, Millis, Principal, Secret, Slug};
 use abbey_store::NewToken;
@@ -65,15 +66,30 @@ pub(crate) async fn rotate_agent_credentials(
     reload_credentials(cells).await
 }
 
-/// Writes the credential that an agent has for the agent API into its files once more.
-pub(crate) async fn restore_agent_token(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
+/// Writes the credentials that an agent has for the agent API and for services into its files once more.
+pub(crate) async fn restore_agent_credentials(
+    cells: &Arc<CellsState>,
+    current: &PlanInForce,
+    slug: &Slug,
+) -> Result<()> {
     let path = agent_token_file(cells, slug);
     let content = cells.core.home.read_text(&path);
     let content = content.map_err(Error::file("read", &path))?;
-    let files = vec![FileEntry {
+    let mut files = vec![FileEntry {
         name: FileName::Token,
         content,
     }];
+    let agent = current.house.agents.get(slug);
+    for service in agent.iter().flat_map(|a| &a.uses) {
+        // Without a copy nothing was issued yet.
+        let path = service_credential_file(cells, slug, service);
+        if let Ok(content) = cells.core.home.read_text(&path)
+            && parse_service_secret(&content).is_some()
+        {
+            let name = FileName::Credential(service.clone());
+            files.push(FileEntry { name, content });
+        }
+    }
     let owner = CellName::Agent(slug.clone());
     hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
 }

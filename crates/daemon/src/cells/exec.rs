@@ -1,5 +1,6 @@
 //! `abbey exec`, `abbey cp` and internal commands: runs another program in a cell that is up.
 
+use crate::cells::lost_program::explain_lost_program;
 use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result, not_found};
@@ -35,7 +36,7 @@ pub(crate) const PROTOCOL: &str = "abbey-exec";
 /// A program that runs in a cell: the connection for its streams, and its exit.
 struct RunningProgram {
     stream: UnixStream,
-    end: tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
+    end: tokio::task::JoinHandle<Result<HostdReply>>,
 }
 
 /// Program to start in a cell.
@@ -91,9 +92,11 @@ async fn start_program(
         return Err(not_found(kind, slug.as_str()).into());
     };
     let record = cells.backend.record(&cell)?;
-    if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
+    let is_running =
+        |r: &abbey_cells::CellRecord| r.child.as_ref().is_some_and(abbey_cells::is_alive);
+    let Some(record) = record.filter(is_running) else {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
-    }
+    };
     // A program would stand still with the others until somebody resumes them.
     let seen = cells.observations.snapshot();
     let paused = |observed: &Observed| matches!(observed, Observed::Running { paused: true, .. });
@@ -125,8 +128,9 @@ async fn start_program(
         env.push(("TERM".to_owned(), kind));
         size
     });
+    let memory = spec.limits.memory;
     let enter = HostdOperation::Enter {
-        cell,
+        cell: cell.clone(),
         argv,
         env,
         cwd: spec.cwd,
@@ -139,8 +143,15 @@ async fn start_program(
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(used())?;
     ours.set_nonblocking(true).map_err(used())?;
     let stream = UnixStream::from_std(ours).map_err(used())?;
-    let hostd = Arc::clone(&cells.core.hostd);
-    let end = runtime::run_blocking(move || hostd.call(enter, &[theirs.as_fd()]));
+    let (state, hostd) = (Arc::clone(cells), Arc::clone(&cells.core.hostd));
+    let end = cells.core.rt.spawn_untracked(async move {
+        let call = move || hostd.call(enter, &[theirs.as_fd()]);
+        match runtime::run_blocking(call).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(e)) => Err(explain_lost_program(&state, &cell, &record, memory, e).await),
+            Err(e) => Err(Problem::new(FaultKind::Internal, e.to_string()).into()),
+        }
+    });
     Ok(RunningProgram { stream, end })
 }
 
@@ -340,11 +351,11 @@ fn with_timeout(argv: Vec<String>, within: Duration) -> Vec<String> {
 
 /// Waits for the exit status; `None` if it was lost.
 async fn wait_for_status(
-    end: &mut tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
+    end: &mut tokio::task::JoinHandle<Result<HostdReply>>,
 ) -> Result<Option<i32>> {
     match end.await {
         Ok(Ok(HostdReply::Exit { code })) => Ok(Some(code)),
-        Ok(Err(error)) => Err(Error::Cell(error)),
+        Ok(Err(error)) => Err(error),
         Ok(Ok(_)) | Err(_) => Ok(None),
     }
 }

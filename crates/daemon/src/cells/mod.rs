@@ -14,6 +14,7 @@ pub(crate) mod first_files;
 pub(crate) mod identity_files;
 pub(crate) mod logs;
 pub(crate) mod lost_files;
+mod lost_program;
 pub(crate) mod memory;
 pub(crate) mod observations;
 pub(crate) mod probes;

@@ -201,7 +201,9 @@ async fn provision_agent(
     }
     // What it may reach changes with the plan, and so do charters; the same again changes nothing.
     prepare_home(cells, current, CellName::Agent(slug.clone())).await?;
-    write_house_files(cells, current, slug).await
+    write_house_files(cells, current, slug).await?;
+    cells.request_service_credentials(slug);
+    Ok(())
 }
 
 /// Releases what an owner has and the plan does not give it any more. Its cell ends before its addresses are free: the

@@ -4,7 +4,7 @@
 //! cell on each pass, keeps cells independent of each other, and publishes its observations.
 //! Queries never come here.
 
-use crate::cells::agent_credentials::restore_agent_token;
+use crate::cells::agent_credentials::restore_agent_credentials;
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::cells::{memory, process_end, specs, status};
@@ -473,8 +473,8 @@ async fn start_cell(
         && generation > Generation(1)
     {
         // If that fails, its program says what it is missing.
-        if let Err(error) = restore_agent_token(cells, slug).await {
-            tracing::warn!(%cell, error = error.chain(), "the credential of the agent could not be put back");
+        if let Err(error) = restore_agent_credentials(cells, &current, slug).await {
+            tracing::warn!(%cell, error = error.chain(), "the credentials of the agent could not be put back");
         }
     }
     let backend = Arc::clone(&cells.backend);
@@ -482,6 +482,10 @@ async fn start_cell(
     if let Err(error) = outcome {
         tracing::warn!(%cell, error = error.chain(), "the cell could not be started; it is retried after its backoff");
         return Err(error);
+    }
+    // After the start: a microVM has its files in itself, and gets them only while it runs.
+    if let CellName::Agent(slug) = cell {
+        cells.request_service_credentials(slug);
     }
     Ok(())
 }

@@ -41,6 +41,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 struct ConsumerProgress {
     /// Digest of the access that was opened, by service and agent.
     opened: BTreeMap<(Slug, Slug), String>,
+    /// Access, by service and agent, that is opened once more though nothing of it changed.
+    renewals: BTreeSet<(Slug, Slug)>,
     /// Last problem of each service, so that one cause is logged once.
     last_problems: BTreeMap<Slug, String>,
     /// Generation of the plan for which each service has opened and closed what it is to.
@@ -70,6 +72,7 @@ pub(crate) async fn run_consumer_provisioning(cells: Arc<CellsState>) {
                 }
                 backoff = RETRY;
             }
+            () = cells.service_credentials_requested() => backoff = RETRY,
             () = cells.core.rt.sleep(pause) => {}
         }
     }
@@ -89,6 +92,18 @@ async fn provision_all_services(
         let removed = !current.house.services.contains_key(service);
         let agent = current.house.agents.get(agent);
         removed || agent.is_some_and(|a| a.uses.contains(service))
+    });
+    let requested = cells.take_service_credential_requests();
+    for agent in current.house.agents.values() {
+        if requested.contains(&agent.slug) {
+            let used = agent.uses.iter();
+            let used = used.map(|service| (service.clone(), agent.slug.clone()));
+            known.renewals.extend(used);
+        }
+    }
+    known.renewals.retain(|(service, agent)| {
+        let agent = current.house.agents.get(agent);
+        agent.is_some_and(|a| a.uses.contains(service))
     });
     publish_status(cells, known);
     let (mut settled, mut next) = (true, IDLE);
@@ -251,7 +266,8 @@ async fn open_access(
         abbey_support::digest::sha256_hex(format!("{text}\n{trust}\n{taken:?}").as_bytes());
     let is_as_planned =
         held.is_some_and(|h| h.open && h.connections == i64::from(service.connections));
-    if is_as_planned && known.opened.get(&key) == Some(&digest) {
+    let is_current = is_as_planned && !known.renewals.contains(&key);
+    if is_current && known.opened.get(&key) == Some(&digest) {
         return Ok(());
     }
     crash::point("consumer.open.begin");
@@ -271,6 +287,7 @@ async fn open_access(
         let detail = json!({ "agent": agent.as_str(), "name": name, "again": held.is_some() });
         log_service_change(cells, service, "service.open", detail).await?;
     }
+    known.renewals.remove(&key);
     known.opened.insert(key, digest);
     Ok(())
 }

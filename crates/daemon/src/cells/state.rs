@@ -10,7 +10,7 @@ use crate::net::state::NetState;
 use abbey_cells::Backend;
 use abbey_model::{CellName, DesiredState, Slug};
 use abbey_plan::AccessState;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,9 @@ pub(crate) struct CellsState {
     /// flight.
     starts_over: AtomicBool,
     consumers: RwLock<ConsumerStatus>,
+    /// Agents whose credentials for services are to be written and opened once more.
+    renewals: Mutex<BTreeSet<Slug>>,
+    renewal_requested: Notify,
     access: RwLock<Option<Arc<AccessStates>>>,
     /// When this control plane began, by its monotonic clock.
     began: Instant,
@@ -87,6 +90,8 @@ impl CellsState {
             provisioned: AtomicU64::new(0),
             starts_over: AtomicBool::new(false),
             consumers: RwLock::default(),
+            renewals: Mutex::default(),
+            renewal_requested: Notify::new(),
             access: RwLock::default(),
             began: net.core.rt.now(),
             manifest_applied: AtomicBool::new(false),
@@ -170,6 +175,28 @@ impl CellsState {
     /// What the last pass over the services found about the access of agents to them.
     pub(crate) fn consumer_status(&self) -> ConsumerStatus {
         self.consumers.read().clone()
+    }
+
+    /// Has the next pass over the services write the credentials of an agent once more and open its access with them: its
+    /// files may have been removed or replaced by older ones.
+    pub(crate) fn request_service_credentials(&self, agent: &Slug) {
+        let current = self.core.plan.current();
+        let agent_of_plan = current.as_ref().and_then(|c| c.house.agents.get(agent));
+        if agent_of_plan.is_none_or(|a| a.uses.is_empty()) {
+            return;
+        }
+        self.renewals.lock().insert(agent.clone());
+        self.renewal_requested.notify_one();
+    }
+
+    /// Takes the agents whose credentials for services are to be written once more.
+    pub(super) fn take_service_credential_requests(&self) -> BTreeSet<Slug> {
+        std::mem::take(&mut *self.renewals.lock())
+    }
+
+    /// Resolves when credentials for services are to be written once more.
+    pub(super) async fn service_credentials_requested(&self) {
+        self.renewal_requested.notified().await;
     }
 
     /// What agents have and had in services, once the passes over the services have begun.

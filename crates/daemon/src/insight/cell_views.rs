@@ -9,6 +9,7 @@ use crate::cells::status::{
 };
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
+use crate::insight::drives;
 use crate::work::state::WorkState;
 use abbey_agents::runtime;
 use abbey_api::{
@@ -318,6 +319,13 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
         }
         if let Some(why) = &seen.waits {
             say("no_room", why.clone());
+        }
+        let files = work.core.home.agent_dir(slug.as_str());
+        let record = seen.record.as_ref();
+        let drives = record.and_then(|r| drives::read_only_drives(r, &files));
+        if let Some(bad) = drives.filter(|bad| !bad.is_empty()) {
+            let (why, remedy) = drives::describe_read_only(slug.as_str(), &bad);
+            say("drives_read_only", format!("{why}; {remedy}"));
         }
         let stopped = stopped_process(seen, agent.cell, 0);
         if let Some(stopped) = stopped {

@@ -5,6 +5,7 @@
 pub(crate) mod cell_views;
 pub(crate) mod disks;
 pub(crate) mod doctor;
+mod drives;
 pub(crate) mod facts;
 pub(crate) mod ledger_views;
 pub(crate) mod metrics;

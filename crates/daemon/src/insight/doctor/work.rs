@@ -4,7 +4,7 @@ use super::checks::Checks;
 use crate::cells::probes::stopped_process;
 use crate::core::error::Result;
 use crate::core::runtime;
-use crate::insight::cell_views;
+use crate::insight::{cell_views, drives};
 use crate::work::schedules;
 use crate::work::state::WorkState;
 use crate::work::workflows;
@@ -45,6 +45,17 @@ pub(super) async fn check_agents_and_services(
                 agent.presence,
                 Presence::Ready | Presence::Starting | Presence::Idle
             );
+        let record = seen.as_ref().and_then(|s| s.record.as_ref());
+        let files = work.core.home.agent_dir(&agent.name);
+        if let Some(bad) = record.and_then(|r| drives::read_only_drives(r, &files)) {
+            let (why, remedy) = drives::describe_read_only(&agent.name, &bad);
+            let text = match bad.is_empty() {
+                true => format!("{} can write to its drives", agent.name),
+                false => format!("{}: {why}", agent.name),
+            };
+            let id = format!("drives.{}", agent.name);
+            checks.add(&id, bad.is_empty(), CheckSeverity::Fail, text, &remedy);
+        }
         let stopped = seen
             .zip(declared)
             .and_then(|(seen, agent)| stopped_process(&seen, agent.cell, 0));
