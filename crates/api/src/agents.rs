@@ -251,6 +251,11 @@ queries! {
         /// `cursor` of the page before.
         cursor: Option<String>,
     }
+    /// Which entry of an agent to read.
+    EntryQuery {
+        /// The entry that the agent had when its files of this stamp were put away, instead of the newest.
+        removed: Option<String>,
+    }
 }
 
 operations! {
@@ -261,7 +266,7 @@ operations! {
         /// One agent.
         GET "/api/v1/agents/{agent}" show(agent) -> json(AgentView);
         /// The manifest entry of an agent, now or when it last was part of the house.
-        GET "/api/v1/agents/{agent}/entry" entry(agent) -> json(EntryDoc);
+        GET "/api/v1/agents/{agent}/entry" entry(agent) [query EntryQuery] -> json(EntryDoc);
         /// The files of an agent's identity (charter, memory), without credentials.
         GET "/api/v1/agents/{agent}/bundle" export_bundle(agent) -> json(BundleDoc);
         /// Imports files into an agent.

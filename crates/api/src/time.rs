@@ -26,6 +26,25 @@ impl From<Timestamp> for Time {
     }
 }
 
+impl Time {
+    /// The instant as a part of file names: as elsewhere, with `-` for every `:` and `.`.
+    pub fn stamp(self) -> String {
+        self.to_string().replace([':', '.'], "-")
+    }
+
+    /// The instant that such a part of a file name means; none if it is no stamp.
+    pub fn from_stamp(stamp: &str) -> Option<Time> {
+        let (day, time) = stamp.strip_suffix('Z')?.split_once('T')?;
+        let parts: Vec<&str> = time.split('-').collect();
+        let [hours, minutes, seconds, millis] = parts[..] else {
+            return None;
+        };
+        let text = format!("{day}T{hours}:{minutes}:{seconds}.{millis}Z");
+        let instant: jiff::Timestamp = text.parse().ok()?;
+        Some(Time(Timestamp(instant.as_millisecond())))
+    }
+}
+
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instant =

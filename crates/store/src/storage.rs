@@ -193,9 +193,10 @@ operations! {
     read format() -> i64 = |rows, _| generations::format(rows);
     /// The current generation; none before the first.
     read current_generation() -> Option<GenerationRow> = |rows, _| generations::current(rows);
-    /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
-    read last_manifest_with_agent(agent: Slug) -> Option<(u64, String, String)> =
-        |rows, _| generations::last_with_agent(rows, &agent);
+    /// The newest manifest that had an agent, or the newest of those of this instant and before: its generation, its text, and the
+    /// agent's charter.
+    read last_manifest_with_agent(agent: Slug, until: Option<Timestamp>) -> Option<(u64, String, String)> =
+        |rows, _| generations::last_with_agent(rows, &agent, until);
     /// Renamings of agents that the host has not followed yet, oldest first.
     read pending_renames() -> Vec<RenamedAgent> = |rows, _| renames::list_pending(rows);
     /// Records that the host has followed a renaming.

@@ -14,8 +14,8 @@ use crate::names::parse_new_agent;
 use crate::output::{self, Progress, local_time, print_message};
 use crate::plan_output::print_plan;
 use crate::readiness::{WaitArgs, WaitFor};
-use abbey_api::PlanDoc;
 use abbey_api::client::Client;
+use abbey_api::{EntryQuery, PlanDoc};
 use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, Presence, Slug};
 use clap::Args;
@@ -269,12 +269,21 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     let file = args.manifest.path(home);
     let name = parse_slug(&args.agent)?;
     let client = operator_client(home)?;
-    let entry = client.agents().entry(name.as_str()).await?;
+    let agents = client.agents();
+    let mut entry = agents.entry(name.as_str(), &EntryQuery::default()).await?;
     if entry.present {
         return Err(Failure::plain(format!(
             "agent `{name}` exists; only a removed agent can be restored"
         ))
         .with_code(exit::CONFLICT));
+    }
+    let mut removed = agents.leftovers(name.as_str()).await?.removed;
+    // The entry that it had with these files, and not with later ones.
+    if args.at.as_ref().is_some_and(|at| removed.contains(at)) {
+        let of_stamp = EntryQuery {
+            removed: args.at.clone(),
+        };
+        entry = agents.entry(name.as_str(), &of_stamp).await?;
     }
     let edited = edit_manifest(home, &file, |text| {
         let mut text =
@@ -290,13 +299,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     .await?;
     write_charter(&file, &edited.text, &name, &entry.charter)?;
     abbey_daemon::check_manifest(&edited.text)?;
-    let newest = client
-        .agents()
-        .leftovers(name.as_str())
-        .await?
-        .removed
-        .pop();
-    let stamp = args.at.clone().or(newest).ok_or_else(|| {
+    let stamp = args.at.clone().or_else(|| removed.pop()).ok_or_else(|| {
         Failure::plain(format!("no files of agent `{name}` are kept"))
             .hint(format!("`abbey agent new {name}` makes a new agent"))
             .with_code(exit::NOT_FOUND)

@@ -4,6 +4,7 @@ use crate::agent_files::{ENTRY_FILE, create_file};
 use crate::connect::operator_client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, print_message};
+use abbey_api::EntryQuery;
 use abbey_daemon::Home;
 use clap::Args;
 use std::fs;
@@ -21,7 +22,10 @@ pub(crate) struct ExportArgs {
 /// a new directory. Exit code 4 if it exists.
 pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Outcome {
     let client = operator_client(home)?;
-    let entry = client.agents().entry(&args.agent).await?;
+    let entry = client
+        .agents()
+        .entry(&args.agent, &EntryQuery::default())
+        .await?;
     let bundle = client.agents().export_bundle(&args.agent).await?;
     if args.to.exists() {
         let text = format!("`{}` exists; choose a new directory", args.to.display());

@@ -186,6 +186,35 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
+#[test]
+fn the_files_of_an_earlier_removal_come_back_with_the_entry_of_then() {
+    let house = stand();
+    let removed = || {
+        let entries = std::fs::read_dir(house.home().join("removed")).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut stamps: Vec<String> = names
+            .filter_map(|name| Some(name.strip_prefix("iris-")?.to_owned()))
+            .collect();
+        stamps.sort();
+        stamps
+    };
+    house.expect(0, "agent rm iris");
+    let first = removed();
+    assert_eq!(first.len(), 1);
+    house.expect(0, "agent new iris --template worker");
+    house.wait_until_up("iris");
+    house.expect(0, "agent rm iris");
+    assert_eq!(removed().len(), 2);
+    house.expect(0, args!("agent restore iris --at {}", first[0]));
+    house.wait_until_up("iris");
+    assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
+    assert!(manifest(&house).contains("early: { cron: \"0 6 * * *\", task: show system stats }"));
+    assert_eq!(
+        read(&house, "iris", "SOUL.md"),
+        "# Iris\n\nWatches the north.\n"
+    );
+}
+
 /// A crash at any place of a restore ends with all the files in one place: with the agent if its plan was committed, and
 /// otherwise where they were kept. Restored files change their owner directory by directory.
 /// Logs go with the files of a removed agent and come back with them; what it spent stays in the sums.

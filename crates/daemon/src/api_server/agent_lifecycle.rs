@@ -3,7 +3,7 @@
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::Path;
-use crate::api_server::web::{Doc, Json};
+use crate::api_server::web::{Doc, Json, Query};
 use crate::cells::{identity_files, service_consumers};
 use crate::core::error::{Result, not_found};
 use crate::core::{hostd, runtime};
@@ -34,10 +34,22 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/entry", operation_id = "agents_entry", tag = "agents",
     summary = "The manifest entry of an agent, now or when it last was part of the house",
+    params(EntryQuery),
     responses((status = 200, body = EntryDoc)),
 )]
-async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
+async fn entry(
+    State(api): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<EntryQuery>,
+) -> Result<Doc<EntryDoc>> {
     let slug = parse_slug(&name)?;
+    let until = match &query.removed {
+        None => None,
+        Some(stamp) => Some(Time::from_stamp(stamp).ok_or_else(|| {
+            Problem::new(FaultKind::Invalid, format!("`{stamp}` is no stamp of files that were put away"))
+                .remedy("`abbey agent rm` prints it, and the names in `removed/` of the state directory end with it")
+        })?),
+    };
     let present = api
         .core
         .plan
@@ -46,7 +58,7 @@ async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Entry
     let former = api
         .core
         .store
-        .last_manifest_with_agent(slug.clone())
+        .last_manifest_with_agent(slug.clone(), until.map(|t| t.0))
         .await?;
     let Some((generation, manifest, charter)) = former else {
         let text = format!("there is no agent `{slug}`, and no earlier manifest declared one");

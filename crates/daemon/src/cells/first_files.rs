@@ -84,9 +84,7 @@ pub(super) async fn bring_identity(cells: &CellsState, slug: &Slug) -> Result<()
 
 /// Moves the files of an agent into the archive of removed agents; nothing is deleted.
 pub(super) async fn archive_files(cells: &CellsState, slug: &Slug) -> Result<()> {
-    let stamp = abbey_api::Time(cells.core.store.now())
-        .to_string()
-        .replace([':', '.'], "-");
+    let stamp = abbey_api::Time(cells.core.store.now()).stamp();
     let owner = CellName::Agent(slug.clone());
     hostd::run_operation(&cells.core.hostd, HostdOperation::Archive { owner, stamp }).await
 }

@@ -6,7 +6,7 @@ use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Error, GenerationRow, NewGeneration, Result};
-use abbey_model::Slug;
+use abbey_model::{Slug, Timestamp};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 
@@ -63,14 +63,16 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<u64> {
     Ok(commit.generation)
 }
 
-/// Finds the newest generation whose manifest had an agent. Returns its number, the manifest, and the agent's charter.
+/// Finds the newest generation whose manifest had an agent, of those up to an instant. Returns its number, the manifest, and the agent's charter.
 pub(crate) fn last_with_agent(
     rows: &dyn Rows,
     agent: &Slug,
+    until: Option<Timestamp>,
 ) -> Result<Option<(u64, String, String)>> {
     let mut found = None;
-    let sql = "SELECT charters, generation, manifest FROM generations ORDER BY generation DESC";
-    rows.visit(sql, params![], &mut |row| {
+    let until = until.unwrap_or(Timestamp(i64::MAX));
+    let sql = "SELECT charters, generation, manifest FROM generations WHERE at <= ?1 ORDER BY generation DESC";
+    rows.visit(sql, params![until], &mut |row| {
         let mut columns = Columns::of(row);
         let charters: Map<String, Value> = columns.json()?;
         match charters.get(agent.as_str()).and_then(Value::as_str) {

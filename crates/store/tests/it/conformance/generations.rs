@@ -108,20 +108,31 @@ fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
         .store()
         .commit_generation(with(3, 2, json!({ "abbot": "x" })))
         .done();
-    let found = bench.store().last_manifest_with_agent(slug("atlas")).done();
-    assert_eq!(found, Some((2, "m2".into(), "new".into())));
+    let third = bench.store().current_generation().done().map(|g| g.at);
+    bench.clock.advance(1_000);
+    bench
+        .store()
+        .commit_generation(with(4, 3, json!({ "atlas": "newest", "abbot": "x" })))
+        .done();
+    let last = |until| {
+        let found = bench.store().last_manifest_with_agent(slug("atlas"), until);
+        found.done()
+    };
+    assert_eq!(last(None), Some((4, "m4".into(), "newest".into())));
+    assert_eq!(last(third), Some((2, "m2".into(), "new".into())));
+    assert_eq!(last(Some(Timestamp(-1))), None);
     assert_eq!(
         bench
             .store()
-            .last_manifest_with_agent(slug("abbot"))
+            .last_manifest_with_agent(slug("abbot"), None)
             .done()
             .map(|f| f.0),
-        Some(3)
+        Some(4)
     );
     assert_eq!(
         bench
             .store()
-            .last_manifest_with_agent(slug("nobody"))
+            .last_manifest_with_agent(slug("nobody"), None)
             .done(),
         None
     );
