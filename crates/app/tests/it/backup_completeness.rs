@@ -38,10 +38,12 @@ fn a_backup_holds_files_wherever_they_are() {
     house.manifest("house: drives\nagents:\n  a: { template: orchestrator }\n  zoe: { cell: sandbox, template: sysadmin }\n");
     house.expect(0, "up --yes");
     house.expect(0, "agent rm zoe");
-    let entry = house.home().join(format!("removed/zoe-{first}/entry.json"));
-    let _older_removals_have_none = fs::remove_file(entry);
+    // Files on drives with the entry of a later removal, as earlier releases restored them.
+    let (removed, later) = (house.home().join("removed"), "2100-01-01T00-00-00-000Z");
+    let moved = removed.join(format!("zoe-{later}"));
+    fs::rename(removed.join(format!("zoe-{first}")), moved).unwrap();
     // It has its files, but does not start without `drives`.
-    house.expect_refusal(7, args!("agent restore zoe --at {}", first));
+    house.expect_refusal(7, args!("agent restore zoe --at {}", later));
     house.expect(0, "backup b.tar");
     house.expect(0, "backup verify b.tar");
     house.expect(0, "down");
