@@ -134,6 +134,10 @@ pub(crate) fn perform_request(
         backup: None,
         bytes: 0,
     };
+    // Nobody gets a new place, and nothing is copied or deleted, where the data is gone.
+    if !matches!(question, ServiceRequest::State {}) {
+        registry.check_data_not_lost()?;
+    }
     let known = |name: &str| Ok::<_, Error>(registry.read_all()?.remove(name));
     match &question {
         ServiceRequest::State {} => Ok(ServiceReply::State {

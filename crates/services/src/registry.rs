@@ -1,6 +1,7 @@
 //! Consumers of a stock service: names, digests of their credentials, and their limits.
 
 use crate::ask::{ConsumerState, ServiceReply, ServiceRequest};
+use crate::lost_data;
 use crate::{Error, Result};
 use abbey_support::digest::sha256_hex;
 use abbey_support::file;
@@ -42,6 +43,11 @@ impl ConsumerRegistry {
 
     fn path(&self) -> PathBuf {
         self.home.join("consumers.json")
+    }
+
+    /// As [`lost_data::check_data_not_lost`].
+    pub(crate) fn check_data_not_lost(&self) -> Result<()> {
+        lost_data::check_data_not_lost(&self.home)
     }
 
     /// Directory with the data of a consumer.
