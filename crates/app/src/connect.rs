@@ -74,7 +74,7 @@ fn unreadable_credential_hint(path: &Path) -> String {
     match found.map(|m| (m.file_type(), m.nlink())) {
         // The copy gets a name that nobody can know before, and neither command follows a link.
         Some((kind, names)) if kind.is_file() && names > 1 => format!(
-            "`f={file}; t=$(mktemp \"$f.XXXXXX\") && cp -pP \"$f\" \"$t\" && mv -fT \"$t\" \"$f\"` makes it a file of its own again, apart from a copy of the home with hard links"
+            "`f={file}; t=$(mktemp -p \"$(dirname \"$f\")\") && cp -pP \"$f\" \"$t\" && mv -fT \"$t\" \"$f\"` makes it a file of its own again, apart from a copy of the home with hard links"
         ),
         Some((kind, _)) if kind.is_dir() => {
             format!("`rm -r {file}` removes the directory, and `abbey up` makes the file anew")

@@ -43,6 +43,12 @@ fn moved_from(home: &Home) -> Option<PathBuf> {
     words.find(|word| *word == b"--home")?;
     let started_with = Path::new(OsStr::from_bytes(words.next()?));
     let directory = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    let moved = directory(started_with) != Some(directory(home.root())?);
+    // In its own mounts, where this process may look there: it can have others than a command has.
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let there = match directory(&root) {
+        Some(_) => root.join(started_with.strip_prefix("/").unwrap_or(started_with)),
+        None => started_with.to_owned(),
+    };
+    let moved = directory(&there) != Some(directory(home.root())?);
     moved.then(|| started_with.to_owned())
 }

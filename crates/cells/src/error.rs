@@ -46,7 +46,7 @@ pub enum Error {
     /// A further program was not started, since the cell has as many processes as it may have.
     #[error(
         "{} has as many processes as its limit allows{}; {}",
-        name_of(.cell),
+        .cell.described(),
         .limit.map_or_else(String::new, |most| format!(" ({most})")),
         how_to_end_processes(.cell)
     )]
@@ -188,15 +188,6 @@ impl Error {
     }
 }
 
-/// What replaces a hostd that does not take calls.
-fn name_of(cell: &CellName) -> String {
-    match cell {
-        CellName::Agent(slug) => format!("agent `{slug}`"),
-        CellName::Service(slug) => format!("service `{slug}`"),
-        CellName::Run(slug) => format!("command `{slug}`"),
-    }
-}
-
 fn how_to_end_processes(cell: &CellName) -> String {
     match cell {
         CellName::Agent(slug) => format!("`abbey restart {slug}` ends them"),
@@ -205,6 +196,7 @@ fn how_to_end_processes(cell: &CellName) -> String {
     }
 }
 
+/// What replaces a hostd that does not take calls.
 fn how_to_replace_hostd(pid: Option<i32>) -> String {
     match pid {
         Some(pid) => format!("`abbey up` replaces it, also after `kill -9 {pid}`"),

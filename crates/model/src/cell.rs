@@ -453,6 +453,15 @@ impl CellName {
         };
         format!("{kind}:{}", self.slug())
     }
+
+    /// The cell's owner in a sentence: "agent `iris`".
+    pub fn described(&self) -> String {
+        match self {
+            CellName::Agent(slug) => format!("agent `{slug}`"),
+            CellName::Service(slug) => format!("service `{slug}`"),
+            CellName::Run(slug) => format!("command `{slug}`"),
+        }
+    }
 }
 
 impl fmt::Display for CellName {

@@ -230,11 +230,14 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         let (slug, is) = (&service.slug, service.kind);
         let subject = format!("service:{slug}");
         let had_data = |old: &&Service| old.kind.has_consumers() && old.at.is_none();
+        // A program of the manifest's writes in its directory what it likes, and may not hold up a plan by that.
+        let is_stock = |old: &Service| old.kind.has_consumers();
+        let notes_kind = service.at.is_none() && old.is_none_or(is_stock);
         let noted = inventory.host.kinds_of_data.get(&subject);
-        let noted = noted.filter(|_| service.at.is_none());
+        let noted = noted.and_then(|kind| kind.parse::<ServiceKind>().ok());
         // Data of a release that did not note its kind is of that of the plan in force.
         let of_data = noted
-            .and_then(|kind| kind.parse::<ServiceKind>().ok())
+            .filter(|kind| notes_kind && kind.has_consumers())
             .or_else(|| old.filter(had_data).map(|old| old.kind));
         if let Some(was) = of_data.filter(|was| *was != is) {
             let (was, is) = (was.name(), is.name());

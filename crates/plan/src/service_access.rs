@@ -234,6 +234,19 @@ pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note
             let ago = |at: Timestamp| inventory.now.since(at).human();
             let (severity, text) = match known.map(|k| &k.state) {
                 Some(AccessState::Closed { at, .. }) => match before {
+                    // `names` gives it what is not its own.
+                    Some(_)
+                        if service.names.contains_key(&agent.slug)
+                            && !old_house.is_some_and(named_so) =>
+                    {
+                        (
+                            Severity::Warning,
+                            format!(
+                                "the {data} in `{slug}`, which another agent used until {} ago, comes to it with its data; another name for it in `names` of `{slug}` begins empty",
+                                ago(*at)
+                            ),
+                        )
+                    }
                     Some(_) => (
                         Severity::Info,
                         format!(

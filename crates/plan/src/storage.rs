@@ -146,14 +146,19 @@ pub(crate) fn find_overcommitment(house: &House, inventory: &Inventory) -> Optio
     for agent in house.agents.values() {
         let promised = promised(agent);
         let owner = format!("agent:{}", agent.slug);
-        let taken = host.space_of_drives.get(&owner).map_or(0, |taken| taken.0);
+        let images = host.space_of_drives.get(&owner);
+        let taken = images.map_or(0, |taken| taken.0);
         // Files that move onto drives leave where they were.
         let files = host.files_off_drives.get(&owner);
         let freed = files.map_or(0, |(home, workspace)| home.0.saturating_add(workspace.0));
         let more = promised.saturating_sub(taken).saturating_sub(freed);
         open = Bytes(open.0.saturating_add(more));
-        let before = old.and_then(|old| old.get(&agent.slug));
-        is_new |= promised > before.map_or(0, self::promised);
+        // One that was disabled, and is enabled again, has the images that it had.
+        let before = match old.and_then(|old| old.get(&agent.slug)) {
+            Some(before) => self::promised(before),
+            None => images.map_or(0, |_| promised),
+        };
+        is_new |= promised > before;
     }
     let free = host.free_space.filter(|free| *free < open)?;
     let remedy = match is_new {
@@ -284,6 +289,21 @@ mod tests {
         assert!(find(999, 10, 30, small, None).is_none());
         // What was promised before is only said, what is added is refused.
         assert!(!find(0, 0, 10, small, Some(small)).unwrap().is_new);
+        // An agent that is enabled again has its images still.
+        let mut enabled = Inventory::default();
+        enabled.host.free_space = Some(mib(10));
+        let whole = house(small);
+        enabled.current = Some(CurrentHouse {
+            house: House {
+                agents: BTreeMap::new(),
+                ..whole.clone()
+            },
+            charters: BTreeMap::new(),
+        });
+        assert!(find_overcommitment(&whole, &enabled).unwrap().is_new);
+        let images = ["a", "b"].map(|agent| (format!("agent:{agent}"), mib(1)));
+        enabled.host.space_of_drives = images.into();
+        assert!(!find_overcommitment(&whole, &enabled).unwrap().is_new);
         let grown = "state: 16MiB, workspace: 32MiB";
         assert!(find(0, 0, 10, grown, Some(small)).unwrap().is_new);
     }

@@ -137,13 +137,7 @@ impl Destination {
     fn write(&self, made: &Path) -> std::io::Result<()> {
         use std::io::Write;
         match self {
-            Destination::File(path) => {
-                let unfinished = unfinished_name(path);
-                let written =
-                    copy_to_new_file(made, &unfinished).and_then(|()| give_name(&unfinished, path));
-                let _gone_if_it_has_its_name = std::fs::remove_file(&unfinished);
-                written
-            }
+            Destination::File(path) => copy_whole(made, path),
             Destination::Output => {
                 let mut from = std::fs::File::open(made)?;
                 let mut to = std::io::stdout().lock();
@@ -154,31 +148,18 @@ impl Destination {
     }
 }
 
-/// Where an archive is until it is whole.
-fn unfinished_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.unfinished-{}", std::process::id()))
-}
-
-fn copy_to_new_file(from: &Path, to: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut from = std::fs::File::open(from)?;
-    let options = &mut std::fs::OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let mut to = options.open(to)?;
-    std::io::copy(&mut from, &mut to)?;
-    to.sync_all()
-}
-
-/// Gives a file its name, which no other file may have.
-fn give_name(unfinished: &Path, path: &Path) -> std::io::Result<()> {
-    match std::fs::hard_link(unfinished, path) {
-        // Some file systems have no hard links.
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists && !path.exists() => {
-            std::fs::rename(unfinished, path)
-        }
-        linked => linked,
-    }
+/// Copies a file to a path that nothing has. What is unfinished has a name by chance, so that nobody who can write there has put a
+/// link in its place.
+fn copy_whole(from: &Path, to: &Path) -> std::io::Result<()> {
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut unfinished = tempfile::Builder::new()
+        .prefix(&format!(".{name}.unfinished-"))
+        .tempfile_in(dir.unwrap_or(Path::new(".")))?;
+    std::io::copy(&mut std::fs::File::open(from)?, &mut unfinished)?;
+    unfinished.as_file().sync_all()?;
+    unfinished.persist_noclobber(to).map_err(|e| e.error)?;
+    Ok(())
 }
 
 /// Destination that the argument `file` names.

@@ -107,10 +107,11 @@ pub(crate) async fn cmd_secret(home: &Home, json: bool, command: SecretCommand) 
 
 /// Names of the stored secrets. Where they cannot be listed since the house belongs to another user, the failure says so.
 fn stored_names(home: &Home) -> Result<Vec<String>, Failure> {
-    match home.credential_names() {
-        Err(_) if home.require_own().is_err() => Ok(home.require_own().map(|()| Vec::new())?),
-        names => Ok(names?),
+    let names = home.credential_names();
+    if names.is_err() {
+        home.require_own()?;
     }
+    Ok(names?)
 }
 
 /// Longest wait for the control plane to log a change.

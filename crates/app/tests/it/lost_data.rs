@@ -46,6 +46,19 @@ fn data_goes_to_another_agent_only_with_consent() {
     }
     house.expect_refusal(4, "up");
     house.expect(0, "up --yes");
+    // What one left earlier is not the other's own.
+    house.manifest(&without_otto());
+    house.expect(0, "up --yes");
+    let taken = "cell: process, names: { iris: otto } }";
+    house.manifest(&without_otto().replace("cell: process }", taken));
+    let planned = house.expect(0, "plan");
+    let planned = planned.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        planned.contains("the site `otto` in `web`, which another agent used until"),
+        "{planned}"
+    );
+    house.manifest(&SITES.replace("cell: process }", swapped));
+    house.expect(0, "up --yes");
     // Back again, it is the same question; a renaming is none, as the data stays with its agent.
     house.manifest(SITES);
     assert!(plan(&house).requires_consent);

@@ -26,11 +26,7 @@ pub(super) async fn explain_lost_program(
     if !matches!(error, abbey_cells::Error::HostdLost { .. }) {
         return Error::Cell(error);
     }
-    let name = match cell {
-        CellName::Agent(slug) => format!("agent `{slug}`"),
-        CellName::Service(slug) => format!("service `{slug}`"),
-        CellName::Run(slug) => format!("command `{slug}`"),
-    };
+    let name = cell.described();
     let problem = |text: String| Problem::new(FaultKind::Host, text).into();
     let limit = memory.human();
     let out_of_memory = || ControlGroups::from_paths(record.groups.clone()).ran_out_of_memory();

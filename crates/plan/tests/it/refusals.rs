@@ -100,6 +100,40 @@ fn a_cell_needs_memory_to_start_and_an_agent_a_name_that_is_no_keyword() {
     assert!(!fatal(&again).join("\n").contains("means something else"));
 }
 
+/// What a program of the manifest's writes into its own directory holds up no plan; what a stock service left there does.
+#[test]
+fn only_what_a_stock_service_noted_says_of_which_kind_its_data_is() {
+    let house = |service: &str| {
+        parse(&format!(
+            "version: 1\nhouse: h\nservices: {{ s: {{ {service} }} }}\nagents: {{ a: {{}} }}\n"
+        ))
+        .unwrap()
+    };
+    let (program, site) = ("command: [sleep, '9'], probe: none", "kind: site");
+    let refused = |before: Option<&str>, now: &str, noted: &str| {
+        let mut inventory = match before {
+            Some(before) => {
+                let before = house(before);
+                after(&before, &plan(&before, &inventory()))
+            }
+            None => inventory(),
+        };
+        let noted = ("service:s".to_owned(), noted.to_owned());
+        inventory.host.kinds_of_data = [noted].into();
+        let plan = plan(&house(now), &inventory);
+        let refusals = fatal(&plan).into_iter();
+        refusals
+            .filter(|text| text.contains("its kind cannot be"))
+            .count()
+    };
+    assert_eq!(refused(Some(program), program, "git"), 0);
+    assert_eq!(refused(Some(program), program, "command"), 0);
+    assert_eq!(refused(None, program, "git"), 1);
+    assert_eq!(refused(None, site, "git"), 1);
+    assert_eq!(refused(Some(site), site, "site"), 0);
+    assert_eq!(refused(None, site, "what is this"), 0);
+}
+
 #[test]
 fn an_agent_that_is_removed_takes_the_names_of_its_data_along() {
     let y = "y".parse().unwrap();
