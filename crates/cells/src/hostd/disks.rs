@@ -20,9 +20,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// How they are mounted. The kernel takes the device away after the last use of it. Space of files that are removed goes back to
-/// the file system of the house.
-const OPTIONS: &str = "loop,nosuid,nodev,noatime,discard";
+/// How they are mounted. The kernel takes the device away after the last use of it. Space of files that are removed stays the
+/// image's: it is taken from the file system of the house once ([`drives::take_space`]).
+const OPTIONS: &str = "loop,nosuid,nodev,noatime";
 
 /// Reason why sandboxes cannot have disk images of their own on this host; none if they can.
 pub(crate) fn why_disks_unusable(privileged: bool) -> Option<String> {
@@ -185,6 +185,7 @@ fn mount_owner_disks(config: &HostdConfig, owner: &CellName, disks: Disks) -> Re
         let (image, place) = (dir.join(name).with_extension("ext4"), files.join(place));
         empty(&image, &place)?;
         fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
+        drives::take_space(&image)?;
         mount(&image, &place)?;
     }
     Ok(())
@@ -286,6 +287,13 @@ fn publish(image: &Path) -> Result<()> {
         .map_err(Error::file("publish", image))?;
     crash::point("disk.published");
     Ok(())
+}
+
+/// Gives back what images in a directory take without having anything in it, once nobody uses them.
+pub(super) fn give_unused_space_back(dir: &Path) {
+    for image in drives::images(dir).filter(|image| !in_use(image)) {
+        let _stays_taken = drives::give_space_back(&image);
+    }
 }
 
 /// Whether the kernel has a device of an image. What is mounted elsewhere is seen here as well.

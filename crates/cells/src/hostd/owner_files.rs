@@ -2,6 +2,7 @@
 
 use super::HostdConfig;
 use crate::files::CREDENTIAL;
+use crate::files::archive::DISKS;
 use crate::files::store::{ensure_dir, remove_file};
 use crate::files::tree::unpack_tree;
 use crate::{Error, Result, crash};
@@ -62,7 +63,12 @@ pub(super) fn archive_owner_files(
     let to = format!("{name}-{stamp}");
     parent
         .rename(name, &open_removed(config)?, &to)
-        .map_err(failed())
+        .map_err(failed())?;
+    let files = config.home.join("removed").join(&to);
+    for dir in [DISKS, "drives"] {
+        super::disks::give_unused_space_back(&files.join(dir));
+    }
+    Ok(())
 }
 
 /// Archived files of agents, as agent name and time stamp, oldest first.

@@ -6,6 +6,8 @@ use crate::sys::programs::SYSTEM_PATH;
 use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName, Drives};
 use abbey_support::file;
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 use rustix::process::Resource;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -138,6 +140,60 @@ pub(crate) fn grow_drive(path: &Path, size: Bytes, uid: Option<u32>) -> Result<(
     run_drive_tool(resize, &[0], path)
 }
 
+/// Space that a file system keeps beside what drives take of it, bytes.
+const SPACE_LEFT: u64 = 32 << 20;
+
+/// Takes the whole space of the image of a drive from its disk, as far as it has holes. What is written to a hole of a full disk is
+/// lost after the program that wrote it was told that it succeeded, and takes the file's earlier content along. An image stays as it
+/// is where its file system has too little left or takes no space in advance: what the drive can still take is then part of what
+/// `plan` compares with the space that is left.
+pub(crate) fn take_space(image: &Path) -> Result<()> {
+    let open = |e: Errno| Error::file("take the space of", image)(e.into());
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(image, flags, Mode::empty()).map_err(open)?;
+    let meta = rustix::fs::fstat(&file).map_err(open)?;
+    let size = u64::try_from(meta.st_size).unwrap_or_default();
+    let taken = u64::try_from(meta.st_blocks)
+        .unwrap_or_default()
+        .saturating_mul(512);
+    let missing = size.saturating_sub(taken);
+    let disk = rustix::fs::fstatvfs(&file).map_err(open)?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if missing == 0 || left < missing.saturating_add(SPACE_LEFT) {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
+        // Another took the space in between, or the file system allocates none in advance.
+        Ok(()) | Err(Errno::NOSPC | Errno::DQUOT | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(open(error)),
+    }
+}
+
+/// Gives back what an image takes of its disk without having anything in it, as of an agent that was removed.
+pub(crate) fn give_space_back(image: &Path) -> std::io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(image, flags, Mode::empty())?;
+    // What was read of it is in the page cache, and would pass for something in it.
+    rustix::fs::fsync(&file)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or_default();
+    let mut at = 0;
+    while at < size {
+        let hole = rustix::fs::seek(&file, SeekFrom::Hole(at))?;
+        let data = match rustix::fs::seek(&file, SeekFrom::Data(hole)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => size,
+            Err(error) => return Err(error.into()),
+        };
+        if data > hole {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&file, flags, hole, data - hole)?;
+        }
+        at = data.max(hole + 1);
+    }
+    Ok(())
+}
+
 /// Checks the ext4 file system of a drive without changing it.
 ///
 /// # Errors
@@ -153,14 +209,14 @@ pub(crate) fn has_images(dir: &Path) -> bool {
     images(dir).any(|image| image.exists())
 }
 
-/// Space that the images of drives in a directory take on their disk: what was never written takes none.
+/// Space that the images of drives in a directory take on their disk.
 pub(crate) fn space_taken(dir: &Path) -> Bytes {
     let sizes = images(dir).filter_map(|image| fs::symlink_metadata(image).ok());
     Bytes(sizes.map(|meta| meta.blocks().saturating_mul(512)).sum())
 }
 
 /// Paths of the images in a directory of drives that are kept.
-fn images(dir: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn images(dir: &Path) -> impl Iterator<Item = PathBuf> {
     ["state", "workspace"]
         .map(|name| dir.join(name).with_extension("ext4"))
         .into_iter()
@@ -225,6 +281,9 @@ pub(crate) fn lock_drives(
             Ok(_) => {}
         }
     }
+    for image in [&held.state, &held.workspace] {
+        take_space(image)?;
+    }
     Ok(held)
 }
 
@@ -286,4 +345,28 @@ pub(crate) fn extract_drive_files(
 /// Creates the scratch drive of one boot, without a journal.
 pub(crate) fn create_scratch_drive(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
     make(path, "abbey-scratch", size, None, uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn an_image_takes_its_space_and_gives_back_what_has_nothing_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("state.ext4");
+        let file = fs::File::create_new(&image).unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_at(b"kept", 3 << 20).unwrap();
+        drop(file);
+        let before = fs::read(&image).unwrap();
+        take_space(&image).unwrap();
+        assert!(space_taken(dir.path()) >= Bytes(8 << 20));
+        take_space(&image).unwrap();
+        assert_eq!(fs::read(&image).unwrap(), before);
+        give_space_back(&image).unwrap();
+        assert!(space_taken(dir.path()) <= Bytes(1 << 20));
+        assert_eq!(fs::read(&image).unwrap(), before);
+    }
 }

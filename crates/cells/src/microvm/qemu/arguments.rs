@@ -140,8 +140,8 @@ pub(super) fn qemu_arguments(
     if drives {
         drive("scratch", &format!("cache=unsafe,discard=unmap{throttled}"));
         for name in ["state", "workspace"] {
-            // A flush of the guest is a flush of the host's disk.
-            drive(name, &format!("cache=writeback,discard=unmap{throttled}"));
+            // A flush of the guest is a flush of the host's disk. What the guest discards stays taken: it is the drive's.
+            drive(name, &format!("cache=writeback,discard=ignore{throttled}"));
         }
     }
     add(&["-chardev", &format!("socket,id=monitor,fd={MONITOR}")]);

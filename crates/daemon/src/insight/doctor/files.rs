@@ -19,7 +19,10 @@ pub(super) fn check_disk_space(home: &Home, checks: &mut Checks) {
         free >= SPACE_LEAST,
         CheckSeverity::Fail,
         format!("{} are free for the state", Bytes(free).human()),
-        "free some space on that file system",
+        &format!(
+            "free some space on that file system; `du -xh --max-depth=3 {} | sort -h | tail` lists what takes most of it in the house",
+            abbey_support::shell::shell_path(home.root())
+        ),
     );
     // Some file systems make inodes as they are needed, and state no number.
     if let Some(stat) = stat.filter(|s| s.f_files > 0) {
