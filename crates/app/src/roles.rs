@@ -163,6 +163,8 @@ fn serve(args: &[OsString]) -> ExitCode {
             notify_service_manager();
         }),
     };
+    // One for the requests and one for the work beside them; more of them keep memory rather than gain time.
+    abbey_cells::limit_heaps(2);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -399,3 +399,14 @@ pub fn release_free_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Lets the threads of this process share `count` heaps. The C library makes more of them while threads allocate at once, up to
+/// eight for each processor, and each keeps what its threads once used (mallopt(3), `M_ARENA_MAX`). To be called before there are
+/// threads. Does nothing on another C library than glibc.
+pub fn limit_heaps(count: std::ffi::c_int) {
+    // SAFETY: takes no pointer; it sets a number of the allocator, which reads it under its own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, count);
+    }
+}

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) const READERS: usize = 2;
 /// Readers of operations that read the whole state, which would keep ordinary reads waiting. One at a time is enough.
 pub(super) const SCANNERS: usize = 1;
+/// Pages that a reader keeps between reads, KiB. The kernel has the file in memory as well, so more is memory without gain.
+const CACHE_KIB: i64 = 512;
 /// Most reads waiting.
 const QUEUE_MAX: usize = 4096;
 
@@ -71,6 +73,8 @@ fn connect(path: &Path) -> rusqlite::Result<SqliteRows> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     super::schema::distrust_schema(&connection)?;
+    // A negative number is an amount in KiB.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // The first read opens the journal, for which there may be no descriptor later.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
         row.get::<_, i64>(0)
