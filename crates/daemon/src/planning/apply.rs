@@ -6,6 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::hostd;
 use crate::core::plan::{PlanInForce, stored_allocation};
 use crate::core::saved_templates::require_saved_template;
+use crate::planning::removed_files::archived_at;
 use crate::planning::{file_access, render};
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
@@ -348,6 +349,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         listens_elsewhere,
         charters: charters.clone(),
         renamed: BTreeMap::new(),
+        restored: BTreeMap::new(),
         access: service_access::planned_access(&access),
         now: work.core.store.now(),
     };
@@ -360,6 +362,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
     let first_files = check_first_files(work, &body.first_files, &parsed).await?;
+    inventory.restored = archived_at(&first_files);
     // By their names in force: a renaming moves files only once it is.
     let lost = match &current {
         Some(current) => find_lost_files(&work.cells, &current.house, &inventory.host).await?,
