@@ -209,6 +209,13 @@ impl Inventory {
         Ok(())
     }
 
+    /// Agents of a house that the plan in force does not have, under any name.
+    pub fn new_agents(&self, house: &House) -> Vec<Slug> {
+        let agents = house.agents.keys();
+        let new = agents.filter(|agent| !self.applied.agents.contains_key(*agent));
+        new.cloned().collect()
+    }
+
     /// Makes the facts of the host call agents as the plan in force does. The host follows a renaming after it is in
     /// force; until then it binds the agent's user to a name that the plan does not have any more. `pending` has those
     /// renamings as old and new name, oldest first; the host may have followed some of them.

@@ -284,10 +284,16 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     let agents = client.agents();
     let mut entry = agents.entry(name.as_str(), &EntryQuery::default()).await?;
     if entry.present {
-        return Err(Failure::plain(format!(
+        let failure = Failure::plain(format!(
             "agent `{name}` exists; only a removed agent can be restored"
         ))
-        .with_code(exit::CONFLICT));
+        .with_code(exit::CONFLICT);
+        return Err(match entry.removed.last() {
+            Some(stamp) => failure.hint(format!(
+                "`removed/{name}-{stamp}` in the state directory keeps files of a removed agent of this name: `abbey agent rm {name}`, then `abbey agent restore {name} --at {stamp}` brings that one back"
+            )),
+            None => failure,
+        });
     }
     let mut removed = agents.leftovers(name.as_str()).await?.removed;
     // The entry that it had with these files, and not with later ones.

@@ -139,3 +139,36 @@ fn data_of_a_removed_agent_goes_to_a_new_one_of_its_name_only_with_consent() {
     until("it is open again", || opened(&house) == 5);
     assert!(required(&house).is_empty());
 }
+
+#[test]
+fn the_files_of_a_removed_agent_are_named_where_a_new_one_has_its_name() {
+    let house = up(
+        "house: names\ndefaults: { cell: process, waive: [limits] }\nagents:\n  ada: {}\n  cat: {}\n",
+    );
+    house.write_agent_file("cat", "note", "kept\n");
+    house.expect(0, "agent rm cat");
+    let removed = std::fs::read_dir(house.home().join("removed")).unwrap();
+    let removed: Vec<String> = removed
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let stamp = removed[0].strip_prefix("cat-").unwrap();
+    write(&house, &format!("{}  cat: {{}}\n", manifest(&house)));
+    let back = format!("`abbey agent restore cat --at {stamp}`");
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let planned = flat(house.expect(0, "plan"));
+    assert!(
+        planned.contains(&format!("`removed/cat-{stamp}`")),
+        "{planned}"
+    );
+    assert!(planned.contains(&back), "{planned}");
+    house.expect(0, "up");
+    assert!(!house.expect(0, "plan").contains("removed/"));
+    let refusal = flat(house.expect_refusal(4, "agent restore cat"));
+    assert!(
+        refusal.contains(&format!("`abbey agent rm cat`, then {back}")),
+        "{refusal}"
+    );
+    house.expect(0, "agent rm cat");
+    house.expect(0, format!("agent restore cat --at {stamp}").as_str());
+    assert_eq!(house.expect(0, "exec cat -- cat note"), "kept\n");
+}
