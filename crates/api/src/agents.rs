@@ -165,6 +165,9 @@ documents! {
         charter: String,
         /// Names that its data had in services, by service, where the manifest named them.
         data_names: BTreeMap<String, String>,
+        /// Time stamps of kept files of removed agents of this name, oldest first.
+        #[serde(default)]
+        removed: Vec<String>,
     }
     /// The files that make an agent who it is, in a layout that other tools know.
     BundleDoc {

@@ -5,6 +5,7 @@ use crate::output::print_message;
 use crate::shown;
 use abbey_api::PlanDoc;
 use abbey_daemon::Home;
+use clap::Args;
 use std::io::{BufRead, IsTerminal, Write};
 
 /// Who consents to the steps of a plan that remove something.
@@ -17,6 +18,26 @@ pub(crate) enum Consent {
     Given(Vec<String>),
     /// Nobody yet: on a terminal the operator is asked.
     Ask,
+    /// As `Ask`, in a command that takes `--yes` itself.
+    AskOrOption,
+}
+
+/// The option with which a command that changes the house is told that the operator consents.
+#[derive(Debug, Args)]
+pub(crate) struct ConsentArg {
+    /// Consent to everything that the plan removes, or gives to another agent.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl ConsentArg {
+    /// Who consents in the command that has the option.
+    pub(crate) fn consent(&self) -> Consent {
+        match self.yes {
+            true => Consent::All,
+            false => Consent::AskOrOption,
+        }
+    }
 }
 
 impl Consent {
@@ -53,7 +74,7 @@ impl Consent {
                 Consent::All => false,
                 Consent::To(agreed) => subject != agreed,
                 Consent::Given(agreed) => !agreed.contains(subject),
-                Consent::Ask => true,
+                Consent::Ask | Consent::AskOrOption => true,
             })
             .map(|(_, text)| *text)
             .collect();
@@ -62,9 +83,13 @@ impl Consent {
                 1 => format!("a removal requires consent: {}", open[0]),
                 n => format!("{n} removals require consent: {}", open.join("; ")),
             };
-            return Err(Failure::plain(text)
-                .hint("nothing was changed; `abbey up --yes` agrees, and `abbey plan` shows the whole plan")
-                .with_code(exit::CONFLICT));
+            let hint = match matches!(self, Consent::AskOrOption) {
+                true => "nothing was changed; the same command with `--yes` agrees",
+                false => {
+                    "nothing was changed; `abbey up --yes` agrees, and `abbey plan` shows the whole plan"
+                }
+            };
+            return Err(Failure::plain(text).hint(hint).with_code(exit::CONFLICT));
         }
         Ok(steps.into_iter().map(|(subject, _)| subject).collect())
     }

@@ -8,8 +8,9 @@ use crate::exit::{self, Failure};
 use crate::follow::activity_of;
 use crate::manifest_file::MANIFEST_MAX;
 use crate::output::{Progress, print_message};
-use abbey_api::client::Client;
-use abbey_daemon::{Home, ManifestLock};
+use abbey_api::client::{self, Client};
+use abbey_daemon::{Error, Home, ManifestLock};
+use abbey_model::FaultKind;
 use abbey_support::beneath::DirHandle;
 use abbey_support::digest::sha256_hex;
 use abbey_support::file::{self, Sync, publish};
@@ -227,10 +228,68 @@ pub(crate) async fn require_no_interrupted_edit(
     }
 }
 
-/// Whether an edit of the file was interrupted, so that its text may change before it is applied.
-pub(crate) fn has_interrupted_edit(home: &Home, file: &Path) -> bool {
-    let target = file.canonicalize();
-    target.is_ok_and(|target| !kept_edits(home, &target).is_empty())
+/// Text that the next command of a house that is down puts back into the file, since the edit that the file has was interrupted
+/// before the house accepted it; none if the file stays as it is.
+///
+/// # Errors
+/// If the state of the house cannot be read.
+pub(crate) async fn text_to_put_back(home: &Home, file: &Path) -> Result<Option<String>, Failure> {
+    let Ok(target) = file.canonicalize() else {
+        return Ok(None);
+    };
+    // While another has the lock, the command that edits the file goes on.
+    if kept_edits(home, &target).is_empty()
+        || !matches!(home.try_lock_manifest()?, ManifestLock::Taken(_))
+    {
+        return Ok(None);
+    }
+    let in_force = match abbey_daemon::manifest_offline(home.root().to_owned()).await {
+        Ok(in_force) => Some(in_force.manifest),
+        Err(Error::Problem(problem)) if problem.fault() == FaultKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let is_in_force =
+        async |text: &[u8]| Ok(in_force.as_ref().is_some_and(|m| m.as_bytes() == text));
+    let ends = judge_edits(home, &target, &is_in_force).await?;
+    let back = ends.into_iter().rev().find_map(|end| match end {
+        EditEnd::PutBack { before, .. } => Some(before.text),
+        EditEnd::Over(_) => None,
+    });
+    Ok(back)
+}
+
+/// How an edit whose command was interrupted ends.
+enum EditEnd {
+    /// The house has accepted it, or somebody has edited the file since: the file stays.
+    Over(Kept),
+    /// The house has not accepted it: the file gets the text of before.
+    PutBack { edited: Vec<u8>, before: Kept },
+}
+
+/// How each interrupted edit of a file ends, in the order in which they do, and changes nothing. `is_in_force` says whether
+/// the house has a manifest.
+async fn judge_edits(
+    home: &Home,
+    target: &Path,
+    is_in_force: &impl AsyncFn(&[u8]) -> Result<bool, Failure>,
+) -> Result<Vec<EditEnd>, Failure> {
+    let mut ends = Vec::new();
+    let Ok(mut now) = read_input(target, MANIFEST_MAX) else {
+        return Ok(ends);
+    };
+    for path in kept_edits(home, target) {
+        let Ok(text) = read_kept(&path) else {
+            continue;
+        };
+        let before = Kept { text, path };
+        if before.path != kept_at(home, target, &now) || is_in_force(&now).await? {
+            ends.push(EditEnd::Over(before));
+            continue;
+        }
+        let edited = std::mem::replace(&mut now, before.text.clone().into_bytes());
+        ends.push(EditEnd::PutBack { edited, before });
+    }
+    Ok(ends)
 }
 
 async fn finish_edits(home: &Home, client: &Client, target: &Path) -> Result<bool, Failure> {
@@ -239,21 +298,19 @@ async fn finish_edits(home: &Home, client: &Client, target: &Path) -> Result<boo
         of == name || of.starts_with(&prefix(home, target))
     });
     let mut changed = false;
-    for path in kept_edits(home, target) {
-        let (Ok(text), Ok(now)) = (read_kept(&path), read_input(target, MANIFEST_MAX)) else {
-            continue;
-        };
-        let before = Kept { text, path };
-        if before.path != kept_at(home, target, &now) || is_in_force(client, &now).await? {
-            before.drop();
-            continue;
+    let is_in_force = async |text: &[u8]| is_in_force(client, text).await;
+    for end in judge_edits(home, target, &is_in_force).await? {
+        match end {
+            EditEnd::Over(before) => before.drop(),
+            EditEnd::PutBack { edited, before } => {
+                put_back(target, &edited, before)?;
+                print_message(&format!(
+                    "an edit of `{}` was interrupted before the house accepted it: the file is as it was before",
+                    target.display()
+                ));
+                changed = true;
+            }
         }
-        put_back(target, &now, before)?;
-        print_message(&format!(
-            "an edit of `{}` was interrupted before the house accepted it: the file is as it was before",
-            target.display()
-        ));
-        changed = true;
     }
     Ok(changed)
 }
@@ -276,8 +333,12 @@ async fn is_in_force(client: &Client, text: &[u8]) -> Result<bool, Failure> {
     let until = Instant::now() + PATIENCE;
     loop {
         let busy = activity_of(client).await.is_some();
-        if client.house().manifest().await?.manifest.as_bytes() == text {
-            return Ok(true);
+        match client.house().manifest().await {
+            Ok(in_force) if in_force.manifest.as_bytes() == text => return Ok(true),
+            Ok(_) => {}
+            // A house that never had a plan.
+            Err(client::Error::Refused(why)) if why.fault() == FaultKind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
         if !busy || Instant::now() >= until {
             return Ok(false);

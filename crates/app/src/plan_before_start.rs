@@ -2,26 +2,23 @@
 
 use crate::consent::Consent;
 use crate::exit::Failure;
-use crate::manifest_edit::has_interrupted_edit;
 use crate::plan_output::refusal;
 use abbey_api::ManifestBody;
 use abbey_daemon::{Error, Home, plan_offline};
 use abbey_model::FaultKind;
-use std::path::Path;
 
-/// Plans the manifest `body`, which was read from `file`, for a house that is down, and starts nothing. Returns the steps that
+/// Plans the manifest `body` for a house that is down, and starts nothing. Returns the steps that
 /// are agreed to. Does nothing if no plan can be made without a control plane: then it says why as it starts.
 ///
 /// # Errors
 /// Exit code 4 if the plan cannot be carried out, or removes something and nobody consents.
 pub(crate) async fn plan_before_start(
     home: &Home,
-    file: &Path,
     body: &ManifestBody,
     yes: bool,
 ) -> Result<Vec<String>, Failure> {
-    // Without a plan in force, nothing is started; and what the file will say is known once the house runs.
-    if !home.database_file().exists() || has_interrupted_edit(home, file) {
+    // Without a plan in force, nothing is started.
+    if !home.database_file().exists() {
         return Ok(Vec::new());
     }
     let planned = match plan_offline(home.root().to_owned(), body.clone()).await {

@@ -20,6 +20,7 @@ mod likeness;
 mod named_ports;
 mod node;
 mod origin;
+mod ownership;
 mod plan;
 mod planner;
 mod reach;
@@ -53,6 +54,7 @@ pub use keys::{
 pub use likeness::{IMPORT_RECORD, Likeness, is_import_record, remove_own_keys};
 pub use node::{MANIFEST_MAX, Mistake};
 pub use origin::Origin;
+pub use ownership::Ownership;
 pub use plan::{
     AccessState, Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, ServiceAccess,
     Severity,

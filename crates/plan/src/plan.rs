@@ -3,6 +3,7 @@
 use crate::allocate::{HostFacts, Registry};
 use crate::house::House;
 use crate::node::Mistake;
+use crate::ownership::Ownership;
 use crate::settings::KeyChange;
 use abbey_model::{Generation, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,9 @@ pub struct AppliedPlan {
     /// By agent: its model, and the model that it had before.
     #[serde(default)]
     pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
+    /// Identities of agents, and whose the data in services is; empty in plans of releases that did not record it.
+    #[serde(default)]
+    pub ownership: Ownership,
 }
 
 /// The house of the current plan, decoded from its stored manifest by this release.
@@ -161,6 +165,8 @@ pub struct Inventory {
     pub charters: BTreeMap<Slug, String>,
     /// Agents that get another name, with the name before.
     pub renamed: BTreeMap<Slug, Slug>,
+    /// New agents that come with the archived files of a former one, with the instant at which those were archived.
+    pub restored: BTreeMap<Slug, Timestamp>,
     /// What agents have and had in the services of the house.
     pub access: Vec<ServiceAccess>,
     /// Instant of the plan.
@@ -187,6 +193,7 @@ impl Inventory {
         rename_key(&mut self.applied.agents, old, new);
         rename_key(&mut self.applied.versions, old, new);
         rename_key(&mut self.applied.models, old, new);
+        self.applied.ownership.rename(old, new, self.now);
         let (before, after) = (format!("agent:{old}"), format!("agent:{new}"));
         self.registry.rename_owner(&before, &after);
         if let Some(uid) = self.host.bound_uids.remove(&before) {
@@ -200,6 +207,13 @@ impl Inventory {
         }
         self.renamed.insert(new.clone(), old.clone());
         Ok(())
+    }
+
+    /// Agents of a house that the plan in force does not have, under any name.
+    pub fn new_agents(&self, house: &House) -> Vec<Slug> {
+        let agents = house.agents.keys();
+        let new = agents.filter(|agent| !self.applied.agents.contains_key(*agent));
+        new.cloned().collect()
     }
 
     /// Makes the facts of the host call agents as the plan in force does. The host follows a renaming after it is in

@@ -10,7 +10,7 @@ use crate::keys::{Agent, Service};
 use crate::named_ports::{NamedPorts, allocate_named_ports, shares_host_network};
 use crate::plan::{Action, AppliedPlan, Inventory, Note, Plan, PlanStep, Severity};
 use crate::reach;
-use crate::service_access::{self, Loss};
+use crate::service_access::{self, Loss, OwnedData};
 use crate::service_kind::ServiceKind;
 use crate::settings::KeyChange;
 use abbey_model::{CellKind, Slug, Subnet, overlap};
@@ -71,13 +71,15 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     for agent in house.agents.values() {
         work.agent(agent, house, inventory, &mut applied);
     }
-    for loss in service_access::losses(house, inventory) {
+    let owned = OwnedData::new(house, inventory);
+    for loss in service_access::losses(house, inventory, &owned) {
         work.note_loss(loss);
     }
     work.notes
-        .extend(service_access::returning_access(house, inventory));
+        .extend(service_access::returning_access(house, inventory, &owned));
     work.notes
-        .extend(service_access::left_by_renaming(house, inventory));
+        .extend(service_access::left_by_renaming(house, inventory, &owned));
+    applied.ownership = owned.into_planned();
     let mut plan = Plan {
         generation: inventory.generation,
         steps: work.steps,

@@ -3,9 +3,10 @@
 
 use crate::house::House;
 use crate::keys::Service;
+use crate::ownership::{Ownership, service_with_consumers};
 use crate::plan::{AccessState, Inventory, Note, Severity};
 use crate::service_kind::ServiceKind;
-use abbey_model::{Millis, Slug, Timestamp};
+use abbey_model::{Generation, Millis, Slug, Timestamp};
 use std::collections::BTreeSet;
 
 /// Data that a plan takes away.
@@ -36,14 +37,93 @@ fn used_names(house: &House, service: &Service) -> BTreeSet<String> {
     users.map(|a| service.name_for(&a.slug)).collect()
 }
 
-/// Service of a house in which agents have something of their own.
-fn service_with_consumers<'a>(house: &'a House, slug: &Slug) -> Option<&'a Service> {
-    let service = house.services.get(slug)?;
-    (service.kind.has_consumers() && service.at.is_none()).then_some(service)
+/// Whose the data in services is, before a plan and after it.
+pub(crate) struct OwnedData {
+    before: Ownership,
+    after: Ownership,
+}
+
+impl OwnedData {
+    /// Whose the data is now, and whose it is once `house` is in force.
+    pub(crate) fn new(house: &House, inventory: &Inventory) -> OwnedData {
+        let mut before = inventory.applied.ownership.clone();
+        let current = inventory.current.as_ref().map(|c| &c.house);
+        before.complete(inventory.applied.agents.keys(), current, inventory.now);
+        let dropped = |service: &Slug, name: &str| {
+            let state = access_state(inventory, service, name);
+            matches!(state, Some(AccessState::Dropped { .. }))
+        };
+        let next = (Generation(inventory.generation.0 + 1), inventory.now);
+        OwnedData {
+            after: before.after(house, &inventory.restored, next, dropped),
+            before,
+        }
+    }
+
+    /// What holds once the plan is in force.
+    pub(crate) fn into_planned(self) -> Ownership {
+        self.after
+    }
+
+    /// Data in a service that `agent` would get and that another agent has or left there; none if there is no such data, or it
+    /// is the agent's own.
+    fn taken<'a>(
+        &'a self,
+        inventory: &Inventory,
+        (service, name): (&Slug, &str),
+        agent: &Slug,
+    ) -> Option<TakenData<'a>> {
+        let owner = self.before.owner(service, name);
+        if owner.is_some_and(|owner| self.after.is(agent, owner)) {
+            return None;
+        }
+        let house = inventory.current.as_ref().map(|c| &c.house);
+        let service_before = house.and_then(|h| service_with_consumers(h, service));
+        let in_use = owner.is_some_and(|owner| {
+            let users = house.and_then(|h| h.agents.get(&owner.agent));
+            let named = service_before.is_some_and(|s| s.name_for(&owner.agent) == name);
+            named && users.is_some_and(|a| a.uses.contains(service))
+        });
+        let closed = match access_state(inventory, service, name) {
+            _ if in_use => None,
+            Some(AccessState::Dropped { .. }) => return None,
+            Some(AccessState::Closed { at, .. }) => Some(*at),
+            Some(AccessState::Open) => None,
+            // It may have been opened, and the house ended before it was logged.
+            None if owner.is_none() => return None,
+            None => None,
+        };
+        Some(TakenData {
+            owner: owner.map(|owner| (&owner.agent, self.before.has(owner))),
+            in_use,
+            closed,
+        })
+    }
+}
+
+/// Data that an agent gets and that is another's.
+struct TakenData<'a> {
+    /// Whose it is, and whether that agent is in the plan in force; none if that is not recorded.
+    owner: Option<(&'a Slug, bool)>,
+    /// Whether the owner uses it.
+    in_use: bool,
+    /// Instant at which it was closed, if that is known.
+    closed: Option<Timestamp>,
+}
+
+/// State of the access of this name in a service, if it is known.
+fn access_state<'a>(
+    inventory: &'a Inventory,
+    service: &Slug,
+    name: &str,
+) -> Option<&'a AccessState> {
+    let mut known = inventory.access.iter();
+    let known = known.find(|a| a.service == *service && a.name == name)?;
+    Some(&known.state)
 }
 
 /// What the house `house` closes, or deletes earlier than the plan in force does.
-pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
+pub(crate) fn losses(house: &House, inventory: &Inventory, owned: &OwnedData) -> Vec<Loss> {
     let old_house = inventory.current.as_ref().map(|c| &c.house);
     let mut losses = Vec::new();
     for service in house.services.values() {
@@ -66,7 +146,7 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
             })
             .map(|a| a.name.clone());
         let used = used_names(house, service);
-        losses.extend(handed_over(house, service, old_house, old));
+        losses.extend(taken_data(house, service, inventory, owned));
         let names: BTreeSet<String> = kept.chain(used_before.iter().cloned()).collect();
         for name in names.difference(&used) {
             let closed = closed_since(inventory, &service.slug, name);
@@ -130,32 +210,43 @@ pub(crate) fn losses(house: &House, inventory: &Inventory) -> Vec<Loss> {
     losses
 }
 
-/// Data that agents have in a service and that belongs to other agents from now on.
-fn handed_over(
+/// Data in a service that agents have or left there, and that other agents get. A name alone gives nobody what is another's.
+fn taken_data(
     house: &House,
     service: &Service,
-    old_house: Option<&House>,
-    old: Option<&Service>,
+    inventory: &Inventory,
+    owned: &OwnedData,
 ) -> Vec<Loss> {
-    let (Some(old_house), Some(old)) = (old_house, old) else {
-        return Vec::new();
-    };
     let slug = &service.slug;
-    let users = |house: &House| {
-        let agents = house.agents.values().filter(|a| a.uses.contains(slug));
-        agents.map(|a| a.slug.clone()).collect::<Vec<Slug>>()
-    };
-    let before = users(old_house);
-    let taken = users(house).into_iter().filter_map(|agent| {
-        let name = service.name_for(&agent);
-        let owner = before.iter().find(|owner| old.name_for(owner) == name)?;
-        let data = describe_access(service.kind, &name);
-        (*owner != agent).then(|| Loss {
-            service: slug.clone(),
-            text: format!(
-                "agent `{agent}` gets the {data} in `{slug}` with everything that agent `{owner}` has in it"
+    let users = house.agents.values().filter(|a| a.uses.contains(slug));
+    let taken = users.filter_map(|user| {
+        let agent = &user.slug;
+        let name = service.name_for(agent);
+        let taken = owned.taken(inventory, (slug, &name), agent)?;
+        let who = match taken.owner {
+            Some((owner, true)) => format!("agent `{owner}`"),
+            Some((owner, false)) if house.agents.contains_key(owner) => {
+                format!("the former agent `{owner}`, another one of that name,")
+            }
+            Some((owner, false)) => format!("the former agent `{owner}`"),
+            None => "an agent that is not recorded".to_owned(),
+        };
+        let has = match (taken.in_use, taken.closed) {
+            (true, _) => format!("{who} has in it"),
+            (false, Some(at)) => format!(
+                "{who} left in it {} ago",
+                inventory.now.since(at).human()
             ),
-            agent: Some(agent),
+            (false, None) => format!("{who} left in it"),
+        };
+        let text = format!(
+            "agent `{agent}` gets the {} in `{slug}` with everything that {has}; another name for `{agent}` in `names` of `{slug}` begins empty",
+            describe_access(service.kind, &name)
+        );
+        Some(Loss {
+            service: slug.clone(),
+            agent: Some(agent.clone()),
+            text,
         })
     });
     taken.collect()
@@ -163,16 +254,18 @@ fn handed_over(
 
 /// Instant at which the access of this name was closed; none if it is open or unknown.
 fn closed_since(inventory: &Inventory, service: &Slug, name: &str) -> Option<Timestamp> {
-    let mut known = inventory.access.iter();
-    let known = known.find(|a| a.service == *service && a.name == name)?;
-    match known.state {
-        AccessState::Closed { at, .. } => Some(at),
+    match access_state(inventory, service, name)? {
+        AccessState::Closed { at, .. } => Some(*at),
         AccessState::Open | AccessState::Dropped { .. } => None,
     }
 }
 
 /// What an agent that gets another name leaves in services that it does not use any more: its data has the former name.
-pub(crate) fn left_by_renaming(house: &House, inventory: &Inventory) -> Vec<Note> {
+pub(crate) fn left_by_renaming(
+    house: &House,
+    inventory: &Inventory,
+    owned: &OwnedData,
+) -> Vec<Note> {
     let mut notes = Vec::new();
     for (new, old) in &inventory.renamed {
         let services = house.services.values().filter(|s| s.kind.has_consumers());
@@ -182,7 +275,9 @@ pub(crate) fn left_by_renaming(house: &House, inventory: &Inventory) -> Vec<Note
                 .get(new)
                 .is_none_or(|a| a.uses.contains(&service.slug));
             let name = service.name_for(old);
-            if uses || closed_since(inventory, &service.slug, &name).is_none() {
+            let owner = owned.before.owner(&service.slug, &name);
+            let is_own = owner.is_some_and(|owner| owned.before.is(new, owner));
+            if uses || !is_own || closed_since(inventory, &service.slug, &name).is_none() {
                 continue;
             }
             let (slug, data) = (&service.slug, describe_access(service.kind, &name));
@@ -211,8 +306,12 @@ fn unclaimed(house: &House, inventory: &Inventory, service: &Service) -> Vec<Str
     names.map(|a| format!("`{}`", a.name)).collect()
 }
 
-/// What an agent finds in a service that it uses from now on, where somebody with its name used it before.
-pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note> {
+/// What an agent finds in a service that it uses from now on, unless it is another's: its own, or nothing.
+pub(crate) fn returning_access(
+    house: &House,
+    inventory: &Inventory,
+    owned: &OwnedData,
+) -> Vec<Note> {
     let old_house = inventory.current.as_ref().map(|c| &c.house);
     let mut notes = Vec::new();
     for agent in house.agents.values() {
@@ -222,46 +321,25 @@ pub(crate) fn returning_access(house: &House, inventory: &Inventory) -> Vec<Note
                 continue;
             };
             let name = service.name_for(&agent.slug);
-            let mut known = inventory.access.iter();
-            let known = known.find(|a| a.service == *slug && a.name == name);
             let named_so = |house: &House| {
                 service_with_consumers(house, slug).is_some_and(|s| s.name_for(&agent.slug) == name)
             };
-            if before.is_some_and(|a| a.uses.contains(slug)) && old_house.is_some_and(named_so) {
+            let used = before.is_some_and(|a| a.uses.contains(slug));
+            if (used && old_house.is_some_and(named_so))
+                || owned.taken(inventory, (slug, &name), &agent.slug).is_some()
+            {
                 continue;
             }
             let data = describe_access(service.kind, &name);
             let ago = |at: Timestamp| inventory.now.since(at).human();
-            let (severity, text) = match known.map(|k| &k.state) {
-                Some(AccessState::Closed { at, .. }) => match before {
-                    // `names` gives it what is not its own.
-                    Some(_)
-                        if service.names.contains_key(&agent.slug)
-                            && !old_house.is_some_and(named_so) =>
-                    {
-                        (
-                            Severity::Warning,
-                            format!(
-                                "the {data} in `{slug}`, which another agent used until {} ago, comes to it with its data; another name for it in `names` of `{slug}` begins empty",
-                                ago(*at)
-                            ),
-                        )
-                    }
-                    Some(_) => (
-                        Severity::Info,
-                        format!(
-                            "its {data} in `{slug}` was closed {} ago and comes back with its data",
-                            ago(*at)
-                        ),
+            let (severity, text) = match access_state(inventory, slug, &name) {
+                Some(AccessState::Closed { at, .. }) => (
+                    Severity::Info,
+                    format!(
+                        "its {data} in `{slug}` was closed {} ago and comes back with its data",
+                        ago(*at)
                     ),
-                    None => (
-                        Severity::Warning,
-                        format!(
-                            "the {data} in `{slug}`, which a former agent of this name left {} ago, comes to it with its data; another name for it in `names` of `{slug}` begins empty",
-                            ago(*at)
-                        ),
-                    ),
-                },
+                ),
                 Some(AccessState::Dropped { at, backup }) => (
                     Severity::Warning,
                     format!(

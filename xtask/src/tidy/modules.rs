@@ -84,6 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "service_access",
             "storage",
             "plan",
+            "ownership",
             "rename",
             "edit",
             "boot",

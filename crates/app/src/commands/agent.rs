@@ -4,7 +4,7 @@ use crate::agent_files::write_charter;
 use crate::commands::agent_lifecycle::{self, CloneArgs, RenameArgs, RestoreArgs, RmArgs};
 use crate::commands::template::find_saved_template;
 use crate::connect::operator_client;
-use crate::consent::Consent;
+use crate::consent::{Consent, ConsentArg};
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_agents;
 use crate::manifest_arg::ManifestArg;
@@ -91,6 +91,8 @@ pub(crate) struct AgentNewArgs {
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
     #[command(flatten)]
+    pub(crate) consent: ConsentArg,
+    #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }
 
@@ -152,7 +154,8 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         None => edited,
     };
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
+    let consent = args.consent.consent();
+    let code = apply_edit(home, &file, edit, None, consent, show).await?;
     if code != exit::OK {
         return Ok(code);
     }

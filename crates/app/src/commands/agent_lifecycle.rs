@@ -2,7 +2,7 @@
 
 use crate::agent_files::write_charter;
 use crate::connect::operator_client;
-use crate::consent::Consent;
+use crate::consent::{Consent, ConsentArg};
 use crate::durations::parse_duration;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_arg::ManifestArg;
@@ -22,6 +22,10 @@ use clap::Args;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
+/// What to do where the entry of a removed agent does not fit the manifest any more.
+const HOW_TO_RESTORE: &str =
+    "nothing was changed; change the manifest so, run `abbey up`, then repeat the command";
+
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {
     /// Agent whose manifest entry and identity files are copied.
@@ -30,6 +34,8 @@ pub(crate) struct CloneArgs {
     pub(crate) new: String,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) consent: ConsentArg,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }
@@ -66,6 +72,8 @@ pub(crate) struct RenameArgs {
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
     #[command(flatten)]
+    pub(crate) consent: ConsentArg,
+    #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }
 
@@ -78,6 +86,8 @@ pub(crate) struct RestoreArgs {
     pub(crate) at: Option<String>,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    #[command(flatten)]
+    pub(crate) consent: ConsentArg,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }
@@ -107,7 +117,8 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     .await?;
     let edit = edited.filling(&new, &FirstFiles::Agent(from.clone()));
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
+    let consent = args.consent.consent();
+    let code = apply_edit(home, &file, edit, None, consent, show).await?;
     if code != exit::OK {
         return Ok(code);
     }
@@ -214,7 +225,8 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
     };
     require_applicable(home, &file, &edit().await?).await?;
     let show = print_applied_plan(json);
-    let apply = async { apply_edit(home, &file, edit().await?, None, Consent::Ask, show).await };
+    let consent = args.consent.consent();
+    let apply = async { apply_edit(home, &file, edit().await?, None, consent, show).await };
     let code = after_its_task(&client, &old, &args.drain, apply).await?;
     if code != exit::OK {
         return Ok(code);
@@ -272,10 +284,16 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     let agents = client.agents();
     let mut entry = agents.entry(name.as_str(), &EntryQuery::default()).await?;
     if entry.present {
-        return Err(Failure::plain(format!(
+        let failure = Failure::plain(format!(
             "agent `{name}` exists; only a removed agent can be restored"
         ))
-        .with_code(exit::CONFLICT));
+        .with_code(exit::CONFLICT);
+        return Err(match entry.removed.last() {
+            Some(stamp) => failure.hint(format!(
+                "`removed/{name}-{stamp}` in the state directory keeps files of a removed agent of this name: `abbey agent rm {name}`, then `abbey agent restore {name} --at {stamp}` brings that one back"
+            )),
+            None => failure,
+        });
     }
     let mut removed = agents.leftovers(name.as_str()).await?.removed;
     // The entry that it had with these files, and not with later ones.
@@ -292,13 +310,15 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         for (service, data) in &entry.data_names {
             let service = parse_slug(service)?;
             text = manifest::restore_data_name(&text, &service, &name, data)
-                .map_err(|m| manifest_failure(&m))?;
+                .map_err(|m| manifest_failure(&m).hint(HOW_TO_RESTORE))?;
         }
         Ok(text)
     })
     .await?;
     write_charter(&file, &edited.text, &name, &entry.charter)?;
-    abbey_daemon::check_manifest(&edited.text)?;
+    // Such as one name for the data of two agents, which only the operator can part.
+    abbey_daemon::check_manifest(&edited.text)
+        .map_err(|e| Failure::from(e).hint(HOW_TO_RESTORE))?;
     let stamp = args.at.clone().or_else(|| removed.pop()).ok_or_else(|| {
         Failure::plain(format!("no files of agent `{name}` are kept"))
             .hint(format!("`abbey agent new {name}` makes a new agent"))
@@ -306,7 +326,8 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     })?;
     let edit = edited.filling(&name, &FirstFiles::Archive(stamp.clone()));
     let show = print_applied_plan(json);
-    let code = apply_edit(home, &file, edit, None, Consent::Ask, show).await?;
+    let consent = args.consent.consent();
+    let code = apply_edit(home, &file, edit, None, consent, show).await?;
     if code != exit::OK {
         return Ok(code);
     }

@@ -3,8 +3,8 @@
 use crate::connect::{is_control_plane_up, operator_client};
 use crate::exit::{self, Outcome};
 use crate::manifest_arg::ManifestArg;
-use crate::manifest_edit::{finish_interrupted_edits, has_interrupted_edit};
-use crate::manifest_file::{allow_root_files, read_manifest, read_manifest_of};
+use crate::manifest_edit::{finish_interrupted_edits, text_to_put_back};
+use crate::manifest_file::{allow_root_files, manifest_request, read_manifest, read_manifest_of};
 use crate::output;
 use crate::plan_output::print_plan;
 use crate::stdout;
@@ -68,10 +68,14 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
         allow_root_files(home, &body, false)?;
         client.house().plan(&body).await?
     } else {
-        if has_interrupted_edit(home, &file) {
-            output::print_message(
-                "a command that edited this file was interrupted before the house accepted the edit: `abbey up` first puts the file back as it was",
-            );
+        if let Some(text) = text_to_put_back(home, &file).await? {
+            output::print_message(&format!(
+                "an edit of `{}` was interrupted before the house accepted it: `abbey up` first puts the file back as it was, and this is the plan of that",
+                file.display()
+            ));
+            let render = body.render.take();
+            body = manifest_request(&file, text)?;
+            body.render = render;
         }
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };

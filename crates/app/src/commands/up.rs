@@ -10,8 +10,10 @@ use crate::control_plane::{
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{UNLIMITED, activity_of, follow};
 use crate::manifest_arg::{self, ManifestArg};
-use crate::manifest_edit::{edited_by_commands, hold_manifest};
-use crate::manifest_file::{allow_root_files, allow_root_ports, read_manifest, read_manifest_of};
+use crate::manifest_edit::{edited_by_commands, hold_manifest, text_to_put_back};
+use crate::manifest_file::{
+    allow_root_files, allow_root_ports, manifest_request, read_manifest, read_manifest_of,
+};
 use crate::moved_home::refuse_moved_home;
 use crate::output::{self, Progress, print_message};
 use crate::plan_before_start::plan_before_start;
@@ -56,7 +58,11 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     wait_while_going_down(home, &mut progress).await?;
     let was_down = is_house_down(home);
     if was_down {
-        body.consent = plan_before_start(home, &file, &body, args.yes).await?;
+        // What the file will say when it is applied; where that cannot be found out, nothing can be planned either.
+        if let Ok(Some(text)) = text_to_put_back(home, &file).await {
+            body = manifest_request(&file, text)?;
+        }
+        body.consent = plan_before_start(home, &body, args.yes).await?;
     }
     if !is_control_plane_up(home).await {
         progress.show("starting the control plane");

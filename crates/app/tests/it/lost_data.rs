@@ -46,17 +46,22 @@ fn data_goes_to_another_agent_only_with_consent() {
     }
     house.expect_refusal(4, "up");
     house.expect(0, "up --yes");
-    // What one left earlier is not the other's own.
+    // What one left earlier is not the other's own, though it once was.
     house.manifest(&without_otto());
     house.expect(0, "up --yes");
-    let taken = "cell: process, names: { iris: otto } }";
-    house.manifest(&without_otto().replace("cell: process }", taken));
-    let planned = house.expect(0, "plan");
-    let planned = planned.split_whitespace().collect::<Vec<_>>().join(" ");
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let back = "cell: process, names: { iris: otto } }";
+    house.manifest(&without_otto().replace("cell: process }", back));
+    let planned = flat(house.expect(0, "plan"));
     assert!(
-        planned.contains("the site `otto` in `web`, which another agent used until"),
+        planned.contains("its site `otto` in `web` was closed"),
         "{planned}"
     );
+    house.manifest(SITES);
+    let planned = flat(house.expect(0, "plan"));
+    let part = "agent `otto` gets the site `otto` in `web` with everything that agent `iris` left";
+    assert!(planned.contains(part), "{planned}");
+    house.expect_refusal(4, "up");
     house.manifest(&SITES.replace("cell: process }", swapped));
     house.expect(0, "up --yes");
     // Back again, it is the same question; a renaming is none, as the data stays with its agent.
@@ -176,7 +181,10 @@ fn data_that_a_renamed_agent_left_comes_back_and_goes_to_nobody_unsaid() {
     house.expect(0, "up");
     until("it is open", || closed() == 0);
 
-    // A renaming while it is closed says where the data is.
+    // A renaming while it is closed says where the data is. It is that of another otto by now.
+    house.manifest(SITES);
+    house.expect_refusal(4, "up");
+    house.expect(0, "up --yes");
     house.manifest(&without_otto());
     house.expect(0, "up --yes");
     until("it is closed", || closed() == 1);
@@ -189,13 +197,12 @@ fn data_that_a_renamed_agent_left_comes_back_and_goes_to_nobody_unsaid() {
         planned.contains("begins empty; `web` keeps `otto`"),
         "{planned}"
     );
-    // Another agent of that name is told what it gets.
+    // Another agent of that name gets it with consent only.
     write(&format!("{apart}  otto: {{ uses: [web] }}\n"));
     let planned = flat(house.expect(0, "plan"));
-    assert!(
-        planned.contains("a former agent of this name left"),
-        "{planned}"
-    );
+    let part = "agent `otto` gets the site `otto` in `web` with everything that agent `nils` left";
+    assert!(planned.contains(part), "{planned}");
+    house.expect_refusal(4, "up");
 }
 
 fn failed_checks(house: &House) -> Vec<String> {
@@ -258,7 +265,8 @@ fn an_agent_with_lost_files_begins_anew_after_it_was_removed() {
     house.manifest(&SITES.replace("  otto: { uses: [web] }\n", ""));
     house.expect(0, "up --yes");
     house.manifest(SITES);
-    house.expect(0, "up");
+    // It is another agent, and the site is the former one's.
+    house.expect(0, "up --yes");
     assert_eq!(house.agent("otto").presence, Presence::Ready);
     // A service begins anew in an empty directory.
     house.expect(0, "down");

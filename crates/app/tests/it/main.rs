@@ -26,6 +26,7 @@ mod containers;
 mod containment;
 mod convergence;
 mod crash_points;
+mod data_owners;
 mod databases;
 mod delegation;
 mod doctor;

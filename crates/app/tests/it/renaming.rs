@@ -247,6 +247,17 @@ fn the_manifest_follows_the_house_also_when_the_command_is_cut_off() {
         let edited = std::fs::read_to_string(&file).unwrap();
         assert!(edited.contains("ines"), "{place}: {edited}");
         house.crash_at = None;
+        // What is planned is what is done.
+        let planned = house.run("plan");
+        let told = String::from_utf8_lossy(&planned.stderr).into_owned();
+        assert_eq!(
+            told.contains("puts the file back as it was"),
+            name == "iris",
+            "{told}"
+        );
+        let planned = String::from_utf8_lossy(&planned.stdout).into_owned();
+        assert!(planned.contains("nothing to change"), "{planned}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), edited);
         // Without consent to remove anything.
         house.expect(0, "up");
         house.wait_until_up(name);

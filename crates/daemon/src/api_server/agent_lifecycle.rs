@@ -79,6 +79,7 @@ async fn entry(
         entry,
         charter,
         data_names: named_data(&manifest, &slug),
+        removed: hostd::archived_files(&api.core.hostd, &slug).await?,
     }))
 }
 

@@ -35,6 +35,15 @@ pub(crate) async fn archived_files(
     helper: &std::sync::Arc<dyn hostd::HostdApi>,
     agent: &Slug,
 ) -> Result<Vec<String>> {
+    let all = archived_files_of_all(helper).await?.into_iter();
+    let mine = all.filter(|(owner, _)| owner == agent);
+    Ok(mine.map(|(_, stamp)| stamp).collect())
+}
+
+/// Names of removed agents with the stamps of their files that are kept, oldest first.
+pub(crate) async fn archived_files_of_all(
+    helper: &std::sync::Arc<dyn hostd::HostdApi>,
+) -> Result<Vec<(Slug, String)>> {
     let helper = std::sync::Arc::clone(helper);
     let listed =
         call_blocking(move || helper.call(hostd::HostdOperation::Archives {}, &[])).await?;
@@ -42,8 +51,7 @@ pub(crate) async fn archived_files(
         let text = "hostd, the privileged helper, sent an unexpected reply; see the log of the control plane";
         return Err(Problem::new(FaultKind::Internal, text).into());
     };
-    let mine = archives.into_iter().filter(|(owner, _)| owner == agent);
-    Ok(mine.map(|(_, stamp)| stamp).collect())
+    Ok(archives)
 }
 
 /// Creates the directories of the home and makes sure that hostd answers, starting `binary` as

@@ -6,6 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::hostd;
 use crate::core::plan::{PlanInForce, stored_allocation};
 use crate::core::saved_templates::require_saved_template;
+use crate::planning::removed_files::{archived_at, removed_files_notes};
 use crate::planning::{file_access, render};
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
@@ -348,6 +349,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
         listens_elsewhere,
         charters: charters.clone(),
         renamed: BTreeMap::new(),
+        restored: BTreeMap::new(),
         access: service_access::planned_access(&access),
         now: work.core.store.now(),
     };
@@ -360,6 +362,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             .map_err(|m| refused_renaming(old, new, &m))?;
     }
     let first_files = check_first_files(work, &body.first_files, &parsed).await?;
+    inventory.restored = archived_at(&first_files);
     // By their names in force: a renaming moves files only once it is.
     let lost = match &current {
         Some(current) => find_lost_files(&work.cells, &current.house, &inventory.host).await?,
@@ -367,6 +370,9 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     plan.notes.extend(lost_files_notes(lost, &parsed, &renamed));
+    let new = inventory.new_agents(&parsed);
+    let notes = removed_files_notes(&work.core.hostd, new, &first_files).await;
+    plan.notes.extend(notes);
     // What is left out of the manifest in force changes nothing by being corrected, yet its text is to be replaced.
     if plan.is_empty() && current.is_some_and(|c| !c.left_out.is_empty()) {
         plan.replace_text(

@@ -4,4 +4,5 @@
 
 pub(crate) mod apply;
 pub(crate) mod file_access;
+mod removed_files;
 mod render;

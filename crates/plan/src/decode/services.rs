@@ -272,9 +272,12 @@ impl Decoder<'_> {
                     self.report_mistake(at, text);
                 }
                 if let Some(other) = held.insert(name.clone(), &agent.slug) {
+                    // Whoever has no name of its own there gets one more easily.
+                    let named = service.names.contains_key(&agent.slug);
+                    let unnamed = if named { other } else { &agent.slug };
                     let text = format!(
-                        "`{name}` would belong to both `{other}` and `{}`; give one of them another name under `names`",
-                        agent.slug
+                        "`{name}` would belong to both `{other}` and `{}`; give one of them another name under `services.{}.names`, such as `{unnamed}: {unnamed}-2`",
+                        agent.slug, service.slug
                     );
                     self.report_mistake(at.or(Some(&entry.value)), text);
                 }

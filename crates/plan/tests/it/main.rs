@@ -5,6 +5,7 @@
     reason = "a test tells by failing, and by what it prints"
 )]
 
+mod data_owners;
 mod keys;
 mod refusals;
 
