@@ -273,7 +273,7 @@ impl Cli {
         let home = &connect::resolve_home(self.home.as_deref());
         let json = self.json;
         match self.command {
-            C::Init(args) => init::cmd_init(json, &args),
+            C::Init(args) => init::cmd_init(home, json, &args),
             C::Up(args) => up::cmd_up(home, json, &args).await,
             C::Plan(args) => plan::cmd_plan(home, json, &args).await,
             C::Down => down::cmd_down(home, json).await,

@@ -48,8 +48,8 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let mut body = read_manifest_of(home, &file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
-    abbey_daemon::check_new_house(home)?;
     refuse_moved_home(home)?;
+    abbey_daemon::check_new_house(home)?;
     obtain_consent_to_restored(home, args.yes).await?;
     let mut progress = Progress::new();
     kill_stopped_control_plane(home)?;
