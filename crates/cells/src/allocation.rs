@@ -318,6 +318,13 @@ fn users_of_no_other_house() -> Result<u32> {
     any()
 }
 
+/// First user of the house in `home`; none if there is no house, or its allocations cannot be read.
+pub(crate) fn first_user_of(home: &Path) -> Option<u32> {
+    let bytes = fs::read(home.join("hostd/claims.json")).ok()?;
+    let allocations: Allocations = serde_json::from_slice(&bytes).ok()?;
+    Some(allocations.uid_first)
+}
+
 /// Whether a user is the first of a range, as the control plane of a house can be.
 pub(crate) fn is_user_of_control_plane(user: u32) -> bool {
     let place = user.checked_sub(UIDS_FIRST);

@@ -102,7 +102,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             let refused = generation_in_force(&client).await == before;
             if started && refused && (was_down || before.is_none()) {
                 // It was started for this manifest only; leave the host as it was.
-                shut_down_house(home, &client).await?;
+                if let Err(left) = shut_down_house(home, &client).await {
+                    return Err(failure.followed_by("what was started for it is not stopped", left));
+                }
             }
             return Err(failure);
         }

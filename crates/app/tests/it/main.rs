@@ -28,6 +28,7 @@ mod convergence;
 mod crash_points;
 mod databases;
 mod delegation;
+mod deleted_and_moved_homes;
 mod doctor;
 mod documentation;
 mod emulated_hosts;

@@ -15,6 +15,7 @@ mod checkpoint_sink;
 mod checkpoints;
 mod client;
 mod config;
+mod deleted_homes;
 pub(crate) mod disks;
 mod exec;
 mod guest;
@@ -52,6 +53,7 @@ pub use checkpoints::{
 };
 pub use client::{HostdClient, HostdState, hostd_state};
 pub use config::{HostdConfig, control_group_of};
+pub use deleted_homes::clean_up_after_deleted_homes;
 pub use disks::free_space;
 pub use home_layout::{
     HomeEntry, HomeEntryKind, HomeOwners, WrongEntry, find_wrong_entries, home_entries, repair_home,
