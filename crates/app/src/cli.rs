@@ -273,7 +273,7 @@ impl Cli {
         let home = &connect::resolve_home(self.home.as_deref());
         let json = self.json;
         match self.command {
-            C::Init(args) => init::cmd_init(json, &args),
+            C::Init(args) => init::cmd_init(home, json, &args),
             C::Up(args) => up::cmd_up(home, json, &args).await,
             C::Plan(args) => plan::cmd_plan(home, json, &args).await,
             C::Down => down::cmd_down(home, json).await,
@@ -288,7 +288,7 @@ impl Cli {
             C::Reload(args) => reload::cmd_reload(home, json, &args).await,
             C::Why { agent } => why::cmd_why(home, json, &agent).await,
             C::Logs(args) => logs::cmd_logs(home, json, &args).await,
-            C::Exec(args) => exec::cmd_exec(home, args).await,
+            C::Exec(args) => exec::cmd_exec(home, json, args).await,
             C::Cp(args) => cp::cmd_cp(home, json, &args).await,
             C::Attach { agent } => attach::cmd_attach(home, &agent).await,
             C::Run(args) => run::cmd_run(home, json, args).await,

@@ -10,7 +10,7 @@ use abbey_api::client::{Client, Error};
 use abbey_api::*;
 use abbey_cells::hostd::{HostdStartup, listening_process, socket_owner, unit_of};
 use abbey_cells::{Backend, ShimBackend, is_stopped};
-use abbey_daemon::{Home, STATE_FORMAT};
+use abbey_daemon::{Home, STATE_FORMAT, refuse_where_house_moved_away};
 use abbey_model::{CellName, Millis, Observed, ProcessIdentity};
 use abbey_support::shell::shell_path;
 use serde_json::Value;
@@ -231,6 +231,7 @@ enum Started {
 
 fn start_serve(home: &Home) -> Result<Started, Failure> {
     home.require_own()?;
+    refuse_where_house_moved_away(home)?;
     let log = home.serve_log_file();
     let prepared = || -> std::io::Result<std::fs::File> {
         use std::os::unix::fs::OpenOptionsExt;

@@ -119,6 +119,16 @@ impl Failure {
         self.details = self.details.into_iter().map(change).collect();
         self
     }
+    /// Adds a failure of what was done because of this one, as a detail. `what` is what did not succeed.
+    pub(crate) fn followed_by(mut self, what: &str, next: Failure) -> Self {
+        self.details.push(format!("{what}: {}", next.text));
+        self.details.extend(next.details);
+        self.hint = match (self.hint, next.hint) {
+            (Some(own), Some(next)) => Some(format!("{own}; {next}")),
+            (own, next) => own.or(next),
+        };
+        self
+    }
     /// Replaces the exit code.
     pub(crate) fn with_code(mut self, code: u8) -> Self {
         self.code = code;

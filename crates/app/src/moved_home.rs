@@ -2,22 +2,23 @@
 //! their files are no more.
 
 use crate::exit::{self, Failure};
-use abbey_cells::hostd::socket_owner;
-use abbey_daemon::Home;
-use abbey_support::shell::shell_path;
+use crate::output::print_message;
+use abbey_cells::hostd::{moved_house, remedy_of_move, socket_owner};
+use abbey_daemon::{Home, refuse_where_house_moved_away};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Refuses to change a house whose home was moved while it runs: nothing of it finds its files.
+/// Refuses to change a house whose home was moved while it runs, since nothing of it finds its files, and to start or stop
+/// another one where it was.
 ///
 /// # Errors
 /// Where the home was and how to put it back, with exit code 4; whom it belongs to, if that is another user.
 pub(crate) fn refuse_moved_home(home: &Home) -> Result<(), Failure> {
     let Some(before) = moved_from(home) else {
-        return Ok(());
+        return Ok(refuse_where_house_moved_away(home)?);
     };
     // Where a house was started says its own process: no path to move something to as another user.
     home.require_own()?;
@@ -27,12 +28,19 @@ pub(crate) fn refuse_moved_home(home: &Home) -> Result<(), Failure> {
         before.display(),
         now.display()
     );
-    let (was, is) = (shell_path(&before), shell_path(now));
     Err(Failure::plain(text)
-        .hint(format!(
-            "`mv {is} {was}` puts them back, and the house goes on; to move a house, first stop it with `abbey down`"
-        ))
+        .hint(remedy_of_move(now, &before))
         .with_code(exit::CONFLICT))
+}
+
+/// Warns that a house which still runs was moved away from this home, where nothing can be started until it is put back.
+pub(crate) fn warn_of_moved_house(home: &Home) {
+    if let Some(moved) = moved_house(home.root()) {
+        let (text, remedy) = (moved.refusal(home.root()), moved.remedy(home.root()));
+        print_message(&format!(
+            "warning: {text}; nothing can be started here: {remedy}"
+        ));
+    }
 }
 
 /// Path of the home that the running control plane of this house was started with, if that leads elsewhere or nowhere now.

@@ -41,7 +41,7 @@ pub(crate) async fn read_session_events(
         let (mut text, mut error) = (Vec::new(), Vec::new());
         while let Some((kind, bytes)) = outputs.recv().await {
             let (to, limit) = match kind {
-                program_stream::ERRORS => (&mut error, ERROR_MAX),
+                program_stream::ERRORS | program_stream::NOT_RUN => (&mut error, ERROR_MAX),
                 _ => (&mut text, READ_MAX),
             };
             let room = limit.saturating_sub(to.len());

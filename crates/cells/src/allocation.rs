@@ -170,8 +170,7 @@ impl Allocations {
     /// Names the violated rule.
     pub fn parse_foreign(json: &[u8]) -> std::result::Result<Allocations, String> {
         let foreign: Allocations = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        let place = foreign.uid_first.checked_sub(UIDS_FIRST);
-        if place.is_none_or(|p| p % UIDS != 0 || p / UIDS >= PLACES) {
+        if !is_user_of_control_plane(foreign.uid_first) {
             return Err(format!(
                 "user {} cannot be the first user of a house",
                 foreign.uid_first
@@ -317,6 +316,19 @@ fn users_of_no_other_house() -> Result<u32> {
         }
     }
     any()
+}
+
+/// First user of the house in `home`; none if there is no house, or its allocations cannot be read.
+pub(crate) fn first_user_of(home: &Path) -> Option<u32> {
+    let bytes = fs::read(home.join("hostd/claims.json")).ok()?;
+    let allocations: Allocations = serde_json::from_slice(&bytes).ok()?;
+    Some(allocations.uid_first)
+}
+
+/// Whether a user is the first of a range, as the control plane of a house can be.
+pub(crate) fn is_user_of_control_plane(user: u32) -> bool {
+    let place = user.checked_sub(UIDS_FIRST);
+    place.is_some_and(|place| place % UIDS == 0 && place / UIDS < PLACES)
 }
 
 /// File that a house with this range of users locks while it runs.

@@ -77,7 +77,8 @@ pub trait Backend: Send + Sync {
     /// [`Error::Leftover`] when processes survive; the records stay then.
     fn sweep(&self, cell: &CellName) -> Result<()>;
 
-    /// Names of all cells of the house that have a record or a control group, whether they are declared or not.
+    /// Names of all cells of the house that have a record or a control group with processes, whether they are declared or
+    /// not.
     ///
     /// # Errors
     /// When the records cannot be listed.
@@ -244,13 +245,16 @@ impl Backend for ShimBackend {
 
     fn list(&self) -> Result<Vec<CellName>> {
         let mut names: Vec<CellName> = names_in(&self.run_dir)?;
-        // Groups without a record: a crash between the two.
+        // Groups without a record: a crash between the two. Without a process they are no cell, and hostd removes them.
         let groups = ControlGroups::list_cells(&self.group);
-        names.extend(
-            groups
-                .iter()
-                .filter_map(|p| p.file_name()?.to_str()?.parse().ok()),
-        );
+        let groups = groups
+            .iter()
+            .filter_map(|p| p.file_name()?.to_str()?.parse().ok());
+        let mut groups: Vec<CellName> = groups.collect();
+        groups.sort();
+        groups.dedup();
+        groups.retain(|cell| !names.contains(cell) && has_processes(&self.group, cell));
+        names.extend(groups);
         names.sort();
         names.dedup();
         Ok(names)
@@ -274,6 +278,12 @@ fn traces(group: &str, cell: &CellName) -> bool {
     ControlGroups::list_cells(group)
         .iter()
         .any(|p| p.ends_with(&name))
+}
+
+/// Whether a process is in the control groups of a cell.
+fn has_processes(group: &str, cell: &CellName) -> bool {
+    let groups = ControlGroups::find_existing(group, &cell.to_string());
+    !groups.processes().is_empty()
 }
 
 fn names_in(dir: &Path) -> Result<Vec<CellName>> {

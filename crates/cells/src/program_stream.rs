@@ -32,6 +32,9 @@ pub const DETACH: u8 = b'd';
 pub const OUTPUT: u8 = b'o';
 /// To the caller: bytes of the standard error.
 pub const ERRORS: u8 = b'e';
+/// To the caller, before the exit status: why there is no program that could be run, as a line of text for its standard
+/// error.
+pub const NOT_RUN: u8 = b'n';
 /// To the caller: number of bytes of input that the program has taken, four bytes, big end first.
 pub const GRANT: u8 = b'g';
 /// To the caller, as the last frame: exit status as a shell gives it, in decimal digits.
@@ -123,7 +126,7 @@ pub(crate) fn open_streams(
     Ok((ends, fds))
 }
 
-/// Tells a caller that a program could not be run, on its standard error, and with the status that a shell gives: 127 not
+/// Tells a caller that a program could not be run, and why, and with the status that a shell gives: 127 not
 /// found, 126 not executable, 125 otherwise. Returns the status.
 pub(crate) fn report_not_run(caller: &UnixStream, name: &str, why: std::io::ErrorKind) -> i32 {
     let (status, why) = match why {
@@ -134,7 +137,7 @@ pub(crate) fn report_not_run(caller: &UnixStream, name: &str, why: std::io::Erro
         _ => (125, "could not be started in the cell"),
     };
     let text = format!("abbey: `{name}` {why}\n");
-    send(caller, ERRORS, &text.as_bytes()[..text.len().min(READ)]);
+    send(caller, NOT_RUN, &text.as_bytes()[..text.len().min(READ)]);
     send(caller, EXIT, status.to_string().as_bytes());
     status
 }

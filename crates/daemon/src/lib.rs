@@ -29,7 +29,8 @@ pub use core::audit_export::{ExportHeader, verify_export};
 pub use core::error::Error;
 pub use core::home::Home;
 pub use core::hostd::{
-    detach_from_parent, end_started_hostd, ensure_home_and_hostd, prepare_control_plane, run_hostd,
+    detach_from_parent, end_started_hostd, ensure_home_and_hostd, prepare_control_plane,
+    refuse_where_house_moved_away, run_hostd,
 };
 pub use core::manifest_lock::ManifestLock;
 pub use core::restore::{check_new_house, restore_backup, verify_backup};

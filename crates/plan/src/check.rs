@@ -11,7 +11,8 @@ use crate::workflow_warnings::workflow_warnings;
 use abbey_engine::timetable::{occurs_after, parse_cron};
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, RESERVED, Slug, Vmm, overlap};
 use abbey_words::SystemLocale;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// Least memory of a microVM: its kernel and first process use 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
@@ -395,23 +396,57 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(Severity::Warning, &format!("workflow:{name}"), text);
         }
     }
-    for (address, prefix, seen) in &inventory.host.subnets {
-        let pool = (u32::from(house.network.pool), house.network.pool_prefix);
-        let shift = 32 - u32::from(pool.1.min(*prefix));
-        let same = shift >= 32 || pool.0 >> shift == u32::from(*address) >> shift;
-        if same && *prefix > 0 {
-            note(
-                Severity::Warning,
-                "network",
-                format!(
-                    "the pool {}/{} overlaps {address}/{prefix} of this host ({seen}); those subnets are left out",
-                    house.network.pool, house.network.pool_prefix
-                ),
-            );
-        }
+    for text in overlapping_networks(house, inventory) {
+        note(Severity::Warning, "network", text);
     }
     notes
 }
+
+/// Networks of the host that overlap the pool of the house, in one sentence for each other house and one for all routes: every
+/// cell of another house has a network.
+fn overlapping_networks(house: &House, inventory: &Inventory) -> Vec<String> {
+    let pool = (house.network.pool, house.network.pool_prefix);
+    let all = inventory.host.subnets.iter();
+    let all: Vec<_> = all
+        .filter(|(address, prefix, _)| *prefix > 0 && overlap((*address, *prefix), pool))
+        .collect();
+    let is_route = |seen: &str| seen.starts_with(ROUTE);
+    // The host routes the network of each cell of another house that has started.
+    let is_of_house = |address: &Ipv4Addr, prefix: u8| {
+        let mut houses = all.iter().filter(|(.., seen)| !is_route(seen));
+        houses.any(|(base, p, _)| overlap((*base, *p), (*address, prefix)))
+    };
+    let mut groups: BTreeMap<&str, Vec<(Ipv4Addr, u8, &str)>> = BTreeMap::new();
+    for (address, prefix, seen) in &all {
+        let group = match is_route(seen) {
+            true if is_of_house(address, *prefix) => continue,
+            true => ROUTE,
+            false => seen.as_str(),
+        };
+        let group = groups.entry(group).or_default();
+        group.push((*address, *prefix, seen));
+    }
+    let texts = groups.into_iter().filter_map(|(group, networks)| {
+        let (address, prefix, seen) = networks.first()?;
+        let (pool, bits) = pool;
+        let left_out = "those subnets are left out";
+        Some(match (networks.len(), group) {
+            (1, _) => format!(
+                "the pool {pool}/{bits} overlaps {address}/{prefix} of this host ({seen}); {left_out}"
+            ),
+            (count, ROUTE) => format!(
+                "the pool {pool}/{bits} overlaps {count} networks of this host, the first {address}/{prefix} ({seen}); {left_out}"
+            ),
+            (count, seen) => format!(
+                "the pool {pool}/{bits} overlaps {count} networks of another house on this host ({seen}), the first {address}/{prefix}; {left_out}"
+            ),
+        })
+    });
+    texts.collect()
+}
+
+/// What begins the text on where a network was seen that is a route of the host, and no subnet of another house.
+const ROUTE: &str = "route by ";
 
 /// Cells that are too large for this host, and whether all of them fit at once.
 fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String)> {

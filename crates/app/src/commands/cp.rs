@@ -263,7 +263,7 @@ impl Read for OutputReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         while self.pending.is_empty() {
             match self.outputs.blocking_recv() {
-                Some((program_stream::ERRORS, bytes)) => {
+                Some((program_stream::ERRORS | program_stream::NOT_RUN, bytes)) => {
                     let room = REPORT_MAX.saturating_sub(self.reported.len());
                     self.reported.extend(bytes.into_iter().take(room));
                 }

@@ -9,6 +9,7 @@ use crate::moved_home::refuse_moved_home;
 use crate::output::{self, print_message};
 use crate::stopped_control_plane::kill_stopped_control_plane;
 use abbey_api::VERSION;
+use abbey_cells::hostd::clean_up_after_deleted_homes;
 use abbey_daemon::Home;
 
 /// `abbey down`: stops all agents, services and the control plane, and waits until they have exited. Exit code 0 if
@@ -19,6 +20,7 @@ pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
     if !is_control_plane_up(home).await {
         home.require_own()?;
         if is_house_down(home) && ended_cleanly(home) {
+            clean_up_after_deleted_homes(home.root());
             let text = match home.database_file().exists() {
                 true => "the house is down already".to_owned(),
                 false => format!("no house is running in `{}`", home.root().display()),

@@ -1,7 +1,7 @@
 //! `abbey exec`: runs a program in the cell of an agent or a service.
 
 use crate::command_stream::internal_failure;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::local_terminal::{self, DETACH_KEY, RawMode};
 use crate::output;
 use crate::program_session::{SessionEnd, ToProgram, run_session};
@@ -54,8 +54,9 @@ impl Streams {
 }
 
 /// `abbey exec`: runs a program in the cell of an agent, or of a service as `service/NAME`, with the standard streams or
-/// the terminal of this process. Returns the exit code of the program, or 125 when Abbey failed.
-pub(crate) async fn cmd_exec(home: &Home, args: ExecArgs) -> Outcome {
+/// the terminal of this process. Returns the exit code of the program, or 125 when Abbey failed. A program that
+/// could not be run is an error of Abbey, with the exit code that a shell gives it.
+pub(crate) async fn cmd_exec(home: &Home, json: bool, args: ExecArgs) -> Outcome {
     let streams = Streams::of(&args);
     let terminal = streams.terminal.then(|| {
         let (rows, columns) = local_terminal::terminal_size();
@@ -78,12 +79,15 @@ pub(crate) async fn cmd_exec(home: &Home, args: ExecArgs) -> Outcome {
     let (sender, input) = mpsc::channel(4);
     drop(tokio::spawn(pass_input(streams, raw.is_some(), sender)));
     let (output, outputs) = mpsc::channel(16);
-    let writer = std::thread::spawn(move || write_output(outputs));
+    let writer = std::thread::spawn(move || write_output(outputs, json));
     let ended = run_session(home, &args.agent, &body, input, output).await;
-    let _written = writer.join();
+    let not_run = writer.join().unwrap_or_default();
     drop(raw);
     Ok(match ended.map_err(internal_failure)? {
-        SessionEnd::Exited(code) => code,
+        SessionEnd::Exited(code) => match not_run {
+            None => code,
+            Some(why) => return Err(Failure::plain(why).with_code(code)),
+        },
         SessionEnd::Detached => {
             output::print_message("detached; the program keeps running");
             exit::OK
@@ -127,16 +131,23 @@ async fn next_input(
     }
 }
 
-/// Writes the program's output where it belongs, until the session or the reader ends.
-fn write_output(mut outputs: mpsc::Receiver<(u8, Vec<u8>)>) {
+/// Writes the program's output where it belongs, until the session or the reader ends. Returns why there was no program that
+/// could be run, if that is to be part of a JSON document; otherwise it is written as a shell would.
+fn write_output(mut outputs: mpsc::Receiver<(u8, Vec<u8>)>, json: bool) -> Option<String> {
     while let Some((kind, bytes)) = outputs.blocking_recv() {
         match kind {
-            program_stream::ERRORS if std::io::stderr().lock().write_all(&bytes).is_err() => return,
-            program_stream::ERRORS => {}
+            program_stream::NOT_RUN if json => {
+                let text = String::from_utf8_lossy(&bytes);
+                return Some(text.trim().trim_start_matches("abbey: ").to_owned());
+            }
+            program_stream::ERRORS | program_stream::NOT_RUN => {
+                std::io::stderr().lock().write_all(&bytes).ok()?;
+            }
             _ => stdout::write(&bytes),
         }
         if stdout::is_broken() {
-            return;
+            return None;
         }
     }
+    None
 }

@@ -2,8 +2,10 @@
 
 use crate::examples;
 use crate::exit::{self, Failure, Outcome};
+use crate::moved_home::warn_of_moved_house;
 use crate::output::{print_json, print_message};
 use abbey_api::VERSION;
+use abbey_daemon::Home;
 use abbey_support::shell::shell_path;
 use clap::Args;
 use std::path::PathBuf;
@@ -31,7 +33,7 @@ fn starter_manifest() -> String {
 }
 
 /// `abbey init`: writes a new `abbey.yaml`, optionally that of an example. Exit code 4 if the file exists.
-pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
+pub(crate) fn cmd_init(home: &Home, json: bool, args: &InitArgs) -> Outcome {
     let starter = starter_manifest();
     let text = match &args.example {
         None => starter.as_str(),
@@ -64,6 +66,7 @@ pub(crate) fn cmd_init(json: bool, args: &InitArgs) -> Outcome {
         }
         _ => Failure::unusable_path("cannot write", &path, e),
     })?;
+    warn_of_moved_house(home);
     if json {
         let document = serde_json::json!({ "version": VERSION, "manifest": path });
         print_json(&document);

@@ -5,6 +5,7 @@ use crate::exit::{self, Outcome};
 use crate::manifest_arg::ManifestArg;
 use crate::manifest_edit::{finish_interrupted_edits, text_to_put_back};
 use crate::manifest_file::{allow_root_files, manifest_request, read_manifest, read_manifest_of};
+use crate::moved_home::warn_of_moved_house;
 use crate::output;
 use crate::plan_output::print_plan;
 use crate::stdout;
@@ -77,6 +78,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
             body = manifest_request(&file, text)?;
             body.render = render;
         }
+        warn_of_moved_house(home);
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };
     let fatal = doc.notes.iter().any(|n| n.severity == PlanSeverity::Fatal);

@@ -50,8 +50,8 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let mut body = read_manifest_of(home, &file)?;
     // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
-    abbey_daemon::check_new_house(home)?;
     refuse_moved_home(home)?;
+    abbey_daemon::check_new_house(home)?;
     obtain_consent_to_restored(home, args.yes).await?;
     let mut progress = Progress::new();
     kill_stopped_control_plane(home)?;
@@ -108,7 +108,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             let refused = generation_in_force(&client).await == before;
             if started && refused && (was_down || before.is_none()) {
                 // It was started for this manifest only; leave the host as it was.
-                shut_down_house(home, &client).await?;
+                if let Err(left) = shut_down_house(home, &client).await {
+                    return Err(failure.followed_by("what was started for it is not stopped", left));
+                }
             }
             return Err(failure);
         }

@@ -256,3 +256,18 @@ fn files_are_copied_into_cells_and_out_of_them() {
     house.expect_refusal(2, "cp in.bin out.bin");
     house.expect_refusal(2, "cp plain:there.bin boxed:");
 }
+
+#[test]
+fn a_program_that_is_not_there_is_an_error_document_with_json() {
+    let house = crate::up(CELLS);
+    for cell in ["plain", "boxed"] {
+        let output = house.run(args!("--json exec {} -- nosuchcmd", cell));
+        assert_eq!(output.status.code(), Some(127), "{cell}");
+        let document: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        let text = "`nosuchcmd` was not found in the cell";
+        assert_eq!(document["error"]["text"], text, "{cell}");
+        assert_eq!(document["error"]["code"], 127, "{cell}");
+        let plain = house.expect_refusal(127, args!("exec {} -- nosuchcmd", cell));
+        assert_eq!(plain, format!("abbey: {text}\n"), "{cell}");
+    }
+}

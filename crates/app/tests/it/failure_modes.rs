@@ -432,7 +432,7 @@ fn a_home_that_is_moved_under_a_running_house_is_named_and_can_be_moved_back() {
     let moved = away.display().to_string();
     for command in ["up", "down"] {
         let text = house.expect_refusal(4, args!("--home {} {}", moved, command));
-        for part in ["were moved to", "puts them back"] {
+        for part in ["were moved to", "puts the home back"] {
             assert!(text.contains(part), "{command}: {text}");
         }
     }

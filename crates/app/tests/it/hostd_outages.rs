@@ -290,3 +290,25 @@ fn what_a_command_shows_is_not_disturbed_by_a_hostd_that_hangs() {
     assert_eq!(String::from_utf8_lossy(&left.stderr), "");
     signal(pid, Signal::CONT);
 }
+
+/// What the first agent's call waits for, and every later one, ends with hostd.
+#[test]
+fn agents_that_a_killed_hostd_could_not_prepare_name_the_cause() {
+    let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "hostd.prepare+hold");
+    house.manifest(crate::TWO);
+    abbey_testkit::crash::arm_crash_point(&armed);
+    let mut up = house.command("up --timeout 5s");
+    let up = up.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let up = up.spawn().unwrap();
+    let call = abbey_testkit::crash::wait_until_held(&armed);
+    kill(hostd_of(&house));
+    kill(call);
+    let output = up.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_ne!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains("/key`"), "{text}");
+    for agent in ["abbot", "sysadmin"] {
+        let is_named = |line: &str| line.contains(agent) && line.contains("hostd");
+        assert!(text.lines().any(is_named), "{agent} in {text}");
+    }
+}

@@ -29,6 +29,7 @@ mod crash_points;
 mod data_owners;
 mod databases;
 mod delegation;
+mod deleted_and_moved_homes;
 mod doctor;
 mod documentation;
 mod emulated_hosts;

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The user whom the control plane becomes where the system has one.
-const USER: &str = "abbey";
+pub(super) const USER: &str = "abbey";
 /// Mode of hostd's own directory.
 pub(super) const HOSTD_DIR_MODE: u32 = 0o2750;
 /// Configuration of hostd, fixed at its start; nothing of it comes from a caller.
@@ -24,6 +24,14 @@ pub struct HostdConfig {
     pub serve_uid: u32,
     /// Whether this process runs as root.
     pub privileged: bool,
+}
+
+/// Name of the control groups of the house in `home`, derived from the canonical path, so that houses on one host don't
+/// share it.
+pub fn control_group_of(home: &Path) -> String {
+    let path = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+    let digest = abbey_support::digest::sha256_hex(path.as_os_str().as_encoded_bytes());
+    format!("abbey-{}", &digest[..12])
 }
 
 impl HostdConfig {

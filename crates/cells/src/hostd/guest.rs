@@ -210,6 +210,7 @@ pub(super) fn run_in_guest(
                 let known = [
                     program_stream::OUTPUT,
                     program_stream::ERRORS,
+                    program_stream::NOT_RUN,
                     program_stream::GRANT,
                 ];
                 if kind == program_stream::EXIT {

@@ -5,13 +5,13 @@ use super::HostdConfig;
 use crate::allocation::{self, Allocations};
 use crate::sys::host::{HOST_FILES, create_host_files_dir};
 use crate::sys::lock;
-use crate::{Error, Result, record};
+use crate::{Error, HouseTag, Result, record};
 use abbey_model::Subnet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the names of the files with subnets of houses begin with; the first user of the house follows.
 const PREFIX: &str = "subnets-";
@@ -22,10 +22,14 @@ struct HouseSubnets {
     /// Inode of the network namespace that they are in.
     namespace: u64,
     subnets: BTreeSet<Subnet>,
+    /// Tag of the house, by which its interfaces and tables are found once its home is deleted; none in a file of an
+    /// earlier release.
+    #[serde(default)]
+    tag: Option<HouseTag>,
 }
 
 /// Inode of the network namespace of this process.
-fn own_namespace() -> Result<u64> {
+pub(super) fn own_namespace() -> Result<u64> {
     let path = "/proc/self/ns/net";
     let found = fs::metadata(path).map_err(Error::file("read", path))?;
     Ok(found.ino())
@@ -45,15 +49,29 @@ pub(super) fn publish_subnets(config: &HostdConfig, allocations: &Allocations) -
     let own = HouseSubnets {
         namespace: own_namespace()?,
         subnets: subnets.collect(),
+        tag: allocations.tag,
     };
-    let name = format!("{PREFIX}{}", allocations.uid_first);
-    record::write_json_without_sync(&create_host_files_dir()?.join(name), &own)
+    let file = file_of(allocations.uid_first);
+    create_host_files_dir()?;
+    record::write_json_without_sync(&file, &own)
+}
+
+/// File with the subnets of a house.
+pub(super) fn file_of(first_user: u32) -> PathBuf {
+    Path::new(HOST_FILES).join(format!("{PREFIX}{first_user}"))
+}
+
+/// Network namespace and tag of a house that did not withdraw its subnets; none for a house that did, and for one of an
+/// earlier release.
+pub(super) fn unwithdrawn(first_user: u32) -> Option<(u64, HouseTag)> {
+    let stated = fs::read(file_of(first_user)).ok()?;
+    let stated: HouseSubnets = serde_json::from_slice(&stated).ok()?;
+    Some((stated.namespace, stated.tag?))
 }
 
 /// Withdraws what [`publish_subnets`] published, as the house ends.
 pub(super) fn withdraw_subnets(allocations: &Allocations) {
-    let name = format!("{PREFIX}{}", allocations.uid_first);
-    let _of_a_house_that_does_not_run = fs::remove_file(Path::new(HOST_FILES).join(name));
+    let _of_a_house_that_does_not_run = fs::remove_file(file_of(allocations.uid_first));
 }
 
 /// Subnets of the other houses that run in this network, each with the home of its house. What cannot be read is left

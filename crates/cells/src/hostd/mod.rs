@@ -15,6 +15,7 @@ mod checkpoint_sink;
 mod checkpoints;
 mod client;
 mod config;
+mod deleted_homes;
 pub(crate) mod disks;
 mod exec;
 mod guest;
@@ -24,6 +25,7 @@ mod house_subnets;
 mod in_process;
 mod journal;
 mod low_ports;
+mod moved_home;
 mod named_files;
 mod network_guard;
 mod operation;
@@ -50,7 +52,8 @@ pub use checkpoints::{
     append_checkpoint_lines, checkpoint_file, parse_checkpoint_lines, read_checkpoint_lines,
 };
 pub use client::{HostdClient, HostdState, hostd_state};
-pub use config::HostdConfig;
+pub use config::{HostdConfig, control_group_of};
+pub use deleted_homes::clean_up_after_deleted_homes;
 pub use disks::free_space;
 pub use home_layout::{
     HomeEntry, HomeEntryKind, HomeOwners, WrongEntry, find_wrong_entries, home_entries, repair_home,
@@ -58,6 +61,7 @@ pub use home_layout::{
 pub use in_process::{InProcessHostd, run_in_process};
 pub use journal::{JournalLine, SECRET_REMOVE, SECRET_SET, record_operator_change};
 pub use low_ports::allow_low_ports;
+pub use moved_home::{MovedHouse, moved_house, remedy_of_move};
 pub use named_files::{NamedFiles, allow_named_files, check_secret_file, check_sink_file};
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 pub use server::{parse_request, serve_hostd};
@@ -65,4 +69,4 @@ pub use startup::{
     HostdStartup, detach_from_parent, drop_privileges, end_hostd, ensure_hostd_running,
     is_privileged_hostd_running, listening_process, socket_owner, unit_of,
 };
-pub use users_lock::{moved_house, refusal_beside_moved, running_twin};
+pub use users_lock::running_twin;

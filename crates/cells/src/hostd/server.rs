@@ -10,8 +10,9 @@ use super::spare_networks::SpareNetworks;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
-    HostdConfig, admission, checkpoint_sink, checkpoints, disks, exec, guest, home_layout,
-    host_facts, named_files, network_guard, owner_files, ownership, pack, rename, stage, sweep,
+    HostdConfig, admission, checkpoint_sink, checkpoints, deleted_homes, disks, exec, guest,
+    home_layout, host_facts, named_files, network_guard, owner_files, ownership, pack, rename,
+    stage, sweep,
 };
 use crate::allocation::Allocations;
 use crate::network::firewall;
@@ -42,6 +43,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     let held = take_lock(config)?;
     let users = take_users(config)?;
+    // Also of an earlier house at this path, whose processes were killed.
+    deleted_homes::clean_up_after_deleted_homes(&config.home);
     let path = HostdConfig::socket_path(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
@@ -628,13 +631,14 @@ pub(super) fn perform_operation(
             if !dry {
                 let empty = fs::remove_dir(config.cell_records_dir()).is_ok();
                 if empty {
-                    ControlGroups::remove_house(&config.group);
+                    ControlGroups::remove_unused(&config.group, |_| false);
                 }
                 let parted = match empty && config.privileged {
                     true => {
                         let _nobody_repairs_it = lock_firewall(&config.hostd_dir())?;
                         let allocations = held()?.allocations;
                         withdraw_subnets(&allocations);
+                        deleted_homes::clean_up_after_deleted_homes(&config.home);
                         part(config, allocations.house_tag())
                     }
                     false => Ok(()),

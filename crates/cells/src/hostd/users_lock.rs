@@ -3,7 +3,8 @@
 
 use super::HostdConfig;
 use super::house_subnets::publish_subnets;
-use crate::sys::host::{HOST_FILES, create_host_files_dir};
+use super::moved_home::moved_house;
+use crate::sys::host::create_host_files_dir;
 use crate::sys::lock;
 use crate::{Error, Result, allocation};
 use abbey_support::shell::shell_word;
@@ -31,35 +32,6 @@ pub fn running_twin(hostd_dir: &Path) -> Option<String> {
     (Path::new(&home) != own).then(|| refusal(&home))
 }
 
-/// hostd of a house that runs and whose home was this directory when it started, though the house that is here now has other
-/// users, or there is none: the directory was moved away meanwhile. None for an ordinary user, whose houses have no users.
-pub fn moved_house(home: &Path) -> Option<i32> {
-    let own = fs::read(home.join("hostd/claims.json")).ok();
-    let own = own.and_then(|bytes| serde_json::from_slice::<allocation::Allocations>(&bytes).ok());
-    moved_away(home, own.map(|a| a.uid_first))
-}
-
-fn moved_away(home: &Path, own: Option<u32>) -> Option<i32> {
-    let entries = fs::read_dir(HOST_FILES).into_iter().flatten().flatten();
-    let mut others = entries.filter_map(|entry| {
-        let name = entry.file_name();
-        let first: u32 = name.to_str()?.strip_prefix("users-")?.parse().ok()?;
-        let stated = fs::read_to_string(entry.path()).ok()?;
-        // Who has a lock is a question to the kernel, for those alone about which it matters.
-        let is_here = own != Some(first) && Path::new(&stated) == home;
-        lock::lock_holder(&fs::File::open(entry.path()).ok().filter(|_| is_here)?)
-    });
-    others.next()
-}
-
-/// Why no house can begin in a directory, with the process of hostd whose house was moved away from there.
-pub fn refusal_beside_moved(home: &Path, hostd: i32) -> String {
-    format!(
-        "the house that was started in `{}` still runs (hostd is process {hostd}), and its directory was moved away meanwhile; move it back, or run `abbey --home PLACE down` with its new place",
-        home.display()
-    )
-}
-
 /// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
 ///
 /// # Errors
@@ -70,10 +42,12 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     }
     let allocations = allocation::lock_allocations(&config.hostd_dir())?.allocations;
     let first = allocations.uid_first;
-    if let Some(pid) = moved_away(&config.home, Some(first)) {
+    // A service manager can start hostd alone.
+    if let Some(moved) = moved_house(&config.home) {
+        let (text, remedy) = (moved.refusal(&config.home), moved.remedy(&config.home));
         return Err(Error::Hostd {
             op: super::startup::START,
-            why: refusal_beside_moved(&config.home, pid),
+            why: format!("{text}; {remedy}"),
         });
     }
     create_host_files_dir()?;

@@ -310,6 +310,26 @@ pub(crate) fn was_firewall_applied(dir: &Path) -> bool {
     path(dir).exists()
 }
 
+/// Removes the tables of a house whose records were deleted with its home, and IP forwarding if no other house is there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn remove_unrecorded_firewall(tag: HouseTag) -> Result<()> {
+    if nft_path().is_none() {
+        return Ok(());
+    }
+    let tables = run(&["list", "tables"], "").map_err(failed("read"))?;
+    let name = format!(" {}", tag.table_name());
+    let own = tables.lines().filter(|line| line.ends_with(&name));
+    let text: String = own.map(|line| format!("delete {line}\n")).collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    close(tag);
+    run(&["-f", "-"], &text).map_err(failed("remove"))?;
+    Ok(())
+}
+
 /// Removes the house's firewall table, and IP forwarding if the house had enabled it. Does nothing if there is no
 /// table.
 ///

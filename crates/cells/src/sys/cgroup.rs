@@ -8,7 +8,7 @@
 use crate::sys::process;
 use crate::{Error, Result};
 use abbey_launch::read_kernel_file;
-use abbey_model::{Bytes, Limits};
+use abbey_model::{Bytes, CellName, Limits};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
@@ -202,19 +202,37 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     dirs.map(|e| e.path()).collect()
 }
 
+/// Removes a group and those below it, as far as they have no process.
+fn remove_empty(dir: &Path) {
+    for inner in below(dir) {
+        remove_empty(&inner);
+    }
+    let _in_use = fs::remove_dir(dir);
+}
+
 impl ControlGroups {
     /// Control groups at these directories, as read from a cell's record.
     pub fn from_paths(dirs: Vec<PathBuf>) -> Self {
         ControlGroups { dirs }
     }
 
+    /// Parent groups of a house in every mounted hierarchy, whether they exist or not. The same directory may be mounted
+    /// under two names.
+    fn parents(house: &str) -> impl Iterator<Item = PathBuf> {
+        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        let mounted = mounted.map(|e| e.path());
+        let root = PathBuf::from(ROOT);
+        // Of what was delegated to a user; that of root is not twice among those of a cell.
+        let delegated = Some(base_v2(&root)).filter(|base| *base != root);
+        let all = mounted.chain([root]).chain(delegated);
+        all.map(move |root| root.join(house))
+    }
+
     /// All existing control groups of a cell in every mounted hierarchy, including those that a container runtime
     /// created.
     pub(crate) fn find_existing(house: &str, cell: &str) -> ControlGroups {
-        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
-        let roots = mounted.map(|e| e.path()).chain([PathBuf::from(ROOT)]);
-        // The same directory may be mounted under two names; twice removed is once.
-        let dirs = roots.map(|r| r.join(house).join(cell));
+        // Twice removed is once.
+        let dirs = Self::parents(house).map(|parent| parent.join(cell));
         ControlGroups {
             dirs: dirs.filter(|d| d.is_dir()).collect(),
         }
@@ -567,12 +585,19 @@ impl ControlGroups {
         Ok(())
     }
 
-    /// Removes the parent group of a house in every hierarchy, if it has no cell.
-    pub(crate) fn remove_house(house: &str) {
-        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
-        let roots = mounted.map(|e| e.path()).chain([base_v2(Path::new(ROOT))]);
-        for root in roots {
-            let _none_or_in_use = fs::remove_dir(root.join(house));
+    /// Removes the groups of cells of a house that have no process and of which `is_cell` does not say that they are of
+    /// a cell, and then the parent groups of the house if they have no cell. What is in use stays.
+    pub(crate) fn remove_unused(house: &str, is_cell: impl Fn(&CellName) -> bool) {
+        for parent in Self::parents(house) {
+            for dir in below(&parent) {
+                let name = dir.file_name().and_then(|name| name.to_str());
+                let cell: Option<CellName> = name.and_then(|name| name.parse().ok());
+                if cell.is_some_and(|cell| !is_cell(&cell)) {
+                    remove_empty(&dir);
+                }
+            }
+            // The kernel refuses to remove a group that has a process or another group.
+            let _none_or_in_use = fs::remove_dir(parent);
         }
     }
 
@@ -708,6 +733,29 @@ mod tests {
         assert_ne!(groups.are_empty(), Some(false));
         groups.remove().unwrap();
         assert!(groups.paths().iter().all(|dir| !dir.exists()));
-        ControlGroups::remove_house(&house);
+        ControlGroups::remove_unused(&house, |_| false);
+    }
+
+    #[test]
+    fn groups_without_processes_are_removed_unless_they_are_of_a_cell() {
+        let house = format!("abbey-test-unused-{}", std::process::id());
+        if !rustix::process::geteuid().is_root() || ControlGroups::why_unusable(&house).is_some() {
+            return;
+        }
+        for cell in ["agent-a", "agent-b"] {
+            let groups = ControlGroups::create_unlimited(&house, cell).unwrap();
+            fs::create_dir_all(groups.paths()[0].join("inner")).unwrap();
+        }
+        let left = || {
+            let dirs = ControlGroups::list_cells(&house);
+            let names = dirs.iter().filter_map(|d| d.file_name()?.to_str());
+            let names = names.map(str::to_owned);
+            names.collect::<std::collections::BTreeSet<String>>()
+        };
+        ControlGroups::remove_unused(&house, |cell| cell.to_string() == "agent-a");
+        assert_eq!(left(), ["agent-a".to_owned()].into());
+        ControlGroups::remove_unused(&house, |_| false);
+        assert!(left().is_empty());
+        assert!(ControlGroups::parents(&house).all(|dir| !dir.exists()));
     }
 }

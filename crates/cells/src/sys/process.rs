@@ -26,6 +26,12 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
     parent.parse().ok().filter(|pid| *pid != 0)
 }
 
+/// Process ids of all processes that this process sees.
+pub(crate) fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// Effective user of a process; none when it is gone.
 pub(crate) fn user_of(pid: i32) -> Option<u32> {
     let status = read_kernel_file(format!("/proc/{pid}/status")).ok()?;

@@ -287,7 +287,7 @@ pub(crate) async fn run_to_end(
     let (mut conversation, mut said) = (Conversation::new(running, &[]), Vec::new());
     let code = loop {
         match conversation.next().await? {
-            ProgramEvent::Output(program_stream::ERRORS, bytes) => {
+            ProgramEvent::Output(program_stream::ERRORS | program_stream::NOT_RUN, bytes) => {
                 keep_last_bytes(&mut said, &bytes);
             }
             ProgramEvent::Output(..) => {}

@@ -67,9 +67,13 @@ pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
         .core
         .plan
         .begin_activity("preparing agents and services");
-    let outcome = provision_all(cells, &current).await;
+    let mut failures = Failures::default();
+    let outcome = provision_all(cells, &current, &mut failures).await;
+    let all = outcome.as_ref().err().map(Error::chain);
+    cells.record_unprepared(failures.reasons(), all);
     cells.mark_provisioned(current.generation);
-    outcome
+    outcome?;
+    failures.into_result()
 }
 
 /// Failures of single owners, which hold up no other owner.
@@ -83,6 +87,12 @@ impl Failures {
             tracing::error!(%subject, error = error.chain(), "could not be provisioned; the others go on");
             self.0.push((subject.to_string(), error));
         }
+    }
+
+    /// Why each failed.
+    fn reasons(&self) -> BTreeMap<String, String> {
+        let each = self.0.iter();
+        each.map(|(who, why)| (who.clone(), why.chain())).collect()
     }
 
     /// One error that names every owner which failed, of the kind of the first, if there was any.
@@ -106,9 +116,12 @@ impl Failures {
 
 /// Releases first what the plan does not give any more, then claims and creates what it gives: nothing that one owner gives up can
 /// be in the way of another, whatever the order of names.
-async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
-    let mut failures = Failures::default();
-    let half_renamed = follow_renames(cells, &mut failures).await?;
+async fn provision_all(
+    cells: &Arc<CellsState>,
+    current: &PlanInForce,
+    failures: &mut Failures,
+) -> Result<()> {
+    let half_renamed = follow_renames(cells, failures).await?;
     for saga in cells.core.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
             let subject = saga.subject.clone();
@@ -125,7 +138,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     }
     // A removal or creation of either name would tear apart what belongs to one agent.
     if half_renamed.is_empty() {
-        remove_leftovers(cells, current, &allocated, &mut failures).await?;
+        remove_leftovers(cells, current, &allocated, failures).await?;
     }
     // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
@@ -144,8 +157,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
     report("applying the firewall rules".to_owned());
     firewall::apply_planned_firewall(&cells.net).await?;
-    reload_credentials(cells).await?;
-    failures.into_result()
+    reload_credentials(cells).await
 }
 
 /// Renames on the host what the plan renamed: ends the cell under its old name, then moves its files and allocation.

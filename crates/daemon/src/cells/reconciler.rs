@@ -123,14 +123,16 @@ pub(crate) async fn reconcile_all_cells(
     let is_running_command =
         |c: &CellName| matches!(c, CellName::Run(slug) if cells.commands.is_running(slug));
     let found = found.into_iter().filter(|c| !is_running_command(c));
-    let names: BTreeSet<CellName> = wanted.keys().cloned().chain(found).collect();
+    let found: BTreeSet<CellName> = found.collect();
+    let names: BTreeSet<CellName> = wanted.keys().chain(&found).cloned().collect();
     let mut jobs = Vec::new();
     for cell in names {
         let desired = wanted.get(&cell).cloned().unwrap_or(Desired::Down);
         let history = histories.get(&cell).cloned().unwrap_or_default();
+        let is_found = found.contains(&cell);
         jobs.push(reconcile_cell_or_report(
             Arc::clone(cells),
-            cell,
+            (cell, is_found),
             desired,
             history,
         ));
@@ -180,10 +182,10 @@ fn desired_cells(cells: &CellsState) -> BTreeMap<CellName, Desired> {
     agents.chain(services).map(desire).collect()
 }
 
-/// Reconciles one cell; a failure is logged and recorded in its observation.
+/// Reconciles one cell; a failure is logged and recorded in its observation. `is_found` is whether the backend lists it.
 async fn reconcile_cell_or_report(
     cells: Arc<CellsState>,
-    cell: CellName,
+    (cell, is_found): (CellName, bool),
     desired: Desired,
     history: History,
 ) -> (CellName, Seen, Duration) {
@@ -197,7 +199,7 @@ async fn reconcile_cell_or_report(
         refused: None,
         held_up_since: None,
     };
-    let pause = match reconcile_cell(&cells, &cell, &mut seen).await {
+    let pause = match reconcile_cell(&cells, &cell, is_found, &mut seen).await {
         Ok(pause) => {
             if let Err(error) = log_worker_change(&cells, &cell, &seen).await {
                 tracing::warn!(%cell, error = error.chain(), "a change of its worker could not be logged to the audit log");
@@ -245,11 +247,19 @@ async fn log_worker_change(cells: &CellsState, cell: &CellName, seen: &Seen) -> 
 async fn reconcile_cell(
     cells: &Arc<CellsState>,
     cell: &CellName,
+    is_found: bool,
     seen: &mut Seen,
 ) -> Result<Duration> {
+    // Commands sweep their own cells.
+    let mut may_be_left = is_found && !matches!(cell, CellName::Run(_));
     // Several steps may be due at once: exited, swept, and started again.
     for _ in 0..4 {
         seen.observed = observe_cell(cells, cell, seen).await?;
+        if std::mem::take(&mut may_be_left) && seen.observed == Observed::Nothing {
+            // Listed, but without a record of a boot: nobody else ends that, and `abbey down` waits for it.
+            let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
+            call_backend(move || backend.sweep(&name)).await?;
+        }
         let now = cells.core.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
         // The end of provisioning requests a pass.

@@ -11,7 +11,7 @@ use abbey_cells::{
     Bind, COMMANDS_IN_CELL, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget,
     ListenAddress, PortForward, SKILLS_IN_CELL, Sandbox,
 };
-use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
+use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Slug, Subnet};
 use abbey_plan::{Agent, ReachableService, Service, ServiceKind};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -24,6 +24,18 @@ const STOP_GRACE: Millis = Millis::from_secs(10);
 const PROXY_PORT: u16 = 3128;
 /// Port of DNS inside a cell.
 const NAMES_PORT: u16 = 53;
+
+/// The error about a file of an agent that cannot be read: why it was not written, if that is known.
+fn unread_file(cells: &CellsState, agent: &Slug, path: &Path, error: std::io::Error) -> Error {
+    let why = cells.why_unprepared(agent);
+    match why.filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
+        None => Error::file("read", path)(error),
+        Some(why) => {
+            let text = format!("its files could not be prepared: {why}; `abbey up` tries it again");
+            Problem::new(FaultKind::Unavailable, text).into()
+        }
+    }
+}
 
 /// Absolute path of the program of a service's command, searched in the control plane's `PATH` and then in the manifest's
 /// directory; a name with a slash is a path from there.
@@ -450,10 +462,11 @@ pub(crate) fn cell_spec(
             let key_path = layout.root.join("key");
             let home = &cells.core.home;
             let key = home.read_text(&key_path);
-            let key = key.map_err(Error::file("read", &key_path))?;
+            let unread = |path: &Path, error| unread_file(cells, slug, path, error);
+            let key = key.map_err(|e| unread(&key_path, e))?;
             let token_path = agent_token_file(cells, slug);
             let token = home.read_text(&token_path);
-            let token = token.map_err(Error::file("read", &token_path))?;
+            let token = token.map_err(|e| unread(&token_path, e))?;
             let runtime = runtime::runtime_spec(agent.runtime);
             let microvm = (agent.cell == CellKind::Microvm).then(|| MicroVm {
                 image: agent.image.clone(),

@@ -38,6 +38,8 @@ pub(crate) struct CellsState {
     held: RwLock<BTreeSet<CellName>>,
     /// Generation of the plan whose provisioning has ended; only its cells may start.
     provisioned: AtomicU64,
+    /// Why agents could not be prepared by the last provisioning, by agent, and why it ended early.
+    unprepared: RwLock<(BTreeMap<String, String>, Option<String>)>,
     /// Whether a pass that began after the shutdown request has ended, so that no start is in
     /// flight.
     starts_over: AtomicBool,
@@ -88,6 +90,7 @@ impl CellsState {
             reconcile_requested: Notify::new(),
             held: RwLock::default(),
             provisioned: AtomicU64::new(0),
+            unprepared: RwLock::default(),
             starts_over: AtomicBool::new(false),
             consumers: RwLock::default(),
             renewals: Mutex::default(),
@@ -133,6 +136,18 @@ impl CellsState {
     pub(super) fn mark_provisioned(&self, generation: u64) {
         self.provisioned.store(generation, Ordering::SeqCst);
         self.request_reconcile();
+    }
+
+    /// Records why agents could not be prepared, by agent, and why provisioning ended early.
+    pub(super) fn record_unprepared(&self, agents: BTreeMap<String, String>, all: Option<String>) {
+        *self.unprepared.write() = (agents, all);
+    }
+
+    /// Why the files of an agent may be missing: it, or everything, could not be prepared.
+    pub(super) fn why_unprepared(&self, agent: &Slug) -> Option<String> {
+        let unprepared = self.unprepared.read();
+        let own = unprepared.0.get(agent.as_str());
+        own.or(unprepared.1.as_ref()).cloned()
     }
 
     /// Whether provisioning of this generation has ended.

@@ -149,15 +149,9 @@ impl Home {
         self.root.join("backups")
     }
 
-    /// Name of the control group of this house, derived from the canonical path of the home, so
-    /// that houses on one host don't share it.
+    /// Name of the control group of this house, see [`abbey_cells::hostd::control_group_of`].
     pub fn cgroup_name(&self) -> String {
-        let path = self
-            .root
-            .canonicalize()
-            .unwrap_or_else(|_| self.root.clone());
-        let digest = abbey_support::digest::sha256_hex(path.as_os_str().as_encoded_bytes());
-        format!("abbey-{}", &digest[..12])
+        abbey_cells::hostd::control_group_of(&self.root)
     }
 
     /// Configuration that hostd of this house runs with.

@@ -67,6 +67,19 @@ pub fn ensure_home_and_hostd(
     Ok(hostd::ensure_hostd_running(&config, binary)?)
 }
 
+/// Refuses to start or stop anything in a home from which a house that still runs was moved away: it has the same names, and
+/// its cells would be taken for those of the house that is there now.
+///
+/// # Errors
+/// `Conflict` with both paths and how to put the home back.
+pub fn refuse_where_house_moved_away(home: &Home) -> Result<()> {
+    let Some(moved) = hostd::moved_house(home.root()) else {
+        return Ok(());
+    };
+    let problem = Problem::new(FaultKind::Conflict, moved.refusal(home.root()));
+    Err(problem.remedy(moved.remedy(home.root())).into())
+}
+
 /// What a control plane has before it serves.
 #[derive(Debug)]
 pub struct Prepared {
@@ -91,6 +104,7 @@ pub fn prepare_control_plane(home: PathBuf, binary: &Path) -> std::result::Resul
         });
     }
     // Before anything is started or changed.
+    refuse_where_house_moved_away(&home)?;
     home.check_database_not_lost()?;
     let config = home.create_directories()?;
     // Before hostd is looked for: a control plane that ends, and a command that cleans up after one, end it, and have the lock.

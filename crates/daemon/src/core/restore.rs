@@ -714,18 +714,13 @@ fn prepare(
 /// Prefix of the directories in which restores work.
 const SCRATCH: &str = ".restore-";
 
-/// Checks that a new house may begin in a home that has no state: that no restore was interrupted there, and that no house
-/// which still runs was moved away from there.
+/// Checks that a new house may begin in a home that has no state: that no restore was interrupted there.
 ///
 /// # Errors
-/// `Conflict` with what is in the way, and the remedies.
+/// `Conflict` with what is in the way, and the remedy.
 pub fn check_new_house(home: &Home) -> Result<()> {
     if fs::symlink_metadata(home.database_file()).is_ok() {
         return Ok(());
-    }
-    if let Some(pid) = abbey_cells::hostd::moved_house(home.root()) {
-        let text = abbey_cells::hostd::refusal_beside_moved(home.root(), pid);
-        return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     let mut entries = fs::read_dir(home.root()).into_iter().flatten().flatten();
     let is_scratch = |e: &fs::DirEntry| e.file_name().to_string_lossy().starts_with(SCRATCH);

@@ -334,3 +334,31 @@ fn amounts_and_times_say_which_unit_is_missing_and_a_disabled_service_is_no_unkn
     assert!(mistake("uses: [s]", ", enabled: false").contains("which is disabled"));
     assert!(mistake("uses: [z]", "").contains("which is not declared"));
 }
+
+#[test]
+fn networks_of_another_house_are_one_warning() {
+    let house = parse(HOUSE).unwrap();
+    let net = house.network.pool.octets();
+    let at = |n: u8| std::net::Ipv4Addr::new(net[0], net[1], 1, n * 8);
+    let of_house = (0..5).map(|n| (at(n), 29, "house in /srv/other".to_owned()));
+    let routes = (0..5).map(|n| (at(n), 29, format!("route by ab1-{n}")));
+    let others = (20..23).map(|n| (at(n), 29, format!("route by tun{n}")));
+    let mut inventory = inventory();
+    inventory.host.subnets = routes.chain(of_house).chain(others).collect();
+    let made = plan(&house, &inventory);
+    let notes = made.notes.iter().map(|n| n.text.as_str());
+    let notes: Vec<&str> = notes.filter(|text| text.contains("overlaps")).collect();
+    assert_eq!(notes.len(), 2, "{notes:#?}");
+    let (first, tun) = (at(0), at(20));
+    for part in [
+        format!(
+            "5 networks of another house on this host (house in /srv/other), the first {first}/29"
+        ),
+        format!("3 networks of this host, the first {tun}/29 (route by tun20)"),
+    ] {
+        assert!(
+            notes.iter().any(|note| note.contains(&part)),
+            "{part} in {notes:#?}"
+        );
+    }
+}
