@@ -1,17 +1,20 @@
 //! How a task is printed, and waiting for its end.
 
+use crate::durations::now;
 use crate::exit::{self, Outcome};
 use crate::output::{self, Progress, text_or_dash};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{TaskDoc, TaskView, UsageSource, WaitQuery, WaitingForView};
-use abbey_model::{TaskState, WaitKind, WaitingFor};
+use abbey_model::{Millis, TaskState, WaitKind, WaitingFor};
 use std::time::{Duration, Instant};
 
 /// Longest time that one request waits on the server.
 const WAIT: Duration = Duration::from_secs(20);
 /// Time that the first request waits on the server.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Time that a caller waits through, whatever a task waits for.
+const SHORT_WAIT: Millis = Millis::from_secs(30);
 
 /// Waits at most `patience` until a task has ended, is parked for longer than 30 seconds, or needs a person, then prints
 /// it. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked or offered to agents that are stopped, 124 not
@@ -43,6 +46,7 @@ pub(crate) async fn wait_for_end(
             | TaskState::Unverified => Some(exit::FAILURE),
             TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
             TaskState::Parked if waits_long => Some(exit::PARKED),
+            TaskState::Ready if ends_soon(&doc.task) && Instant::now() < until => None,
             TaskState::Ready => match held_up(&doc.task) {
                 Some(why) => {
                     progress.end();
@@ -87,6 +91,12 @@ pub(crate) fn waits_for(task: &TaskView) -> Option<String> {
     };
     let text = WaitingForView::new(&brief, details).text;
     Some(output::with_local_times(&text))
+}
+
+/// Whether the time for a task is over soon, so that it ends by itself while its caller waits.
+fn ends_soon(task: &TaskView) -> bool {
+    let due = task.link.as_ref().and_then(|link| link.due_at);
+    due.is_some_and(|due| due.0.since(now()) < SHORT_WAIT)
 }
 
 /// What a task waits for, if every agent that could claim it was stopped or paused by the operator: nobody does before one of

@@ -215,12 +215,19 @@ pub(super) async fn approvals(call: &Call, verb: ApprovalsVerb) -> Outcome {
 }
 
 async fn list_approvals(call: &Call, all: bool) -> Result<u8, Failure> {
-    let query = ApprovalsQuery {
+    let mut query = ApprovalsQuery {
         all: Some(all),
         ..ApprovalsQuery::default()
     };
-    let doc = call.me().approvals(&query).await;
-    let doc = doc.map_err(|e| call.failure(e))?;
+    let page = call.me().approvals(&query).await;
+    let mut doc = page.map_err(|e| call.failure(e))?;
+    while let Some(cursor) = doc.cursor.take() {
+        query.cursor = Some(cursor);
+        let page = call.me().approvals(&query).await;
+        let page = page.map_err(|e| call.failure(e))?;
+        doc.approvals.extend(page.approvals);
+        doc.cursor = page.cursor;
+    }
     if call.json {
         output::print_json(&doc);
         return Ok(exit::OK);

@@ -248,6 +248,8 @@ fn files_of_tasks_name_the_evidence_and_the_lease_ends_with_the_run() {
     // It may also be completed by command; evidence is verified all the same.
     let missing = exec(&house, 1, "abbey-agent done painted");
     assert!(missing.contains("colours/report.md"), "{missing}");
+    // Its next attempt would keep the worker from the other task.
+    house.expect(0, "task cancel TASK-2");
     // What was decided about it is in the file of the run that follows.
     house.expect(0, "task add 'Sell the gate.' --to a");
     let request = r#"abbey-agent approvals request sell --args '{"gate": 2}' --task TASK-3"#;

@@ -117,9 +117,13 @@ pub(crate) async fn wait_until_ended_or_waiting(
         tasks.mark_unchanged();
         let row = work.core.store.task(task).await?;
         let short = |until: Timestamp| until.since(work.core.store.now()) < SHORT_WAIT;
+        let due = row.link.as_ref().and_then(|link| link.due);
         let resting = match row.state() {
-            // A wait that is over soon ends by itself.
-            TaskState::Parked => !row.phase.parked_until().is_some_and(short),
+            // A wait that is over soon ends by itself, also because the time for the whole task is.
+            TaskState::Parked => ![row.phase.parked_until(), due]
+                .into_iter()
+                .flatten()
+                .any(short),
             TaskState::Blocked | TaskState::AwaitingApproval => true,
             state => state.is_terminal(),
         };
