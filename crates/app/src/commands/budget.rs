@@ -7,9 +7,9 @@ use crate::table::Table;
 use crate::text::Text;
 use crate::units::{budget_amount, budget_metric};
 use abbey_api::headers::IdempotencyKey;
-use abbey_api::{BudgetAction, BudgetScope, BudgetsQuery, ChangeBudget, WaitQuery};
+use abbey_api::{BudgetAction, BudgetScope, BudgetsQuery, ChangeBudget};
 use abbey_daemon::Home;
-use abbey_model::{Metric, TaskState};
+use abbey_model::Metric;
 use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
@@ -196,17 +196,6 @@ async fn change_budget(
         output::print_line(&format!(
             "the manifest states {manifest}; this limit stays until the manifest states another one"
         ));
-    }
-    if change.scope.starts_with("TASK-") {
-        let now = WaitQuery::default();
-        let doc = client.tasks().show(&change.scope, &now).await?;
-        let state = doc.task.state;
-        if state.is_terminal() && state != TaskState::Done {
-            let id = &change.scope;
-            output::print_line(&format!(
-                "{id} has ended ({state}); `abbey task retry {id}` starts it again"
-            ));
-        }
     }
     Ok(exit::OK)
 }
