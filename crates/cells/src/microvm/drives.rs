@@ -163,8 +163,12 @@ pub(crate) fn take_space(image: &Path) -> Result<()> {
         return Ok(());
     }
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-        // Another took the space in between, or the file system allocates none in advance.
-        Ok(()) | Err(Errno::NOSPC | Errno::DQUOT | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        // Another took the space in between, a signal came, or the file system allocates none in advance: the next use of the
+        // drive tries again.
+        Ok(())
+        | Err(Errno::NOSPC | Errno::DQUOT | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => {
+            Ok(())
+        }
         Err(error) => Err(open(error)),
     }
 }
