@@ -185,6 +185,12 @@ documents! {
         state: StepState,
         /// Open task or approval, as `TASK-12` or `APPR-4`.
         began: Option<String>,
+        /// Event that it waits for.
+        #[serde(default)]
+        event: Option<String>,
+        /// When its wait for an event or its pause is over, or its next attempt begins.
+        #[serde(default)]
+        until: Option<Time>,
         /// Attempts that were started.
         attempts: u32,
         /// Output, or why it failed.

@@ -1,7 +1,7 @@
 //! How a task is printed, and waiting for its end.
 
 use crate::durations::now;
-use crate::exit::{self, Outcome};
+use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, Progress, text_or_dash};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
@@ -16,14 +16,30 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Time that a caller waits through, whatever a task waits for.
 const SHORT_WAIT: Millis = Millis::from_secs(30);
 
-/// Waits at most `patience` until a task has ended, is parked for longer than 30 seconds, or needs a person, then prints
-/// it. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked or offered to agents that are stopped, 124 not
-/// over yet.
+/// As [`wait_for_end_read_by`], for the operator's client.
 pub(crate) async fn wait_for_end(
     client: &Client,
     json: bool,
     id: &str,
     patience: Duration,
+) -> Outcome {
+    wait_for_end_read_by(json, patience, async |wait| {
+        let query = WaitQuery {
+            wait_ms: u64::try_from(wait.as_millis()).ok(),
+        };
+        Ok(Some(client.tasks().show(id, &query).await?))
+    })
+    .await
+}
+
+/// Waits at most `patience` until a task has ended, is parked for longer than 30 seconds, needs a person, or is offered to
+/// agents that are stopped, then prints it. `read` waits on the server at most the time that it is given, and returns none
+/// if the task can't be read just now. Exit code: 0 done, 1 failed, 5 blocked or waiting for approval, 8 parked or offered
+/// to agents that are stopped, 124 not over yet.
+pub(crate) async fn wait_for_end_read_by(
+    json: bool,
+    patience: Duration,
+    read: impl AsyncFn(Duration) -> Result<Option<TaskDoc>, Failure>,
 ) -> Outcome {
     let until = Instant::now() + patience;
     let mut progress = Progress::new();
@@ -31,41 +47,39 @@ pub(crate) async fn wait_for_end(
     let mut longest = FIRST_WAIT;
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(longest);
-        let wait = WaitQuery {
-            wait_ms: u64::try_from(left.as_millis()).ok(),
-        };
         let asked = Instant::now();
-        let doc = client.tasks().show(id, &wait).await?;
+        let Some(doc) = read(left).await? else {
+            continue;
+        };
         // A wait that is over soon does not end the request early.
         let waits_long = asked.elapsed() < left;
-        let code = match doc.task.state {
-            TaskState::Done => Some(exit::OK),
-            TaskState::Failed
-            | TaskState::TimedOut
-            | TaskState::Cancelled
-            | TaskState::Unverified => Some(exit::FAILURE),
-            TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
-            TaskState::Parked if waits_long => Some(exit::PARKED),
-            TaskState::Ready if ends_soon(&doc.task) && Instant::now() < until => None,
-            TaskState::Ready => match held_up(&doc.task) {
-                Some(why) => {
-                    progress.end();
-                    output::print_message(&format!("{} waits for {why}", doc.task.number));
-                    Some(exit::PARKED)
-                }
-                None if Instant::now() >= until => Some(exit::TIMEOUT),
-                None => None,
-            },
-            _ if Instant::now() >= until => Some(exit::TIMEOUT),
-            _ => None,
-        };
-        if let Some(code) = code {
+        if let Some(code) = exit_code(&doc.task, waits_long, Instant::now() >= until) {
             progress.end();
+            if let (exit::PARKED, Some(why)) = (code, held_up(&doc.task)) {
+                output::print_message(&format!("{} waits for {why}", doc.task.number));
+            }
             print_task(json, &doc);
             return Ok(code);
         }
         progress.show(&format!("{} is {}", doc.task.number, doc.task.state));
         longest = WAIT;
+    }
+}
+
+/// Exit code of a command that waited for a task; none to wait on. `over` says that the time for waiting is.
+fn exit_code(task: &TaskView, waits_long: bool, over: bool) -> Option<u8> {
+    match task.state {
+        TaskState::Done => Some(exit::OK),
+        TaskState::Failed | TaskState::TimedOut | TaskState::Cancelled | TaskState::Unverified => {
+            Some(exit::FAILURE)
+        }
+        TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
+        TaskState::Parked if waits_long => Some(exit::PARKED),
+        TaskState::Ready if held_up(task).is_some() && (over || !ends_soon(task)) => {
+            Some(exit::PARKED)
+        }
+        _ if over => Some(exit::TIMEOUT),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! reached through a link: each directory and file is opened in its directory's handle, without following links.
 
 use crate::files::guarded::check_free_space;
-use crate::files::tree::{HOLES_MAX, take_holes};
+use crate::files::tree::{HOLES_MAX, stays_within, take_holes};
 use abbey_support::beneath::DirHandle;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::ffi::OsStr;
@@ -344,20 +344,6 @@ fn plain_parts(path: &Path) -> io::Result<Vec<&OsStr>> {
         )),
     });
     parts.collect()
-}
-
-/// Whether a link in a directory `depth` levels below the one that is copied leads to a path of the latter, wherever the
-/// other links of the copy lead that are like it: it goes up first and not too far, and only down from there. (`a/../..`
-/// may lead further up than its text says, if `a` is a link.)
-fn stays_within(target: &Path, depth: usize) -> bool {
-    let parts = target.components().filter(|c| *c != Component::CurDir);
-    let parts: Vec<Component<'_>> = parts.collect();
-    let up = parts.iter().take_while(|c| **c == Component::ParentDir);
-    let up = up.count();
-    let down = parts[up..].iter();
-    !target.as_os_str().is_empty()
-        && up <= depth
-        && down.copied().all(|c| matches!(c, Component::Normal(_)))
 }
 
 fn temporary_name() -> String {

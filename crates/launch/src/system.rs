@@ -409,4 +409,6 @@ pub fn limit_heaps(count: std::ffi::c_int) {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, count);
     }
+    #[cfg(not(target_env = "gnu"))]
+    let _one_heap = count;
 }

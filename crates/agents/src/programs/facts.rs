@@ -20,6 +20,9 @@ fn number(value: &Value, key: &str) -> u64 {
 }
 
 fn gib(bytes: u64) -> String {
+    if bytes < 1 << 30 {
+        return format!("{} MiB", bytes >> 20);
+    }
     let tenths = u128::from(bytes) * 10 / (1 << 30);
     format!("{}.{} GiB", tenths / 10, tenths % 10)
 }

@@ -4,18 +4,16 @@ use super::arguments::{ApprovalsVerb, AskArgs, DelegateArgs, GivenArgs};
 use super::call::{Call, checked_name, parse_json, text_or_input};
 use crate::durations::milliseconds;
 use crate::exit::{self, Failure, Outcome};
-use crate::output::{self, Progress};
-use crate::task_output::print_task;
+use crate::output;
+use crate::task_output::{print_task, wait_for_end_read_by};
 use abbey_agents::agent_command::task_of_environment;
 use abbey_api::headers::{IdempotencyKey, OptionalLease};
 use abbey_api::{
     ApprovalBody, ApprovalView, ApprovalsQuery, DelegateBody, TaskDoc, UseBody, WaitQuery,
 };
-use abbey_model::{FaultKind, TaskState};
+use abbey_model::FaultKind;
 use std::time::{Duration, Instant};
 
-/// Longest time that one request waits on the server.
-const WAIT: Duration = Duration::from_secs(20);
 /// Pause before a request is repeated while the control plane does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -83,39 +81,21 @@ async fn give(call: &Call, kind: Given, mut body: DelegateBody, args: GivenArgs)
     Ok(exit::OK)
 }
 
-/// Waits at most `patience` until a delegated task has ended, is parked for longer than 30 seconds, needs a person, or waits
-/// for agents that the operator stopped, then prints it. Exit codes as `abbey task add --wait`.
+/// Waits until a delegated task has ended, or for as long as `abbey task add --wait` waits, then prints it.
 async fn wait_for_end(call: &Call, task: &str, patience: Duration) -> Outcome {
     let until = Instant::now() + patience;
-    let mut progress = Progress::new();
-    loop {
-        let left = until.saturating_duration_since(Instant::now()).min(WAIT);
-        let asked = Instant::now();
-        let doc = match read(call, task, left).await {
-            Ok(doc) => doc,
+    wait_for_end_read_by(call.json, patience, async |wait| {
+        match read(call, task, wait).await {
+            Ok(doc) => Ok(Some(doc)),
             // The control plane may be restarting; the task goes on.
             Err(e) if e.kind() == FaultKind::Unavailable && Instant::now() + PAUSE < until => {
                 tokio::time::sleep(PAUSE).await;
-                continue;
+                Ok(None)
             }
-            Err(e) => return Err(call.failure(e)),
-        };
-        // A wait that is over soon does not end the request early.
-        let waits_long = asked.elapsed() < left;
-        // Nothing but a person ends this wait.
-        let waiting_for = doc.task.waiting_for.as_ref();
-        let is_held = waiting_for.is_some_and(|w| !w.stopped_agents.is_empty());
-        let code = match is_held {
-            true => Some(exit::PARKED),
-            false => code_of(doc.task.state, waits_long, Instant::now() >= until),
-        };
-        if let Some(code) = code {
-            progress.end();
-            print_task(call.json, &doc);
-            return Ok(code);
+            Err(e) => Err(call.failure(e)),
         }
-        progress.show(&format!("{} is {}", doc.task.number, doc.task.state));
-    }
+    })
+    .await
 }
 
 async fn read(
@@ -127,19 +107,6 @@ async fn read(
         wait_ms: u64::try_from(wait.as_millis()).ok(),
     };
     call.me().delegated(task, &query).await
-}
-
-fn code_of(state: TaskState, waits_long: bool, over: bool) -> Option<u8> {
-    match state {
-        TaskState::Done => Some(exit::OK),
-        TaskState::Failed | TaskState::TimedOut | TaskState::Cancelled | TaskState::Unverified => {
-            Some(exit::FAILURE)
-        }
-        TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
-        TaskState::Parked if waits_long => Some(exit::PARKED),
-        _ if over => Some(exit::TIMEOUT),
-        _ => None,
-    }
 }
 
 /// `abbey-agent status`: the agent's own tasks and budgets, or a task that it delegated.

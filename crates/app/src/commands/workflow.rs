@@ -351,11 +351,19 @@ fn show(json: bool, doc: &WorkflowDoc) {
             Some(value) => format!(": {}", value["text"].as_str().unwrap_or_default()),
         };
         let first = result.lines().next().unwrap_or_default();
+        let event = step.event.as_ref().map(|name| format!("for {name}"));
+        let until = step
+            .until
+            .map(|time| format!("until {}", output::local_time(time)));
+        let waits: Vec<String> = [step.began.clone(), event, until]
+            .into_iter()
+            .flatten()
+            .collect();
         output::print_line(&format!(
             "  {place} ({}) {}{again} {}{undo}{first}",
             step.kind,
             step.state,
-            text_or_dash(step.began.clone())
+            text_or_dash(Some(waits.join(" ")).filter(|w| !w.is_empty()))
         ));
     }
     if let Some(output) = &run.output {

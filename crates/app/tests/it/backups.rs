@@ -305,7 +305,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         }
         to
     };
-    let hostile: [(&str, Type, u32, &str); 11] = [
+    let hostile: [(&str, Type, u32, &str); 12] = [
         ("agents/sysadmin/workspace/su", Type::Regular, 0o4755, ""),
         ("agents/sysadmin/workspace/sg", Type::Regular, 0o2755, ""),
         ("agents/sysadmin/workspace/disk", Type::Block, 0o666, ""),
@@ -326,6 +326,13 @@ fn hostile_archives_are_refused_and_leave_nothing() {
             Type::Symlink,
             0o777,
             "../../../../etc",
+        ),
+        // Further up than it looks, if `to` is a link.
+        (
+            "agents/sysadmin/workspace/deep/link",
+            Type::Symlink,
+            0o777,
+            "to/../../..",
         ),
         ("agents/../../escaped", Type::Regular, 0o644, ""),
         ("/tmp/abbey-escaped", Type::Regular, 0o644, ""),

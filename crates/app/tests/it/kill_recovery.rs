@@ -1,6 +1,6 @@
 //! `kill -9` of the control plane at random moments, under load and with running agents.
 //!
-//! 200 points here; `ABBEY_KILL_POINTS=10000` for the long run.
+//! 100 points here; `ABBEY_KILL_POINTS=10000` for the long run.
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, kill};
@@ -91,7 +91,7 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
     let points: u32 = std::env::var("ABBEY_KILL_POINTS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
+        .unwrap_or(100);
     // Sixteen agents that the test plays (their cells are stopped), two that really run.
     let players: String = (0..WORKERS)
         .map(|n| format!("  w{n}: {{ template: sysadmin, max_concurrent_runs: 64 }}\n"))

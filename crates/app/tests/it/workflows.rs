@@ -91,6 +91,15 @@ fn workflow_steps_run_once_across_kills_with_approval_and_event() {
     until("it waits for the event", || {
         step(&show(&house, &run), "told")["state"] == "waiting"
     });
+    let waiting = show(&house, &run);
+    let told = step(&waiting, "told");
+    assert_eq!(told["event"], "published");
+    assert!(told["until"].is_string(), "{told}");
+    let shown = house.expect(0, args!("workflow show {}", run));
+    assert!(
+        shown.contains("told (event) waiting for published until "),
+        "{shown}"
+    );
     let heard = house.json(0, args!("workflow event published --data {}", "{\"at\":1}"));
     assert_eq!(heard["told"], json!([run]));
     until("it is done", || show(&house, &run)["state"] == "done");

@@ -100,19 +100,24 @@ pub(crate) fn is_left_out_beside_drives(below: &Path) -> bool {
     stale || is_left_out_of_agent(below)
 }
 
-/// Whether a link at `at`, relative to the root of a tree, with this target stays in the tree. No component of the
-/// path may be a link itself, so the answer follows from the names.
+/// Whether a link at `at`, relative to the root of a tree, with this target stays in the tree. No component of `at` may be a
+/// link itself.
 pub fn is_link_within(at: &Path, target: &Path) -> bool {
-    let mut depth = at.components().count().saturating_sub(1);
-    for part in target.components() {
-        match part {
-            Component::CurDir => {}
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir if depth > 0 => depth -= 1,
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
-        }
-    }
-    true
+    stays_within(target, at.components().count().saturating_sub(1))
+}
+
+/// Whether a link in a directory `depth` levels below the root of a tree stays in the tree, wherever the other links of the
+/// tree lead that are like it: it goes up first and not too far, and only down from there. (`a/../..` may lead further up
+/// than its text says, if `a` is a link.)
+pub(crate) fn stays_within(target: &Path, depth: usize) -> bool {
+    let parts = target.components().filter(|c| *c != Component::CurDir);
+    let parts: Vec<Component<'_>> = parts.collect();
+    let up = parts.iter().take_while(|c| **c == Component::ParentDir);
+    let up = up.count();
+    let down = parts[up..].iter();
+    !target.as_os_str().is_empty()
+        && up <= depth
+        && down.copied().all(|c| matches!(c, Component::Normal(_)))
 }
 
 /// Adds trees to a tar archive.
@@ -314,10 +319,11 @@ mod tests {
     fn a_link_is_judged_by_where_its_names_lead() {
         let within = |at: &str, target: &str| is_link_within(Path::new(at), Path::new(target));
         assert!(within("workspace/a", "b") && within("workspace/a", "../home/b"));
-        assert!(within("workspace/a", "./b/../c"));
+        assert!(within("workspace/a", "./b") && within("a/b/c", ".././../d"));
+        // `b` may be a link itself, which leads to where one step up is further up than it looks.
+        assert!(!within("workspace/a", "b/../c") && !within("workspace/a", ""));
         assert!(!within("workspace/a", "/etc/passwd"));
         assert!(!within("workspace/a", "../../b") && !within("a", ".."));
-        assert!(!within("workspace/a", "b/../../../c"));
     }
 
     #[test]

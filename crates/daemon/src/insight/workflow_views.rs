@@ -127,6 +127,8 @@ pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> Workflow
             needs: step.needs.iter().map(ToString::to_string).collect(),
             state: StepState::NotStarted,
             began: None,
+            event: None,
+            until: None,
             attempts: 0,
             result: None,
             undo: None,
@@ -143,6 +145,17 @@ pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> Workflow
                     StepProgress::Working(Some(WorkHandle::Approval(n))) => {
                         Some(format!("APPR-{n}"))
                     }
+                    _ => None,
+                },
+                event: match (&item.at, &step.act) {
+                    (StepProgress::Waiting(_), StepAction::Event { name }) => {
+                        Some(name.to_string())
+                    }
+                    _ => None,
+                },
+                until: match item.at {
+                    StepProgress::Waiting(until) => until.map(Time),
+                    StepProgress::Retry(at) => Some(Time(at)),
                     _ => None,
                 },
                 attempts: item.attempts,

@@ -47,9 +47,9 @@ keys! {
         pub grace: Millis = Key::new("grace", Shape::Duration, Live).default("7d"),
         /// Most connections of one agent at once.
         pub connections: u32 = Key::new("connections", Shape::Integer(1, 10_000), Live).default("20"),
-        /// Most requests of one agent in a minute.
+        /// Most requests of one agent in a minute. Not for databases.
         pub rate: u32 = Key::new("rate", Shape::Integer(1, 1_000_000), Live).default("600"),
-        /// Most bytes that one agent keeps in it.
+        /// Most bytes that one agent keeps in it. Not for databases.
         pub quota: Bytes = Key::new("quota", Shape::Bytes, Live).default("1GiB"),
         /// Resource limits of its cell.
         pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart),
