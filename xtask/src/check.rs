@@ -144,9 +144,15 @@ fn dependencies() -> Result<(), String> {
     run_step("unused dependencies", &install_tool("cargo-shear")?, &[])
 }
 
+/// Builds the tests and the binaries that the end-to-end tests start beside the one under test. Both at once: tests ask for more
+/// features of what they depend on, and binaries alone would be built a second time with these.
+fn build() -> Result<(), String> {
+    let args = ["build", "--workspace", "--bins", "--tests"];
+    run_step("build", "cargo", &args)
+}
+
 fn tests() -> Result<(), String> {
-    // The binaries that the end-to-end tests start beside the one under test.
-    run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    build()?;
     image::build_images(false)?;
     firecracker::firecracker();
     let skipped = repository_root().join("target/skipped");
@@ -187,7 +193,7 @@ fn print_skipped(dir: &Path) {
 }
 
 fn long() -> Result<(), String> {
-    run_step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    build()?;
     let conformance = ["xtask/api-conformance", "--seconds", "3600"];
     run_step(
         "an hour of requests to every route",

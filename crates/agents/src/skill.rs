@@ -2,7 +2,7 @@
 //! `metadata`.
 
 use crate::front_matter::{read_front_matter, split_front_matter};
-use abbey_engine::matcher::{PatternError, Rule, check_pattern};
+use abbey_engine::matcher::{Pattern, Rule};
 use abbey_model::Effect;
 use abbey_support::input::read_input_text;
 use serde_json::Value;
@@ -72,7 +72,7 @@ pub struct Skill {
     /// Program that performs the skill; `None` for instructions to a model only.
     pub program: Option<Program>,
     /// Patterns of the requests that the skill does: regular expressions with slots, each over a whole request.
-    pub patterns: Vec<String>,
+    pub patterns: Vec<Pattern>,
     /// What running it does; a program that does not declare it changes something.
     pub effect: Effect,
     /// JSON Schema of its arguments.
@@ -134,10 +134,11 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
             .map(str::to_owned)
             .collect()
     };
-    let patterns = lines("abbey-match");
-    for (i, pattern) in patterns.iter().enumerate() {
-        if let Err(why) = check_pattern(pattern) {
-            mistakes.push(format!("pattern {} of `abbey-match` {why}", i + 1));
+    let mut patterns = Vec::new();
+    for (i, text) in lines("abbey-match").iter().enumerate() {
+        match Pattern::compile(text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => mistakes.push(format!("pattern {} of `abbey-match` {why}", i + 1)),
         }
     }
     let args: Value =
@@ -236,25 +237,15 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
 }
 
 impl Skill {
-    /// What matching needs to know of the skill; `known` are rules whose patterns need not be compiled again.
-    ///
-    /// # Errors
-    /// [`PatternError`] for the first pattern that does not compile.
-    pub fn matching_rule<'a>(
-        &self,
-        mut known: impl Iterator<Item = &'a Rule>,
-    ) -> Result<Rule, PatternError> {
-        let rule = match known.find(|r| r.is_compiled_from(&self.name, &self.patterns)) {
-            Some(rule) => rule.clone(),
-            None => Rule::new(&self.name, &self.patterns)?,
-        };
+    /// What matching needs to know of the skill.
+    pub fn matching_rule(&self) -> Rule {
         let required = self.args["required"].as_array();
         let words = format!("{} {} {}", self.name, self.description, self.tags.join(" "));
-        let mut rule = rule.found_by(&words);
+        let mut rule = Rule::new(&self.name, self.patterns.clone()).found_by(&words);
         rule.effect = self.effect;
         rule.runs = self.program.is_some();
         rule.needs_arguments = required.is_some_and(|r| !r.is_empty());
-        Ok(rule)
+        rule
     }
 }
 

@@ -49,8 +49,7 @@ fn unescape(text: &str) -> String {
 }
 
 fn rules() -> Vec<Rule> {
-    let rule = |s: &abbey_agents::skill::Skill| s.matching_rule(std::iter::empty()).unwrap();
-    stock_skills().map(rule).collect()
+    stock_skills().map(|skill| skill.matching_rule()).collect()
 }
 
 fn names() -> KnownNames {

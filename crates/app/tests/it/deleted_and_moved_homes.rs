@@ -9,6 +9,7 @@ use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// A cell with a network of its own.
@@ -47,9 +48,22 @@ fn kill_all(house: &House) {
     }
 }
 
+/// A process in the network of the test. Houses of other tests, which run meanwhile, leave what is in a network that somebody
+/// is in; a thread alone is nobody.
+struct Somebody(Child);
+
+impl Drop for Somebody {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _ended_already = self.0.wait();
+    }
+}
+
 /// A house whose processes are killed and whose home is deleted. Returns the file of its users too.
-fn deleted() -> (House, PathBuf) {
+fn deleted() -> (House, PathBuf, Somebody) {
     let house = up(ONE);
+    let somebody = Command::new("sleep").arg("600").spawn();
+    let somebody = Somebody(somebody.unwrap());
     let claims = read_json(&house.home().join("hostd/claims.json"));
     let users = PathBuf::from(format!("/run/abbey/users-{}", claims["uid_first"]));
     assert!(!groups(&house).is_empty());
@@ -57,7 +71,7 @@ fn deleted() -> (House, PathBuf) {
     fs::remove_dir_all(house.home()).unwrap();
     assert!(!groups(&house).is_empty() && users.exists());
     assert!(nft(&["list", "tables"]).contains(" abbey_"));
-    (house, users)
+    (house, users, somebody)
 }
 
 fn assert_nothing_left(house: &House, users: &Path) {
@@ -72,7 +86,7 @@ fn a_failed_start_where_a_house_was_deleted_gives_its_reason_and_waits_for_no_ce
     if !house().runs_as_root() {
         return;
     }
-    let (house, users) = deleted();
+    let (house, users, _somebody) = deleted();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let manifest = house.manifest(ONE);
@@ -98,12 +112,12 @@ fn down_and_other_houses_clean_up_after_a_house_that_was_deleted() {
     if !house().runs_as_root() {
         return;
     }
-    let (house, users) = deleted();
+    let (house, users, _somebody) = deleted();
     let said = house.expect_refusal(0, "down");
     assert!(said.contains("no house is running"), "{said}");
     assert_nothing_left(&house, &users);
 
-    let (deleted, users) = deleted();
+    let (deleted, users, _somebody) = deleted();
     let other = up(TWO);
     assert_nothing_left(&deleted, &users);
     other.expect(0, "down");

@@ -59,7 +59,14 @@ fn clean_up_after(own: &Path, first: u32, running: &mut Option<Running>) {
         return;
     }
     let running = running.get_or_insert_with(Running::read);
-    if running.has_any_of(first, home, own) {
+    // Interfaces and tables of a network that is not ours, and that somebody is in, are removed by a house in that network.
+    // Nothing is locked before this is known: that house would take it for held.
+    let is_in_reach = |(namespace, _): (u64, _)| {
+        house_subnets::own_namespace().is_ok_and(|own| own == namespace)
+            || !running.namespaces.contains(&namespace)
+    };
+    let left = || house_subnets::unwithdrawn(first);
+    if running.has_any_of(first, home, own) || !left().is_none_or(is_in_reach) {
         return;
     }
     // The house holds it while it runs, wherever its home is.
@@ -72,12 +79,8 @@ fn clean_up_after(own: &Path, first: u32, running: &mut Option<Running>) {
     if home != own {
         ControlGroups::remove_unused(&control_group_of(home), |_| false);
     }
-    if let Some((namespace, tag)) = house_subnets::unwithdrawn(first) {
+    if let Some((namespace, tag)) = left() {
         let is_here = house_subnets::own_namespace().is_ok_and(|own| own == namespace);
-        if !is_here && running.namespaces.contains(&namespace) {
-            // A house in that network removes it.
-            return;
-        }
         let removed = !is_here
             || (crate::network::remove_all_interfaces(tag).is_ok()
                 && firewall::remove_unrecorded_firewall(tag).is_ok());

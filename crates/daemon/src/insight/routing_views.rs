@@ -59,7 +59,7 @@ pub(crate) fn explain_routing(work: &WorkState, text: &str, assignee: Option<&Sl
 
 /// What would become of a text in a house that does not run: which skill would do it, by the files of the house.
 pub fn explain_in_stopped_house(home: &Home, text: &str) -> ExplainDoc {
-    let skills = SkillSet::load(&home.skills_dir(), &SkillSet::default());
+    let skills = SkillSet::load(&home.skills_dir());
     let mut doc = explain_doc(&skills.explain(text), |_| Vec::new());
     doc.agents_reason =
         "the house does not run, so its agents and services are not known".to_owned();

@@ -27,7 +27,7 @@ fn skill_view(skill: &Skill, agents: Vec<String>, score: Option<u32>) -> SkillVi
                 dir.join(path).display().to_string()
             }
         }),
-        patterns: skill.patterns.clone(),
+        patterns: skill.patterns.iter().map(|p| p.text().to_owned()).collect(),
         args: skill.args.clone(),
         grants: skill.grants.clone(),
         risk: skill.risk.parse().unwrap_or(Risk::Medium),
@@ -159,7 +159,7 @@ pub(crate) fn find_skills_in_force(work: &WorkState, query: Option<&str>) -> Ski
 
 /// Skills of a house that does not run, read from its files: the built-in ones, and its own if there are any.
 pub fn find_skills_of_stopped_house(home: &Home, query: Option<&str>) -> SkillsDoc {
-    let skills = SkillSet::load(&home.skills_dir(), &SkillSet::default());
+    let skills = SkillSet::load(&home.skills_dir());
     find_skills(
         &skills,
         query,

@@ -605,7 +605,7 @@ fn check_against_host(
         fatal("listen".to_owned(), text);
     }
     // Read again, since files on disk may be newer than the loaded library.
-    let skills = SkillSet::load(&work.core.home.skills_dir(), &work.skills.current());
+    let skills = SkillSet::load(&work.core.home.skills_dir());
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
             // A skill that does not exist is reported below, with the other skills of the agent.

@@ -7,13 +7,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
-
-/// Patterns of the built-in skills, compiled once: their text never changes.
-static STOCK_RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-    let rules = abbey_agents::library::stock_skills().map(|s| s.matching_rule(std::iter::empty()));
-    rules.filter_map(Result::ok).collect()
-});
+use std::sync::Arc;
 
 /// The skills of one reading of the library, ready to match.
 #[derive(Default)]
@@ -27,15 +21,10 @@ pub(crate) struct SkillSet {
 }
 
 impl SkillSet {
-    /// Reads the built-in skills and those in a directory. Patterns that are compiled already, in `before` or as built in,
-    /// are not compiled again: that is what costs here.
-    pub(crate) fn load(dir: &std::path::Path, before: &SkillSet) -> SkillSet {
+    /// Reads the built-in skills and those in a directory.
+    pub(crate) fn load(dir: &std::path::Path) -> SkillSet {
         let (all, invalid) = abbey_agents::library::load_catalogue(dir);
-        let compiled = || before.rules.iter().chain(STOCK_RULES.iter());
-        let rules = all
-            .values()
-            .filter_map(|s| s.matching_rule(compiled()).ok());
-        let rules = rules.collect();
+        let rules = all.values().map(Skill::matching_rule).collect();
         SkillSet {
             all,
             invalid,
@@ -86,7 +75,7 @@ pub(crate) struct SkillLibrary {
 impl SkillLibrary {
     /// Reads the library from a directory.
     pub(crate) fn load(dir: PathBuf) -> SkillLibrary {
-        let current = RwLock::new(Arc::new(SkillSet::load(&dir, &SkillSet::default())));
+        let current = RwLock::new(Arc::new(SkillSet::load(&dir)));
         SkillLibrary { dir, current }
     }
 
@@ -117,7 +106,7 @@ impl SkillLibrary {
 
     /// Reads the directory again.
     pub(crate) fn reload(&self) {
-        let fresh = SkillSet::load(&self.dir, &self.current());
+        let fresh = SkillSet::load(&self.dir);
         *self.current.write() = Arc::new(fresh);
     }
 }

@@ -11,12 +11,11 @@ mod request;
 mod word_lists;
 
 pub use guards::{Finding, Guard};
-pub use pattern::{KnownNames, Slot, SlotKind, check_pattern};
+pub use pattern::{KnownNames, Pattern, Slot, SlotKind};
 pub use request::TEXT_MAX;
 
 use crate::terms::{distinctive_terms, has_term, stems_of};
 use abbey_model::Effect;
-use pattern::Pattern;
 use request::Request;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,45 +45,20 @@ pub struct Rule {
     /// Whether it can run without arguments.
     pub needs_arguments: bool,
     words: BTreeSet<String>,
-    sources: Vec<String>,
     patterns: Vec<Pattern>,
 }
 
-/// A pattern that does not compile.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("skill `{skill}`: pattern {line} {why}")]
-pub struct PatternError {
-    /// Name of the skill.
-    pub skill: String,
-    /// Number of the pattern, from 1.
-    pub line: usize,
-    /// Rest of the sentence: what is wrong with it.
-    pub why: String,
-}
-
 impl Rule {
-    /// Compiles the patterns of a skill that has a program and changes something.
-    ///
-    /// # Errors
-    /// [`PatternError`] for the first pattern that does not compile.
-    pub fn new(skill: &str, patterns: &[String]) -> Result<Rule, PatternError> {
-        let compile = |(i, text): (usize, &String)| {
-            Pattern::compile(text).map_err(|why| PatternError {
-                skill: skill.to_owned(),
-                line: i + 1,
-                why,
-            })
-        };
-        let compiled = patterns.iter().enumerate().map(compile);
-        Ok(Rule {
+    /// What is known of a skill with these patterns that has a program and changes something.
+    pub fn new(skill: &str, patterns: Vec<Pattern>) -> Rule {
+        Rule {
             skill: skill.to_owned(),
             effect: Effect::Changes,
             runs: true,
             needs_arguments: false,
             words: BTreeSet::new(),
-            patterns: compiled.collect::<Result<_, _>>()?,
-            sources: patterns.to_vec(),
-        })
+            patterns,
+        }
     }
 
     /// The rule with the words of a text by which the skill is found.
@@ -92,11 +66,6 @@ impl Rule {
     pub fn found_by(mut self, text: &str) -> Rule {
         self.words = stems_of(text);
         self
-    }
-
-    /// Whether this was compiled from these patterns of this skill.
-    pub fn is_compiled_from(&self, skill: &str, patterns: &[String]) -> bool {
-        self.skill == skill && self.sources == patterns
     }
 }
 
@@ -304,39 +273,34 @@ fn cover(rule: &Rule, request: &Request, names: Option<&KnownNames>) -> Option<C
     if !rule.runs || request.core.is_empty() {
         return None;
     }
-    let tried = rule
-        .patterns
-        .iter()
-        .zip(&rule.sources)
-        .filter_map(|(pattern, source)| {
-            let slots = pattern.match_whole(&request.core, names).or_else(|| {
-                let has_more = request.whole != request.core;
-                has_more.then(|| pattern.match_whole(&request.whole, names))?
-            })?;
-            // A value that was given a slot of its own says nothing about the rest of the request.
-            let is_word = |s: &&Slot| {
-                s.refused.is_none() && s.kind != SlotKind::Group && !s.value.contains(' ')
-            };
-            let values: Vec<String> = slots
-                .iter()
-                .filter(is_word)
-                .map(|s| s.value.to_lowercase())
-                .collect();
-            let quoted = slots.iter().find(|s| s.kind == SlotKind::Quoted);
-            let quoted = quoted.map(|s| s.value.as_str());
-            let mut held_back_by = guards::find_guards(request, &values, quoted);
-            held_back_by.retain(|f| f.holds_back(rule.effect));
-            let is_clear = held_back_by.is_empty() && slots.iter().all(|s| s.refused.is_none());
-            Some(Considered {
-                skill: rule.skill.clone(),
-                effect: rule.effect,
-                score: if is_clear { SCORE_MAX } else { HELD_BACK },
-                pattern: Some(source.clone()),
-                slots,
-                words: Vec::new(),
-                held_back_by,
-            })
-        });
+    let tried = rule.patterns.iter().filter_map(|pattern| {
+        let slots = pattern.match_whole(&request.core, names).or_else(|| {
+            let has_more = request.whole != request.core;
+            has_more.then(|| pattern.match_whole(&request.whole, names))?
+        })?;
+        // A value that was given a slot of its own says nothing about the rest of the request.
+        let is_word =
+            |s: &&Slot| s.refused.is_none() && s.kind != SlotKind::Group && !s.value.contains(' ');
+        let values: Vec<String> = slots
+            .iter()
+            .filter(is_word)
+            .map(|s| s.value.to_lowercase())
+            .collect();
+        let quoted = slots.iter().find(|s| s.kind == SlotKind::Quoted);
+        let quoted = quoted.map(|s| s.value.as_str());
+        let mut held_back_by = guards::find_guards(request, &values, quoted);
+        held_back_by.retain(|f| f.holds_back(rule.effect));
+        let is_clear = held_back_by.is_empty() && slots.iter().all(|s| s.refused.is_none());
+        Some(Considered {
+            skill: rule.skill.clone(),
+            effect: rule.effect,
+            score: if is_clear { SCORE_MAX } else { HELD_BACK },
+            pattern: Some(pattern.text().to_owned()),
+            slots,
+            words: Vec::new(),
+            held_back_by,
+        })
+    });
     // Of two patterns the one without free text knows better what it takes; of equals the first.
     let quality = |c: &Considered| (c.score, !Pattern::has_free_text(&c.slots));
     tried.reduce(|best, next| {

@@ -6,6 +6,7 @@
 use regex::{Regex, RegexBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// Kinds of slots: name, what the value is, expression. All of them are ASCII, so that no look-alike letter matches.
 const KINDS: [(&str, SlotKind, &str); 13] = [
@@ -108,9 +109,13 @@ pub struct Slot {
     pub refused: Option<String>,
 }
 
-/// A compiled pattern.
+/// A compiled pattern. A clone shares what is compiled.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub struct Pattern(Arc<CompiledPattern>);
+
+#[derive(Debug)]
+struct CompiledPattern {
+    text: String,
     expression: Regex,
     kinds: BTreeMap<String, SlotKind>,
 }
@@ -119,20 +124,26 @@ impl Pattern {
     /// Compiles a pattern. It ignores case, covers a request as a whole, and its compiled size is limited.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
-    pub(super) fn compile(text: &str) -> Result<Pattern, String> {
+    /// The rest of a sentence that begins with the pattern: `is not a regular expression`.
+    pub fn compile(text: &str) -> Result<Pattern, String> {
         let (expanded, kinds) = expand_slots(text)?;
+        let wrong = || "is not a regular expression".to_owned();
         // On its own first: behind a bracket of the pattern, what makes it cover the whole request would not hold.
-        let compile = |text: &str| {
-            let expression = RegexBuilder::new(text)
-                .case_insensitive(true)
-                .size_limit(1 << 20)
-                .build();
-            expression.map_err(|_| "is not a regular expression".to_owned())
-        };
-        compile(&expanded)?;
-        let expression = compile(&format!("^(?:{expanded})$"))?;
-        Ok(Pattern { expression, kinds })
+        regex_syntax::parse(&expanded).map_err(|_| wrong())?;
+        let expression = RegexBuilder::new(&format!("^(?:{expanded})$"))
+            .case_insensitive(true)
+            .size_limit(1 << 20)
+            .build();
+        Ok(Pattern(Arc::new(CompiledPattern {
+            text: text.to_owned(),
+            expression: expression.map_err(|_| wrong())?,
+            kinds,
+        })))
+    }
+
+    /// What it was compiled from.
+    pub fn text(&self) -> &str {
+        &self.0.text
     }
 
     /// Slots of the pattern with their values, if it covers the request.
@@ -141,11 +152,11 @@ impl Pattern {
         request: &str,
         names: Option<&KnownNames>,
     ) -> Option<Vec<Slot>> {
-        let found = self.expression.captures(request)?;
-        let names_of_groups = self.expression.capture_names().flatten();
+        let found = self.0.expression.captures(request)?;
+        let names_of_groups = self.0.expression.capture_names().flatten();
         let slots = names_of_groups.filter_map(|name| {
             let value = found.name(name)?.as_str().trim();
-            let kind = self.kinds.get(name).copied().unwrap_or(SlotKind::Group);
+            let kind = self.0.kinds.get(name).copied().unwrap_or(SlotKind::Group);
             let value = match kind {
                 SlotKind::Agent | SlotKind::Service | SlotKind::Name | SlotKind::Host => {
                     value.to_ascii_lowercase()
@@ -239,14 +250,6 @@ fn expand_slots(text: &str) -> Result<(String, BTreeMap<String, SlotKind>), Stri
     Ok((expanded, kinds))
 }
 
-/// Says what is wrong with a pattern of a skill.
-///
-/// # Errors
-/// The rest of a sentence that begins with the pattern: `is not a regular expression`.
-pub fn check_pattern(text: &str) -> Result<(), String> {
-    Pattern::compile(text).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,21 +323,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert!(
-            check_pattern("(")
-                .unwrap_err()
-                .contains("regular expression")
-        );
-        assert!(
-            check_pattern("{x:nothing}")
-                .unwrap_err()
-                .contains("unknown kind `nothing`")
-        );
-        assert!(
-            check_pattern("{number} {number}")
-                .unwrap_err()
-                .contains("two slots")
-        );
-        assert!(check_pattern(r"a\{b\} [0-9]{1,}").is_ok());
+        let wrong = |text: &str| Pattern::compile(text).unwrap_err();
+        // Each of the last two would be one inside the brackets of the whole, or not end there.
+        for text in ["(", "a)|(b", "(?x) a # b"] {
+            assert!(wrong(text).contains("regular expression"), "{text}");
+        }
+        assert!(wrong("[a-z]{1000}{1000}").contains("regular expression"));
+        assert!(wrong("{x:nothing}").contains("unknown kind `nothing`"));
+        assert!(wrong("{number} {number}").contains("two slots"));
+        assert!(Pattern::compile(r"a\{b\} [0-9]{1,}").is_ok());
     }
 }

@@ -4,10 +4,10 @@ use super::*;
 use proptest::prelude::*;
 
 fn rule(name: &str, effect: Effect, patterns: &[&str]) -> Rule {
-    let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+    let patterns = patterns.iter().map(|p| Pattern::compile(p).unwrap());
     Rule {
         effect,
-        ..Rule::new(name, &patterns).unwrap().found_by(name)
+        ..Rule::new(name, patterns.collect()).found_by(name)
     }
 }
 
