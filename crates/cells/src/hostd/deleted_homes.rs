@@ -49,6 +49,15 @@ fn clean_up_after(own: &Path, first: u32, running: &mut Option<Running>) {
     let file = allocation::file_of_users(first);
     let stated = || fs::read_to_string(&file).unwrap_or_default();
     let before = stated();
+    if before.is_empty() {
+        // Of a house that ended between the creation of the file and its first line.
+        if let Ok(Some(_held)) = lock::try_lock_existing_file(&file)
+            && stated().is_empty()
+        {
+            let _gone_already = fs::remove_file(&file);
+        }
+        return;
+    }
     let home = Path::new(&before);
     let is_gone = |home: &Path| match fs::symlink_metadata(home) {
         Err(e) => e.kind() == io::ErrorKind::NotFound,
@@ -69,8 +78,8 @@ fn clean_up_after(own: &Path, first: u32, running: &mut Option<Running>) {
     if running.has_any_of(first, home, own) || !left().is_none_or(is_in_reach) {
         return;
     }
-    // The house holds it while it runs, wherever its home is.
-    let Ok(Some(_held)) = lock::try_lock_file(&file) else {
+    // The house holds it while it runs, wherever its home is. Another one may have removed the file meanwhile.
+    let Ok(Some(_held)) = lock::try_lock_existing_file(&file) else {
         return;
     };
     if stated() != before || !is_gone(home) {

@@ -40,12 +40,43 @@ pub(crate) fn lock_file(path: &Path) -> Result<File> {
 
 /// Opens and locks the lock file at `path` without waiting; none if another process holds the lock.
 pub(crate) fn try_lock_file(path: &Path) -> Result<Option<File>> {
-    let file = open(path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+    loop {
+        let file = open(path)?;
+        if !try_lock(&file, path)? {
+            return Ok(None);
+        }
+        if is_at(&file, path) {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// As [`try_lock_file`], and none if there is no file, which is not created.
+pub(crate) fn try_lock_existing_file(path: &Path) -> Result<Option<File>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(Error::file("open", path)(e.into())),
+    };
+    let is_locked = try_lock(&file, path)? && is_at(&file, path);
+    Ok(Some(file).filter(|_| is_locked))
+}
+
+fn try_lock(file: &File, path: &Path) -> Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(Error::file("lock", path)(e.into())),
     }
+}
+
+/// Whether an open file is the one at `path`: who held its lock before may have removed it, and the lock of a file that nobody
+/// finds any more keeps off nobody.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let there = std::fs::metadata(path).map(identity).ok();
+    there.is_some() && there == file.metadata().map(identity).ok()
 }
 
 /// Process that took the lock of this open file (`flock(2)`), as the kernel reports it. It runs, and as the owner of the
@@ -106,6 +137,22 @@ mod tests {
         assert_eq!(lock_file_holder(file.path()), Some(me));
         drop(held);
         assert_eq!(lock_holder(&other), None);
+    }
+
+    #[test]
+    fn a_lock_of_a_file_that_is_not_there_any_more_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(try_lock_existing_file(&path).unwrap().is_none());
+        assert!(!path.exists());
+        let held = try_lock_file(&path).unwrap().unwrap();
+        assert!(try_lock_existing_file(&path).unwrap().is_none());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&held, &path));
+        let next = try_lock_file(&path).unwrap().unwrap();
+        assert!(is_at(&next, &path) && !is_at(&held, &path));
+        drop(next);
+        assert!(try_lock_existing_file(&path).unwrap().is_some());
     }
 
     #[test]
