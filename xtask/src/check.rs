@@ -218,7 +218,8 @@ fn long() -> Result<(), String> {
         )?;
     }
     live_imports()?;
-    simulate(&["--seed", "1", "--seeds", "1000", "--days", "7"])?;
+    release_build()?;
+    simulated_seeds(1000)?;
     planted_faults()
 }
 
@@ -246,7 +247,7 @@ fn emulated_hosts() -> Result<(), String> {
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
     release_build()?;
-    simulated_weeks(&["--seed", "1", "--seeds", "20", "--days", "7"])?;
+    simulated_seeds(20)?;
     planted_faults()?;
     emulated_hosts()?;
     let mut names: Vec<_> = fs::read_dir(repository_root().join("examples"))
@@ -303,6 +304,26 @@ fn planted_faults() -> Result<(), String> {
         simulated_weeks(&["--seed", seed, "--days", "7", "--fault", fault])?;
     }
     Ok(())
+}
+
+/// Simulates a week from each seed from 1 to `seeds`, on all processors at once, after the release build.
+fn simulated_seeds(seeds: usize) -> Result<(), String> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let each = seeds.div_ceil(processors).max(1);
+    let part = |before: usize| {
+        let (seed, count) = (before + 1, each.min(seeds - before));
+        let (seed, count) = (seed.to_string(), count.to_string());
+        simulated_weeks(&["--seed", &seed, "--seeds", &count, "--days", "7"])
+    };
+    std::thread::scope(|scope| {
+        let parts = (0..seeds).step_by(each);
+        let parts: Vec<_> = parts
+            .map(|before| scope.spawn(move || part(before)))
+            .collect();
+        let panicked = |_| "a thread of the simulation panicked".to_owned();
+        let ended = parts.into_iter().map(|p| p.join().map_err(panicked)?);
+        ended.collect()
+    })
 }
 
 /// As [`simulate`], after the release build.

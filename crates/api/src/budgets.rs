@@ -20,9 +20,6 @@ documents! {
     BudgetScope {
         /// What the budget belongs to: `house`, `agent:NAME`, `task:ID` or `run:ID`.
         scope: String,
-        /// Number of the task that it belongs to, as `TASK-12`.
-        #[serde(default)]
-        task: Option<String>,
         /// Whether it belongs to an agent that the house does not have any more.
         #[serde(default)]
         removed: bool,

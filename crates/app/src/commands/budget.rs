@@ -246,7 +246,7 @@ async fn print_budgets(home: &Home, json: bool, shown: impl Fn(&BudgetScope) -> 
             limit.push_str(" (changed)");
         }
         vec![
-            Text::from(s.task.as_ref().unwrap_or(&s.scope)),
+            Text::from(&s.scope),
             budget_metric(s.metric).into(),
             s.window.to_string().into(),
             limit.into(),

@@ -43,18 +43,7 @@ async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Resul
     };
     let scopes = ledger_views::budget_views(&accounts, &changed, is_agent);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
-    let (mut scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
-    for scope in &mut scopes {
-        let Ok(Scope::Task(id)) = scope.scope.parse() else {
-            continue;
-        };
-        scope.task = match api.core.store.task(TaskRef::Id(id)).await {
-            Ok(task) => Some(format!("TASK-{}", task.number)),
-            // A task that is not kept any more.
-            Err(e) if e.kind() == FaultKind::NotFound => None,
-            Err(e) => return Err(e.into()),
-        };
-    }
+    let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
         version: VERSION,
         scopes,

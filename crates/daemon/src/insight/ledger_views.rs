@@ -28,7 +28,6 @@ pub(crate) fn budget_view(
 ) -> BudgetScope {
     BudgetScope {
         scope: account.scope.to_string(),
-        task: None,
         removed,
         metric: account.metric,
         window: account.window,
