@@ -4,6 +4,7 @@ use super::outcome::Outcome;
 use crate::agent_api::{client_from_environment, retry_through_restart};
 use abbey_api::DocumentBody;
 use abbey_api::headers::IdempotencyKey;
+use abbey_model::Bytes;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -17,14 +18,6 @@ async fn read_fact(name: &str, body: Value) -> Result<Value, String> {
 
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or(0)
-}
-
-fn gib(bytes: u64) -> String {
-    if bytes < 1 << 30 {
-        return format!("{} MiB", bytes >> 20);
-    }
-    let tenths = u128::from(bytes) * 10 / (1 << 30);
-    format!("{}.{} GiB", tenths / 10, tenths % 10)
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -78,8 +71,8 @@ pub(super) async fn report_disk_usage() -> Outcome {
         let _infallible = writeln!(
             text,
             "{mount}: {} free of {} ({used}% used)",
-            gib(free),
-            gib(total)
+            Bytes(free).human(),
+            Bytes(total).human()
         );
     }
     Ok((text.trim_end().to_owned(), data))
@@ -96,8 +89,8 @@ pub(super) async fn report_system_stats() -> Outcome {
     let text = format!(
         "{} processors, load {load}; {} of {} memory available; up {} s",
         number(&data, "processors"),
-        gib(number(&data, "memory_available_bytes")),
-        gib(number(&data, "memory_total_bytes")),
+        Bytes(number(&data, "memory_available_bytes")).human(),
+        Bytes(number(&data, "memory_total_bytes")).human(),
         number(&data, "uptime_s"),
     );
     Ok((text, data))

@@ -107,12 +107,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Without its home nobody could take the house down, and it would run on.
-        let down = Command::new(env!("CARGO_BIN_EXE_abbey"))
-            .arg("--home")
-            .arg(&self.at)
-            .arg("down")
-            .output();
-        let _not_up = down;
+        let mut down = Command::new(env!("CARGO_BIN_EXE_abbey"));
+        let _not_up = down.arg("--home").arg(&self.at).arg("down").output();
         let _busy = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }

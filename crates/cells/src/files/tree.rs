@@ -213,7 +213,8 @@ impl<'a, W: Write> TreePacker<'a, W> {
                         header.set_entry_type(tar::EntryType::Symlink);
                         self.archive.append_link(&mut header, &path, &target)?;
                     } else {
-                        self.left_out.add(&path, "a link that leads out");
+                        self.left_out
+                            .add(&path, "a link that leads out, or up behind a name");
                     }
                 }
                 _ => self.left_out.add(&path, "a socket, pipe or device"),
@@ -324,6 +325,7 @@ mod tests {
         assert!(!within("workspace/a", "b/../c") && !within("workspace/a", ""));
         assert!(!within("workspace/a", "/etc/passwd"));
         assert!(!within("workspace/a", "../../b") && !within("a", ".."));
+        assert!(!within("workspace/a", "b/../../../c"));
     }
 
     #[test]
@@ -374,7 +376,10 @@ mod tests {
         left_out.sort();
         // Which of the two that fit alone came first depends on the file system.
         assert_eq!(left_out.len(), 3, "{left_out:?}");
-        assert_eq!(left_out[1], "home/out: a link that leads out");
+        assert_eq!(
+            left_out[1],
+            "home/out: a link that leads out, or up behind a name"
+        );
         let vast =
             "home/vast: a file of 1048576 MiB of which only 0 MiB are stored, the rest being holes";
         assert_eq!(left_out[2], vast);

@@ -11,6 +11,7 @@ use abbey_support::shell::shell_word;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 fn refusal(home: &str) -> String {
     format!(
@@ -30,6 +31,30 @@ pub fn running_twin(hostd_dir: &Path) -> Option<String> {
     file.read_to_string(&mut home).ok()?;
     let own = hostd_dir.parent()?;
     (Path::new(&home) != own).then(|| refusal(&home))
+}
+
+/// How often the lock of a file without a home is tried, and the pause between two tries.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Takes the lock of a range of users. Who holds it without having written a home is a house that is about to, or one that
+/// cleans up after others and removes the file; both are over at once.
+fn take_lock(path: &Path, mut pause: impl FnMut()) -> Result<fs::File> {
+    let mut home = String::new();
+    for _ in 0..TRIES {
+        if let Some(held) = lock::try_lock_file(path)? {
+            return Ok(held);
+        }
+        home = fs::read_to_string(path).unwrap_or_default();
+        if !home.is_empty() {
+            break;
+        }
+        pause();
+    }
+    Err(Error::Hostd {
+        op: super::startup::START,
+        why: refusal(&home),
+    })
 }
 
 /// Takes the range of users of this house until the file is dropped; none for an ordinary user, who has no other users.
@@ -52,13 +77,7 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
     }
     create_host_files_dir()?;
     let path = allocation::file_of_users(first);
-    let Some(mut held) = lock::try_lock_file(&path)? else {
-        let home = fs::read_to_string(&path).unwrap_or_default();
-        return Err(Error::Hostd {
-            op: super::startup::START,
-            why: refusal(&home),
-        });
-    };
+    let mut held = take_lock(&path, || std::thread::sleep(PAUSE))?;
     // For the message above alone.
     let home = config.home.display().to_string();
     held.set_len(0)
@@ -66,4 +85,26 @@ pub(super) fn take_users(config: &HostdConfig) -> Result<Option<fs::File>> {
         .map_err(Error::file("write", &path))?;
     publish_subnets(config, &allocations)?;
     Ok(Some(held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_house_that_has_the_users_is_named_and_who_looks_at_an_empty_file_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users-1");
+        let mut looking = lock::try_lock_file(&path).unwrap();
+        assert!(looking.is_some());
+        let mut held = take_lock(&path, || looking = None).unwrap();
+        held.write_all(b"/srv/abbey").unwrap();
+        let refused = take_lock(&path, || panic!("it waits"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("the house in `/srv/abbey` runs"),
+            "{refused}"
+        );
+    }
 }

@@ -169,7 +169,7 @@ fn stage(from: &Path, dir: &Path, keep: bool) -> Result<Staged> {
                             .is_some_and(|below| is_link_within(below, &target))
                         {
                             true => None,
-                            false => Some("it is a link that leads out"),
+                            false => Some("it is a link that leads out, or up behind a name"),
                         }
                     }
                     _ => Some("it is neither a file, nor a directory, nor a symbolic link"),
