@@ -67,6 +67,8 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ));
     }
     install_packages(NEEDS)?;
+    // A full disk fails tests and stories in ways that look like faults of theirs.
+    run_step("disk", "df", &["-h", "."])?;
     if args.contains(&"--long") {
         long()?;
     } else {
@@ -246,6 +248,7 @@ fn emulated_hosts() -> Result<(), String> {
 
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
+    run_step("disk", "df", &["-h", "."])?;
     release_build()?;
     simulated_seeds(20)?;
     planted_faults()?;
