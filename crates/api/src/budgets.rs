@@ -20,6 +20,9 @@ documents! {
     BudgetScope {
         /// What the budget belongs to: `house`, `agent:NAME`, `task:ID` or `run:ID`.
         scope: String,
+        /// Number of the task that it belongs to, such as `TASK-7`.
+        #[serde(default)]
+        task: Option<String>,
         /// Whether it belongs to an agent that the house does not have any more.
         #[serde(default)]
         removed: bool,

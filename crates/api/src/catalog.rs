@@ -11,6 +11,7 @@ use crate::house::HouseClient;
 use crate::me::MeClient;
 use crate::operation::Operation;
 use crate::org::OrgClient;
+use crate::providers::ProvidersClient;
 use crate::queue::QueueClient;
 use crate::reports::ReportsClient;
 use crate::schedules::SchedulesClient;
@@ -49,6 +50,7 @@ impl Api {
                 QueueClient::OPERATIONS,
                 ActivityClient::OPERATIONS,
                 BudgetsClient::OPERATIONS,
+                ProvidersClient::OPERATIONS,
                 SkillsClient::OPERATIONS,
                 DoctorClient::OPERATIONS,
                 TemplatesClient::OPERATIONS,

@@ -12,6 +12,7 @@ use crate::documents::DocumentsClient;
 use crate::house::HouseClient;
 use crate::me::MeClient;
 use crate::org::OrgClient;
+use crate::providers::ProvidersClient;
 use crate::queue::QueueClient;
 use crate::reports::ReportsClient;
 use crate::schedules::SchedulesClient;
@@ -85,6 +86,8 @@ clients! {
         activity: ActivityClient,
         /// Budgets.
         budgets: BudgetsClient,
+        /// Model providers.
+        providers: ProvidersClient,
         /// Skills.
         skills: SkillsClient,
         /// Checks.

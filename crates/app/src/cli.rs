@@ -2,8 +2,8 @@
 
 use crate::commands::{
     activity, agent, agent_state, approvals, attach, backup, budget, cp, delegate, doctor,
-    document, down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run,
-    schedule, secret, service, skill, task, template, token, unit, up, why, workflow,
+    document, down, exec, export, image, import, init, logs, org, plan, provider, ps, reload,
+    report, run, schedule, secret, service, skill, task, template, token, unit, up, why, workflow,
 };
 use crate::exit::{self, Outcome};
 use crate::{completions, connect, help, manual, output};
@@ -184,6 +184,9 @@ pub(crate) enum Command {
     /// Show and change budgets: limits, spending and reservations.
     #[command(subcommand, after_help = "Example:\n  abbey budget show")]
     Budget(budget::BudgetCommand),
+    /// List the model providers, or call one again that failed.
+    #[command(subcommand, after_help = "Example:\n  abbey provider list")]
+    Provider(provider::ProviderCommand),
     /// List, search, explain, show, check or run skills.
     #[command(
         subcommand,
@@ -309,6 +312,7 @@ impl Cli {
             C::Document(command) => document::cmd_document(home, json, command).await,
             C::Task(command) => task::cmd_task(home, json, command).await,
             C::Budget(command) => budget::cmd_budget(home, json, command).await,
+            C::Provider(command) => provider::cmd_provider(home, json, command).await,
             C::Skill(command) => skill::cmd_skill(home, json, command).await,
             C::Activity(args) => activity::cmd_activity(home, json, args).await,
             C::Secret(command) => secret::cmd_secret(home, json, command).await,

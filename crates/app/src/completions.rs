@@ -63,6 +63,7 @@ enum Named {
     /// Files of this host, and agents and services as the beginning of `AGENT:PATH`.
     Copied,
     /// Providers, as the beginning of `PROVIDER/MODEL`.
+    Models,
     Providers,
 }
 
@@ -112,7 +113,8 @@ const ARGUMENTS: &[(&str, &str, Option<Named>)] = &[
     ("*", "skill", Some(Named::Skills)),
     ("*", "template", Some(Named::Templates)),
     ("*", "approval", Some(Named::Approvals)),
-    ("*", "model", Some(Named::Providers)),
+    ("*", "model", Some(Named::Models)),
+    ("*", "provider", Some(Named::Providers)),
 ];
 
 /// What the values of an argument of a command are names of.
@@ -305,6 +307,11 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
             let rows = doc.skills.into_iter();
             rows.map(|s| (s.name, s.description)).collect()
         }
+        Named::Providers => {
+            let doc = client.providers().list().await?;
+            let rows = doc.providers.into_iter();
+            rows.map(|p| (p.name, p.endpoint)).collect()
+        }
         Named::Tokens => {
             let doc = client.tokens().list().await?;
             without_text(doc.tokens.into_iter().map(|t| t.name))
@@ -318,7 +325,7 @@ async fn names(client: &Client, named: Named) -> Result<Option<Vec<(String, Stri
         }
         // The house has no list of these; its manifest has.
         Named::Workflows
-        | Named::Providers
+        | Named::Models
         | Named::Templates
         | Named::Secrets
         | Named::Images
@@ -352,7 +359,8 @@ fn declared(home: &Home, named: Named) -> Vec<(String, String)> {
         })),
         Named::Workflows => without_text(house.workflows.keys().map(ToString::to_string)),
         Named::Documents => without_text(house.documents.keys().map(ToString::to_string)),
-        Named::Providers => without_text(house.providers.keys().map(|p| format!("{p}/"))),
+        Named::Models => without_text(house.providers.keys().map(|p| format!("{p}/"))),
+        Named::Providers => without_text(house.providers.keys().map(ToString::to_string)),
         _ => Vec::new(),
     }
 }

@@ -57,7 +57,9 @@ const GROUPS: &[Group] = &[
     },
     Group {
         heading: "Resources and records",
-        verbs: &["service", "budget", "activity", "secret", "token", "image"],
+        verbs: &[
+            "service", "budget", "provider", "activity", "secret", "token", "image",
+        ],
     },
     Group {
         heading: "Host and shell",

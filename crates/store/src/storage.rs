@@ -137,9 +137,9 @@ operations! {
     /// Records that a model call of an agent's run was refused for now, so that its task waits if the run fails for that.
     write record_run_wait(agent: Slug, run: Option<RunId>, wait: Wait) -> () =
         |tx| provider_health::record_run_wait(tx, &agent, run, &wait);
-    /// Lets calls be sent again to providers that were changed.
-    write reset_provider_health(providers: Vec<String>, who: Principal) -> () =
-        |tx| provider_health::reset(tx, &providers, &who);
+    /// Lets calls be sent again to providers that were changed, or that are to be called for the reason in `note`.
+    write reset_provider_health(providers: Vec<String>, note: Option<String>, who: Principal) -> () =
+        |tx| provider_health::reset(tx, &providers, note.as_deref(), &who);
     /// Condition of every provider whose last calls failed.
     read provider_health() -> BTreeMap<String, ProviderCondition> = |rows, _| provider_health::list(rows);
     /// Charges in full the model calls that were in flight at a crash; returns how many there were.
@@ -154,6 +154,8 @@ operations! {
     read limit_overrides() -> BTreeMap<(String, Metric), LimitOverride> = |rows, _| limit_overrides::list(rows);
     /// Every budget as it stands now.
     read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
+    /// Numbers of the tasks that have a budget.
+    read task_numbers_of_budgets() -> BTreeMap<TaskId, u64> = |rows, _| ledger::task_numbers(rows);
 
     /// Appends an entry to the audit log; its sequence number.
     write append_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_entry(tx, note);

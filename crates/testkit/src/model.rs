@@ -2,8 +2,9 @@
 //!
 //! Without a script it answers every question by saying that it is scripted, and counts tokens by
 //! words. A script is a JSON list of turns, taken one a call; each may hold `text`, `tool_calls`
-//! (`name`, `arguments`), `usage: null` for a provider that reports none, `cut: true` for a stream
-//! that breaks off, `finish` for a finish reason, `refusal`, `reasoning`, `status` for an error, and `delay_ms`.
+//! (`name`, `arguments`), `no_usage: true` for a provider that reports none, `cut: true` for a stream
+//! that breaks off, `finish` for a finish reason, `refusal`, `reasoning`, `status` for an error with `retry_after` as its
+//! header, and `delay_ms`.
 //!
 //! A turn with `when` is only for calls whose system prompt its pattern matches; others skip it. `capture` gives names to
 //! what a call says: `{NAME: [ROLE, PATTERN]}` takes the first group of the pattern in the newest message of that role that
@@ -13,6 +14,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -37,6 +39,7 @@ struct Turn {
     refusal: String,
     reasoning: String,
     status: Option<u16>,
+    retry_after: Option<String>,
     delay_ms: u64,
     model: Option<String>,
     when: Option<Pattern>,
@@ -213,11 +216,15 @@ async fn chat(
     tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
     if let Some(status) = turn.status {
         let body = json!({ "error": { "message": "scripted failure", "type": "server_error" } });
-        return respond(
+        let mut refusal = respond(
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             "application/json",
             body.to_string(),
         );
+        if let Some(value) = turn.retry_after.and_then(|text| text.parse().ok()) {
+            refusal.headers_mut().insert(RETRY_AFTER, value);
+        }
+        return refusal;
     }
     let prompt: u64 = call["messages"]
         .as_array()

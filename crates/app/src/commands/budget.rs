@@ -180,10 +180,9 @@ async fn change_budget(
     let amount = |amount| budget_amount(budget.metric, amount);
     let limit = budget.limit.map_or_else(|| "no limit".to_owned(), amount);
     let metric = budget_metric(budget.metric);
-    // A task has a number for people, and the answer its identifier.
-    let of = match change.scope.starts_with("TASK-") {
-        true => change.scope.clone(),
-        false => budget.scope.replace(':', " "),
+    let of = match &budget.task {
+        Some(task) => task.clone(),
+        None => budget.scope.replace(':', " "),
     };
     output::print_line(&format!(
         "{metric} of {of}: {} spent of {limit}; tasks that wait for it go on where they fit",
@@ -246,7 +245,7 @@ async fn print_budgets(home: &Home, json: bool, shown: impl Fn(&BudgetScope) -> 
             limit.push_str(" (changed)");
         }
         vec![
-            Text::from(&s.scope),
+            Text::from(s.task.as_ref().unwrap_or(&s.scope)),
             budget_metric(s.metric).into(),
             s.window.to_string().into(),
             limit.into(),

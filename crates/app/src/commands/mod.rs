@@ -22,6 +22,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod org;
 pub(crate) mod plan;
+pub(crate) mod provider;
 pub(crate) mod ps;
 pub(crate) mod reload;
 pub(crate) mod report;

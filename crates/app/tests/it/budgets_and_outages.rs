@@ -214,6 +214,37 @@ fn a_provider_that_refuses_its_account_is_waited_for_and_a_bad_request_fails() {
     assert_eq!(house.audit_entries("provider.cool_down").len(), 4);
 }
 
+#[test]
+fn the_operator_ends_the_pause_that_a_provider_asked_for() {
+    let house = up(&with_model("  abbot: { template: orchestrator }\n"));
+    house.wait_for_model();
+    let list = house.expect(0, "provider list");
+    let words: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(words[..4], ["scripted", "ok", "-", "abbot"], "{list}");
+    house.script_model(&json!([{ "status": 429, "retry_after": "86400" }, { "text": "thought" }]));
+    house.expect(0, "task add think");
+    waiting(&house, 1, "provider");
+    let paused = house.expect(0, "provider list");
+    assert!(paused.contains("asks for fewer calls"), "{paused}");
+    let doctor = house.run("doctor");
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let command = "abbey provider clear-cooldown scripted";
+    assert!(doctor.replace("\n", " ").contains(command), "{doctor}");
+    let clear = args!("provider clear-cooldown scripted --note {}", "it was paid");
+    house.expect(0, clear);
+    house.wait_for_task("TASK-1", TaskState::Done);
+    assert_eq!(task(&house, 1)["attempts"], 1);
+    // Once more changes nothing, and a name that is none is refused with how to find those that are.
+    let again = house.json(0, "provider clear-cooldown scripted");
+    assert_eq!(again["cleared"], false, "{again}");
+    let said = house.expect_refusal(3, "provider clear-cooldown cloud");
+    assert!(said.contains("abbey provider list"), "{said}");
+    let resets = house.audit_entries("provider.reset");
+    assert_eq!(resets.len(), 1);
+    assert_eq!(resets[0]["detail"]["note"], "it was paid");
+    assert_eq!(resets[0]["actor"], "operator", "{resets:?}");
+}
+
 /// The first of these time zones, by their hours before UTC, in which no midnight is near.
 pub(crate) fn far_from_midnight(zones: [(&'static str, u64); 2]) -> &'static str {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -356,6 +387,9 @@ fn an_operator_changes_a_budget_without_the_manifest() {
     assert_eq!(entries("budget.set").len(), 2);
     let told = house.expect(0, "budget set TASK-1 tokens 90000");
     assert!(told.contains("tokens of TASK-1: "), "{told}");
+    let report = house.expect(0, "budget report");
+    let of_task = |line: &str| line.starts_with("TASK-1 ") && line.contains("90,000");
+    assert!(report.lines().any(of_task), "{report}");
     // Another limit in the manifest wins.
     house.expect(0, "budget set house runs 77");
     house.manifest(&stated.replace("runs_per_day: 1", "runs_per_day: 33"));

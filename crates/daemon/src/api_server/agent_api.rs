@@ -164,7 +164,10 @@ async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Do
         role: agent.role.clone(),
         house: current.house.name.to_string(),
         snapshot: api.core.store.audit_head(),
-        budget: ledger_views::budget_views(&accounts, &BTreeMap::new(), |_| true),
+        budget: accounts
+            .iter()
+            .map(|a| ledger_views::budget_view(a, None, None))
+            .collect(),
         tasks: tasks
             .iter()
             .map(|t| task_views::task_view(&api.work, t, Vec::new()))

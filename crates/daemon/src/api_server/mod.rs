@@ -22,6 +22,7 @@ pub(crate) mod operator_listener;
 pub(crate) mod operator_tasks;
 pub(crate) mod operator_work;
 pub(crate) mod plans;
+pub(crate) mod providers_api;
 pub(crate) mod shared_read;
 pub(crate) mod state;
 pub(crate) mod templates_api;

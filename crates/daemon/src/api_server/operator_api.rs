@@ -10,7 +10,7 @@ use crate::api_server::web::{
 };
 use crate::api_server::{
     controlplane_api, hooks, openapi, operator_budgets, operator_cells, operator_tasks,
-    operator_work, plans, templates_api, tokens_api,
+    operator_work, plans, providers_api, templates_api, tokens_api,
 };
 use crate::cells::{backup, commands};
 use crate::core::error::{Error, Result};
@@ -62,6 +62,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(rotate_key))
         .routes(routes!(events))
         .merge(operator_budgets::routes())
+        .merge(providers_api::routes())
         .routes(routes!(skills))
         .routes(routes!(explain_text))
         .routes(routes!(services))

@@ -35,13 +35,14 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Result<Doc<BudgetDoc>> {
     let accounts = api.core.store.budgets().await?;
     let changed = api.core.store.limit_overrides().await?;
+    let numbers = api.core.store.task_numbers_of_budgets().await?;
     let current = api.core.plan.current();
     let is_agent = |slug: &Slug| {
         current
             .as_ref()
             .is_none_or(|c| c.house.agents.contains_key(slug))
     };
-    let scopes = ledger_views::budget_views(&accounts, &changed, is_agent);
+    let scopes = ledger_views::budget_views(&accounts, &changed, &numbers, is_agent);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
     let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
@@ -55,8 +56,18 @@ fn invalid(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Invalid, text.into()).into()
 }
 
-/// Scope that a caller names: `house`, `agent:NAME`, `TASK-7`.
-async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
+/// A reason for the audit log, unless it is too long.
+pub(crate) fn checked_note(note: Option<String>) -> Result<Option<String>> {
+    match note {
+        Some(note) if note.len() > NOTE_MAX => Err(invalid(format!(
+            "`note` must have at most {NOTE_MAX} bytes"
+        ))),
+        note => Ok(note),
+    }
+}
+
+/// Scope that a caller names: `house`, `agent:NAME`, `TASK-7`; the last with the number of the task.
+async fn find_scope(api: &ApiState, text: &str) -> Result<(Scope, Option<u64>)> {
     if let Some(number) = text.strip_prefix("TASK-") {
         let Ok(number) = number.parse() else {
             return Err(invalid(format!(
@@ -64,16 +75,16 @@ async fn find_scope(api: &ApiState, text: &str) -> Result<Scope> {
             )));
         };
         let task = api.core.store.task(TaskRef::Number(number)).await?;
-        return Ok(Scope::Task(task.id));
+        return Ok((Scope::Task(task.id), Some(number)));
     }
     match text.parse() {
-        Ok(Scope::House) => Ok(Scope::House),
+        Ok(Scope::House) => Ok((Scope::House, None)),
         // The account of a removed agent stays, but a later agent of its name must not find a limit there.
         Ok(Scope::Agent(agent)) => {
             let current = api.core.plan.current();
             let has = current.is_none_or(|c| c.house.agents.contains_key(&agent));
             match has {
-                true => Ok(Scope::Agent(agent)),
+                true => Ok((Scope::Agent(agent), None)),
                 false => Err(not_found("agent", agent.as_str()).into()),
             }
         }
@@ -110,21 +121,18 @@ async fn change_budget(
     headers: HeaderMap,
     Json(body): Json<ChangeBudget>,
 ) -> Result<Doc<BudgetScope>> {
-    if body.note.as_ref().is_some_and(|n| n.len() > NOTE_MAX) {
-        return Err(invalid(format!(
-            "`note` must have at most {NOTE_MAX} bytes"
-        )));
-    }
+    let note = checked_note(body.note.clone())?;
     let request = serde_json::to_vec(&body).unwrap_or_default();
     let key = idempotency_key(&headers, &by, "budgets")?;
+    let (scope, number) = find_scope(&api, &body.scope).await?;
     let change = BudgetChange {
         key: key.map(|key| (key, abbey_support::digest::sha256_hex(&request))),
-        scope: find_scope(&api, &body.scope).await?,
+        scope,
         metric: body.metric,
         kind: kind_of(&body)?,
-        note: body.note,
+        note,
     };
     let changed = api.core.store.change_budget(change, by).await?;
     let (account, limit) = (&changed.account, changed.changed.as_ref());
-    Ok(Doc(ledger_views::budget_view(account, false, limit)))
+    Ok(Doc(ledger_views::budget_view(account, number, limit)))
 }

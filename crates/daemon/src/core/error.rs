@@ -178,6 +178,7 @@ fn how_to_list(what: &str) -> Option<&'static str> {
         "agent" => "`abbey ps` lists the agents",
         "service" => "`abbey service list` lists the services",
         "task" => "`abbey task list` lists the tasks",
+        "provider" => "`abbey provider list` lists the providers",
         "approval" => "`abbey approvals` lists the open requests",
         "token" => "`abbey token list` lists the tokens",
         "run of a workflow" => "`abbey workflow list` lists the runs",

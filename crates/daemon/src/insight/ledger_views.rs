@@ -2,33 +2,42 @@
 
 use abbey_api::{BudgetScope, EntryView, LimitChange, Time};
 use abbey_engine::budget::Account;
-use abbey_model::{Metric, Scope, Slug};
+use abbey_model::{Metric, Scope, Slug, TaskId, TaskRef};
 use abbey_store::{AuditEntry, LimitOverride};
 use std::collections::BTreeMap;
 
-/// Budget accounts of the store as API documents; `is_agent` knows the agents of the house.
+/// Budget accounts of the store as API documents; `numbers` has those of tasks, `is_agent` knows the agents of the house.
 pub(crate) fn budget_views(
     accounts: &[Account],
     changed: &BTreeMap<(String, Metric), LimitOverride>,
+    numbers: &BTreeMap<TaskId, u64>,
     is_agent: impl Fn(&Slug) -> bool,
 ) -> Vec<BudgetScope> {
     let view = |a: &Account| {
         let removed = matches!(&a.scope, Scope::Agent(slug) if !is_agent(slug));
         let changed = changed.get(&(a.scope.to_string(), a.metric));
-        budget_view(a, removed, changed)
+        let number = match &a.scope {
+            Scope::Task(id) => numbers.get(id).copied(),
+            Scope::House | Scope::Agent(_) | Scope::Run(_) => None,
+        };
+        BudgetScope {
+            removed,
+            ..budget_view(a, number, changed)
+        }
     };
     accounts.iter().map(view).collect()
 }
 
-/// A budget account of the store as an API document.
+/// A budget account of the store as an API document; `number` is that of the task that it belongs to.
 pub(crate) fn budget_view(
     account: &Account,
-    removed: bool,
+    number: Option<u64>,
     changed: Option<&LimitOverride>,
 ) -> BudgetScope {
     BudgetScope {
         scope: account.scope.to_string(),
-        removed,
+        task: number.map(|n| TaskRef::Number(n).to_string()),
+        removed: false,
         metric: account.metric,
         window: account.window,
         limit: account.limit,

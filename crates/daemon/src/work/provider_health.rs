@@ -36,22 +36,27 @@ impl ProviderConditions {
         Ok(())
     }
 
-    /// Lets calls be sent again at once to providers that `who` changed.
+    /// Lets calls be sent again at once to providers that `who` changed, or wants to be called for the reason in `note`.
+    /// Answers whether the last calls of one of them had failed.
     pub(crate) async fn reset(
         &self,
         providers: Vec<String>,
+        note: Option<String>,
         who: Principal,
-    ) -> Result<(), abbey_store::Error> {
+    ) -> Result<bool, abbey_store::Error> {
         let failing = self.failing();
         let providers: Vec<String> = providers
             .into_iter()
             .filter(|p| failing.contains_key(p))
             .collect();
         if providers.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        self.store.reset_provider_health(providers, who).await?;
-        self.load().await
+        self.store
+            .reset_provider_health(providers, note, who)
+            .await?;
+        self.load().await?;
+        Ok(true)
     }
 
     /// Condition of every provider whose last calls failed.

@@ -12,7 +12,7 @@ use abbey_model::{
     TaskId, Timestamp, Tokens, Window,
 };
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SELECT: &str = "SELECT scope, metric, \"window\", limit_, warn, spent, reserved, period_start, resets_at FROM budgets";
 
@@ -92,6 +92,17 @@ pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<Account>> {
         params![],
         |c| Ok(read_account(c)?.as_of(now, &zone)),
     )
+}
+
+/// Numbers of the tasks that have a budget account.
+pub(crate) fn task_numbers(rows: &dyn Rows) -> Result<BTreeMap<TaskId, u64>> {
+    let rows = rows.all(
+        "SELECT id, number FROM tasks WHERE id IN
+         (SELECT substr(scope, 6) FROM budgets WHERE scope LIKE 'task:%')",
+        params![],
+        |c| Ok((c.parse()?, c.get()?)),
+    )?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Sets budget limits and the time zone of daily budgets. Amounts already spent stay, so that applying a manifest again

@@ -79,8 +79,14 @@ pub(crate) fn record_outcome(
     Ok(after)
 }
 
-/// Lets calls be sent at once to providers that the operator changed, whatever their last calls were like.
-pub(crate) fn reset(tx: &mut Tx<'_>, providers: &[String], who: &Principal) -> Result<()> {
+/// Lets calls be sent at once to providers, whatever their last calls were like: the operator changed them, or says so for
+/// the reason in `note`.
+pub(crate) fn reset(
+    tx: &mut Tx<'_>,
+    providers: &[String],
+    note: Option<&str>,
+    who: &Principal,
+) -> Result<()> {
     for provider in providers {
         let known = tx.execute(
             "DELETE FROM provider_health WHERE provider = ?1",
@@ -88,7 +94,8 @@ pub(crate) fn reset(tx: &mut Tx<'_>, providers: &[String], who: &Principal) -> R
         )?;
         if known > 0 {
             waits::end(tx, WaitKind::Provider, provider)?;
-            audit_log::append(tx, who, "provider.reset", provider, json!({}))?;
+            let detail = note.map_or_else(|| json!({}), |note| json!({ "note": note }));
+            audit_log::append(tx, who, "provider.reset", provider, detail)?;
         }
     }
     Ok(())

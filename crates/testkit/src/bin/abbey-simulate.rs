@@ -7,7 +7,9 @@
 use abbey_testkit::simulate::{
     Fault, Options, Report, simulate, simulate_full_disk, simulate_night,
 };
+use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
 // With a planted fault it fails where that is not found, or not in the same way again.
 const USAGE: &str = "usage: cargo xtask simulate [--seed N] [--seeds COUNT] [--days N] [--fault missing-wakeup|lost-release|early-midnight] [--night | --full-disk] [--verbose]";
@@ -71,11 +73,23 @@ fn report_of(arguments: &Arguments, seed: u64) -> Result<Report, String> {
     })
 }
 
+/// Requires that loopback works: simulated agents talk to their house over it, and would wait for ever where it is down.
+fn require_loopback() -> std::io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(2)).map(drop)
+}
+
 fn main() -> ExitCode {
     let Some(arguments) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    if let Err(why) = require_loopback() {
+        eprintln!(
+            "error: 127.0.0.1 can't be reached ({why}); `ip link set lo up` brings loopback up"
+        );
+        return ExitCode::FAILURE;
+    }
     let mut failed = 0u64;
     let (mut events, mut checks, mut done) = (0, 0, 0);
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {

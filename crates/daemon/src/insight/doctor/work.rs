@@ -214,8 +214,8 @@ pub(super) async fn check_workflows(work: &Arc<WorkState>, checks: &mut Checks) 
 pub(super) fn check_providers(work: &WorkState, checks: &mut Checks) {
     for provider in cell_views::failing_providers(work) {
         let remedy = format!(
-            "if it is there, compare `providers.{}` of the manifest with it; the tasks go on by themselves once it answers",
-            provider.name
+            "if it is there, compare `providers.{name}` of the manifest with it; the tasks go on by themselves once it answers, and `abbey provider clear-cooldown {name}` has it called at once",
+            name = provider.name
         );
         let id = format!("provider.{}", provider.name);
         checks.add(&id, false, CheckSeverity::Warn, provider.text, &remedy);

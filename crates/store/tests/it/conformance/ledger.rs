@@ -18,6 +18,7 @@ cases! {
     a_changed_limit_ends_with_its_agent checks change_budget set_budgets;
     changes_that_change_nothing_are_refused checks change_budget;
     tokens_of_usage_are_those_of_the_ledger checks usage_since;
+    the_numbers_of_tasks_with_budgets_are_known checks task_numbers_of_budgets;
 }
 
 fn set_limits(bench: &Bench, tokens: u64, timezone: &str) {
@@ -259,6 +260,25 @@ fn a_changed_limit_ends_with_its_agent(bench: &mut Bench) {
     state(bench, &[Scope::House, agent]);
     assert_eq!(bench.account("agent:a", Metric::Tokens).limit, Some(1000));
     assert_eq!(bench.account("house", Metric::Tokens).limit, None);
+}
+
+fn the_numbers_of_tasks_with_budgets_are_known(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    let added = [(); 2].map(|()| bench.add("agent-a", None));
+    let [with, without] = added.map(|task| bench.store().task(task).done());
+    assert!(bench.store().task_numbers_of_budgets().done().is_empty());
+    let change = BudgetChange {
+        scope: Scope::Task(with.id),
+        metric: Metric::Tokens,
+        kind: BudgetChangeKind::Set(Some(500)),
+        note: None,
+        key: None,
+    };
+    let store = bench.store();
+    store.change_budget(change, Principal::Operator).done();
+    let numbers = bench.store().task_numbers_of_budgets().done();
+    assert_eq!(numbers.get(&with.id), Some(&with.number));
+    assert_eq!(numbers.get(&without.id), None);
 }
 
 fn changes_that_change_nothing_are_refused(bench: &mut Bench) {

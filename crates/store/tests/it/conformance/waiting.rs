@@ -348,7 +348,7 @@ fn a_changed_provider_is_called_at_once(bench: &mut Bench) {
         let names = names.iter().map(ToString::to_string).collect();
         let store = bench.store();
         store
-            .reset_provider_health(names, Principal::Operator)
+            .reset_provider_health(names, None, Principal::Operator)
             .done();
     };
     reset(&["q"]);
