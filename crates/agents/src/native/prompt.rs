@@ -230,6 +230,7 @@ mod tests {
     fn me() -> SelfDoc {
         let day = BudgetScope {
             scope: "house".to_owned(),
+            task: None,
             removed: false,
             metric: Metric::Tokens,
             window: Window::Day,

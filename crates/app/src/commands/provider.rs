@@ -11,7 +11,7 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProviderCommand {
-    /// List the model providers of the manifest, whether their last calls failed, and the agents that use them.
+    /// List the model providers with their state and the agents that use them.
     #[command(after_help = "Example:\n  abbey provider list")]
     List,
     /// Call a provider again at once that is paused after failures; tasks that wait for it go on.

@@ -356,6 +356,30 @@ fn own_initiative_stays_within_the_bounds_of_delegation() {
 }
 
 #[test]
+fn who_waits_for_a_delegated_task_hears_at_once_that_nobody_works_on_it() {
+    let house = house();
+    house.manifest(&pair("process"));
+    std::fs::create_dir_all(house.home()).unwrap();
+    write_skill(&house);
+    house.expect(0, "up");
+    house.expect(0, "stop ops");
+    let given = document(
+        &house,
+        8,
+        "delegate ops 'Count the logs.' --wait --timeout 10m",
+    );
+    let task = &given["task"];
+    assert_eq!(task["state"], "ready", "{given}");
+    assert_eq!(task["waiting_for"]["stopped_agents"], json!(["ops"]));
+    let number = task["number"].as_str().unwrap().to_owned();
+    let waited = failure(&house, 8, &format!("status {number} --wait 10m"));
+    assert!(waited.contains(&format!("{number} waits for ")), "{waited}");
+    house.expect(0, "start ops");
+    let done = document(&house, 0, &format!("status {number} --wait 2m"));
+    assert_eq!(done["task"]["state"], "done", "{done}");
+}
+
+#[test]
 fn others_and_hostile_input_get_nothing_by_the_agent_command() {
     let house = working("process");
     let given = document(&house, 0, "delegate ops 'Mine.'");

@@ -21,7 +21,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
