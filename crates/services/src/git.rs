@@ -3,7 +3,7 @@
 
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, AdmittedConsumer, HttpService, text_response};
-use crate::lost_data::check_data_not_lost;
+use crate::lost_data::make_data_dir;
 use crate::registry::{ConsumerRegistry, directory_size, entries_of};
 use crate::{Error, Result};
 use axum::Router;
@@ -45,9 +45,7 @@ pub(crate) fn check_installed() -> Result<()> {
 /// Serves the consumers' git repositories over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
 pub(crate) async fn serve_git(home: &Path, address: &str, port: u16) -> Result<i32> {
     let registry = ConsumerRegistry::new(home);
-    check_data_not_lost(home)?;
-    let data = home.join("data");
-    fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
+    make_data_dir(home)?;
     let door = HttpService::new(registry);
     let router = Router::new().fallback(handle).with_state(door);
     door::serve_http(router, address, port).await
@@ -178,6 +176,8 @@ fn make(repository: &Path) -> Result<()> {
     let out = std::process::Command::new("git")
         .args(["init", "--quiet", "--bare", "--initial-branch=main"])
         .arg(&new)
+        // Git makes every directory above it; that of the consumer is there, or it was lost.
+        .current_dir(repository.parent().unwrap_or(Path::new(".")))
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .output()
         .map_err(Error::file("run", "git"))?;

@@ -12,10 +12,7 @@ use std::path::Path;
 /// [`Error::Missing`] with the remedies.
 pub(crate) fn check_data_not_lost(home: &Path) -> Result<()> {
     let data = home.join(service_data::DIRECTORY);
-    let had = service_data::MARKS
-        .iter()
-        .any(|mark| home.join(mark).exists());
-    match !had || data.exists() {
+    match !had_data(home) || data.exists() {
         true => Ok(()),
         false => Err(Error::Missing {
             what: "the directory `data` of this service",
@@ -24,6 +21,27 @@ pub(crate) fn check_data_not_lost(home: &Path) -> Result<()> {
                     .to_owned(),
         }),
     }
+}
+
+/// Makes the data directory of a service in `home` that never had data.
+///
+/// # Errors
+/// As [`check_data_not_lost`], and if it can't be made.
+pub(crate) fn make_data_dir(home: &Path) -> Result<()> {
+    if had_data(home) {
+        return check_data_not_lost(home);
+    }
+    let data = home.join(service_data::DIRECTORY);
+    match fs::create_dir(&data) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::file("make", data)(e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether the service in `home` ever had data.
+fn had_data(home: &Path) -> bool {
+    let mut marks = service_data::MARKS.iter();
+    marks.any(|mark| home.join(mark).exists())
 }
 
 /// Checks that the data of the service in `home`, if there is any, is of this kind.

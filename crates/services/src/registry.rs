@@ -151,8 +151,15 @@ impl ConsumerRegistry {
                 rate,
                 bytes,
             } => {
+                lost_data::make_data_dir(&self.home)?;
+                // Only this one: what is above it is there, or it was lost a moment ago.
                 let place = self.data_dir(name);
-                fs::create_dir_all(&place).map_err(Error::file("make", place))?;
+                match fs::create_dir(&place) {
+                    Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                        return Err(Error::file("make", place)(e));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
                 all.insert(
                     name.clone(),
                     Consumer {
@@ -303,6 +310,25 @@ mod tests {
         turnstile.end_request("a");
         assert_eq!(enter(&mut turnstile, "a", 59), Err(ExceededLimit::Rate));
         assert_eq!(enter(&mut turnstile, "a", 60), Ok(()));
+    }
+
+    #[test]
+    fn data_that_was_lost_is_not_made_anew_by_a_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = ConsumerRegistry::new(dir.path());
+        let open = ServiceRequest::Open {
+            name: "iris".to_owned(),
+            secret: "s".to_owned(),
+            connections: 1,
+            rate: 1,
+            bytes: 1,
+        };
+        registry.apply_request(&open).unwrap();
+        registry.apply_request(&open).unwrap();
+        let data = dir.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        assert!(registry.apply_request(&open).is_err());
+        assert!(!data.exists());
     }
 
     #[test]

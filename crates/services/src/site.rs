@@ -2,7 +2,7 @@
 
 use crate::ask::{ServiceReply, ServiceRequest};
 use crate::door::{self, HttpService, text_response};
-use crate::lost_data::check_data_not_lost;
+use crate::lost_data::make_data_dir;
 use crate::registry::{ConsumerRegistry, directory_size, entries_of};
 use crate::{Error, Result};
 use abbey_support::file;
@@ -22,9 +22,7 @@ const DEPTH_MAX: usize = 16;
 
 /// Serves the consumers' files over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
 pub(crate) async fn serve_site(home: &Path, address: &str, port: u16) -> Result<i32> {
-    check_data_not_lost(home)?;
-    let data = home.join("data");
-    fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
+    make_data_dir(home)?;
     let door = HttpService::new(ConsumerRegistry::new(home));
     let router = Router::new().fallback(handle).with_state(door);
     door::serve_http(router, address, port).await
@@ -152,7 +150,8 @@ async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: Pa
         );
         return text_response(StatusCode::INSUFFICIENT_STORAGE, text);
     };
-    let written = tokio::task::spawn_blocking(move || publish(&place, &bytes)).await;
+    let own = door.registry.data_dir(&guest.name);
+    let written = tokio::task::spawn_blocking(move || publish(&own, &place, &bytes)).await;
     match written {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {
@@ -166,10 +165,10 @@ async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: Pa
     }
 }
 
-/// Writes a file whole or not at all.
-fn publish(place: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file whole or not at all, below a consumer's own directory. That one is not made: if it is gone, it was lost.
+fn publish(own: &Path, place: &Path, bytes: &[u8]) -> Result<()> {
     let dir = place.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+    file::make_dirs_below(own, dir).map_err(Error::file("make", dir))?;
     // The temporary file cannot be requested: its name begins with a dot.
     file::publish(place, bytes, 0o600, file::Sync::None).map_err(Error::file("publish", place))
 }

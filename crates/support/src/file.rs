@@ -102,6 +102,25 @@ pub fn remove_temporaries(path: &Path, is_published: impl Fn(&str) -> bool) {
     }
 }
 
+/// Makes the directory `dir` and what is missing between it and `base`, which has to be there. Nothing is made beside or above it.
+///
+/// # Errors
+/// Those of the file system; [`io::ErrorKind::NotFound`] if there is no `base`, or `dir` is not below it.
+pub fn make_dirs_below(base: &Path, dir: &Path) -> io::Result<()> {
+    let below = dir.strip_prefix(base);
+    let below = below.map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+    let mut path = base.to_owned();
+    path.metadata()?;
+    for part in below.components() {
+        path.push(part);
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Moves a file that is complete, for example one that another program wrote, to the path where readers look for it.
 /// Both must be on one file system.
 ///
@@ -141,6 +160,20 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn directories_are_made_below_one_that_is_there_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        let deep = base.join("a/b");
+        assert!(make_dirs_below(&base, &deep).is_err() && !base.exists());
+        fs::create_dir(&base).unwrap();
+        for _ in 0..2 {
+            make_dirs_below(&base, &deep).unwrap();
+        }
+        assert!(deep.is_dir());
+        assert!(make_dirs_below(&base, dir.path()).is_err());
     }
 
     #[test]

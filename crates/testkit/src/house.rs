@@ -103,6 +103,15 @@ pub struct House {
     pub serve_args: Vec<String>,
 }
 
+/// Writes a file of this mode, unless it is there already: a program can't be written while the control plane begins it.
+fn write_if_changed(path: &Path, text: &str, mode: u32) {
+    if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return;
+    }
+    std::fs::write(path, text).expect("a file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its mode");
+}
+
 impl House {
     /// A home in a new directory, without a running control plane.
     ///
@@ -228,14 +237,11 @@ impl House {
     /// The binary in mounts of its own, where other names are known.
     fn with_names(&self, hosts: &str) -> Command {
         let path = self.path("hosts");
-        std::fs::write(&path, hosts).expect("a file");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        write_if_changed(&path, hosts, 0o644);
         let mut command = Command::new("unshare");
         // The name server of the tests' outside; one that is not there is asked in vain.
         let resolv = self.path("resolv.conf");
-        std::fs::write(&resolv, "nameserver 198.51.100.8\n").expect("a file");
-        std::fs::set_permissions(&resolv, std::fs::Permissions::from_mode(0o644))
-            .expect("its mode");
+        write_if_changed(&resolv, "nameserver 198.51.100.8\n", 0o644);
         let script = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 1; shift 2; done && shift && exec \"$@\"";
         command
             .args(["--mount", "sh", "-c", script])
@@ -243,11 +249,9 @@ impl House {
             .arg(&resolv);
         for (n, (place, text)) in self.replaced.iter().enumerate() {
             let own = self.path(&format!("replaced-{n}"));
-            std::fs::write(&own, text).expect("a file");
             // A program stays one.
             let mode = std::fs::metadata(place).map_or(0o644, |m| m.mode() & 0o755);
-            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(mode))
-                .expect("its mode");
+            write_if_changed(&own, text, mode);
             command.arg(&own).arg(place);
         }
         command.arg("--");

@@ -1,7 +1,7 @@
 //! Budgets and reservations.
 
 use super::case::cases;
-use crate::support::{Bench, Done, limits};
+use crate::support::{Bench, Done, limits, new_task};
 use abbey_model::*;
 use abbey_store::*;
 
@@ -264,18 +264,16 @@ fn a_changed_limit_ends_with_its_agent(bench: &mut Bench) {
 
 fn the_numbers_of_tasks_with_budgets_are_known(bench: &mut Bench) {
     set_limits(bench, 1000, "UTC");
-    let added = [(); 2].map(|()| bench.add("agent-a", None));
-    let [with, without] = added.map(|task| bench.store().task(task).done());
     assert!(bench.store().task_numbers_of_budgets().done().is_empty());
-    let change = BudgetChange {
-        scope: Scope::Task(with.id),
-        metric: Metric::Tokens,
-        kind: BudgetChangeKind::Set(Some(500)),
-        note: None,
-        key: None,
+    let limited = NewTask {
+        budget: BudgetAmounts {
+            tokens: Tokens(500),
+            ..BudgetAmounts::default()
+        },
+        ..new_task("agent-a", "with a budget")
     };
-    let store = bench.store();
-    store.change_budget(change, Principal::Operator).done();
+    let with = bench.store().add_task(limited).done().task;
+    let without = bench.task(&bench.add("agent-a", None));
     let numbers = bench.store().task_numbers_of_budgets().done();
     assert_eq!(numbers.get(&with.id), Some(&with.number));
     assert_eq!(numbers.get(&without.id), None);
