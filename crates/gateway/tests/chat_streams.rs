@@ -242,6 +242,22 @@ fn a_caller_that_did_not_ask_for_the_usage_does_not_get_its_event() {
 }
 
 #[test]
+fn what_was_reported_before_the_end_is_not_taken_for_the_whole() {
+    let parts = [
+        usage(100, 2),
+        part(json!({ "content": "all is well" }), Some("stop")),
+    ];
+    let begun: String = parts.iter().map(event).collect();
+    let passed = pass(&[begun.as_bytes()], true);
+    assert!(
+        passed.is_complete && passed.tokens().is_none(),
+        "{passed:?}"
+    );
+    let whole = pass(&[begun.as_bytes(), event(&usage(100, 20)).as_bytes()], true);
+    assert_eq!(whole.tokens(), Some((100, 20)));
+}
+
+#[test]
 fn half_an_answer_is_none() {
     let begun: String = [part(json!({ "content": "all is" }), None), usage(9, 1)]
         .iter()

@@ -28,6 +28,8 @@ pub(super) struct ChatStream {
     output_bytes: u64,
     /// Whether a choice said why it ended.
     answered: bool,
+    /// Whether the usage was reported then or later, so that it is that of the whole answer.
+    usage_is_final: bool,
     /// Whether the provider said that it failed.
     failed: bool,
     complete: bool,
@@ -52,6 +54,7 @@ impl ChatStream {
             reading: Reading::default(),
             output_bytes: 0,
             answered: false,
+            usage_is_final: false,
             failed: false,
             complete: false,
         }
@@ -93,6 +96,7 @@ impl ChatStream {
         // Some providers report nothing at the end, behind what they reported before.
         let told = usage_of(part)
             .filter(|u| self.reading.usage.is_none() || u.input > nothing || u.output > nothing);
+        self.usage_is_final |= told.is_some() && self.answered;
         self.reading.usage = told.or(self.reading.usage);
     }
 
@@ -255,6 +259,8 @@ impl StreamReader for ChatStream {
                 }
                 if self.answered && !self.complete && !self.failed {
                     self.complete = true;
+                    // Some report as they go; what came before the end is not all that is billed.
+                    self.reading.usage = self.reading.usage.filter(|_| self.usage_is_final);
                     write_event(&mut out, "", DONE);
                 }
             }
