@@ -51,6 +51,9 @@ documents! {
         since: Time,
         /// From when on calls are sent to it again.
         until: Time,
+        /// What the provider said then.
+        #[serde(default)]
+        words: Option<String>,
         /// The whole in words.
         text: String,
     }

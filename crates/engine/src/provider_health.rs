@@ -36,7 +36,7 @@ const fn describe(failure: ProviderFailure) -> &'static str {
 }
 
 /// How a call to a provider ended, as far as its health is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// It answered, also when it refused this one request.
     Answered,
@@ -46,11 +46,13 @@ pub enum Observation {
         failure: ProviderFailure,
         /// Time that it asked for.
         retry_after: Option<Millis>,
+        /// What it said.
+        words: Option<String>,
     },
 }
 
 /// Whether calls may be sent to a provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ProviderCondition {
     /// Calls are sent.
@@ -66,6 +68,9 @@ pub enum ProviderCondition {
         failures: u32,
         /// The last failure.
         failure: ProviderFailure,
+        /// What the provider said then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        words: Option<String>,
     },
 }
 
@@ -77,6 +82,7 @@ impl ProviderCondition {
         let Observation::Failed {
             failure,
             retry_after,
+            words,
         } = seen
         else {
             return ProviderCondition::Available;
@@ -88,11 +94,13 @@ impl ProviderCondition {
                 until,
                 failures,
                 failure: earlier,
+                words: said,
             } if now < until => ProviderCondition::CoolingDown {
                 since,
                 until: asked.map_or(until, |asked| asked.max(until)),
                 failures,
                 failure: earlier,
+                words: said,
             },
             ProviderCondition::CoolingDown {
                 since, failures, ..
@@ -101,12 +109,14 @@ impl ProviderCondition {
                 until: asked.unwrap_or(now + pause(failures)),
                 failures: failures.saturating_add(1),
                 failure,
+                words,
             },
             ProviderCondition::Available => ProviderCondition::CoolingDown {
                 since: now,
                 until: asked.unwrap_or(now + pause(0)),
                 failures: 1,
                 failure,
+                words,
             },
         }
     }
@@ -125,14 +135,29 @@ impl ProviderCondition {
         self.last_failure(provider)
     }
 
+    /// How the provider's last calls failed, without its own words; none when it is available.
+    pub fn description(&self, provider: &str) -> Option<String> {
+        match self {
+            ProviderCondition::CoolingDown { failure, .. } => {
+                Some(format!("provider `{provider}` {}", describe(*failure)))
+            }
+            ProviderCondition::Available => None,
+        }
+    }
+
     /// Reason why a task that a failed call of this provider ended waits; none when the provider is available.
     pub fn last_failure(&self, provider: &str) -> Option<Wait> {
-        let ProviderCondition::CoolingDown { until, failure, .. } = self else {
+        let ProviderCondition::CoolingDown { until, words, .. } = self else {
             return None;
         };
+        let mut text = self.description(provider)?;
+        if let Some(words) = words {
+            text.push_str("; it says: ");
+            text.push_str(words);
+        }
         Some(Wait {
             code: WaitCode::Provider,
-            text: format!("provider `{provider}` {}", describe(*failure)),
+            text,
             waiting_for: Some(WaitingFor {
                 kind: WaitKind::Provider,
                 name: provider.to_owned(),
@@ -154,10 +179,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const fn failed(failure: ProviderFailure, retry_after: Option<Millis>) -> Observation {
+    fn failed(failure: ProviderFailure, retry_after: Option<Millis>) -> Observation {
         Observation::Failed {
             failure,
             retry_after,
+            words: None,
         }
     }
 
@@ -192,7 +218,7 @@ mod tests {
         assert_eq!(text.text, "provider `cloud` asks for fewer calls");
         assert_eq!(text.waiting_for.unwrap().until, Some(until));
         // A call that was under way changes nothing; a later instant holds.
-        assert_eq!(condition.observe(asked(1), Timestamp(7)), condition);
+        assert_eq!(condition.clone().observe(asked(1), Timestamp(7)), condition);
         let longer = condition.observe(asked(7200), Timestamp(7));
         assert_eq!(
             longer.refuses_until(Timestamp(8)),
@@ -210,12 +236,12 @@ mod tests {
             let (mut condition, mut now) = (ProviderCondition::default(), Timestamp(0));
             for (pass, kind, retry_after) in calls {
                 now = now + Millis(pass);
-                let before = condition;
+                let before = condition.clone();
                 let seen = match ProviderFailure::ALL.get(usize::from(kind)) {
                     Some(failure) => failed(*failure, retry_after.map(Millis)),
                     None => Observation::Answered,
                 };
-                condition = condition.observe(seen, now);
+                condition = condition.observe(seen.clone(), now);
                 prop_assert_eq!(condition == ProviderCondition::Available, seen == Observation::Answered);
                 if let ProviderCondition::CoolingDown { since, until, failures, .. } = condition {
                     prop_assert!(since <= now && failures >= 1);

@@ -27,6 +27,7 @@ mod refusal;
 mod route;
 mod stack;
 mod usage;
+pub mod words;
 
 pub use future::BoxFuture;
 pub use meter::{
@@ -34,8 +35,8 @@ pub use meter::{
 };
 pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
 pub use provider::{
-    Authorization, CallOutcome, Credentials, OutcomeCounts, Prices, Provider, ProviderHealth,
-    Providers, RetryAfter,
+    Authorization, CallEnd, CallOutcome, Credentials, OutcomeCounts, Prices, Provider,
+    ProviderHealth, Providers, RetryAfter,
 };
 pub use refusal::Refusal;
 pub use route::{Caller, Router, Target};

@@ -1,10 +1,10 @@
 //! Providers as the gateway sees them: where they are, how a call is authorized, and whether they answer.
 
 use crate::{BoxFuture, Caller, Refusal, Target, Usage};
-use abbey_model::{NanoUsd, Secret, Tokens};
+use abbey_model::{NanoUsd, RefusedKey, Secret, Tokens};
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,8 @@ pub struct Provider {
     pub prices: Option<Prices>,
     /// Output tokens reserved for, and allowed to, a call that sets no limit of its own.
     pub output_tokens_max: u64,
+    /// Keys that the model refused before; requests are made without them.
+    pub refuses: BTreeSet<RefusedKey>,
 }
 
 /// Prices of a million tokens.
@@ -46,11 +48,14 @@ impl Provider {
 
 /// The view of configured providers.
 pub trait Providers: Send + Sync {
-    /// Looks a provider up.
+    /// Looks up the provider of a target, with what is known of the model.
     ///
     /// # Errors
     /// A [`Refusal`] when there is no such provider, or it has no address at the moment.
-    fn find(&self, name: &str) -> Result<Provider, Refusal>;
+    fn find(&self, target: &Target) -> Result<Provider, Refusal>;
+
+    /// Remembers that a target refuses a key, for [`Providers::find`] from now on.
+    fn learn<'a>(&'a self, target: &'a Target, key: RefusedKey) -> BoxFuture<'a, ()>;
 }
 
 /// Credential with which a call to a provider is authorized.
@@ -65,6 +70,19 @@ pub enum Authorization {
 }
 
 impl Authorization {
+    /// A text of the provider without the credential, which some repeat in their errors.
+    pub fn redact(&self, text: &str) -> String {
+        match self {
+            Authorization::None => text.to_owned(),
+            Authorization::Bearer(secret) | Authorization::Header(_, secret) => {
+                match secret.expose() {
+                    "" => text.to_owned(),
+                    secret => text.replace(secret, "[removed]"),
+                }
+            }
+        }
+    }
+
     /// Adds the provider's credential to the headers of a request.
     ///
     /// # Errors
@@ -108,6 +126,27 @@ pub enum CallOutcome {
     Truncated,
     /// The provider went on beyond the output limit of the call, and was cut off.
     Overrun,
+}
+
+/// How one call to a provider ended, with what the provider said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallEnd {
+    /// The end.
+    pub outcome: CallOutcome,
+    /// Time that an error answer asked for.
+    pub retry_after: Option<RetryAfter>,
+    /// The provider's words in an error answer, on one line and without control characters.
+    pub words: Option<String>,
+}
+
+impl From<CallOutcome> for CallEnd {
+    fn from(outcome: CallOutcome) -> Self {
+        CallEnd {
+            outcome,
+            retry_after: None,
+            words: None,
+        }
+    }
 }
 
 impl CallOutcome {
@@ -163,8 +202,7 @@ pub trait ProviderHealth: Send + Sync {
         &'a self,
         caller: &'a Caller,
         target: &'a Target,
-        outcome: CallOutcome,
-        retry_after: Option<RetryAfter>,
+        end: CallEnd,
     ) -> BoxFuture<'a, ()>;
 }
 

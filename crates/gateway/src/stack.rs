@@ -1,7 +1,11 @@
 //! One model call, from the caller's bytes to the settled reservation, in the order in which the steps happen.
 
 use crate::protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader};
-use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers, RetryAfter};
+use crate::provider::{
+    Authorization, CallEnd, CallOutcome, Credentials, Provider, ProviderHealth, Providers,
+    RetryAfter,
+};
+use crate::words::ProviderError;
 use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
     Settlement, Target, Usage, UsageSource,
@@ -22,6 +26,8 @@ use tokio::sync::mpsc;
 
 /// Longest time until a provider's first byte.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
+/// Longest error answer that is read, bytes.
+const ERROR_BYTES_MAX: usize = 1 << 20;
 /// Chunks of a stream that wait for a slow caller before the provider's stream is read no further.
 const CHUNKS_QUEUED_MAX: usize = 16;
 /// Bytes that a token of a streamed answer has at most, on average. English text and code have four.
@@ -101,8 +107,67 @@ impl Chosen {
 enum Attempt {
     /// The provider answered; the call is paid for until it is settled.
     Answered(Box<hyper::Response<Incoming>>, InFlight),
+    /// The provider answered with an error.
+    Failed(ErrorAnswer, InFlight),
     /// Nothing was sent and nothing is charged, so the next candidate may be tried.
     NotSent(Refusal),
+}
+
+/// An error that a provider answered with.
+struct ErrorAnswer {
+    status: StatusCode,
+    retry_after: Option<HeaderValue>,
+    /// Time that `retry_after` asks for, where it can be understood.
+    asked: Option<RetryAfter>,
+    /// What it said, without the credential; empty if it broke off or said too much.
+    body: Vec<u8>,
+}
+
+impl ErrorAnswer {
+    async fn read(answer: hyper::Response<Incoming>, authorization: &Authorization) -> Self {
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ERROR_BYTES_MAX).collect().await;
+        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
+        ErrorAnswer {
+            status: head.status,
+            asked: RetryAfter::of(&head.headers),
+            retry_after: head.headers.get(RETRY_AFTER).cloned(),
+            body: authorization
+                .redact(&String::from_utf8_lossy(&body))
+                .into_bytes(),
+        }
+    }
+}
+
+/// The request to a candidate, with the credential.
+fn upstream_request(
+    caller: &Caller,
+    call: &dyn ModelCall,
+    chosen: &Chosen,
+    authorization: &Authorization,
+) -> Result<hyper::Request<Full<Bytes>>, Refusal> {
+    let provider = &chosen.provider;
+    let unavailable =
+        |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
+    let upstream = call.upstream_request(provider, &chosen.target);
+    let mut request = hyper::Request::new(Full::new(upstream.body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = format!("{}{}", provider.base_url, upstream.path)
+        .parse()
+        .map_err(|e| unavailable(format!("its URL is not valid: {e}")))?;
+    *request.headers_mut() = upstream.headers;
+    authorization
+        .apply(request.headers_mut())
+        .map_err(unavailable)?;
+    if let Some(trace) = caller
+        .trace
+        .as_deref()
+        .and_then(|t| HeaderValue::from_str(t).ok())
+    {
+        let name = HeaderName::from_static("traceparent");
+        request.headers_mut().insert(name, trace);
+    }
+    Ok(request)
 }
 
 impl Gateway {
@@ -149,13 +214,17 @@ impl Gateway {
                 refused = refusal;
                 continue;
             }
-            let provider = self.0.providers.find(&target.provider)?;
+            let provider = self.0.providers.find(&target)?;
             let mut chosen = Chosen::new(target, provider, call.as_ref());
             match self
                 .reserve_and_forward(caller, call.as_ref(), &mut chosen)
                 .await?
             {
                 Attempt::NotSent(refusal) => refused = refusal,
+                Attempt::Failed(answer, paid) => {
+                    let passed = self.pass_error(caller, call.as_ref(), &chosen, answer, paid);
+                    return Ok(passed.await);
+                }
                 // Stream, meter and settle.
                 Attempt::Answered(answer, paid) => {
                     return self
@@ -177,35 +246,38 @@ impl Gateway {
         let authorization = self.0.credentials.authorization(&chosen.provider).await?;
         let reserved = self.reserve(caller, call, chosen).await?;
 
+        let mut request = upstream_request(caller, call, chosen, &authorization)?;
+        let in_flight = reserved.forward();
+        let error = loop {
+            let answer = match self.0.http.send(request, FIRST_BYTE_MAX).await {
+                Ok(answer) if answer.status().is_success() => {
+                    return Ok(Attempt::Answered(Box::new(answer), in_flight));
+                }
+                Ok(answer) => ErrorAnswer::read(answer, &authorization).await,
+                Err(error) => break error,
+            };
+            // What is refused for a key that it can do without is sent once more, and the next call is right at once.
+            let learned = match answer.status {
+                StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                    call.refused_key(&chosen.provider, &answer.body)
+                }
+                _ => None,
+            };
+            let Some(key) = learned.filter(|key| chosen.provider.refuses.insert(*key)) else {
+                return Ok(Attempt::Failed(answer, in_flight));
+            };
+            self.0.providers.learn(&chosen.target, key).await;
+            request = match upstream_request(caller, call, chosen, &authorization) {
+                Ok(request) => request,
+                Err(refusal) => {
+                    in_flight.settle(Settlement::Released).await;
+                    return Err(refusal);
+                }
+            };
+        };
         let Chosen {
             target, provider, ..
         } = &*chosen;
-        let unavailable =
-            |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
-        let upstream = call.upstream_request(provider, target);
-        let mut request = hyper::Request::new(Full::new(upstream.body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = format!("{}{}", provider.base_url, upstream.path)
-            .parse()
-            .map_err(|e| unavailable(format!("its URL is not valid: {e}")))?;
-        *request.headers_mut() = upstream.headers;
-        authorization
-            .apply(request.headers_mut())
-            .map_err(unavailable)?;
-        if let Some(trace) = caller
-            .trace
-            .as_deref()
-            .and_then(|t| HeaderValue::from_str(t).ok())
-        {
-            let name = HeaderName::from_static("traceparent");
-            request.headers_mut().insert(name, trace);
-        }
-
-        let in_flight = reserved.forward();
-        let error = match self.0.http.send(request, FIRST_BYTE_MAX).await {
-            Ok(answer) => return Ok(Attempt::Answered(Box::new(answer), in_flight)),
-            Err(error) => error,
-        };
         let refusal = Refusal::new(
             StatusCode::BAD_GATEWAY,
             "provider_unreachable",
@@ -216,14 +288,12 @@ impl Gateway {
         );
         match error {
             HttpError::Connect(_) => {
-                self.record(caller, target, CallOutcome::Unreachable, None)
-                    .await;
+                self.record(caller, target, CallOutcome::Unreachable).await;
                 in_flight.settle(Settlement::Released).await;
                 Ok(Attempt::NotSent(refusal))
             }
             HttpError::NoAnswer(_) | HttpError::Answer(_) => {
-                self.record(caller, target, CallOutcome::NoAnswer, None)
-                    .await;
+                self.record(caller, target, CallOutcome::NoAnswer).await;
                 in_flight
                     .settle(Settlement::Unmetered { model: None })
                     .await;
@@ -268,15 +338,46 @@ impl Gateway {
         }
     }
 
-    async fn record(
+    async fn record(&self, caller: &Caller, target: &Target, end: impl Into<CallEnd>) {
+        self.0.health.record(caller, target, end.into()).await;
+    }
+
+    /// Passes a provider's error on in the caller's protocol, with the name of the provider. No provider bills an error.
+    async fn pass_error(
         &self,
         caller: &Caller,
-        target: &Target,
-        outcome: CallOutcome,
-        retry_after: Option<RetryAfter>,
-    ) {
-        let health = &self.0.health;
-        health.record(caller, target, outcome, retry_after).await;
+        call: &dyn ModelCall,
+        chosen: &Chosen,
+        answer: ErrorAnswer,
+        paid: InFlight,
+    ) -> Response {
+        let ErrorAnswer {
+            status,
+            retry_after,
+            body,
+            ..
+        } = answer;
+        let error = ProviderError::of_answer(&chosen.provider, status, &body);
+        let end = CallEnd {
+            outcome: CallOutcome::Answered(status.as_u16()),
+            retry_after: answer.asked,
+            words: error.words.clone(),
+        };
+        self.record(caller, &chosen.target, end).await;
+        paid.settle(Settlement::Metered {
+            usage: Usage::zero(UsageSource::Estimated),
+            cost: Some(NanoUsd(0)),
+            model: None,
+        })
+        .await;
+        let mut response = Response::new(Body::from(call.provider_error(&error)));
+        *response.status_mut() = status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, retry_after);
+        }
+        response
     }
 
     /// Passes the answer back to the caller, reads its usage on the way, and settles.
@@ -289,9 +390,7 @@ impl Gateway {
         (answer, paid): (hyper::Response<Incoming>, InFlight),
     ) -> Result<Response, Refusal> {
         let status = answer.status();
-        if status.is_success()
-            && let Some(reader) = call.stream_reader()
-        {
+        if let Some(reader) = call.stream_reader(&chosen.provider) {
             let (to_caller, chunks) = mpsc::channel(CHUNKS_QUEUED_MAX);
             let content_type = HeaderValue::from_static(reader.content_type());
             let relay = Relay {
@@ -316,11 +415,9 @@ impl Gateway {
         }
 
         let content_type = answer.headers().get(CONTENT_TYPE).cloned();
-        let asked = RetryAfter::of(answer.headers()).filter(|_| !status.is_success());
-        let retry_after = answer.headers().get(RETRY_AFTER).cloned();
         let whole = Limited::new(answer.into_body(), limits.answer_bytes_max);
         let Ok(body) = whole.collect().await else {
-            self.record(caller, &chosen.target, CallOutcome::Truncated, None)
+            self.record(caller, &chosen.target, CallOutcome::Truncated)
                 .await;
             paid.settle(Settlement::Unmetered { model: None }).await;
             return Err(Refusal::new(
@@ -333,25 +430,14 @@ impl Gateway {
             ));
         };
         let body = body.to_bytes();
-        let settled = match status.is_success() {
-            true => settlement(&chosen.provider, call.read_answer(&body)),
-            // No provider bills an error answer.
-            false => Settlement::Metered {
-                usage: Usage::zero(UsageSource::Estimated),
-                cost: Some(NanoUsd(0)),
-                model: None,
-            },
-        };
+        let settled = settlement(&chosen.provider, call.read_answer(&body));
         let outcome = CallOutcome::Answered(status.as_u16());
-        self.record(caller, &chosen.target, outcome, asked).await;
+        self.record(caller, &chosen.target, outcome).await;
         paid.settle(settled).await;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         if let Some(content_type) = content_type {
             response.headers_mut().insert(CONTENT_TYPE, content_type);
-        }
-        if let Some(retry_after) = retry_after {
-            response.headers_mut().insert(RETRY_AFTER, retry_after);
         }
         Ok(response)
     }
@@ -391,7 +477,15 @@ impl Relay {
             bytes = bytes.saturating_add(chunk.len() as u64);
             let passed = self.reader.read(chunk);
             overran = self.reader.output_bytes() > output_bytes_max || bytes > bytes_max;
-            let _caller_gone = self.to_caller.send(Ok(passed)).await;
+            if !passed.is_empty() {
+                let _caller_gone = self.to_caller.send(Ok(passed)).await;
+            }
+        }
+        if !self.reader.is_complete() && !overran {
+            let rest = self.reader.finish();
+            if !rest.is_empty() {
+                let _caller_gone = self.to_caller.send(Ok(rest)).await;
+            }
         }
         let outcome = if self.reader.is_complete() {
             CallOutcome::Answered(StatusCode::OK.as_u16())
@@ -409,7 +503,7 @@ impl Relay {
             CallOutcome::Truncated
         };
         let (caller, target) = (&self.caller, &self.chosen.target);
-        self.gateway.record(caller, target, outcome, None).await;
+        self.gateway.record(caller, target, outcome).await;
         let mut reading = self.reader.reading();
         let held = self.chosen.demand.input + self.chosen.demand.output;
         // What a stream reported before it was cut is not all that is billed, unless it is more than was reserved.

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
+use abbey_gateway::words::ProviderError;
 use abbey_gateway::{
-    Authorization, BoxFuture, CallOutcome, Caller, Credentials, Demand, Gateway, GatewayParts,
-    Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
-    Reading, Refusal, ReservationRefused, ReservationRequest, RetryAfter, Router, Settlement,
-    StreamReader, Target, TokenRoom, UpstreamRequest, Usage, UsageSource,
+    Authorization, BoxFuture, CallEnd, Caller, Credentials, Demand, Gateway, GatewayParts, Limits,
+    Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
+    Reading, Refusal, ReservationRefused, ReservationRequest, Router, Settlement, StreamReader,
+    Target, TokenRoom, UpstreamRequest, Usage, UsageSource,
 };
-use abbey_model::{Id, NanoUsd, ReservationId, Secret, Tokens};
+use abbey_model::{Id, NanoUsd, RefusedKey, ReservationId, Secret, Tokens};
 use abbey_support::http_client::HttpClient;
 use axum::body::Body;
 use axum::extract::Request;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -88,7 +90,10 @@ impl ModelCall for LineCall {
     fn read_answer(&self, body: &[u8]) -> Reading {
         read_end(&String::from_utf8_lossy(body)).unwrap_or_default()
     }
-    fn stream_reader(&self) -> Option<Box<dyn StreamReader>> {
+    fn provider_error(&self, error: &ProviderError<'_>) -> Bytes {
+        Bytes::from(error.text())
+    }
+    fn stream_reader(&self, _provider: &Provider) -> Option<Box<dyn StreamReader>> {
         let stream = LineStream {
             buffer: String::new(),
             reading: Reading::default(),
@@ -152,6 +157,9 @@ struct Fakes {
     ledger: Mutex<Vec<String>>,
     settled: tokio::sync::Notify,
     outcomes: OutcomeCounts,
+    /// What providers said in error answers.
+    words: Mutex<Vec<String>>,
+    learned: Mutex<BTreeSet<RefusedKey>>,
     address: String,
 }
 
@@ -216,21 +224,27 @@ impl Router for Shared {
 }
 
 impl Providers for Shared {
-    fn find(&self, name: &str) -> Result<Provider, Refusal> {
-        let base_url = match name {
+    fn find(&self, target: &Target) -> Result<Provider, Refusal> {
+        let base_url = match target.provider.as_str() {
             // Nothing listens on the discard port of loopback.
             "gone" => "http://127.0.0.1:9".to_owned(),
             _ => format!("http://{}", self.0.address),
         };
         Ok(Provider {
-            name: name.to_owned(),
+            name: target.provider.clone(),
             base_url,
             prices: Some(Prices {
                 input: NanoUsd(1_000_000),
                 output: NanoUsd(2_000_000),
             }),
             output_tokens_max: 100,
+            refuses: self.0.learned.lock().unwrap().clone(),
         })
+    }
+
+    fn learn<'a>(&'a self, _target: &'a Target, key: RefusedKey) -> BoxFuture<'a, ()> {
+        self.0.learned.lock().unwrap().insert(key);
+        Box::pin(async {})
     }
 }
 
@@ -261,10 +275,10 @@ impl ProviderHealth for Shared {
         &'a self,
         _caller: &'a Caller,
         target: &'a Target,
-        outcome: CallOutcome,
-        _retry_after: Option<RetryAfter>,
+        end: CallEnd,
     ) -> BoxFuture<'a, ()> {
-        self.0.outcomes.count(target, outcome);
+        self.0.outcomes.count(target, end.outcome);
+        self.0.words.lock().unwrap().extend(end.words);
         Box::pin(async {})
     }
 }
@@ -274,6 +288,26 @@ fn target(provider: &str, model: &str) -> Target {
         provider: provider.to_owned(),
         model: model.to_owned(),
     }
+}
+
+/// The answer of a provider that knows neither `max_tokens` nor `stream_options`, and says so one by one.
+async fn refuse_keys(request: Request) -> Response {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let refusal = if body.get("max_tokens").is_some() {
+        json!({ "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", "code": "unsupported_parameter" })
+    } else if body.get("stream_options").is_some() {
+        json!({ "message": "Unrecognized request argument supplied: stream_options" })
+    } else {
+        assert_eq!(body["max_completion_tokens"], 100, "{body}");
+        let usage = json!({ "prompt_tokens": 7, "completion_tokens": 8 });
+        let choice = json!({ "index": 0, "message": { "role": "assistant", "content": "yes" }, "finish_reason": "stop" });
+        let answer = json!({ "model": "m-1", "usage": usage, "choices": [choice] });
+        return Response::new(Body::from(answer.to_string()));
+    };
+    let mut response = Response::new(Body::from(json!({ "error": refusal }).to_string()));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 /// A provider on loopback: the path says how it answers.
@@ -305,6 +339,13 @@ async fn provider() -> String {
             "/stream" => lines(vec!["hel", "lo\nEN", "D in=5 out=6\n"]),
             "/cut" => lines(vec!["hel", "lo\n"]),
             "/endless" => lines(vec!["a word and another "; 1000]),
+            "/chat/completions" if headers.contains("Bearer leaked") => {
+                let text = format!("bad key \u{1b}[2J in {headers}");
+                let mut response = Response::new(Body::from(text));
+                *response.status_mut() = StatusCode::UNAUTHORIZED;
+                response
+            }
+            "/chat/completions" if headers.contains("picky") => refuse_keys(request).await,
             "/chat/completions" => Response::new(Body::from(
                 json!({ "model": "m-1", "usage": { "prompt_tokens": 7, "completion_tokens": 8 } })
                     .to_string(),
@@ -329,6 +370,8 @@ async fn fakes(targets: &[Target]) -> Fakes {
         ledger: Mutex::default(),
         settled: tokio::sync::Notify::new(),
         outcomes: OutcomeCounts::default(),
+        words: Mutex::default(),
+        learned: Mutex::default(),
         address: provider().await,
     }
 }
@@ -476,10 +519,13 @@ async fn an_answer_without_usage_costs_the_whole_reservation_and_an_error_answer
 
     let error = Arc::new(fakes(&[target("main", "error")]).await);
     let (status, text) = call(&error, "/lines/allowed", false).await;
-    assert_eq!(
-        (status, text.as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let told = format!(
+        "provider `main` (http://{}) answers 503 Service Unavailable: overloaded",
+        error.address
     );
+    assert_eq!(text, told);
+    assert_eq!(*error.words.lock().unwrap(), ["overloaded"]);
     assert_eq!(ledger(&error)[1], "settle in=0 out=0 cost=Some(0) model=");
     assert_eq!(
         error.outcomes.snapshot()[&("main".to_owned(), "server_error")],
@@ -625,4 +671,64 @@ async fn the_same_gateway_serves_the_shipped_protocol() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let refused: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(refused["error"]["code"], "invalid_request");
+}
+
+#[tokio::test]
+async fn keys_that_a_model_refuses_are_left_out_from_then_on_and_the_call_is_charged_once() {
+    let fakes = Arc::new(Fakes {
+        authorization: Authorization::Bearer(Secret::new("picky")),
+        ..fakes(&[target("main", "big")]).await
+    });
+    let body = json!({ "model": "allowed", "messages": [], "stream": true }).to_string();
+    for calls in 1..=2 {
+        let request = Request::post("/v1/chat/completions").body(Body::from(body.clone()));
+        let (gateway, caller) = (gateway(&fakes), caller());
+        let response = gateway.serve(&OpenAiChat, &caller, request.unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(
+            text.contains("yes") && text.ends_with("data: [DONE]\n\n"),
+            "{text}"
+        );
+        fakes.settled.notified().await;
+        let settled = ledger(&fakes)
+            .iter()
+            .filter(|l| l.starts_with("settle in=7"))
+            .count();
+        assert_eq!((settled, ledger(&fakes).len()), (calls, 2 * calls));
+        assert_eq!(fakes.learned.lock().unwrap().len(), 2);
+    }
+    assert_eq!(
+        fakes.outcomes.snapshot()[&("main".to_owned(), "success")],
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_provider_that_repeats_the_key_tells_it_to_nobody() {
+    let fakes = Arc::new(Fakes {
+        authorization: Authorization::Bearer(Secret::new("leaked")),
+        ..fakes(&[target("main", "big")]).await
+    });
+    let body = json!({ "model": "allowed", "messages": [] }).to_string();
+    let request = Request::post("/v1/chat/completions").body(Body::from(body));
+    let (gateway, caller) = (gateway(&fakes), caller());
+    let response = gateway.serve(&OpenAiChat, &caller, request.unwrap()).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    let told: Value = serde_json::from_slice(&text).unwrap();
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("provider `main`") && message.contains("bad key [2J in"),
+        "{message}"
+    );
+    assert!(message.contains("providers.main.key"), "{message}");
+    let words = fakes.words.lock().unwrap().join("");
+    for text in [message, &words] {
+        assert!(
+            !text.contains("leaked") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+    }
 }

@@ -67,4 +67,4 @@ pub use task::{
 pub use time::{Millis, Timestamp};
 pub use tool::{Tool, ToolPolicy};
 pub use units::{Bytes, NanoUsd, Tokens};
-pub use waiting::{PastWait, ProviderFailure, WaitKind, WaitingFor};
+pub use waiting::{PastWait, ProviderFailure, RefusedKey, WaitKind, WaitingFor};

@@ -46,6 +46,16 @@ words! {
     }
 }
 
+words! {
+    /// Key of a request that some providers refuse, and that a call can do without.
+    RefusedKey {
+        /// The limit of the output; newer models want `max_completion_tokens` in its place.
+        MaxTokens = "max_tokens",
+        /// Options of a stream; without them its usage may be missing.
+        StreamOptions = "stream_options",
+    }
+}
+
 impl ProviderFailure {
     /// Whether a call that failed so cost nothing, and may be repeated as often as need be.
     pub const fn is_free(self) -> bool {

@@ -140,6 +140,14 @@ operations! {
     /// Lets calls be sent again to providers that were changed, or that are to be called for the reason in `note`.
     write reset_provider_health(providers: Vec<String>, note: Option<String>, who: Principal) -> () =
         |tx| provider_health::reset(tx, &providers, note.as_deref(), &who);
+    /// Records that a model of a provider refused a key of a request.
+    write record_refused_key(provider: String, model: String, key: RefusedKey) -> () =
+        |tx| provider_health::record_refused_key(tx, &provider, &model, key);
+    /// Forgets the keys that models of these providers refused, as these were changed.
+    write forget_refused_keys(providers: Vec<String>) -> () =
+        |tx| provider_health::forget_refused_keys(tx, &providers);
+    /// Keys of requests that models refused, by provider and model.
+    read refused_keys() -> RefusedKeys = |rows, _| provider_health::refused_keys(rows);
     /// Condition of every provider whose last calls failed.
     read provider_health() -> BTreeMap<String, ProviderCondition> = |rows, _| provider_health::list(rows);
     /// Charges in full the model calls that were in flight at a crash; returns how many there were.
@@ -281,6 +289,9 @@ operations! {
     read run(run: RunId) -> RunRow = |rows, _| runs::load(rows, run);
     /// Cost of the runs that ended at or after `since`, newest first, at most 5,000.
     read runs_since(since: Timestamp) -> Vec<RunCost> = |rows, _| runs::list_costs(rows, since);
+    /// Which models answered the runs that started at or after `since`.
+    read answering_models_since(since: Timestamp) -> Vec<AnsweringModel> =
+        |rows, _| runs::list_answering_models(rows, since);
     /// Model usage of the runs that started at or after `since`, by agent and model.
     read usage_since(since: Timestamp) -> Vec<ModelUsage> = |rows, _| runs::sum_model_usage(rows, since);
 

@@ -1,6 +1,7 @@
 //! Small helpers that several crates need, each defined once: file access beneath an open directory, atomic file
 //! publication, reading files that a user named, words of a shell, SHA-256 in hexadecimal, URL escaping, delays between retries, names of the data of a service, frames on a connection, (feature `http`)
-//! one HTTP exchange over a Unix socket, and (feature `http-client`) a pooled HTTP client with TLS.
+//! one HTTP exchange over a Unix socket, (feature `http-client`) a pooled HTTP client with TLS, and (feature `sse`) a
+//! decoder of server-sent events.
 //!
 //! Deliberately absent: everything that knows a noun of Abbey. This crate depends on no other crate of the workspace.
 
@@ -16,4 +17,6 @@ pub mod input;
 pub mod retry;
 pub mod service_data;
 pub mod shell;
+#[cfg(feature = "sse")]
+pub mod sse;
 pub mod url;

@@ -4,7 +4,8 @@
 //! words. A script is a JSON list of turns, taken one a call; each may hold `text`, `tool_calls`
 //! (`name`, `arguments`), `no_usage: true` for a provider that reports none, `cut: true` for a stream
 //! that breaks off, `finish` for a finish reason, `refusal`, `reasoning`, `status` for an error with `retry_after` as its
-//! header, and `delay_ms`.
+//! header, and `delay_ms`. A turn with `raw` is answered with these bytes as they are, of the type `content_type`, which is
+//! that of a stream unless it is given.
 //!
 //! A turn with `when` is only for calls whose system prompt its pattern matches; others skip it. `capture` gives names to
 //! what a call says: `{NAME: [ROLE, PATTERN]}` takes the first group of the pattern in the newest message of that role that
@@ -40,6 +41,8 @@ struct Turn {
     reasoning: String,
     status: Option<u16>,
     retry_after: Option<String>,
+    raw: Option<String>,
+    content_type: Option<String>,
     delay_ms: u64,
     model: Option<String>,
     when: Option<Pattern>,
@@ -214,17 +217,25 @@ async fn chat(
     });
     turn.fill_in(&call);
     tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
-    if let Some(status) = turn.status {
-        let body = json!({ "error": { "message": "scripted failure", "type": "server_error" } });
-        let mut refusal = respond(
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            "application/json",
-            body.to_string(),
-        );
-        if let Some(value) = turn.retry_after.and_then(|text| text.parse().ok()) {
-            refusal.headers_mut().insert(RETRY_AFTER, value);
+    let status = turn.status.map(StatusCode::from_u16);
+    let status = status.map(|code| code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    let unusual = match (&turn.raw, status) {
+        (Some(raw), status) => {
+            let kind = turn.content_type.as_deref().unwrap_or("text/event-stream");
+            Some(respond(status.unwrap_or(StatusCode::OK), kind, raw.clone()))
         }
-        return refusal;
+        (None, Some(status)) => {
+            let body =
+                json!({ "error": { "message": "scripted failure", "type": "server_error" } });
+            Some(respond(status, "application/json", body.to_string()))
+        }
+        (None, None) => None,
+    };
+    if let Some(mut answer) = unusual {
+        if let Some(value) = turn.retry_after.and_then(|text| text.parse().ok()) {
+            answer.headers_mut().insert(RETRY_AFTER, value);
+        }
+        return answer;
     }
     let prompt: u64 = call["messages"]
         .as_array()

@@ -82,6 +82,10 @@ policy-open-egress = { $agent } darf jedes Ziel erreichen
 policy-open-shell = { $agent } darf jedes Programm ausführen und ist nicht isoliert
 policy-open-charter = { $agent } darf seine eigene Charta umschreiben
 policy-no-budget = { $agent } hat ein Modell und kein Budget, das ihn begrenzt
+other-model = { $runs ->
+    [one] { $agent } fragte nach dem Modell { $asked }, und { $answered } antwortete, in { $runs } Lauf der letzten 24 Stunden
+   *[other] { $agent } fragte nach dem Modell { $asked }, und { $answered } antwortete, in { $runs } Läufen der letzten 24 Stunden
+}
 policy-close = falls das mehr ist als nötig: beschränken Sie es im Manifest: `cell`, `egress`, `tools`, `budget`
 
 tests-results = Ergebnisse { $verified }

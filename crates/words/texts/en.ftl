@@ -82,6 +82,10 @@ policy-open-egress = { $agent } may reach every destination
 policy-open-shell = { $agent } may run any program, and is not isolated
 policy-open-charter = { $agent } may rewrite its own charter
 policy-no-budget = { $agent } has a model and no budget that limits it
+other-model = { $runs ->
+    [one] { $agent } asked for the model { $asked }, and { $answered } answered, in { $runs } run of the last 24 hours
+   *[other] { $agent } asked for the model { $asked }, and { $answered } answered, in { $runs } runs of the last 24 hours
+}
 policy-close = if that is more than it needs, restrict it in the manifest: `cell`, `egress`, `tools`, `budget`
 
 tests-results = results that are { $verified }

@@ -89,6 +89,11 @@ policy-open-egress = { $agent } может обращаться к любому 
 policy-open-shell = { $agent } может запускать любую программу и не изолирован
 policy-open-charter = { $agent } может переписать свой устав
 policy-no-budget = у { $agent } есть модель и нет бюджета, который его ограничивает
+other-model = { $runs ->
+    [one] { $agent } запрашивал модель { $asked }, а ответила { $answered }: { $runs } запуск за последние 24 часа
+    [few] { $agent } запрашивал модель { $asked }, а ответила { $answered }: { $runs } запуска за последние 24 часа
+   *[other] { $agent } запрашивал модель { $asked }, а ответила { $answered }: { $runs } запусков за последние 24 часа
+}
 policy-close = если это больше, чем нужно, ограничьте в манифесте: `cell`, `egress`, `tools`, `budget`
 
 tests-results = результаты { $verified }

@@ -96,6 +96,10 @@ policy-open-egress = { $agent } sme doseči vsak cilj
 policy-open-shell = { $agent } sme zagnati vsak program in ni osamljen
 policy-open-charter = { $agent } sme prepisati svojo listino
 policy-no-budget = { $agent } ima model in nobenega proračuna, ki bi ga omejeval
+other-model = { $runs ->
+    [one] { $agent } je zahteval model { $asked }, odgovoril pa je { $answered }, v { $runs } zagonu zadnjih 24 ur
+   *[other] { $agent } je zahteval model { $asked }, odgovoril pa je { $answered }, v { $runs } zagonih zadnjih 24 ur
+}
 policy-close = če je to več, kot potrebuje, ga omejite v manifestu: `cell`, `egress`, `tools`, `budget`
 
 tests-results = rezultati { $verified }

@@ -61,6 +61,7 @@ policy-open-egress = { $agent } 可以访问任何目标
 policy-open-shell = { $agent } 可以运行任何程序，且未被隔离
 policy-open-charter = { $agent } 可以改写自己的章程
 policy-no-budget = { $agent } 有模型，但没有限制它的预算
+other-model = { $agent } 请求模型 { $asked }，而应答的是 { $answered }：最近 24 小时 { $runs } 次运行
 policy-close = 如果超出所需，请在清单中限制：`cell`、`egress`、`tools`、`budget`
 
 tests-results = 结果 { $verified }

@@ -15,6 +15,7 @@ mod skill_approval;
 mod skill_files;
 mod skill_run;
 mod skill_tools;
+mod tool_calls;
 mod tool_servers;
 mod tools;
 mod wall_clock;

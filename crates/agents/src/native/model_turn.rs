@@ -2,15 +2,14 @@
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
+use super::tool_calls::ToolCalls;
 use crate::agent_api::retry_through_restart;
 use abbey_api::ReportedUsageView;
 use abbey_api::client::AgentClient;
 use abbey_model::{EndReason, FaultKind};
-use eventsource_stream::Eventsource;
-use futures_util::StreamExt;
-use http_body_util::{BodyExt, BodyStream, Limited};
+use abbey_support::sse::EventDecoder;
+use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// Most tool calls of one turn.
 const CALLS_MAX: usize = 64;
@@ -132,7 +131,6 @@ pub(super) async fn request_turn(
 /// Makes one call, and reads its stream.
 async fn call(client: &AgentClient, request: &Request<'_>) -> Result<Turn, CallError> {
     let output_max = request.output_max;
-    let provider = |text: String| CallError::Failed(EndReason::ProviderError, text);
     let mut body = json!({
         "model": request.model, "messages": request.messages, "stream": true, "stream_options": { "include_usage": true },
     });
@@ -163,30 +161,66 @@ async fn call(client: &AgentClient, request: &Request<'_>) -> Result<Turn, CallE
         let text = format!("the model call was rejected (HTTP status {status}): {text}");
         return Err(CallError::Failed(reason, text));
     }
-    let bytes = BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
-        Ok(frame) => frame.into_data().ok().map(Ok),
-        Err(error) => Some(Err(error)),
-    });
-    let mut events = Box::pin(bytes.eventsource());
-    let mut turn = Turn::default();
-    let mut calls: BTreeMap<u64, ToolCall> = BTreeMap::new();
-    let mut finished = false;
-    while let Some(event) = events.next().await {
-        let event = event.map_err(|e| {
-            CallError::Unheard(format!("the response stream of the model ended early: {e}"))
-        })?;
-        if event.data == "[DONE]" {
-            finished = true;
+    let mut reader = TurnReader::new(output_max);
+    let mut body = response.into_body();
+    let mut decoder = EventDecoder::default();
+    while !reader.ended {
+        let Some(frame) = body.frame().await else {
+            for event in decoder.finish() {
+                reader.read(&event.data)?;
+            }
             break;
+        };
+        let Ok(frame) = frame else {
+            let why = "the connection ended during the answer of the model".to_owned();
+            return Err(CallError::Unheard(why));
+        };
+        for event in decoder.push(frame.data_ref().map_or(&[], |data| &data[..])) {
+            reader.read(&event.data)?;
         }
-        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| {
+    }
+    reader.finish()
+}
+
+/// A turn that is being streamed.
+#[derive(Default)]
+struct TurnReader {
+    turn: Turn,
+    calls: ToolCalls,
+    /// Most bytes that the turn may have.
+    output_max: u64,
+    /// Whether the end marker came.
+    ended: bool,
+}
+
+impl TurnReader {
+    fn new(output_max: u64) -> Self {
+        TurnReader {
+            output_max,
+            ..TurnReader::default()
+        }
+    }
+
+    /// Reads the data of an event.
+    fn read(&mut self, data: &str) -> Result<(), CallError> {
+        let provider = |text: String| CallError::Failed(EndReason::ProviderError, text);
+        let data = data.trim();
+        if self.ended || data.is_empty() {
+            return Ok(());
+        }
+        if data == "[DONE]" {
+            self.ended = true;
+            return Ok(());
+        }
+        let chunk = parse_chunk(data).ok_or_else(|| {
             provider("the model's stream held an event that is not JSON".to_owned())
         })?;
-        if let Some(message) = chunk["error"]["message"].as_str() {
-            return Err(provider(format!(
-                "the provider failed during its stream: {message}"
-            )));
+        let error = &chunk["error"];
+        if let Some(message) = error["message"].as_str().or(error.as_str()) {
+            // The gateway says which provider failed, and that it was during its answer.
+            return Err(provider(message.to_owned()));
         }
+        let turn = &mut self.turn;
         turn.usage = parse_usage(&chunk["usage"]).or(turn.usage);
         let delta = &chunk["choices"][0]["delta"];
         turn.text
@@ -196,43 +230,102 @@ async fn call(client: &AgentClient, request: &Request<'_>) -> Result<Turn, CallE
         turn.reasoned |= ["reasoning_content", "reasoning"]
             .iter()
             .any(|key| delta[*key].as_str().is_some_and(|text| !text.is_empty()));
-        for part in delta["tool_calls"].as_array().into_iter().flatten() {
-            let call = calls
-                .entry(part["index"].as_u64().unwrap_or(0))
-                .or_default();
-            let mut add = |to: fn(&mut ToolCall) -> &mut String, text: &Value| {
-                to(call).push_str(text.as_str().unwrap_or_default())
-            };
-            add(|c| &mut c.id, &part["id"]);
-            add(|c| &mut c.name, &part["function"]["name"]);
-            add(|c| &mut c.arguments, &part["function"]["arguments"]);
-        }
-        if calls.len() > CALLS_MAX {
-            return Err(CallError::Failed(
-                EndReason::OutputLimit,
-                format!(
-                    "the model requested more than {CALLS_MAX} tool calls in one turn, which is the limit; none of them was carried out"
-                ),
-            ));
-        }
-        let size = turn.text.len()
-            + turn.refusal.len()
-            + calls.values().map(|c| c.arguments.len()).sum::<usize>();
-        if size as u64 > output_max {
-            return Err(CallError::Failed(
-                EndReason::OutputLimit,
-                format!("the model wrote more than {output_max} bytes"),
-            ));
+        for piece in delta["tool_calls"].as_array().into_iter().flatten() {
+            let added = self.calls.add(piece);
+            added.map_err(|why| provider(unclear(&why)))?;
         }
         if let Some(reason) = chunk["choices"][0]["finish_reason"].as_str() {
             turn.finish = Some(reason.to_owned());
-            finished = true;
+        }
+        let too_much = |text: String| Err(CallError::Failed(EndReason::OutputLimit, text));
+        if self.calls.count() > CALLS_MAX {
+            return too_much(format!(
+                "the model requested more than {CALLS_MAX} tool calls in one turn, which is the limit; none of them was carried out"
+            ));
+        }
+        let size = turn.text.len() + turn.refusal.len() + self.calls.arguments_len();
+        if size as u64 > self.output_max {
+            return too_much(format!(
+                "the model wrote more than {} bytes",
+                self.output_max
+            ));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Turn, CallError> {
+        if !self.ended && self.turn.finish.is_none() {
+            let why = "the model's stream ended before its answer was complete";
+            return Err(CallError::Unheard(why.to_owned()));
+        }
+        let calls = self.calls.finish();
+        let calls =
+            calls.map_err(|why| CallError::Failed(EndReason::ProviderError, unclear(&why)))?;
+        Ok(Turn { calls, ..self.turn })
+    }
+}
+
+fn unclear(why: &str) -> String {
+    format!(
+        "the model's answer can't be understood, and none of its tool calls was carried out: {why}"
+    )
+}
+
+/// The JSON of an event; none if it is none. Halves of a character that a provider cut in two become U+FFFD, since text
+/// here has whole characters only.
+fn parse_chunk(data: &str) -> Option<Value> {
+    let whole = serde_json::from_str(data);
+    whole
+        .or_else(|_| serde_json::from_str(&without_half_characters(data)))
+        .ok()
+}
+
+/// JSON without escapes of single surrogates (RFC 8259, section 8.2).
+fn without_half_characters(json: &str) -> String {
+    let unit = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut clean = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        clean.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let first = unit(rest);
+        let second = rest.get(6..).and_then(unit);
+        let (escape, len) = match (first, second) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (None, 12),
+            (Some(0xd800..=0xdfff), _) => (Some("\\ufffd"), 6),
+            (Some(_), _) => (None, 6),
+            // `\\\\`, or a backslash at the end.
+            (None, _) => (None, 2),
+        };
+        let len = (len..).find(|len| rest.is_char_boundary(*len) || *len >= rest.len());
+        let (taken, behind) = rest.split_at(len.unwrap_or(rest.len()).min(rest.len()));
+        clean.push_str(escape.unwrap_or(taken));
+        rest = behind;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_in_halves_lose_only_themselves() {
+        let text = |json: &str| parse_chunk(json).map(|v| v["t"].as_str().unwrap().to_owned());
+        for (json, expected) in [
+            (r#"{"t":"a\ud83d\ude00b"}"#, Some("a😀b")),
+            (r#"{"t":"a\ud83db"}"#, Some("a\u{fffd}b")),
+            (r#"{"t":"\ude00\ud83d"}"#, Some("\u{fffd}\u{fffd}")),
+            (r#"{"t":"\\ud83d č\ud83d"}"#, Some("\\ud83d č\u{fffd}")),
+            (r#"{"t":"\ud83d\u0041"}"#, Some("\u{fffd}A")),
+            (r#"{"t":"\"#, None),
+            (r#"{"t":"\ud8"}"#, None),
+        ] {
+            assert_eq!(text(json).as_deref(), expected, "{json}");
         }
     }
-    if !finished {
-        let why = "the model's stream ended before its answer was complete";
-        return Err(CallError::Unheard(why.to_owned()));
-    }
-    turn.calls = calls.into_values().collect();
-    Ok(turn)
 }

@@ -44,8 +44,6 @@ fn environment(cell: &CellEnvironment<'_>) -> Vec<(String, String)> {
         ("ABBEY_TOKEN_FILE", cell.layout.token.display().to_string()),
         ("OPENAI_BASE_URL", format!("{url}/v1")),
         ("OPENAI_API_KEY", cell.model_key.to_owned()),
-        ("ANTHROPIC_BASE_URL", url),
-        ("ANTHROPIC_API_KEY", cell.model_key.to_owned()),
     ];
     pairs.map(|(k, v)| (k.to_owned(), v)).to_vec()
 }

@@ -41,8 +41,6 @@ fn each_agent_has_its_own_user_environment_and_files() {
             "ABBEY_SKILLS",
             "ABBEY_TOKEN_FILE",
             "ABBEY_URL",
-            "ANTHROPIC_API_KEY",
-            "ANTHROPIC_BASE_URL",
             "HOME",
             "LANG",
             "LC_ALL",

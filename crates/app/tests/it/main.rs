@@ -66,6 +66,7 @@ mod night;
 mod orchestration;
 mod plan_changes;
 mod presence;
+mod provider_answers;
 mod refused_starts;
 mod renaming;
 mod reports;

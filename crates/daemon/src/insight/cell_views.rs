@@ -74,17 +74,20 @@ pub(crate) fn failing_providers(work: &WorkState) -> Vec<FailingProvider> {
             until,
             failures,
             failure,
+            ref words,
         } = condition
         else {
             return None;
         };
-        let wait = condition.last_failure(&name)?;
         let (since, until) = (Time(since), Time(until));
+        let says = words.as_ref().map(|words| format!("; it says: {words}"));
         Some(FailingProvider {
             text: format!(
-                "{} since {since}; no call is sent to it before {until}, and tasks that need it wait",
-                wait.text
+                "{} since {since}; no call is sent to it before {until}, and tasks that need it wait{}",
+                condition.description(&name)?,
+                says.unwrap_or_default()
             ),
+            words: words.clone(),
             name,
             failure,
             failures,

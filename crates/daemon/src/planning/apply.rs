@@ -237,7 +237,7 @@ async fn commit_plan(
         left_out: Vec::new(),
     });
     log_model_changes(work, &before, planned, body.reason.as_deref(), &who).await?;
-    work.providers.reset(changed, None, who).await?;
+    work.providers.forget(changed, who).await?;
     // Only new cells are set to up: a stopped agent stays stopped.
     let known = work.core.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);

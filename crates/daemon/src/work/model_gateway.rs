@@ -7,6 +7,7 @@ use abbey_gateway::{
     Authorization, BoxFuture, Caller, Credentials, Gateway, GatewayParts, Prices, Provider,
     Providers, Refusal, Router, Target,
 };
+use abbey_model::RefusedKey;
 use abbey_plan::Endpoint;
 use axum::http::StatusCode;
 use std::sync::Arc;
@@ -79,7 +80,8 @@ impl Router for PlannedModels {
 }
 
 impl Providers for PlannedModels {
-    fn find(&self, name: &str) -> Result<Provider, Refusal> {
+    fn find(&self, target: &Target) -> Result<Provider, Refusal> {
+        let name = target.provider.as_str();
         let plan = self.plan()?;
         let mut providers = plan.house.providers.iter();
         let (_, provider) = providers
@@ -102,7 +104,12 @@ impl Providers for PlannedModels {
                 .price
                 .map(|(input, output)| Prices { input, output }),
             output_tokens_max: provider.output_tokens_max,
+            refuses: self.0.providers.refused_keys(target),
         })
+    }
+
+    fn learn<'a>(&'a self, target: &'a Target, key: RefusedKey) -> BoxFuture<'a, ()> {
+        Box::pin(self.0.providers.learn(target, key))
     }
 }
 

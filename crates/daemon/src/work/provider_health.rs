@@ -2,12 +2,13 @@
 
 use abbey_engine::provider_health::{Observation, ProviderCondition};
 use abbey_gateway::{
-    BoxFuture, CallOutcome, Caller, OutcomeCounts, ProviderHealth, Refusal, RetryAfter, Target,
+    BoxFuture, CallEnd, CallOutcome, Caller, OutcomeCounts, ProviderHealth, Refusal, RetryAfter,
+    Target,
 };
-use abbey_model::{Millis, Principal, ProviderFailure, Timestamp};
-use abbey_store::{ProviderOutcome, Storage};
+use abbey_model::{Millis, Principal, ProviderFailure, RefusedKey, Timestamp};
+use abbey_store::{ProviderOutcome, RefusedKeys, Storage};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +17,8 @@ pub(crate) struct ProviderConditions {
     store: Arc<dyn Storage>,
     /// Providers whose last calls failed.
     failing: RwLock<BTreeMap<String, ProviderCondition>>,
+    /// Keys of requests that models refused.
+    refused_keys: RwLock<RefusedKeys>,
     /// Outcomes of calls, for metrics.
     pub(crate) counts: OutcomeCounts,
 }
@@ -26,6 +29,7 @@ impl ProviderConditions {
         ProviderConditions {
             store,
             failing: RwLock::default(),
+            refused_keys: RwLock::default(),
             counts: OutcomeCounts::default(),
         }
     }
@@ -33,10 +37,55 @@ impl ProviderConditions {
     /// Reads the conditions that an earlier control plane stored.
     pub(crate) async fn load(&self) -> Result<(), abbey_store::Error> {
         *self.failing.write() = self.store.provider_health().await?;
+        *self.refused_keys.write() = self.store.refused_keys().await?;
         Ok(())
     }
 
-    /// Lets calls be sent again at once to providers that `who` changed, or wants to be called for the reason in `note`.
+    /// Forgets what is known of providers that `who` changed.
+    pub(crate) async fn forget(
+        &self,
+        providers: Vec<String>,
+        who: Principal,
+    ) -> Result<(), abbey_store::Error> {
+        let knows = |provider: &String| {
+            let known = self.refused_keys.read();
+            known.keys().any(|(name, _)| name == provider)
+        };
+        if providers.iter().any(knows) {
+            self.store.forget_refused_keys(providers.clone()).await?;
+            *self.refused_keys.write() = self.store.refused_keys().await?;
+        }
+        self.reset(providers, None, who).await.map(drop)
+    }
+
+    /// Keys that a model is known to refuse.
+    pub(crate) fn refused_keys(&self, target: &Target) -> BTreeSet<RefusedKey> {
+        let known = self.refused_keys.read();
+        // Most models refuse none.
+        match known.is_empty() {
+            true => BTreeSet::new(),
+            false => known
+                .get(&(target.provider.clone(), target.model.clone()))
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Remembers that a model refuses a key.
+    pub(crate) async fn learn(&self, target: &Target, key: RefusedKey) {
+        let (provider, model) = (target.provider.clone(), target.model.clone());
+        let mut known = self.refused_keys.write();
+        known
+            .entry((provider.clone(), model.clone()))
+            .or_default()
+            .insert(key);
+        drop(known);
+        if let Err(error) = self.store.record_refused_key(provider, model, key).await {
+            tracing::error!(%error, %target, "what a model refuses could not be recorded");
+        }
+    }
+
+    /// Lets calls be sent again at once to providers that `who` wants to be called, for the reason in `note`.
     /// Answers whether the last calls of one of them had failed.
     pub(crate) async fn reset(
         &self,
@@ -66,7 +115,7 @@ impl ProviderConditions {
 
     fn condition(&self, provider: &str) -> ProviderCondition {
         let failing = self.failing.read();
-        failing.get(provider).copied().unwrap_or_default()
+        failing.get(provider).cloned().unwrap_or_default()
     }
 
     async fn observe(&self, caller: &Caller, target: &Target, seen: Observation) {
@@ -140,13 +189,18 @@ impl ProviderHealth for ProviderConditions {
         &'a self,
         caller: &'a Caller,
         target: &'a Target,
-        outcome: CallOutcome,
-        retry_after: Option<RetryAfter>,
+        end: CallEnd,
     ) -> BoxFuture<'a, ()> {
+        let CallEnd {
+            outcome,
+            retry_after,
+            words,
+        } = end;
         self.counts.count(target, outcome);
         let failed = |failure| Observation::Failed {
             failure,
             retry_after: retry_after.map(|r| self.time_asked_for(r)),
+            words: words.clone(),
         };
         let seen = match outcome {
             // Whoever sends the request again unchanged can succeed once the provider's account is in order; 400, 404 and

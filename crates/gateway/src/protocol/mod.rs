@@ -1,13 +1,11 @@
 //! Wire protocols. A protocol knows the shapes of its requests, answers, streams, usage reports and errors; it knows
 //! nothing of budgets, routing or credentials. `docs/recipes/add-a-protocol.md` walks through adding one.
 
+mod chat_stream;
 pub mod openai_chat;
-mod sse;
-
-pub use sse::EventDecoder;
-
+use crate::words::ProviderError;
 use crate::{Provider, Refusal, Target, Usage};
-use abbey_model::Tokens;
+use abbey_model::{RefusedKey, Tokens};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -92,14 +90,24 @@ pub trait ModelCall: Send + Sync {
     /// The most that the call can use at a provider.
     fn demand(&self, provider: &Provider) -> Demand;
 
-    /// The request for one target, limited to the output of [`ModelCall::demand`].
+    /// The request for one target, limited to the output of [`ModelCall::demand`], without the keys that the provider is
+    /// known to refuse.
     fn upstream_request(&self, provider: &Provider, target: &Target) -> UpstreamRequest;
+
+    /// The key that a provider refused in its answer to [`ModelCall::upstream_request`], if the call can be made without it.
+    fn refused_key(&self, provider: &Provider, answer: &[u8]) -> Option<RefusedKey> {
+        let (_, _) = (provider, answer);
+        None
+    }
 
     /// Reads a complete, successful answer.
     fn read_answer(&self, body: &[u8]) -> Reading;
 
-    /// A reader for the streamed answer; `None` when the caller did not ask for a stream.
-    fn stream_reader(&self) -> Option<Box<dyn StreamReader>>;
+    /// A provider's error answer in the error form of this protocol, with the name of the provider and its own words.
+    fn provider_error(&self, error: &ProviderError<'_>) -> Bytes;
+
+    /// A reader for the streamed answer of a provider; `None` when the caller did not ask for a stream.
+    fn stream_reader(&self, provider: &Provider) -> Option<Box<dyn StreamReader>>;
 }
 
 /// Reads a stream while it passes through to the caller.
@@ -110,6 +118,12 @@ pub trait StreamReader: Send {
     /// Reads the next bytes, which may hold parts of events. Returns what to send to the caller: the same bytes, or
     /// others where the protocol changes the stream.
     fn read(&mut self, chunk: Bytes) -> Bytes;
+
+    /// The provider's connection has ended. Returns what is missing at the end of the stream, so that an answer that is
+    /// complete but for the end marker is one.
+    fn finish(&mut self) -> Bytes {
+        Bytes::new()
+    }
 
     /// Bytes of text that the model wrote so far, in all choices, with its reasoning and the arguments of its tools.
     fn output_bytes(&self) -> u64;

@@ -3,12 +3,15 @@
 //! Source: OpenAI API reference, chat completions (read 2026-11): `usage` is part of a whole answer, and of the last
 //! chunk of a stream when `stream_options.include_usage` is set. A stream ends with the event `[DONE]`.
 
-use super::{Demand, EventDecoder, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
+use super::chat_stream::ChatStream;
+use super::{Demand, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
+use crate::words::ProviderError;
 use crate::{Provider, Refusal, Target, Usage, UsageSource};
-use abbey_model::Tokens;
+use abbey_model::{RefusedKey, Tokens};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
@@ -26,6 +29,19 @@ const CHOICES_MAX: u64 = 1000;
 const OUTPUT_LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 /// Keys that say how often the output is made and billed.
 const MULTIPLIERS: [&str; 2] = ["n", "best_of"];
+
+/// Codes with which providers refuse a key that they do not know.
+const UNKNOWN_KEY_CODES: [&str; 2] = ["unsupported_parameter", "unknown_parameter"];
+/// Words with which they do.
+const UNKNOWN_KEY_WORDS: [&str; 7] = [
+    "unsupported parameter",
+    "not supported",
+    "unrecognized",
+    "unknown parameter",
+    "unexpected keyword",
+    "not permitted",
+    "unknown field",
+];
 
 /// The protocol.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,6 +144,18 @@ impl ModelCall for ChatCall {
         if self.is_streamed() {
             request["stream_options"] = json!({ "include_usage": true });
         }
+        for key in &provider.refuses {
+            let taken = request.as_object_mut().and_then(|r| r.remove(key.name()));
+            match (key, taken) {
+                (RefusedKey::MaxTokens, Some(limit)) if !limit.is_null() => {
+                    let other = &mut request["max_completion_tokens"];
+                    if other.is_null() {
+                        *other = limit;
+                    }
+                }
+                (RefusedKey::MaxTokens | RefusedKey::StreamOptions, _) => {}
+            }
+        }
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -149,87 +177,59 @@ impl ModelCall for ChatCall {
         }
     }
 
-    fn stream_reader(&self) -> Option<Box<dyn StreamReader>> {
+    fn refused_key(&self, provider: &Provider, answer: &[u8]) -> Option<RefusedKey> {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let text = ProviderError::of_answer(
+            provider,
+            StatusCode::BAD_REQUEST,
+            answer.to_string().as_bytes(),
+        );
+        let text = text.words.unwrap_or_default().to_lowercase();
+        let code = answer["error"]["code"].as_str().unwrap_or_default();
+        let is_about_a_key = UNKNOWN_KEY_CODES.contains(&code)
+            || UNKNOWN_KEY_WORDS.iter().any(|words| text.contains(words));
+        // `max_tokens` is part of the name of what is to be used in its place, and of other keys.
+        let is_named = |key: &RefusedKey| {
+            let param = answer["error"]["param"].as_str();
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            param == Some(key.name())
+                || param.is_none() && words.into_iter().any(|w| w == key.name())
+        };
+        let was_sent = |key: &RefusedKey| match key {
+            RefusedKey::MaxTokens => {
+                self.output_limit.is_none() || !self.request["max_tokens"].is_null()
+            }
+            RefusedKey::StreamOptions => self.is_streamed(),
+        };
+        let mut keys = RefusedKey::ALL.iter().copied();
+        keys.find(|key| {
+            is_about_a_key && !provider.refuses.contains(key) && is_named(key) && was_sent(key)
+        })
+    }
+
+    fn provider_error(&self, error: &ProviderError<'_>) -> Bytes {
+        Bytes::from(provider_error(error).to_string())
+    }
+
+    fn stream_reader(&self, provider: &Provider) -> Option<Box<dyn StreamReader>> {
+        let wants_usage = self.request["stream_options"]["include_usage"] == true;
         self.is_streamed()
-            .then(|| Box::new(ChatStream::default()) as Box<dyn StreamReader>)
+            .then(|| Box::new(ChatStream::new(provider, wants_usage)) as Box<dyn StreamReader>)
     }
 }
 
-/// Reads a chat stream; it passes through unchanged.
-#[derive(Default)]
-struct ChatStream {
-    events: EventDecoder,
-    reading: Reading,
-    output_bytes: u64,
-    complete: bool,
-}
-
-impl StreamReader for ChatStream {
-    fn content_type(&self) -> &'static str {
-        "text/event-stream"
-    }
-
-    fn read(&mut self, chunk: Bytes) -> Bytes {
-        for event in self.events.push(chunk.clone()) {
-            if event.data == "[DONE]" {
-                self.complete = true;
-                break;
-            }
-            let part: Value = serde_json::from_str(&event.data).unwrap_or_default();
-            for choice in part["choices"].as_array().into_iter().flatten() {
-                self.output_bytes += text_bytes(&choice["delta"]);
-            }
-            self.reading.model = model_of(&part).or(self.reading.model.take());
-            self.reading.usage = usage_of(&part).or(self.reading.usage);
-        }
-        chunk
-    }
-
-    fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    fn output_bytes(&self) -> u64 {
-        self.output_bytes
-    }
-
-    fn refusal_event(&self, refusal: &Refusal) -> Bytes {
-        Bytes::from(format!("data: {}\n\n", error_document(refusal)))
-    }
-
-    fn reading(&self) -> Reading {
-        self.reading.clone()
-    }
-}
-
-/// Bytes that the model wrote in a piece of an answer: content, refusal, arguments of tools, and its reasoning, which some
-/// providers send in more than one form.
-fn text_bytes(delta: &Value) -> u64 {
-    let length = |text: &Value| text.as_str().map_or(0, |t| t.len() as u64);
-    let list = |parts: &Value| parts.as_array().cloned().unwrap_or_default();
-    let texts = |parts: &Value| list(parts).iter().map(|p| length(&p["text"])).sum::<u64>();
-    let calls = list(&delta["tool_calls"]);
-    let calls = calls.iter().map(|call| {
-        let function = &call["function"];
-        length(&function["name"]) + length(&function["arguments"])
-    });
-    let reasoning = [
-        length(&delta["reasoning"]),
-        length(&delta["reasoning_content"]),
-        texts(&delta["reasoning_details"]),
-    ];
-    length(&delta["content"])
-        + texts(&delta["content"])
-        + length(&delta["refusal"])
-        + calls.sum::<u64>()
-        + reasoning.into_iter().max().unwrap_or_default()
-}
-
-fn error_document(refusal: &Refusal) -> Value {
+pub(super) fn error_document(refusal: &Refusal) -> Value {
     json!({ "error": { "message": refusal.text, "type": "abbey", "code": refusal.code } })
 }
 
-fn model_of(answer: &Value) -> Option<String> {
+/// A provider's error in the form of the protocol, with the kind, code and parameter that the provider gave it.
+pub(super) fn provider_error(error: &ProviderError<'_>) -> Value {
+    let given = &error.document["error"];
+    let kind = given["type"].as_str().unwrap_or("provider_error");
+    json!({ "error": { "message": error.text(), "type": kind, "param": given["param"], "code": given["code"] } })
+}
+
+pub(super) fn model_of(answer: &Value) -> Option<String> {
     answer["model"]
         .as_str()
         .filter(|name| !name.is_empty())
@@ -238,7 +238,7 @@ fn model_of(answer: &Value) -> Option<String> {
 
 /// Usage of an answer; `None` unless both totals are there and can be true. Some providers count what a model thinks in
 /// `total_tokens` only, so the output is the larger of `completion_tokens` and what the total leaves beside the input.
-fn usage_of(answer: &Value) -> Option<Usage> {
+pub(super) fn usage_of(answer: &Value) -> Option<Usage> {
     let usage = &answer["usage"];
     let count = |number: &Value| number.as_u64().filter(|tokens| *tokens <= TOKENS_MAX);
     let input = count(&usage["prompt_tokens"])?;
@@ -263,6 +263,7 @@ fn usage_of(answer: &Value) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn parse(body: Value) -> Result<Box<dyn ModelCall>, Refusal> {
         let (head, ()) = hyper::Request::new(()).into_parts();
@@ -275,6 +276,7 @@ mod tests {
             base_url: "http://test/v1".to_owned(),
             prices: None,
             output_tokens_max: 1000,
+            refuses: BTreeSet::new(),
         }
     }
 
@@ -359,7 +361,7 @@ mod tests {
     #[test]
     fn only_what_the_model_writes_counts_as_output() {
         let call = parse(json!({ "model": "m", "messages": [], "stream": true })).unwrap();
-        let mut reader = call.stream_reader().unwrap();
+        let mut reader = call.stream_reader(&provider()).unwrap();
         let mut written = |delta: Value| {
             let before = reader.output_bytes();
             let chunk = json!({ "id": "chatcmpl-123", "choices": [{ "delta": delta }] });

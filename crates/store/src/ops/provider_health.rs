@@ -101,6 +101,49 @@ pub(crate) fn reset(
     Ok(())
 }
 
+/// Keys of requests that models refused, by provider and model.
+pub(crate) fn refused_keys(rows: &dyn Rows) -> Result<RefusedKeys> {
+    let found = rows.all(
+        "SELECT provider, model, key FROM refused_keys",
+        params![],
+        |c| Ok(((c.get()?, c.get()?), c.parse()?)),
+    )?;
+    let mut keys = RefusedKeys::new();
+    for (model, key) in found {
+        keys.entry(model).or_default().insert(key);
+    }
+    Ok(keys)
+}
+
+/// Records that a model of a provider refused a key. Once more changes nothing.
+pub(crate) fn record_refused_key(
+    tx: &mut Tx<'_>,
+    provider: &str,
+    model: &str,
+    key: RefusedKey,
+) -> Result<()> {
+    let known = tx.execute(
+        "INSERT INTO refused_keys VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        params![provider, model, key.name()],
+    )?;
+    if known > 0 {
+        let detail = json!({ "model": model, "key": key });
+        audit_log::append(tx, &Principal::House, "provider.learn", provider, detail)?;
+    }
+    Ok(())
+}
+
+/// Forgets the keys that models of these providers refused.
+pub(crate) fn forget_refused_keys(tx: &mut Tx<'_>, providers: &[String]) -> Result<()> {
+    for provider in providers {
+        tx.execute(
+            "DELETE FROM refused_keys WHERE provider = ?1",
+            params![provider.as_str()],
+        )?;
+    }
+    Ok(())
+}
+
 /// Whether the failure is rather the fault of the caller's task: its calls failed often, and the provider served
 /// others in between.
 fn is_fault_of_task(

@@ -90,6 +90,25 @@ pub(crate) fn list_costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCos
     )
 }
 
+/// Counts the runs that started at or after `since` by the model that was asked and the one that answered.
+pub(crate) fn list_answering_models(
+    rows: &dyn Rows,
+    since: Timestamp,
+) -> Result<Vec<AnsweringModel>> {
+    rows.all(
+        "SELECT agent, effective_model, actual_model, count(*) FROM runs WHERE started_at >= ?1 AND effective_model IS NOT NULL AND actual_model IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        params![since],
+        |c| {
+            Ok(AnsweringModel {
+                agent: c.get()?,
+                asked: c.get()?,
+                answered: c.get()?,
+                runs: c.get()?,
+            })
+        },
+    )
+}
+
 /// Sums the model usage of the runs that started at or after `since`, by agent and model.
 pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
     rows.all(

@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("schema/11_renamed_agents.sql"),
     include_str!("schema/12_first_files.sql"),
     include_str!("schema/13_waiting.sql"),
+    include_str!("schema/14_refused_keys.sql"),
 ];
 /// Newest format of the state file that this version reads and writes.
 pub const FORMAT: i64 = MIGRATIONS.len() as i64;

@@ -2,8 +2,11 @@
 
 use abbey_engine::budget::Account;
 use abbey_engine::provider_health::Observation;
-use abbey_model::{BudgetAmounts, Metric, RunId, Scope, Slug, Timestamp, Window};
+use abbey_model::{BudgetAmounts, Metric, RefusedKey, RunId, Scope, Slug, Timestamp, Window};
 use serde::{Deserialize, Serialize};
+
+/// Keys of requests that models refused, by provider and model.
+pub type RefusedKeys = BTreeMap<(String, String), BTreeSet<RefusedKey>>;
 
 /// One limit of a budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +122,28 @@ pub enum CallUsage {
     },
     /// The call was never sent: nothing is charged.
     Released,
+}
+
+/// Runs of an agent that asked for one model, and got an answer of this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnsweringModel {
+    /// Agent.
+    pub agent: String,
+    /// Model that was asked for.
+    pub asked: String,
+    /// Model that answered last, in the provider's words.
+    pub answered: String,
+    /// Number of runs.
+    pub runs: u64,
+}
+
+impl AnsweringModel {
+    /// Whether another model answered than the one that was asked for. Providers leave out the maker of a model, and add its
+    /// version.
+    pub fn is_another(&self) -> bool {
+        let name = |text: &str| text.rsplit('/').next().unwrap_or(text).to_lowercase();
+        !name(&self.answered).starts_with(&name(&self.asked))
+    }
 }
 
 /// Model usage of one agent.

@@ -128,7 +128,10 @@ pub(crate) async fn make_report(
         "budget" => state::budget_report(&work.core.store.budgets().await?),
         "tokens" => day::token_report(&work.core.store.usage_since(since).await?),
         "policy" => match work.core.plan.current() {
-            Some(current) => state::policy_report(&current.house),
+            Some(current) => {
+                let models = work.core.store.answering_models_since(since).await?;
+                state::policy_report(&current.house, &models)
+            }
             None => Report::default(),
         },
         "tests" => {

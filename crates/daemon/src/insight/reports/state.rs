@@ -9,7 +9,7 @@ use abbey_engine::budget::Account;
 use abbey_model::Presence;
 use abbey_model::{BudgetState, Bytes, CellKind, Egress, Metric, Millis, Scope, TaskState, Tool};
 use abbey_plan::{AgentBudget, House};
-use abbey_store::{TaskRow, WorkflowRow};
+use abbey_store::{AnsweringModel, TaskRow, WorkflowRow};
 use abbey_words::Text;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -233,7 +233,9 @@ pub(super) fn budget_report(accounts: &[Account]) -> Report {
 
 /// The report `policy`: isolation, egress, tools and delegation of each agent, and permissions
 /// wider than most agents need.
-pub(super) fn policy_report(house: &House) -> Report {
+///
+/// `models` has which models answered, so that one is named that answered in place of another.
+pub(super) fn policy_report(house: &House, models: &[AnsweringModel]) -> Report {
     let mut report = Report::default();
     let mut open = false;
     for agent in house.agents.values() {
@@ -277,6 +279,14 @@ pub(super) fn policy_report(house: &House) -> Report {
             }
         }
     }
+    for other in models.iter().filter(|m| m.is_another()) {
+        let text = Text::new("other-model")
+            .with("agent", &other.agent)
+            .with("asked", &other.asked)
+            .with("answered", &other.answered)
+            .with("runs", other.runs);
+        report.interpret(FindingKind::Warn, text);
+    }
     if open {
         report.recommend(FindingKind::Note, Text::new("policy-close"));
     }
@@ -312,7 +322,7 @@ mod tests {
     fn what_stands_open_is_told() {
         let manifest = "version: 1\nhouse: h\nagents:\n  a: { cell: process, egress: full, tools: { allow: all } }\n  b: {}\n";
         let house = abbey_plan::parse(manifest).unwrap();
-        let doc = policy_report(&house).render("policy", Timestamp(0), Language::English);
+        let doc = policy_report(&house, &[]).render("policy", Timestamp(0), Language::English);
         let told: Vec<&str> = doc.interpretation.iter().map(|f| f.text.as_str()).collect();
         assert_eq!(
             told,

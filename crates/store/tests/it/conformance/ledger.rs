@@ -11,7 +11,7 @@ cases! {
     a_crash_charges_what_was_forwarded checks charge_lost_calls run;
     a_new_day_starts_with_nothing_spent checks budgets settle_call;
     a_released_call_costs_nothing checks settle_call;
-    usage_is_summed_by_agent_and_model checks usage_since settle_call;
+    usage_is_summed_by_agent_and_model checks usage_since answering_models_since settle_call;
     an_unknown_time_zone_is_refused checks set_budgets;
     a_changed_limit_stays_until_the_manifest_states_another checks change_budget limit_overrides set_budgets;
     a_repeated_raise_raises_once checks change_budget remove_old_records;
@@ -162,6 +162,9 @@ fn usage_is_summed_by_agent_and_model(bench: &mut Bench) {
         sums,
         [("agent-a", "m", 2, 6, 8, 10), ("agent-b", "n", 1, 3, 4, 5)]
     );
+    let models = bench.store().answering_models_since(since).done();
+    let models: Vec<_> = models.iter().map(|m| (&m.answered[..], m.runs)).collect();
+    assert_eq!(models, [("m", 2), ("n", 1)]);
     assert!(
         bench
             .store()

@@ -24,6 +24,7 @@ cases! {
     runs_that_are_used_up_park_what_is_offered checks claim admit_task;
     tasks_wait_for_a_provider_without_costing_attempts checks record_provider_outcome provider_health claim fail;
     a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end checks record_provider_outcome fail;
+    what_a_model_refuses_is_remembered_until_its_provider_changes checks record_refused_key refused_keys forget_refused_keys;
     a_changed_provider_is_called_at_once checks reset_provider_health provider_health expire_deadlines;
     a_changed_time_zone_forgets_no_spending checks set_budgets budgets;
 }
@@ -263,6 +264,7 @@ const fn failed(failure: ProviderFailure) -> Observation {
     Observation::Failed {
         failure,
         retry_after: None,
+        words: None,
     }
 }
 
@@ -336,6 +338,30 @@ fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut 
     }
     use TaskState::{Failed, Parked, Pending};
     assert_eq!(states, [Parked, Parked, Parked, Pending, Pending, Failed]);
+}
+
+fn what_a_model_refuses_is_remembered_until_its_provider_changes(bench: &mut Bench) {
+    for (provider, model, key) in [
+        ("p", "m", RefusedKey::MaxTokens),
+        ("p", "m", RefusedKey::MaxTokens),
+        ("p", "m", RefusedKey::StreamOptions),
+        ("q", "m", RefusedKey::MaxTokens),
+    ] {
+        let store = bench.store();
+        store
+            .record_refused_key(provider.into(), model.into(), key)
+            .done();
+    }
+    bench.reopen();
+    let known = bench.store().refused_keys().done();
+    assert_eq!(known[&("p".to_owned(), "m".to_owned())].len(), 2);
+    bench.store().forget_refused_keys(vec!["p".into()]).done();
+    let known = bench.store().refused_keys().done();
+    let left: Vec<_> = known
+        .keys()
+        .map(|(provider, _)| provider.as_str())
+        .collect();
+    assert_eq!(left, ["q"]);
 }
 
 fn a_changed_provider_is_called_at_once(bench: &mut Bench) {
