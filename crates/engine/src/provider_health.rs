@@ -78,7 +78,7 @@ impl ProviderCondition {
     /// The condition after a call ended at `now`. Calls that were under way when a pause began do not make it longer,
     /// but a provider's own request for time does.
     #[must_use]
-    pub fn observe(self, seen: Observation, now: Timestamp) -> ProviderCondition {
+    pub fn observe(&self, seen: Observation, now: Timestamp) -> ProviderCondition {
         let Observation::Failed {
             failure,
             retry_after,
@@ -93,20 +93,20 @@ impl ProviderCondition {
                 since,
                 until,
                 failures,
-                failure: earlier,
-                words: said,
-            } if now < until => ProviderCondition::CoolingDown {
-                since,
-                until: asked.map_or(until, |asked| asked.max(until)),
-                failures,
-                failure: earlier,
-                words: said,
+                failure,
+                words,
+            } if now < *until => ProviderCondition::CoolingDown {
+                since: *since,
+                until: asked.map_or(*until, |asked| asked.max(*until)),
+                failures: *failures,
+                failure: *failure,
+                words: words.clone(),
             },
             ProviderCondition::CoolingDown {
                 since, failures, ..
             } => ProviderCondition::CoolingDown {
-                since,
-                until: asked.unwrap_or(now + pause(failures)),
+                since: *since,
+                until: asked.unwrap_or(now + pause(*failures)),
                 failures: failures.saturating_add(1),
                 failure,
                 words,
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(text.text, "provider `cloud` asks for fewer calls");
         assert_eq!(text.waiting_for.unwrap().until, Some(until));
         // A call that was under way changes nothing; a later instant holds.
-        assert_eq!(condition.clone().observe(asked(1), Timestamp(7)), condition);
+        assert_eq!(condition.observe(asked(1), Timestamp(7)), condition);
         let longer = condition.observe(asked(7200), Timestamp(7));
         assert_eq!(
             longer.refuses_until(Timestamp(8)),

@@ -494,6 +494,9 @@ impl Relay {
             let event = self.reader.refusal_event(&refusal);
             let _caller_gone = self.to_caller.send(Ok(event)).await;
             CallOutcome::Overrun
+        } else if self.reader.has_failed() {
+            // A connection that breaks off could take the error along.
+            CallOutcome::Truncated
         } else {
             let cut = std::io::Error::new(
                 std::io::ErrorKind::UnexpectedEof,

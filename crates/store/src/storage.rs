@@ -12,8 +12,8 @@ use abbey_engine::provider_health::ProviderCondition;
 use abbey_engine::task::{Event, Wait};
 use abbey_engine::{approval, budget, saga};
 use abbey_model::{
-    CellName, FirstFiles, Generation, Metric, Millis, Principal, ReservationId, RunId, SagaId,
-    Slug, TaskId, TaskRef, Timestamp,
+    CellName, FirstFiles, Generation, Metric, Millis, Principal, RefusedKey, ReservationId, RunId,
+    SagaId, Slug, TaskId, TaskRef, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -53,7 +53,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "stack", "meter", "protocol", "provider", "route", "usage", "refusal", "future",
+            "stack", "meter", "protocol", "provider", "route", "words", "usage", "refusal",
+            "future",
         ],
     ),
     (

@@ -138,7 +138,8 @@ fn calls_of_tools_are_carried_out_however_they_are_streamed() {
     let ended = house.json(0, "task add think --wait");
     let runs = ended["task"]["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2, "{ended}");
-    let why = runs[0].to_string();
+    let number = ended["task"]["number"].as_str().unwrap();
+    let why = house.expect(0, args!("task why {}", number));
     assert!(why.contains("can't be understood"), "{why}");
 }
 
@@ -175,8 +176,9 @@ fn the_words_of_a_provider_are_told_with_its_name_and_drive_no_terminal() {
         + &event(&json!({ "error": "mulberry-7b has stopped" }));
     house.script_model(&json!([{ "raw": raw }, { "text": "thought again" }]));
     let ended = house.json(0, "task add think --wait");
-    let why = ended["task"]["runs"][0].to_string();
-    assert!(why.contains("mulberry-7b has stopped"), "{ended}");
+    let number = ended["task"]["number"].as_str().unwrap();
+    let why = house.expect(0, args!("task why {}", number));
+    assert!(why.contains("mulberry-7b has stopped"), "{why}");
     // While a task waits for it.
     let key = json!({ "error": { "message": "Incorrect key for mulberry-7b" } }).to_string();
     let turn = json!({ "status": 401, "raw": key, "content_type": "application/json", "retry_after": "600" });

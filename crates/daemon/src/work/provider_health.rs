@@ -74,12 +74,11 @@ impl ProviderConditions {
     /// Remembers that a model refuses a key.
     pub(crate) async fn learn(&self, target: &Target, key: RefusedKey) {
         let (provider, model) = (target.provider.clone(), target.model.clone());
-        let mut known = self.refused_keys.write();
-        known
+        self.refused_keys
+            .write()
             .entry((provider.clone(), model.clone()))
             .or_default()
             .insert(key);
-        drop(known);
         if let Err(error) = self.store.record_refused_key(provider, model, key).await {
             tracing::error!(%error, %target, "what a model refuses could not be recorded");
         }

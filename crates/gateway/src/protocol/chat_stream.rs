@@ -245,7 +245,15 @@ impl StreamReader for ChatStream {
         let mut out = Vec::new();
         match std::mem::replace(&mut self.form, Form::Unknown(Vec::new())) {
             Form::Unknown(_) => {}
-            Form::Whole(_) if self.failed => {}
+            Form::Whole(_) if self.failed => {
+                let error = ProviderError {
+                    provider: &self.provider,
+                    status: None,
+                    words: Some(format!("its answer is longer than {EVENT_MAX} bytes")),
+                    document: Value::Null,
+                };
+                write_event(&mut out, "", &provider_error(&error).to_string());
+            }
             Form::Whole(body) => {
                 let start = body
                     .iter()
@@ -270,6 +278,10 @@ impl StreamReader for ChatStream {
 
     fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed
     }
 
     fn output_bytes(&self) -> u64 {

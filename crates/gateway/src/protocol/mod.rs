@@ -134,6 +134,11 @@ pub trait StreamReader: Send {
     /// Whether the end marker of the protocol was read. A stream that closes without it is truncated.
     fn is_complete(&self) -> bool;
 
+    /// Whether the provider said in the stream that it failed, and the caller has that as an event of the stream.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
     /// What the stream said about the call so far.
     fn reading(&self) -> Reading;
 }

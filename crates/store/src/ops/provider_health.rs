@@ -3,10 +3,10 @@
 use super::{audit_log, ledger, waits};
 use crate::rows::{Query, Rows, params};
 use crate::transaction::Tx;
-use crate::{ProviderOutcome, Result};
+use crate::{ProviderOutcome, RefusedKeys, Result};
 use abbey_engine::provider_health::{Observation, ProviderCondition};
 use abbey_engine::task::Wait;
-use abbey_model::{Principal, ProviderFailure, RunId, Slug, WaitKind};
+use abbey_model::{Principal, ProviderFailure, RefusedKey, RunId, Slug, WaitKind};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -43,10 +43,10 @@ pub(crate) fn record_outcome(
 ) -> Result<ProviderCondition> {
     let provider = outcome.provider.as_str();
     let before = condition(tx.rows, provider)?;
-    let after = before.observe(outcome.seen, tx.now);
-    if let Observation::Failed { failure, .. } = outcome.seen
+    let after = before.observe(outcome.seen.clone(), tx.now);
+    if let Observation::Failed { failure, .. } = &outcome.seen
         && failure.is_free()
-        && !is_fault_of_task(tx, outcome, failure, before)?
+        && !is_fault_of_task(tx, outcome, *failure, &before)?
         && let Some(wait) = after.last_failure(provider)
     {
         record_run_wait(tx, &outcome.agent, outcome.run, &wait)?;
@@ -69,7 +69,7 @@ pub(crate) fn record_outcome(
             )?;
         }
     }
-    let action = match (before, after) {
+    let action = match (&before, &after) {
         (ProviderCondition::Available, _) => "provider.cool_down",
         (_, ProviderCondition::Available) => "provider.recover",
         _ => return Ok(after),
@@ -150,7 +150,7 @@ fn is_fault_of_task(
     tx: &Tx<'_>,
     outcome: &ProviderOutcome,
     failure: ProviderFailure,
-    before: ProviderCondition,
+    before: &ProviderCondition,
 ) -> Result<bool> {
     // 402, 403 and 408 can be answers to this one request as well, as to one that is larger than what is left of a credit.
     let may_be_its_own = matches!(
@@ -160,7 +160,7 @@ fn is_fault_of_task(
             | ProviderFailure::PaymentRequired
             | ProviderFailure::TimedOut
     );
-    if !may_be_its_own || before != ProviderCondition::Available {
+    if !may_be_its_own || *before != ProviderCondition::Available {
         return Ok(false);
     }
     let Some((task, _)) = ledger::live_run(tx, &outcome.agent, outcome.run)? else {

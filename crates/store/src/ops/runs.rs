@@ -1,7 +1,7 @@
 //! Runs: one row for each attempt at a task.
 
 use crate::rows::{Columns, Query, Rows, params};
-use crate::{Error, ModelUsage, Result, RunCost, RunRow};
+use crate::{AnsweringModel, Error, ModelUsage, Result, RunCost, RunRow};
 use abbey_engine::admission::Route;
 use abbey_engine::task::Wait;
 use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};

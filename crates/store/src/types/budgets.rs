@@ -4,6 +4,7 @@ use abbey_engine::budget::Account;
 use abbey_engine::provider_health::Observation;
 use abbey_model::{BudgetAmounts, Metric, RefusedKey, RunId, Scope, Slug, Timestamp, Window};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of requests that models refused, by provider and model.
 pub type RefusedKeys = BTreeMap<(String, String), BTreeSet<RefusedKey>>;
