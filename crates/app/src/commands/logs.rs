@@ -46,6 +46,9 @@ const LINES_MAX: u32 = 10_000;
 /// Pause between two looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
+/// Pause between two looks for a control plane that is away.
+const AWAY_LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Whose log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -160,7 +163,7 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         return Err(Failure::usage("a service has no transcript")
             .hint("`abbey logs AGENT --transcript` shows that of an agent"));
     }
-    let client = operator_client(home)?;
+    let mut client = operator_client(home)?;
     let oldest = args.since.map(since);
     let mut sources: Vec<Source> = match args.all {
         false => {
@@ -179,22 +182,34 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         (true, None) => (LINES_MAX, args.lines as usize),
         (_, Some(_)) => (LINES_MAX, usize::MAX),
     };
+    // Whether a control plane that answered before is away.
+    let (mut answered, mut is_away) = (false, false);
     loop {
         let mut fresh: Vec<(String, LogLine)> = Vec::new();
-        let mut read: Vec<Source> = Vec::new();
-        for mut source in sources {
-            let lines = source.fresh(&client, asked).await?;
-            // A service may be named twice, with and without `service/`.
-            if read.iter().any(|other| other.is_same(&source)) {
+        let read = read_fresh(&mut sources, &client, asked).await;
+        match read {
+            Ok(lines) => {
+                (answered, is_away) = (true, false);
+                for (name, lines) in lines {
+                    let surplus = lines.len().saturating_sub(most);
+                    let lines = lines.into_iter().skip(surplus);
+                    let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
+                    fresh.extend(lines.map(|l| (name.clone(), l)));
+                }
+            }
+            // Who follows goes on over a restart, also if the next control plane listens elsewhere.
+            Err(failure) if answered && failure.code() == exit::UNREACHABLE => {
+                if !std::mem::replace(&mut is_away, true) {
+                    output::print_message(
+                        "the control plane does not answer; new lines follow once it does",
+                    );
+                }
+                tokio::time::sleep(AWAY_LOOK_EVERY).await;
+                client = operator_client(home).unwrap_or(client);
                 continue;
             }
-            let surplus = lines.len().saturating_sub(most);
-            let lines = lines.into_iter().skip(surplus);
-            let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
-            fresh.extend(lines.map(|l| (source.name.clone(), l)));
-            read.push(source);
+            Err(failure) => return Err(failure),
         }
-        sources = read;
         let several = sources.len() > 1;
         most = usize::MAX;
         fresh.sort_by_key(|(_, line)| line.at);
@@ -220,6 +235,33 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         shown::note();
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Lines of each log that were not read before, with its name. A service may be named twice, with and without `service/`; it
+/// is read once.
+async fn read_fresh(
+    sources: &mut Vec<Source>,
+    client: &Client,
+    asked: u32,
+) -> Result<Vec<(String, Vec<LogLine>)>, Failure> {
+    let mut fresh = Vec::new();
+    let mut at = 0;
+    while let Some(source) = sources.get_mut(at) {
+        let lines = source.fresh(client, asked).await?;
+        let (before, rest) = sources.split_at(at);
+        let is_again = rest
+            .first()
+            .is_some_and(|s| before.iter().any(|other| other.is_same(s)));
+        if is_again {
+            sources.remove(at);
+            continue;
+        }
+        if let Some(source) = rest.first() {
+            fresh.push((source.name.clone(), lines));
+        }
+        at += 1;
+    }
+    Ok(fresh)
 }
 
 /// What is before a line for people. Programs write to both of their streams what they like, so neither is marked; what

@@ -291,6 +291,30 @@ fn what_a_command_shows_is_not_disturbed_by_a_hostd_that_hangs() {
     signal(pid, Signal::CONT);
 }
 
+#[test]
+fn a_log_is_followed_over_a_restart_of_the_control_plane() {
+    let house = crate::up(crate::TWO);
+    let mut logs = house.command("logs abbot --follow");
+    let logs = logs.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut logs = logs.spawn().unwrap();
+    let mut lines = BufReader::new(logs.stdout.take().unwrap());
+    let mut notes = BufReader::new(logs.stderr.take().unwrap());
+    let mut first = String::new();
+    lines.read_line(&mut first).unwrap();
+    house.kill_control_plane();
+    let mut note = String::new();
+    notes.read_line(&mut note).unwrap();
+    assert!(note.contains("does not answer"), "{note}");
+    house.expect(0, "up");
+    // What it prints at its start is new.
+    house.expect(0, "restart abbot");
+    let mut next = String::new();
+    lines.read_line(&mut next).unwrap();
+    assert!(!next.is_empty() && next != first, "{next}");
+    logs.kill().unwrap();
+    logs.wait().unwrap();
+}
+
 /// What the first agent's call waits for, and every later one, ends with hostd.
 #[test]
 fn agents_that_a_killed_hostd_could_not_prepare_name_the_cause() {
