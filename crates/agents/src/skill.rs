@@ -217,6 +217,15 @@ pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, 
     if !mistakes.is_empty() {
         return Err(invalid(mistakes));
     }
+    if effect == Effect::Changes {
+        let free = patterns.iter().filter(|p| p.takes_any_words());
+        warnings.extend(free.map(|pattern| {
+            format!(
+                "`abbey-match`: `{}` takes any words, so it never runs by itself, as the skill changes something; use `quoted` or another kind in place of `text`, or state `abbey-effect: reads` if it only reads",
+                pattern.text()
+            )
+        }));
+    }
     Ok(Skill {
         effect,
         owner: None,

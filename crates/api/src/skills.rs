@@ -135,6 +135,16 @@ documents! {
         /// Skills whose files differ from those in force, by name: `abbey up` puts them in force.
         #[serde(default)]
         changed: Vec<String>,
+        /// Directories of skills that are left out, as they are not valid.
+        #[serde(default)]
+        invalid: Vec<InvalidSkillView>,
+    }
+    /// A directory that is no valid skill.
+    InvalidSkillView {
+        /// Name of the directory.
+        name: String,
+        /// What is wrong with it, each in one line.
+        mistakes: Vec<String>,
     }
     /// Instructions of a skill, and its files.
     SkillTextDoc {

@@ -5,7 +5,7 @@ use crate::connect::operator_client;
 use crate::durations::{milliseconds, now};
 use crate::exit::{self, Failure};
 use crate::manifest_file::MANIFEST_MAX;
-use crate::output::local_time;
+use crate::output::{local_time, print_message};
 use abbey_api::Time;
 use abbey_daemon::Home;
 use abbey_daemon::manifest::House;
@@ -17,6 +17,7 @@ use clap::Args;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 /// Name of a manifest that is not told.
@@ -36,7 +37,25 @@ impl ManifestArg {
         if let Some(file) = &self.file {
             return file.clone();
         }
-        usual_path(home)
+        let path = usual_path(home);
+        note_other_manifest(home, &path);
+        path
+    }
+}
+
+/// Says once that the manifest in this directory is used, where the house was last brought up from another one.
+fn note_other_manifest(home: &Home, used: &Path) {
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    let whole = |path: &Path| path.canonicalize().ok();
+    let Some(last) = remembered(home).filter(|last| whole(last) != whole(used)) else {
+        return;
+    };
+    if used.exists() && last.exists() && !IS_SAID.swap(true, Ordering::Relaxed) {
+        print_message(&format!(
+            "note: this uses `{}` of this directory; the house was last brought up from {}, which `-f` names",
+            used.display(),
+            shell_path(&last)
+        ));
     }
 }
 

@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+/// Most paths that are named as unreadable.
+const UNREAD_NAMED_MAX: usize = 10;
 /// Deepest directory; an agent could nest without end.
 const DEPTH_MAX: usize = 128;
 
@@ -42,7 +44,7 @@ pub enum Links {
 /// sentence about it.
 ///
 /// # Errors
-/// If something cannot be read, or `to` not be written.
+/// If something cannot be read, once all else is sent; or if `to` cannot be written.
 pub fn send_files(
     source: &Path,
     to: impl Write,
@@ -62,6 +64,8 @@ pub fn send_files(
         copied: Copied::default(),
         left_out,
         holes_left: HOLES_MAX,
+        unread: Vec::new(),
+        unread_count: 0,
     };
     let file = File::from(opened);
     let found = file.metadata()?;
@@ -78,7 +82,13 @@ pub fn send_files(
         return Err(io::Error::other("it is neither a file nor a directory"));
     }
     sender.archive.into_inner()?.flush()?;
-    Ok(sender.copied)
+    match sender.unread_count {
+        0 => Ok(sender.copied),
+        count => Err(io::Error::other(format!(
+            "{count} could not be read, and the rest was copied: {}",
+            sender.unread.join("; ")
+        ))),
+    }
 }
 
 struct Sender<'a, W: Write> {
@@ -87,6 +97,10 @@ struct Sender<'a, W: Write> {
     left_out: &'a mut dyn FnMut(String),
     /// Bytes of holes that may still be sent.
     holes_left: u64,
+    /// The first paths that can't be read, with the reason.
+    unread: Vec<String>,
+    /// Number of paths that can't be read.
+    unread_count: usize,
 }
 
 impl<W: Write> Sender<'_, W> {
@@ -103,23 +117,38 @@ impl<W: Write> Sender<'_, W> {
         }
         let mut header = tar_header(tar::EntryType::Directory, mode, 0);
         self.archive.append_data(&mut header, path, io::empty())?;
-        for name in dir.names()? {
+        let names = match dir.names() {
+            Err(error) if depth > 0 => {
+                self.leave_out(path, &error);
+                return Ok(());
+            }
+            names => names?,
+        };
+        for name in names {
             let path = path.join(&name);
             // What vanishes while it is read is left out.
             let Ok(Some(stat)) = dir.stat_entry(&name) else {
                 continue;
             };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => {
-                    let below = dir.open_dir(&name)?;
-                    self.send_directory(&below, &path, stat.st_mode, depth + 1)?;
-                }
-                FileType::RegularFile => {
-                    let file = File::from(dir.open_entry(&name)?);
-                    self.send_file(file, &path)?;
-                }
+                FileType::Directory => match dir.open_dir(&name) {
+                    Ok(below) => self.send_directory(&below, &path, stat.st_mode, depth + 1)?,
+                    // A file system has that for itself, and only root can read it.
+                    Err(_) if name == "lost+found" && stat.st_uid == 0 => {}
+                    Err(error) => self.leave_out(&path, &error),
+                },
+                FileType::RegularFile => match dir.open_entry(&name) {
+                    Ok(file) => self.send_file(File::from(file), &path)?,
+                    Err(error) => self.leave_out(&path, &error),
+                },
                 FileType::Symlink => {
-                    let target = rustix::fs::readlinkat(dir, &name, Vec::new())?;
+                    let target = match rustix::fs::readlinkat(dir, &name, Vec::new()) {
+                        Ok(target) => target,
+                        Err(error) => {
+                            self.leave_out(&path, &error.into());
+                            continue;
+                        }
+                    };
                     let mut header = tar_header(tar::EntryType::Symlink, 0o777, 0);
                     let target = OsStr::from_bytes(target.as_bytes());
                     self.archive.append_link(&mut header, &path, target)?;
@@ -131,6 +160,14 @@ impl<W: Write> Sender<'_, W> {
             }
         }
         Ok(())
+    }
+
+    /// Notes that something can't be read; the rest is sent all the same.
+    fn leave_out(&mut self, path: &Path, error: &io::Error) {
+        if self.unread.len() < UNREAD_NAMED_MAX {
+            self.unread.push(format!("`{}`: {error}", path.display()));
+        }
+        self.unread_count += 1;
     }
 
     fn send_file(&mut self, file: File, path: &Path) -> io::Result<()> {

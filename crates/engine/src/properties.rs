@@ -96,7 +96,10 @@ fn every_event() -> Vec<Event> {
         Event::Answered { goes_on: true },
         Event::Unblock,
         Event::Edit,
-        Event::HolderLost { token },
+        Event::HolderLost {
+            token,
+            by_order: false,
+        },
         Event::Expire,
         Event::WallTime,
         Event::Overdue,
@@ -278,7 +281,7 @@ enum Op {
     Wait(u8, u64),
     Renew(u8, u64),
     Expire,
-    Lost(u64),
+    Lost(u64, bool),
     Admit,
     Cancel,
     Retry,
@@ -293,7 +296,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Wait(a, t)),
         (0u8..3, 0u64..6).prop_map(|(a, t)| Op::Renew(a, t)),
         Just(Op::Expire),
-        (0u64..6).prop_map(Op::Lost),
+        (0u64..6, any::<bool>()).prop_map(|(t, by_order)| Op::Lost(t, by_order)),
         Just(Op::Admit),
         Just(Op::Cancel),
         Just(Op::Retry),
@@ -327,7 +330,7 @@ proptest! {
                 }
                 Op::Renew(a, t) => (Event::Renew { token: LeaseToken(t), ttl: Millis(100) }, Principal::Agent(agent(a))),
                 Op::Expire => (Event::Expire, Principal::House),
-                Op::Lost(t) => (Event::HolderLost { token: LeaseToken(t) }, Principal::House),
+                Op::Lost(t, by_order) => (Event::HolderLost { token: LeaseToken(t), by_order }, Principal::House),
                 Op::Admit => (Event::Admit(Admission::Offer(everyone.clone())), Principal::House),
                 Op::Cancel => (Event::Cancel, Principal::Operator),
                 Op::Retry => (Event::Retry, Principal::Operator),
@@ -342,7 +345,7 @@ proptest! {
                 if let Some(begun) = step.begins {
                     prop_assert_eq!(open.replace(begun), None);
                 }
-                if matches!(event, Event::Wait { .. }) {
+                if matches!(event, Event::Wait { .. } | Event::HolderLost { by_order: true, .. }) {
                     prop_assert_eq!(step.task.attempts + 1, before.attempts, "waiting costs no attempt");
                     prop_assert!(!step.task.phase.state().is_terminal());
                 }

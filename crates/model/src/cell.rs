@@ -301,6 +301,11 @@ impl fmt::Display for VmEnd {
 }
 
 impl ExitKind {
+    /// Whether the end has nothing to do with the cell and what ran in it: it was ordered, or the host went down.
+    pub const fn says_nothing_about_the_cell(&self) -> bool {
+        self.was_requested() || matches!(self, ExitKind::HostRestarted)
+    }
+
     /// Whether the operator or the control plane had requested the stop.
     pub const fn was_requested(&self) -> bool {
         matches!(self, ExitKind::Stopped | ExitKind::Killed)

@@ -100,6 +100,8 @@ words! {
         TurnLimit = "turn_limit",
         /// The cell ended during the run.
         CellLost = "cell_lost",
+        /// The cell was stopped or restarted by order during the run, or its host restarted. It costs no attempt.
+        Stopped = "stopped",
         /// The lease expired.
         LeaseExpired = "lease_expired",
         /// Cancelled by the operator or the author.

@@ -102,6 +102,9 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
     };
     let place = door.registry.data_dir("").join(&path);
     match *request.method() {
+        Method::GET | Method::HEAD if is_closed(&door, &path) => {
+            text_response(StatusCode::NOT_FOUND, "this site is closed")
+        }
         Method::GET | Method::HEAD => read(&place).await,
         Method::PUT | Method::DELETE => write(&door, request, &path, place).await,
         _ => text_response(
@@ -109,6 +112,14 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
             "only GET, HEAD, PUT and DELETE are allowed",
         ),
     }
+}
+
+/// Whether a path is below the name of a consumer that is closed: its files are kept for a while, and read by nobody.
+fn is_closed(door: &HttpService, path: &Path) -> bool {
+    let name = path.iter().next().and_then(|name| name.to_str());
+    let all = door.registry.read_all().unwrap_or_default();
+    let consumer = name.and_then(|name| all.get(name));
+    consumer.is_some_and(|consumer| consumer.hash.is_none())
 }
 
 async fn read(place: &Path) -> Response {

@@ -117,9 +117,9 @@ operations! {
     write close_escalation(task: u64, cancels: bool) -> () = |tx| escalations::end_decision_time(tx, task, cancels);
     /// Escalations whose task is not in a terminal state.
     read escalations() -> Vec<Escalation> = |rows, _| escalations::list_open(rows);
-    /// Revokes every lease of an agent's boots before `keep` (all of them without one).
-    write revoke_leases(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
-        |tx| leases::revoke(tx, &agent, keep);
+    /// Revokes every lease of an agent's boots before `keep` (all of them without one); `by_order` if these were ended by order.
+    write revoke_leases(agent: Slug, keep: Option<Generation>, by_order: bool) -> Vec<TaskRow> =
+        |tx| leases::revoke(tx, &agent, keep, by_order);
     /// Cancels the open subtasks of the tasks that only this agent may do, which is removed, and what it gave by itself.
     write cancel_subtasks_of_agent(agent: Slug) -> () = |tx| transitions::cancel_subtasks_of_agent(tx, &agent);
     /// Ends leases, runs, approvals and tasks whose time is over; returns them with the tasks whose pause is over,

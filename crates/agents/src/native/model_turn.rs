@@ -153,9 +153,12 @@ async fn call(client: &AgentClient, request: &Request<'_>) -> Result<Turn, CallE
             .or(refusal["detail"].as_str())
             .unwrap_or("no reason given")
             .to_owned();
+        // What the house refuses says so; everything else is the provider's answer.
+        let is_ours = refusal["error"]["type"] == "abbey";
         let reason = match (status.as_u16(), refusal["error"]["code"].as_str()) {
             (429, Some("budget_exhausted")) => EndReason::BudgetExhausted,
             (429 | 500..=599, _) => EndReason::ProviderError,
+            (401..=403 | 408, _) if !is_ours => EndReason::ProviderError,
             _ => EndReason::AgentError,
         };
         let text = format!("the model call was rejected (HTTP status {status}): {text}");

@@ -66,6 +66,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let doc = find_skills(home, None).await?;
             print_skills(json, &doc);
             print_changed(json, &doc, |_| true);
+            print_invalid(json, &doc);
             Ok(exit::OK)
         }
         SkillCommand::Search { query } => {
@@ -323,6 +324,20 @@ fn print_skill(skill: &SkillView) {
     }
     for pattern in &skill.patterns {
         output::print_hanging("  pattern: ", pattern.as_str());
+    }
+}
+
+/// Says which directories are no valid skill, with the first mistake of each.
+fn print_invalid(json: bool, doc: &SkillsDoc) {
+    if json {
+        return;
+    }
+    for invalid in &doc.invalid {
+        let mistake = invalid.mistakes.first().map_or("", String::as_str);
+        output::print_message(&format!(
+            "note: `{}` is no valid skill: {mistake}; `abbey skill check DIR` lists every mistake",
+            invalid.name
+        ));
     }
 }
 

@@ -18,6 +18,25 @@ fn verify_shows_nothing_of_a_file_that_is_no_archive() {
     }
 }
 
+#[test]
+fn a_backup_that_lacks_a_file_with_data_says_so() {
+    let house = up(TWO);
+    let write =
+        "exec abbot -- sh -c 'printf data > vast; truncate -s 2G vast; truncate -s 2G hole'";
+    house.expect(0, write);
+    let backup = house.json(1, "backup b.tar");
+    assert_eq!(backup["complete"], false, "{backup}");
+    let notes = backup["notes"].to_string();
+    assert!(
+        notes.contains("vast") && !notes.contains("hole:"),
+        "{backup}"
+    );
+    assert!(backup["left_out"].to_string().contains("hole"), "{backup}");
+    house.expect(0, "exec abbot -- rm vast");
+    let backup = house.json(0, "backup c.tar");
+    assert_eq!(backup["complete"], true, "{backup}");
+}
+
 /// Where the files of an agent are decides what is packed, not what its manifest entry says.
 #[test]
 fn a_backup_holds_files_wherever_they_are() {

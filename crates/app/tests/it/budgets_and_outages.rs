@@ -215,6 +215,52 @@ fn a_provider_that_refuses_its_account_is_waited_for_and_a_bad_request_fails() {
 }
 
 #[test]
+fn stops_and_restarts_by_order_cost_no_attempt() {
+    let house = up(&with_model("  abbot: { template: orchestrator }\n"));
+    house.wait_for_model();
+    let slow = json!({ "delay_ms": 600_000, "text": "too late" });
+    house.script_model(&json!([slow, slow, slow, slow]));
+    house.expect(0, "task add think");
+    for (n, commands) in [
+        ["restart abbot", "ps"],
+        ["stop abbot", "start abbot"],
+        ["down", "up"],
+        ["restart abbot", "ps"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        until("it is worked on", || {
+            let task = task(&house, 1);
+            assert_ne!(task["state"], "failed", "{n}: {task}");
+            let runs = task["runs"].as_array().map_or(0, Vec::len);
+            task["state"] == "running" && runs == n + 1
+        });
+        for command in commands {
+            house.expect(0, command);
+        }
+        if commands[0] == "down" {
+            house.wait_for_model();
+            house.script_model(&json!([slow]));
+        }
+    }
+    house.script_model(&json!([{ "text": "in time" }]));
+    house.wait_for_task("TASK-1", TaskState::Done);
+    let done = task(&house, 1);
+    let reasons: Vec<&serde_json::Value> = done["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["reason"])
+        .collect();
+    assert_eq!(done["attempts"], 1, "{done}");
+    let stopped = reasons.iter().filter(|r| **r == "stopped").count();
+    assert!(stopped >= 4, "{reasons:?}");
+    let why = house.expect(0, "task why TASK-1");
+    assert!(why.contains("stopped or restarted"), "{why}");
+}
+
+#[test]
 fn the_operator_ends_the_pause_that_a_provider_asked_for() {
     let house = up(&with_model("  abbot: { template: orchestrator }\n"));
     house.wait_for_model();

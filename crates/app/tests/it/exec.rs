@@ -246,6 +246,18 @@ fn files_are_copied_into_cells_and_out_of_them() {
         let document = house.json(0, args!("cp {}:tree {}", cell, again));
         let left_out = document["left_out"].to_string();
         assert!(left_out.contains("tree/door` was left out"), "{left_out}");
+        // What can't be read is named, and everything else is copied. Who is root in a cell of its own reads all.
+        let closed = "mkdir tree/closed && chmod 0 tree/closed && ! ls tree/closed 2>/dev/null";
+        let is_closed = house
+            .run(args!("exec {} -- sh -c {}", cell, closed))
+            .status
+            .success();
+        if is_closed {
+            let part = format!("part-{n}");
+            let told = house.expect_refusal(1, args!("cp {}:tree {}", cell, part));
+            assert!(told.contains("tree/closed`: Permission denied"), "{told}");
+            assert!(house.path(&part).join("below/run.sh").exists());
+        }
         let missing = house.expect_refusal(3, args!("cp {}:no/such .", cell));
         assert!(missing.contains("No such file"), "{missing}");
         let refused = house.expect_refusal(3, args!("cp in.bin {}:no/such/place", cell));

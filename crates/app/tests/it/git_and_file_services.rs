@@ -155,6 +155,20 @@ fn shared_files_are_readable_by_all_and_writable_by_their_owner() {
 }
 
 #[test]
+fn a_closed_site_is_read_by_nobody() {
+    let house = stand();
+    let put = "curl -fsS -u otto:$(sed 's/.*:\\(abbey_sv_[^@]*\\)@.*/\\1/' /agent/home/services/web) -X PUT -d page http://$ABBEY_SERVICE_WEB/otto/p.html";
+    does(&house, "otto", put);
+    let get = "curl -s -w ' %{http_code}' http://$ABBEY_SERVICE_WEB/otto/p.html";
+    assert_eq!(does(&house, "iris", get), "page 200");
+    house.manifest(&MANIFEST.replace("  otto: { template: coder, uses: [forge, web] }\n", ""));
+    house.expect(0, "up --yes");
+    until("the site is closed", || {
+        does(&house, "iris", get).ends_with(" 404")
+    });
+}
+
+#[test]
 fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order() {
     let house = stand();
     // `web` needs `forge`: it waited until that answered.

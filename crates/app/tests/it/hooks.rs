@@ -112,6 +112,7 @@ hooks:
   forge: {{ kind: github, secret: \"file:forge.key\", agent: a, api: \"http://127.0.0.1:{forge}/api/v1/\", token: \"file:forge.token\" }}
   pushed: {{ kind: standard, secret: \"file:other.key\", workflow: look }}
   told: {{ kind: standard, secret: \"file:other.key\", event: news }}
+  deploy: {{ kind: github, secret: \"file:forge.key\", workflow: look }}
 workflows:
   look: {{ input: {{ payload: {{ type: object }} }}, steps: {{ see: {{ skill: system-stats, agent: b }}, think: {{ task: Say what came., agent: a, with: {{ it: $input.payload }} }} }} }}
   late: {{ steps: {{ wait: {{ event: news, within: 1h }} }} }}
@@ -185,6 +186,26 @@ fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     for secret in ["token-of-the-forge", "a Secret to Everybody"] {
         assert!(!house.control_plane_log().contains(secret));
     }
+}
+
+#[test]
+fn a_ping_of_a_forge_starts_nothing() {
+    let house = up(1);
+    let body = json!({ "zen": "Keep it logically awesome.", "hook_id": 7 });
+    let send = |event: &str| {
+        let signature = signature("It's a Secret to Everybody", &body.to_string(), "hex");
+        let signature = format!("sha256={signature}");
+        let headers = [
+            ("x-github-event", event),
+            ("x-hub-signature-256", &signature),
+        ];
+        deliver(&house, "deploy", &headers, &body)
+    };
+    let (status, told) = send("ping");
+    assert_eq!((status, &told["heard"]), (202, &json!(true)), "{told}");
+    assert!(told["run"].is_null(), "{told}");
+    let (status, told) = send("push");
+    assert_eq!((status, &told["run"]), (202, &json!("WF-1")), "{told}");
 }
 
 #[test]

@@ -92,9 +92,34 @@ fn a_program_of_ones_own_runs_in_a_sandbox_that_cannot_change_it() {
     );
 }
 
+#[test]
+fn a_directory_that_is_no_skill_is_named_in_the_list() {
+    let house = house();
+    write(&house, "bad/SKILL.md", "no front matter\n");
+    house.manifest("house: own\nagents:\n  a: { template: worker }\n");
+    let told = |house: &House| {
+        let listed = house.run("skill list");
+        assert!(listed.status.success());
+        String::from_utf8_lossy(&listed.stderr).into_owned()
+    };
+    assert!(
+        told(&house).contains("`bad` is no valid skill"),
+        "{}",
+        told(&house)
+    );
+    house.expect(0, "up");
+    assert!(
+        told(&house).contains("`bad` is no valid skill"),
+        "{}",
+        told(&house)
+    );
+    let document = house.json(0, "skill list");
+    assert_eq!(document["invalid"][0]["name"], "bad", "{document}");
+}
+
 /// A skill whose arguments are of every type, and whose program prints what it got on standard input.
 fn write_typed(house: &House) {
-    let text = "---\nname: typed\ndescription: Takes some.\nmetadata:\n  abbey-match: 'take {n:number} of {what:text}'\n  abbey-program: run.sh\n  abbey-risk: low\n  abbey-args: '{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"n\":{\"type\":\"integer\"},\"what\":{\"type\":\"string\"},\"flag\":{\"type\":\"boolean\"},\"list\":{\"type\":\"array\"}},\"required\":[\"n\"]}'\n---\n\nProse.\n";
+    let text = "---\nname: typed\ndescription: Takes some.\nmetadata:\n  abbey-match: 'take {n:number} of {what:text}'\n  abbey-program: run.sh\n  abbey-risk: low\n  abbey-effect: reads\n  abbey-args: '{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"n\":{\"type\":\"integer\"},\"what\":{\"type\":\"string\"},\"flag\":{\"type\":\"boolean\"},\"list\":{\"type\":\"array\"}},\"required\":[\"n\"]}'\n---\n\nProse.\n";
     write(house, "typed/SKILL.md", text);
     write(house, "typed/run.sh", "#!/bin/sh\ncat\n");
 }

@@ -24,12 +24,16 @@ pub const PACKED_PATH_MAX: usize = 3072;
 pub(crate) const HOLES_MAX: u64 = 256 << 20;
 /// Most paths that are named one by one.
 const NAMED_MAX: usize = 200;
+/// Most files with data that are named as missing.
+const DATA_NAMED_MAX: usize = 20;
 
 /// Paths that are not in a backup, with the reason.
 #[derive(Debug, Default)]
 pub(crate) struct LeftOut {
     named: Vec<String>,
     more: u64,
+    /// The first files among them that hold data.
+    data: Vec<String>,
 }
 
 impl LeftOut {
@@ -39,6 +43,19 @@ impl LeftOut {
             true => self.named.push(format!("{}: {why}", path.display())),
             false => self.more += 1,
         }
+    }
+
+    /// Adds a file that holds data, without which a backup is not complete.
+    pub(crate) fn add_data(&mut self, path: &Path, why: &str) {
+        if self.data.len() < DATA_NAMED_MAX {
+            self.data.push(format!("{}: {why}", path.display()));
+        }
+        self.add(path, why);
+    }
+
+    /// The first files that hold data, each with the reason why it is not there.
+    pub(crate) fn data(&self) -> &[String] {
+        &self.data
     }
 
     /// One line for each path, and one with the number of those that are not named.
@@ -195,7 +212,10 @@ impl<'a, W: Write> TreePacker<'a, W> {
                         continue;
                     }
                     if let Err(why) = take_holes(&found, &mut self.holes_left) {
-                        self.left_out.add(&path, &why);
+                        match found.blocks() {
+                            0 => self.left_out.add(&path, &why),
+                            _ => self.left_out.add_data(&path, &why),
+                        }
                         continue;
                     }
                     header.set_entry_type(tar::EntryType::Regular);

@@ -156,6 +156,7 @@ fn pack_into(
     }
     // Dropping it would write the end.
     std::mem::forget(archive);
+    incomplete.extend(left_out.data().iter().cloned());
     Ok(Packed {
         left_out: left_out.into_lines(),
         incomplete,

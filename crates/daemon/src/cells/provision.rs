@@ -177,7 +177,7 @@ async fn follow_renames(
         let followed = async {
             crash::point("agent.rename.begin");
             stop_and_sweep(cells, &owner).await?;
-            cells.core.store.revoke_leases(new, None).await?;
+            cells.core.store.revoke_leases(new, None, true).await?;
             crash::point("agent.rename.swept");
             let rename = HostdOperation::Rename {
                 owner: owner.clone(),
@@ -550,7 +550,11 @@ async fn stop_and_sweep(cells: &Arc<CellsState>, owner: &CellName) -> Result<()>
     let (backend, cell) = (Arc::clone(&cells.backend), owner.clone());
     blocking(move || backend.sweep(&cell)).await?;
     if let CellName::Agent(slug) = owner {
-        cells.core.store.revoke_leases(slug.clone(), None).await?;
+        cells
+            .core
+            .store
+            .revoke_leases(slug.clone(), None, true)
+            .await?;
     }
     Ok(())
 }

@@ -305,7 +305,10 @@ async fn reconcile_cell(
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 call_backend(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
-                    let revoked = cells.core.store.revoke_leases(slug.clone(), None).await;
+                    let exit = seen.history.last_exit.as_ref().map(|record| &record.exit);
+                    let by_order = exit.is_some_and(ExitKind::says_nothing_about_the_cell);
+                    let store = &cells.core.store;
+                    let revoked = store.revoke_leases(slug.clone(), None, by_order).await;
                     match revoked.map_err(Error::from) {
                         // Without a holder that renews them they expire.
                         Err(error) if is_disk_full(&error) => {

@@ -5,7 +5,7 @@ use crate::core::home::Home;
 use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
 use abbey_agents::skill::{Program, Skill};
-use abbey_api::{Risk, SkillView, SkillsDoc, VERSION};
+use abbey_api::{InvalidSkillView, Risk, SkillView, SkillsDoc, VERSION};
 use abbey_model::{CellKind, Slug};
 use abbey_plan::Agent;
 use std::collections::BTreeMap;
@@ -102,6 +102,7 @@ fn find_skills(
         skills: found,
         cursor: None,
         changed: Vec::new(),
+        invalid: Vec::new(),
     }
 }
 
@@ -142,6 +143,16 @@ pub(crate) fn find_skills_of_others(
     })
 }
 
+/// Directories that are no valid skill.
+fn invalid_views(skills: &SkillSet) -> Vec<InvalidSkillView> {
+    let one_line = |text: &String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let view = |invalid: &abbey_agents::skill::InvalidSkill| InvalidSkillView {
+        name: invalid.name.clone(),
+        mistakes: invalid.mistakes.iter().map(one_line).collect(),
+    };
+    skills.invalid.iter().map(view).collect()
+}
+
 /// Every skill in force, or those that match a query, and which skills differ on disk.
 pub(crate) fn find_skills_in_force(work: &WorkState, query: Option<&str>) -> SkillsDoc {
     let current = work.skills.current();
@@ -153,6 +164,7 @@ pub(crate) fn find_skills_in_force(work: &WorkState, query: Option<&str>) -> Ski
     );
     SkillsDoc {
         changed: work.skills.changed_on_disk(),
+        invalid: invalid_views(&current),
         ..found
     }
 }
@@ -160,10 +172,14 @@ pub(crate) fn find_skills_in_force(work: &WorkState, query: Option<&str>) -> Ski
 /// Skills of a house that does not run, read from its files: the built-in ones, and its own if there are any.
 pub fn find_skills_of_stopped_house(home: &Home, query: Option<&str>) -> SkillsDoc {
     let skills = SkillSet::load(&home.skills_dir());
-    find_skills(
+    let found = find_skills(
         &skills,
         query,
         |_| true,
         |skill, score| skill_view(skill, Vec::new(), score),
-    )
+    );
+    SkillsDoc {
+        invalid: invalid_views(&skills),
+        ..found
+    }
 }

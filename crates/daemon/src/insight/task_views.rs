@@ -10,8 +10,8 @@ use abbey_api::{
 };
 use abbey_engine::task::Phase;
 use abbey_model::{
-    CellName, DesiredState, Evidence, PastWait, Presence, Slug, TaskRef, Verified, WaitCode,
-    WaitKind, WaitingFor,
+    CellName, DesiredState, EndReason, Evidence, Millis, PastWait, Presence, Slug, TaskRef,
+    Verified, WaitCode, WaitKind, WaitingFor,
 };
 use abbey_store::{RunRow, TaskRow};
 use std::borrow::Cow;
@@ -201,6 +201,7 @@ pub(crate) fn run_view(row: &RunRow) -> RunView {
 
 /// Explains what a task waits for or how it ended (`abbey task why`).
 pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<WhyDoc> {
+    let runs = work.core.store.runs(row.id).await?;
     let mut reasons = Vec::new();
     let mut say = |code: WaitCode, text: String| {
         reasons.push(Reason {
@@ -311,10 +312,21 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
             say(WaitCode::Terminal, format!("it is unverified: {why}"))
         }
         Phase::TimedOut | Phase::Cancelled => {
-            let why = row.failure.as_ref();
+            let why = row.failure.clone();
+            let why = why.or_else(|| runs.last().and_then(|run| time_limit_text(work, run)));
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
             say(WaitCode::Terminal, format!("it is {}{why}", row.state()))
         }
+    }
+    let may_be_retried = matches!(
+        row.phase,
+        Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled | Phase::Unverified
+    );
+    if may_be_retried {
+        say(
+            WaitCode::Terminal,
+            format!("`abbey task retry TASK-{}` tries it again", row.number),
+        );
     }
     if !row.state().is_terminal() {
         for (_, subtask) in work.core.store.task_tree(TaskRef::Id(row.id)).await? {
@@ -330,7 +342,6 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
     for wait in &row.route.waits {
         say(WaitCode::Waited, past_wait_text(row, wait));
     }
-    let runs = work.core.store.runs(row.id).await?;
     let ended: Vec<&RunRow> = runs.iter().filter(|r| r.ended_at.is_some()).collect();
     if let Some(earlier) = ended.len().checked_sub(ATTEMPTS_SHOWN).filter(|n| *n > 0) {
         say(
@@ -387,13 +398,34 @@ fn past_wait_text(row: &TaskRow, wait: &PastWait) -> String {
 /// Runs that are explained at most, the newest ones.
 const ATTEMPTS_SHOWN: usize = 20;
 
+/// Which limit of time ended a task with this run.
+fn time_limit_text(work: &WorkState, run: &RunRow) -> Option<String> {
+    match run.reason? {
+        EndReason::Overdue => Some("it was not done when it was due".to_owned()),
+        EndReason::WallTime => {
+            let current = work.core.plan.current();
+            let agent = current.as_ref();
+            let agent = agent.and_then(|c| c.house.agents.get(&run.agent));
+            let limit = agent.map(|a| format!(" of {}", Millis(a.tools.wall_ms_max).human()));
+            Some(format!(
+                "its run took longer than `tools.wall`{} of {} allows",
+                limit.unwrap_or_default(),
+                run.agent
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// How a run ended, and why.
 fn attempt_text(run: &RunRow) -> String {
     let reason = run.reason.map_or_else(String::new, |r| format!(" ({r})"));
-    let failure = run
-        .failure
-        .as_ref()
-        .map_or_else(String::new, |f| format!(": {f}"));
+    let by_order = "its agent was stopped or restarted, which costs no attempt";
+    let failure = match run.reason {
+        Some(EndReason::Stopped) => Some(by_order),
+        _ => run.failure.as_deref(),
+    };
+    let failure = failure.map_or_else(String::new, |f| format!(": {f}"));
     let started = Time(run.started_at);
     format!(
         "{} ran it at {started}: {}{reason}{failure}",

@@ -118,8 +118,15 @@ pub(super) fn find_guards(
     quoted: Option<&str>,
 ) -> Vec<Finding> {
     let lower = request.plain.to_lowercase();
-    let shown = match quoted {
-        Some(value) => lower.replacen(&value.to_lowercase(), " ", 1),
+    let shown = match quoted.map(str::to_lowercase) {
+        Some(value) => {
+            let in_quotes = [format!("\"{value}\""), format!("`{value}`"), value];
+            let found = in_quotes.iter().find(|text| lower.contains(text.as_str()));
+            found.map_or_else(
+                || lower.clone(),
+                |text| lower.replacen(text.as_str(), " ", 1),
+            )
+        }
         None => lower,
     };
     let mut words = tokens(&shown);

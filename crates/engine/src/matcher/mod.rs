@@ -268,19 +268,47 @@ pub fn score_by_words(rules: &[Rule], query: &str) -> Vec<(String, u32)> {
     found
 }
 
+/// Refuses the value of a slot that takes anything. Words like `tomorrow`, `by no means` or a second request fit there as well,
+/// and no list of them is complete, so a skill that changes something doesn't run on them by itself.
+fn refuse_free_text(slot: &mut Slot) {
+    let is_free = match slot.kind {
+        SlotKind::Text => true,
+        SlotKind::Group => slot.value.contains(' '),
+        _ => false,
+    };
+    if is_free && slot.refused.is_none() {
+        slot.refused = Some(format!(
+            "`{}` takes any words, and it changes something: a model decides, or `abbey skill run` names it",
+            slot.name
+        ));
+    }
+}
+
 /// The skill with the best of its patterns that cover the request.
 fn cover(rule: &Rule, request: &Request, names: Option<&KnownNames>) -> Option<Considered> {
     if !rule.runs || request.core.is_empty() {
         return None;
     }
     let tried = rule.patterns.iter().filter_map(|pattern| {
-        let slots = pattern.match_whole(&request.core, names).or_else(|| {
+        let mut slots = pattern.match_whole(&request.core, names).or_else(|| {
             let has_more = request.whole != request.core;
             has_more.then(|| pattern.match_whole(&request.whole, names))?
         })?;
-        // A value that was given a slot of its own says nothing about the rest of the request.
-        let is_word =
-            |s: &&Slot| s.refused.is_none() && s.kind != SlotKind::Group && !s.value.contains(' ');
+        if rule.effect == Effect::Changes {
+            slots.iter_mut().for_each(refuse_free_text);
+        }
+        // A value that was given a slot of its own says nothing about the rest of the request, unless it can be any word.
+        let is_word = |s: &&Slot| {
+            let is_plain = || s.value.chars().all(char::is_alphabetic);
+            s.refused.is_none()
+                && match s.kind {
+                    SlotKind::Text | SlotKind::Group => false,
+                    SlotKind::Name | SlotKind::Host | SlotKind::Branch | SlotKind::Path => {
+                        !is_plain()
+                    }
+                    _ => !s.value.contains(' '),
+                }
+        };
         let values: Vec<String> = slots
             .iter()
             .filter(is_word)

@@ -146,6 +146,11 @@ impl Pattern {
         &self.0.text
     }
 
+    /// Whether a slot of it takes any words.
+    pub fn takes_any_words(&self) -> bool {
+        self.0.kinds.values().any(|kind| *kind == SlotKind::Text)
+    }
+
     /// Slots of the pattern with their values, if it covers the request.
     pub(super) fn match_whole(
         &self,

@@ -54,6 +54,47 @@ fn decided(text: &str) -> Option<String> {
 }
 
 #[test]
+fn words_that_can_be_anything_run_no_skill_that_changes_something() {
+    let patterns = [
+        "close the gate( of {place:text})?",
+        "close the gate named {place:quoted}",
+        "zapri vrata( (?P<place>.+))?",
+        "merge {source:branch} into main",
+    ];
+    let changing = [rule("gate", Effect::Changes, &patterns)];
+    let reading = [rule("gate", Effect::Reads, &patterns)];
+    let runs = |rules: &[Rule], text: &str| matches!(explain(rules, text, None).fit, Match::One(_));
+    for text in [
+        "close the gate",
+        "zapri vrata",
+        "close the gate named \"koper tomorrow\"",
+        "merge fix-2 into main",
+        "merge topic into main",
+    ] {
+        assert!(runs(&changing, text), "{text}");
+    }
+    for text in [
+        "close the gate of koper",
+        "close the gate of koper someday",
+        "close the gate of koper & open piran",
+        "close the gate of koper would be wrong",
+        "zapri vrata jutri",
+        "zapri vrata čez eno uro",
+        "merge tomorrow into main",
+    ] {
+        assert!(!runs(&changing, text), "{text}");
+    }
+    assert!(runs(&reading, "close the gate of koper"));
+    let held = explain(&changing, "close the gate of koper", None);
+    assert!(
+        held.reason().contains("takes any words"),
+        "{}",
+        held.reason()
+    );
+    assert_eq!(held.suggestions(), ["gate"]);
+}
+
+#[test]
 fn a_request_finds_its_skill_with_arguments() {
     let explained = explain(&rules(), "How much free disk space is there?", None);
     assert!(

@@ -36,7 +36,7 @@ pub(super) static NEGATIONS: WordList = WordList::new(
     nie, niemals, kein, keine, keinen, keinem, keiner, keines, ohne, niemand, nichts, verboten, statt, anstatt, \
     vermeide, lass, nein, не, нет, нельзя, никогда, никто, ничего, ни, без, вместо, запрещено, отмени, хватит, ne, \
     ni, nikoli, nikar, nikdar, niti, brez, nihče, nič, namesto, prepovedano, prekliči, nehaj, pas, jamais, sans, \
-    non, nunca, sin, mai, senza, kidding, leave, forget, joking",
+    non, nunca, sin, mai, senza, kidding, leave, forget, joking, keinesfalls, keineswegs, nikakor, никак",
 );
 
 /// Negations in scripts without blanks.
@@ -111,7 +111,9 @@ pub(super) static TIMES: WordList = WordList::new(
     "every, each, daily, hourly, weekly, monthly, tomorrow, tonight, later, soon, monday, tuesday, wednesday, \
     thursday, friday, saturday, sunday, mondays, fridays, o'clock, midnight, noon, next, yesterday, ago, morgen, \
     täglich, jede, jeden, jedes, später, gestern, montag, завтра, каждый, каждую, ежедневно, вчера, позже, jutri, \
-    vsak, vsako, dnevno, včeraj, kasneje, pozneje",
+    vsak, vsako, dnevno, včeraj, kasneje, pozneje, someday, sometime, eventually, evening, overmorrow, übermorgen, \
+    abends, abend, feierabend, nachher, вечером, утром, послезавтра, потом, через, zvečer, zjutraj, pojutrišnjem, \
+    čez, nekoč",
 );
 
 /// Words of times other than now in scripts without blanks.

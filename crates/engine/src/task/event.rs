@@ -84,6 +84,8 @@ pub enum Event {
     HolderLost {
         /// Token that it held.
         token: LeaseToken,
+        /// Whether it was stopped or restarted by order, or its host restarted: nothing that the agent or its cell did.
+        by_order: bool,
     },
     /// The lease expired.
     Expire,

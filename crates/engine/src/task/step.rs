@@ -178,7 +178,18 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             }
             _ => Err(illegal()),
         },
-        Event::HolderLost { token } => match task.phase.lease() {
+        Event::HolderLost { token, by_order } => match task.phase.lease() {
+            // Nobody's fault, so it is offered again at once and has as many attempts as before.
+            Some(lease) if lease.token == *token && *by_order => {
+                let end = RunEnd {
+                    run: lease.run,
+                    state: RunState::Interrupted,
+                    reason: EndReason::Stopped,
+                };
+                let mut next = ended(task, Phase::Pending { not_before: now }, end);
+                next.task.attempts = task.attempts.saturating_sub(1);
+                Ok(next)
+            }
             Some(lease) if lease.token == *token => {
                 Ok(failed(task, lease, EndReason::CellLost, now))
             }

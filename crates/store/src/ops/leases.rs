@@ -294,12 +294,13 @@ pub(crate) fn block(
     Ok(row)
 }
 
-/// Revokes every lease that an agent took in boots before generation `keep`, or all of its leases without one. Returns
-/// the tasks.
+/// Revokes every lease that an agent took in boots before generation `keep`, or all of its leases without one. `by_order`
+/// says that the agent was stopped by order, which costs no attempt. Returns the tasks.
 pub(crate) fn revoke(
     tx: &mut Tx<'_>,
     agent: &Slug,
     keep: Option<Generation>,
+    by_order: bool,
 ) -> Result<Vec<TaskRow>> {
     let held = task_rows::list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
     let who = Principal::House;
@@ -313,9 +314,13 @@ pub(crate) fn revoke(
         if keep.is_some_and(|keep| lease.generation >= keep) {
             continue;
         }
-        let event = Event::HolderLost { token: lease.token };
+        let event = Event::HolderLost {
+            token: lease.token,
+            by_order,
+        };
         let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
-        let entry = ("task.holder_lost", json!({ "holder": agent }));
+        let detail = json!({ "holder": agent, "by_order": by_order });
+        let entry = ("task.holder_lost", detail);
         store_transition(tx, &mut row, step, &who, entry, None)?;
         changed.push(row);
     }

@@ -100,7 +100,7 @@ fn operate(bench: &Bench, numbers: &mut Numbers) {
         }
         13 => drop(store.edit_task(task, edit(), Principal::Operator).wait()),
         14 => drop(store.retry_task(task, Principal::Operator).wait()),
-        15 => drop(store.revoke_leases(slug(agent), None).wait()),
+        15 => drop(store.revoke_leases(slug(agent), None, false).wait()),
         16 => drop(store.cancel_task(task, Principal::Operator).wait()),
         _ => drop(store.expire_deadlines().wait()),
     }

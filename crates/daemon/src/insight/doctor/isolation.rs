@@ -97,17 +97,16 @@ pub(super) async fn check_isolation(
                 checks.unfinished(&format!("isolation.{slug}"));
                 continue;
             }
-            Ok((code, said)) => (
-                false,
-                format!(
-                    "the check could not be run in {slug} (status {code}): {}",
-                    said.trim()
-                ),
-            ),
-            Err(error) => (
-                false,
-                format!("the check could not be run in {slug}: {}", error.chain()),
-            ),
+            // Neither is an agent that has used up its processes or its memory.
+            Ok((code, said)) => {
+                let why = format!("status {code}: {}", said.trim());
+                add_not_run(checks, slug, &why);
+                continue;
+            }
+            Err(error) => {
+                add_not_run(checks, slug, &error.chain());
+                continue;
+            }
         };
         // Missing isolation is only a warning where none was configured.
         let promised = facts.uid_first.is_some()
@@ -125,4 +124,17 @@ pub(super) async fn check_isolation(
         );
     }
     Ok(())
+}
+
+/// Adds that the check could not be run in an agent, which says nothing about its isolation.
+fn add_not_run(checks: &mut Checks, slug: &Slug, why: &str) {
+    checks.add(
+        &format!("isolation.{slug}"),
+        false,
+        CheckSeverity::Warn,
+        format!("whether {slug} is isolated could not be checked, as no program could be run in it: {why}"),
+        &format!(
+            "it may have used up its processes or its memory: `abbey logs {slug}` shows its output, and `abbey restart {slug}` ends what runs in it"
+        ),
+    );
 }

@@ -169,7 +169,10 @@ fn the_subtasks_of_a_removed_agent_are_cancelled(bench: &mut Bench) {
     let below = TaskRef::Id(below.id);
     bench.claim(&below, "agent-b").unwrap();
     try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
-    bench.store().revoke_leases(slug("agent-a"), None).done();
+    bench
+        .store()
+        .revoke_leases(slug("agent-a"), None, false)
+        .done();
     bench
         .store()
         .cancel_subtasks_of_agent(slug("agent-c"))

@@ -1,7 +1,7 @@
 //! Leases: claiming, keeping, and every way in which a run ends.
 
 use super::case::cases;
-use crate::support::{Bench, Done, LEASE_MS, claim, outcome, slug};
+use crate::support::{Bench, Done, LEASE_MS, claim, intake, outcome, slug};
 use abbey_engine::task::Phase;
 use abbey_model::*;
 use abbey_store::*;
@@ -18,6 +18,7 @@ cases! {
     a_blocked_task_waits_until_it_is_unblocked checks block_task unblock_task;
     cancelling_a_running_task_ends_its_run checks cancel_task runs;
     leases_of_earlier_boots_are_revoked checks revoke_leases;
+    a_stop_by_order_costs_no_attempt checks revoke_leases;
     wall_time_ends_a_run_that_is_renewed checks expire_deadlines renew;
     the_next_deadline_is_the_nearest checks next_deadline;
     runs_are_listed_with_their_cost checks runs_since runs;
@@ -201,7 +202,7 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     bench.claimed("agent-b");
     let lost = bench
         .store()
-        .revoke_leases(slug("agent-a"), Some(Generation(2)))
+        .revoke_leases(slug("agent-a"), Some(Generation(2)), false)
         .done();
     let numbers: Vec<u64> = lost.iter().map(|t| t.number).collect();
     assert_eq!(numbers, [bench.task(&old).number]);
@@ -209,7 +210,7 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     assert_eq!(
         bench
             .store()
-            .revoke_leases(slug("agent-a"), None)
+            .revoke_leases(slug("agent-a"), None, false)
             .done()
             .len(),
         1
@@ -217,10 +218,26 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     assert!(
         bench
             .store()
-            .revoke_leases(slug("agent-a"), None)
+            .revoke_leases(slug("agent-a"), None, false)
             .done()
             .is_empty()
     );
+}
+
+fn a_stop_by_order_costs_no_attempt(bench: &mut Bench) {
+    let (task, _) = bench.claimed("agent-a");
+    for _ in 0..5 {
+        let store = bench.store();
+        let stopped = store.revoke_leases(slug("agent-a"), None, true).done();
+        assert_eq!((stopped.len(), stopped[0].attempts), (1, 0));
+        assert_eq!(stopped[0].state(), TaskState::Pending);
+        let admitted = bench.store().admit_task(task, intake(&["agent-a"])).done();
+        assert_eq!(admitted.state(), TaskState::Ready);
+        bench.claim(&task, "agent-a").expect("claimed again");
+    }
+    let runs = bench.store().runs(bench.task(&task).id).done();
+    let stopped = runs.iter().filter(|r| r.reason == Some(EndReason::Stopped));
+    assert_eq!((runs.len(), stopped.count()), (6, 5));
 }
 
 fn wall_time_ends_a_run_that_is_renewed(bench: &mut Bench) {

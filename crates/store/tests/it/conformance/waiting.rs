@@ -329,7 +329,10 @@ fn a_request_that_a_provider_cannot_serve_fails_its_task_in_the_end(bench: &mut 
         let claimed = bench.claim(&good, "agent-a").expect("claimed");
         let outcome = call(&claimed, Observation::Answered);
         bench.store().record_provider_outcome(outcome).done();
-        bench.store().revoke_leases(slug("agent-a"), None).done();
+        bench
+            .store()
+            .revoke_leases(slug("agent-a"), None, false)
+            .done();
         bench.store().cancel_task(good, Principal::Operator).done();
         bench.store().retry_task(good, Principal::Operator).done();
         if states.last() != Some(&Failed) {
