@@ -53,7 +53,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "stack", "meter", "protocol", "provider", "route", "words", "usage", "refusal",
+            "stack", "meter", "protocol", "words", "provider", "route", "usage", "refusal",
             "future",
         ],
     ),
