@@ -85,7 +85,7 @@ pub fn send_files(
     match sender.unread_count {
         0 => Ok(sender.copied),
         count => Err(io::Error::other(format!(
-            "{count} could not be read, and the rest was copied: {}",
+            "not all could be read ({count} paths), and the rest was copied: {}",
             sender.unread.join("; ")
         ))),
     }

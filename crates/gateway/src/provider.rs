@@ -1,7 +1,7 @@
 //! Providers as the gateway sees them: where they are, how a call is authorized, and whether they answer.
 
 use crate::{BoxFuture, Caller, Refusal, Target, Usage};
-use abbey_model::{NanoUsd, RefusedKey, Secret, Tokens};
+use abbey_model::{NanoUsd, Redactor, RefusedKey, Secret, Tokens};
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,17 +70,14 @@ pub enum Authorization {
 }
 
 impl Authorization {
-    /// A text of the provider without the credential, which some repeat in their errors.
-    pub fn redact(&self, text: &str) -> String {
-        match self {
-            Authorization::None => text.to_owned(),
+    /// Removes the credential from what the provider says: some repeat it in their errors.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(match self {
+            Authorization::None => None,
             Authorization::Bearer(secret) | Authorization::Header(_, secret) => {
-                match secret.expose() {
-                    "" => text.to_owned(),
-                    secret => text.replace(secret, "[removed]"),
-                }
+                Some(secret.clone())
             }
-        }
+        })
     }
 
     /// Adds the provider's credential to the headers of a request.

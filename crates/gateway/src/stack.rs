@@ -10,7 +10,7 @@ use crate::{
     Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
     Settlement, Target, Usage, UsageSource,
 };
-use abbey_model::{BudgetAmounts, NanoUsd, Tokens};
+use abbey_model::{BudgetAmounts, NanoUsd, Redactor, Tokens};
 use abbey_support::http_client::{HttpClient, HttpError};
 use axum::body::Body;
 use axum::extract::Request;
@@ -64,6 +64,8 @@ struct Chosen {
     target: Target,
     provider: Provider,
     demand: Demand,
+    /// Removes the credential of the call from what the provider says when it fails.
+    redactor: Redactor,
 }
 
 impl Chosen {
@@ -73,6 +75,7 @@ impl Chosen {
             demand: call.demand(&provider),
             target,
             provider,
+            redactor: Redactor::default(),
         }
     }
 
@@ -124,7 +127,7 @@ struct ErrorAnswer {
 }
 
 impl ErrorAnswer {
-    async fn read(answer: hyper::Response<Incoming>, authorization: &Authorization) -> Self {
+    async fn read(answer: hyper::Response<Incoming>, redactor: &Redactor) -> Self {
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, ERROR_BYTES_MAX).collect().await;
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
@@ -132,8 +135,9 @@ impl ErrorAnswer {
             status: head.status,
             asked: RetryAfter::of(&head.headers),
             retry_after: head.headers.get(RETRY_AFTER).cloned(),
-            body: authorization
-                .redact(&String::from_utf8_lossy(&body))
+            body: redactor
+                .clean(&String::from_utf8_lossy(&body))
+                .into_owned()
                 .into_bytes(),
         }
     }
@@ -245,28 +249,34 @@ impl Gateway {
     ) -> Result<Attempt, Refusal> {
         let authorization = self.0.credentials.authorization(&chosen.provider).await?;
         let reserved = self.reserve(caller, call, chosen).await?;
+        chosen.redactor = authorization.redactor();
 
         let mut request = upstream_request(caller, call, chosen, &authorization)?;
         let in_flight = reserved.forward();
+        let mut left_out = Vec::new();
         let error = loop {
             let answer = match self.0.http.send(request, FIRST_BYTE_MAX).await {
                 Ok(answer) if answer.status().is_success() => {
+                    // Only now it is known that the keys were what was wrong: an error can repeat any words of the caller.
+                    for key in left_out {
+                        self.0.providers.learn(&chosen.target, key).await;
+                    }
                     return Ok(Attempt::Answered(Box::new(answer), in_flight));
                 }
-                Ok(answer) => ErrorAnswer::read(answer, &authorization).await,
+                Ok(answer) => ErrorAnswer::read(answer, &chosen.redactor).await,
                 Err(error) => break error,
             };
             // What is refused for a key that it can do without is sent once more, and the next call is right at once.
-            let learned = match answer.status {
+            let refused = match answer.status {
                 StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
                     call.refused_key(&chosen.provider, &answer.body)
                 }
                 _ => None,
             };
-            let Some(key) = learned.filter(|key| chosen.provider.refuses.insert(*key)) else {
+            let Some(key) = refused.filter(|key| chosen.provider.refuses.insert(*key)) else {
                 return Ok(Attempt::Failed(answer, in_flight));
             };
-            self.0.providers.learn(&chosen.target, key).await;
+            left_out.push(key);
             request = match upstream_request(caller, call, chosen, &authorization) {
                 Ok(request) => request,
                 Err(refusal) => {
@@ -476,6 +486,7 @@ impl Relay {
             };
             bytes = bytes.saturating_add(chunk.len() as u64);
             let passed = self.reader.read(chunk);
+            let passed = self.without_credential(passed);
             overran = self.reader.output_bytes() > output_bytes_max || bytes > bytes_max;
             if !passed.is_empty() {
                 let _caller_gone = self.to_caller.send(Ok(passed)).await;
@@ -483,6 +494,7 @@ impl Relay {
         }
         if !self.reader.is_complete() && !overran {
             let rest = self.reader.finish();
+            let rest = self.without_credential(rest);
             if !rest.is_empty() {
                 let _caller_gone = self.to_caller.send(Ok(rest)).await;
             }
@@ -515,6 +527,15 @@ impl Relay {
         }
         paid.settle(settlement(&self.chosen.provider, reading))
             .await;
+    }
+
+    /// What is passed on, without the credential where the provider says that it failed.
+    fn without_credential(&self, passed: Bytes) -> Bytes {
+        if !self.reader.has_failed() {
+            return passed;
+        }
+        let text = String::from_utf8_lossy(&passed);
+        Bytes::from(self.chosen.redactor.clean(&text).into_owned())
     }
 
     fn overrun(&self) -> Refusal {

@@ -345,6 +345,21 @@ async fn provider() -> String {
                 *response.status_mut() = StatusCode::UNAUTHORIZED;
                 response
             }
+            "/chat/completions" if headers.contains("midway") => {
+                let text = format!(
+                    "data: {}\n\n",
+                    json!({ "error": format!("busy: {headers}") })
+                );
+                Response::new(Body::from(text))
+            }
+            "/chat/completions" if headers.contains("echoing") => {
+                let text = "Unsupported parameter: max_tokens, as the caller said";
+                let error =
+                    json!({ "error": { "message": text, "code": "unsupported_parameter" } });
+                let mut response = Response::new(Body::from(error.to_string()));
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                response
+            }
             "/chat/completions" if headers.contains("picky") => refuse_keys(request).await,
             "/chat/completions" => Response::new(Body::from(
                 json!({ "model": "m-1", "usage": { "prompt_tokens": 7, "completion_tokens": 8 } })
@@ -731,4 +746,37 @@ async fn a_provider_that_repeats_the_key_tells_it_to_nobody() {
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_error_that_is_about_no_key_teaches_nothing() {
+    let fakes = Arc::new(Fakes {
+        authorization: Authorization::Bearer(Secret::new("echoing")),
+        ..fakes(&[target("main", "big")]).await
+    });
+    let body = json!({ "model": "allowed", "messages": [] }).to_string();
+    let request = Request::post("/v1/chat/completions").body(Body::from(body));
+    let (gateway, caller) = (gateway(&fakes), caller());
+    let response = gateway.serve(&OpenAiChat, &caller, request.unwrap()).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(fakes.learned.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_that_repeats_the_key_is_passed_on_without_it() {
+    let fakes = Arc::new(Fakes {
+        authorization: Authorization::Bearer(Secret::new("midway-key")),
+        ..fakes(&[target("main", "big")]).await
+    });
+    let body = json!({ "model": "allowed", "messages": [], "stream": true }).to_string();
+    let request = Request::post("/v1/chat/completions").body(Body::from(body));
+    let (gateway, caller) = (gateway(&fakes), caller());
+    let response = gateway.serve(&OpenAiChat, &caller, request.unwrap()).await;
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(
+        text.contains("provider `main` failed during its answer: busy"),
+        "{text}"
+    );
+    assert!(!text.contains("midway-key"), "{text}");
 }

@@ -117,7 +117,10 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
 /// Whether a path is below the name of a consumer that is closed: its files are kept for a while, and read by nobody.
 fn is_closed(door: &HttpService, path: &Path) -> bool {
     let name = path.iter().next().and_then(|name| name.to_str());
-    let all = door.registry.read_all().unwrap_or_default();
+    // What can't be known is not shown.
+    let Ok(all) = door.registry.read_all() else {
+        return true;
+    };
     let consumer = name.and_then(|name| all.get(name));
     consumer.is_some_and(|consumer| consumer.hash.is_none())
 }

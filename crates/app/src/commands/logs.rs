@@ -45,7 +45,6 @@ pub(crate) struct LogsArgs {
 const LINES_MAX: u32 = 10_000;
 /// Pause between two looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-
 /// Pause between two looks for a control plane that is away.
 const AWAY_LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -186,27 +185,23 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
     let (mut answered, mut is_away) = (false, false);
     loop {
         let mut fresh: Vec<(String, LogLine)> = Vec::new();
-        let read = read_fresh(&mut sources, &client, asked).await;
+        let mut lines = Vec::new();
+        let read = read_fresh(&mut sources, &client, asked, &mut lines).await;
+        for (name, lines) in lines {
+            let surplus = lines.len().saturating_sub(most);
+            let lines = lines.into_iter().skip(surplus);
+            let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
+            fresh.extend(lines.map(|l| (name.clone(), l)));
+        }
         match read {
-            Ok(lines) => {
-                (answered, is_away) = (true, false);
-                for (name, lines) in lines {
-                    let surplus = lines.len().saturating_sub(most);
-                    let lines = lines.into_iter().skip(surplus);
-                    let lines = lines.filter(|l| oldest.is_none_or(|oldest| l.at >= oldest));
-                    fresh.extend(lines.map(|l| (name.clone(), l)));
-                }
-            }
-            // Who follows goes on over a restart, also if the next control plane listens elsewhere.
+            Ok(()) => (answered, is_away) = (true, false),
+            // Who follows goes on over a restart, also if the next control plane listens elsewhere. What was read is shown.
             Err(failure) if answered && failure.code() == exit::UNREACHABLE => {
                 if !std::mem::replace(&mut is_away, true) {
                     output::print_message(
                         "the control plane does not answer; new lines follow once it does",
                     );
                 }
-                tokio::time::sleep(AWAY_LOOK_EVERY).await;
-                client = operator_client(home).unwrap_or(client);
-                continue;
             }
             Err(failure) => return Err(failure),
         }
@@ -233,18 +228,24 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: Kind, args: &LogsA
         }
         // Also if there is nothing to print yet.
         shown::note();
-        tokio::time::sleep(LOOK_EVERY).await;
+        match is_away {
+            true => {
+                tokio::time::sleep(AWAY_LOOK_EVERY).await;
+                client = operator_client(home).unwrap_or(client);
+            }
+            false => tokio::time::sleep(LOOK_EVERY).await,
+        }
     }
 }
 
-/// Lines of each log that were not read before, with its name. A service may be named twice, with and without `service/`; it
-/// is read once.
+/// Adds the lines of each log that were not read before, with its name, to `fresh`, also if a later log can't be read. A
+/// service may be named twice, with and without `service/`; it is read once.
 async fn read_fresh(
     sources: &mut Vec<Source>,
     client: &Client,
     asked: u32,
-) -> Result<Vec<(String, Vec<LogLine>)>, Failure> {
-    let mut fresh = Vec::new();
+    fresh: &mut Vec<(String, Vec<LogLine>)>,
+) -> Result<(), Failure> {
     let mut at = 0;
     while let Some(source) = sources.get_mut(at) {
         let lines = source.fresh(client, asked).await?;
@@ -261,7 +262,7 @@ async fn read_fresh(
         }
         at += 1;
     }
-    Ok(fresh)
+    Ok(())
 }
 
 /// What is before a line for people. Programs write to both of their streams what they like, so neither is marked; what
