@@ -284,33 +284,27 @@ fn programs(house: &House) {
         let bwrap: Vec<&str> = BUBBLEWRAP.iter().chain(argv).copied().collect();
         for round in 0..ROUNDS {
             let id = format!("bench-{}-{round}", std::process::id());
-            let mut note = |n, name, took| times.entry((n, name)).or_default().push(took);
-            note(0, "fork and exec", command(argv));
-            note(
-                1,
-                "our process cell",
-                house.run_to_end(house.spec(&plain, uids[1], None, false, argv)),
-            );
-            note(
-                2,
-                "our sandbox, loopback only",
-                house.run_to_end(house.spec(&walled, uids[0], None, true, argv)),
-            );
-            note(
-                3,
-                "our sandbox with a network",
-                house.run_to_end(house.spec(&netted, uids[2], Some(subnet(0)), true, argv)),
-            );
+            let mut time = |n, name, run: &mut dyn FnMut() -> Duration| {
+                let_the_kernel_finish();
+                times.entry((n, name)).or_default().push(run());
+            };
+            time(0, "fork and exec", &mut || command(argv));
+            time(1, "our process cell", &mut || {
+                house.run_to_end(house.spec(&plain, uids[1], None, false, argv))
+            });
+            time(2, "our sandbox, loopback only", &mut || {
+                house.run_to_end(house.spec(&walled, uids[0], None, true, argv))
+            });
+            time(3, "our sandbox with a network", &mut || {
+                house.run_to_end(house.spec(&netted, uids[2], Some(subnet(0)), true, argv))
+            });
             if bubblewrap {
-                note(4, "bubblewrap --unshare-all", command(&bwrap));
+                time(4, "bubblewrap --unshare-all", &mut || command(&bwrap));
             }
             if argv[0] == "/bin/true" {
                 for (n, runtime) in peers.iter().enumerate() {
-                    note(
-                        5 + n,
-                        runtime,
-                        command(&[runtime, "run", "-b", &bundle, &id]),
-                    );
+                    let run = [runtime, "run", "-b", &bundle, &id];
+                    time(5 + n, runtime, &mut || command(&run));
                 }
             }
         }

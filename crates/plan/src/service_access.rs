@@ -23,7 +23,7 @@ pub(crate) struct Loss {
 pub fn describe_access(kind: ServiceKind, name: &str) -> String {
     let what = match kind {
         ServiceKind::Postgres => "database",
-        ServiceKind::Git => "repositories",
+        ServiceKind::Git => "Git directory",
         ServiceKind::Site => "site",
         ServiceKind::Tools | ServiceKind::Command => "data",
     };

@@ -27,7 +27,12 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
     temporary
         .as_file()
         .set_permissions(Permissions::from_mode(mode))?;
-    if sync != Sync::None {
+    if sync == Sync::None {
+        if exchange(temporary.path(), path).is_ok() {
+            // The old file has the temporary name now.
+            return temporary.close();
+        }
+    } else {
         temporary.as_file().sync_all()?;
     }
     temporary.persist(path).map_err(|e| e.error)?;
@@ -35,6 +40,25 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
         Sync::Entry => sync_directory_of(path),
         Sync::None | Sync::Content => Ok(()),
     }
+}
+
+/// Swaps a new file and the file that it replaces, in one step for readers. A rename over the old one would write the new
+/// one to the disk at once on ext4 (`auto_da_alloc`), which is for those who do not synchronize but should.
+///
+/// # Errors
+/// If there is no file at `old`, or the file system cannot do it.
+#[cfg(target_os = "linux")]
+fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    if !fs::symlink_metadata(old)?.is_file() {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).map_err(Into::into)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_new: &Path, _old: &Path) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 /// Replaces the file at `path` by one with these bytes, and with the mode and, where that is allowed, the owner of the old

@@ -59,6 +59,9 @@ pub(crate) struct RmArgs {
     pub(crate) drain: DrainArgs,
     #[command(flatten)]
     pub(crate) manifest: ManifestArg,
+    /// Accepted for scripts; the command itself is the consent.
+    #[arg(short, long)]
+    _yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -378,7 +378,7 @@ fn what_cannot_be_removed_or_renamed_is_refused_before_the_agent_drains() {
         .replace(" reports_to: b, delegates_to: [-b, all] ", "")
         .replace(", readers: [b] ", "");
     std::fs::write(house.path("abbey.yaml"), text).unwrap();
-    house.expect(0, "agent rm b");
+    house.expect(0, "agent rm b --yes");
     let log = house.expect(0, "activity --json -n 1000");
     assert!(log.contains("drain"), "{log}");
 }

@@ -66,7 +66,7 @@ fn data_of_a_removed_agent_goes_to_a_renamed_one_only_with_consent() {
     let consents = required(&house);
     for part in [
         "agent `bob-2` gets the site `bob-2` in `web` with everything that the former agent `bert` left in it",
-        "agent `bob-2` gets the repositories `bob-2` in `forge` with everything that the former agent `bert` left",
+        "agent `bob-2` gets the Git directory `bob-2` in `forge` with everything that the former agent `bert` left",
     ] {
         assert!(consents.contains(part), "{part}: {consents}");
     }

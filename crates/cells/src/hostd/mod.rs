@@ -36,6 +36,7 @@ mod reboot;
 mod rename;
 mod server;
 mod spare_networks;
+mod spare_process;
 mod stage;
 mod startup;
 mod sweep;

@@ -7,6 +7,7 @@ use super::operation::{
     Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX, refused, still_running,
 };
 use super::spare_networks::SpareNetworks;
+use super::spare_process::SpareProcess;
 use super::startup::{ANOTHER_HOSTD, START};
 use super::users_lock::take_users;
 use super::{
@@ -52,16 +53,14 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     super::reboot::record_ends_of_previous_boot(&config.hostd_dir(), &config.cell_records_dir())?;
     let children =
         abbey_launch::child_exit_fd().map_err(Error::file("watch", "the end of children"))?;
-    let mut guard = match config.privileged {
-        true => Some(NetworkGuard::open().map_err(Error::file("watch", "the networks"))?),
-        false => None,
-    };
-    let mut spare = match config.privileged {
-        true => Some(SpareNetworks::open().map_err(Error::file("make", "a socket pair"))?),
-        false => None,
-    };
+    let guard = config.privileged.then(NetworkGuard::open).transpose();
+    let mut guard = guard.map_err(Error::file("watch", "the networks"))?;
+    let spare = config.privileged.then(SpareNetworks::open).transpose();
+    let mut spare = spare.map_err(Error::file("make", "a socket pair"))?;
+    let mut process = SpareProcess::none();
+    // Here and not in the process of each start, which would do it again.
+    crate::sandbox::prepare_for_forks();
     if programs::is_installed(crate::microvm::QEMU) {
-        // Here and not in the process of each start, which would measure again.
         abbey_launch::tsc_khz();
     }
     ready();
@@ -74,6 +73,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         let patience = [
             guard.as_ref().and_then(NetworkGuard::next_deadline),
             spare.as_ref().and_then(SpareNetworks::next_deadline),
+            process.next_deadline(),
         ];
         let patience = patience.into_iter().flatten().min();
         let patience = patience.and_then(|time| Timespec::try_from(time).ok());
@@ -106,7 +106,7 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
             if guard.is_due() {
                 match abbey_launch::fork() {
                     Ok(None) => {
-                        drop((held, users, listener, children));
+                        drop((held, users, listener, children, process));
                         abbey_launch::unblock_signals();
                         network_guard::check_networks(config);
                         abbey_launch::exit_immediately(0);
@@ -116,6 +116,15 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
                     Err(_) => {}
                 }
             }
+        }
+        if quiet && let Some(place) = process.fork_if_due() {
+            drop((held, users, listener, children, guard, process));
+            abbey_launch::unblock_signals();
+            let status = match place.wait_for_call() {
+                Some(stream) => i32::from(attend(config, &stream, spare).is_err()),
+                None => 0,
+            };
+            abbey_launch::exit_immediately(status);
         }
         if let Some(spare) = spare.as_mut().filter(|_| quiet) {
             spare.make_if_due();
@@ -131,10 +140,13 @@ pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
         if let Some(spare) = &mut spare {
             spare.note_call();
         }
+        if process.hand_over(&stream) {
+            continue;
+        }
         match abbey_launch::fork() {
             Ok(None) => {
                 // A copy that lives on as a shim must not hold the helper's place.
-                drop((held, users, listener, children, guard));
+                drop((held, users, listener, children, guard, process));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream, spare).is_err());
                 abbey_launch::exit_immediately(status);

@@ -10,10 +10,18 @@ pub(crate) use render::render_isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
 use abbey_launch::IsolationInForce;
-use abbey_model::{CellName, Layer};
+use abbey_model::{CellName, Layer, Profile};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+
+/// Prepares what is the same for all sandboxes, so that the processes that this one forks need not. What fails is tried
+/// again by the first start.
+pub(crate) fn prepare_for_forks() {
+    for profile in Profile::ALL {
+        let _reported_by_the_start = seccomp::seccomp_filters(*profile);
+    }
+}
 
 /// Restrictions for a further program that enters a running sandbox: the Landlock rules and filters of its first
 /// program. `init` is a handle of a process in the sandbox.

@@ -12,6 +12,7 @@ use seccompiler::{
     SeccompRule,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 /// A system call of this architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -454,11 +455,26 @@ pub(super) fn permissions(profile: Profile) -> Vec<Permission> {
     all
 }
 
-/// Seccomp filters of a profile, in the order of their installation.
+/// Seccomp filters of a profile, in the order of their installation. They are compiled once in a process and those that it
+/// forks.
 ///
 /// # Errors
 /// When a filter does not compile, which a test excludes for each profile.
 pub(crate) fn seccomp_filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
+    static STRICT: OnceLock<Vec<Vec<BpfInstruction>>> = OnceLock::new();
+    static JIT: OnceLock<Vec<Vec<BpfInstruction>>> = OnceLock::new();
+    let compiled = match profile {
+        Profile::Strict => &STRICT,
+        Profile::Jit => &JIT,
+    };
+    if let Some(filters) = compiled.get() {
+        return Ok(filters.clone());
+    }
+    let filters = compile_filters(profile)?;
+    Ok(compiled.get_or_init(|| filters).clone())
+}
+
+fn compile_filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
     let compile = || -> std::result::Result<Vec<Vec<BpfInstruction>>, seccompiler::Error> {
         let (plain, conditional): (Vec<_>, Vec<_>) = permissions(profile)
             .into_iter()

@@ -536,8 +536,8 @@ impl ControlGroups {
     pub fn kill_all(&self, within: Duration) -> std::result::Result<(), Vec<i32>> {
         let until = Instant::now() + within;
         loop {
-            for dir in &self.dirs {
-                let _older_kernel = fs::write(dir.join("cgroup.kill"), "1");
+            if let Some(dir) = self.group_with("cgroup.kill") {
+                let _older_kernel = write(&dir.join("cgroup.kill"), "1");
             }
             let left = self.processes();
             if left.is_empty() {

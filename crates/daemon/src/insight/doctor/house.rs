@@ -107,7 +107,10 @@ pub(super) async fn check_host(
         "budgets",
         over == 0,
         CheckSeverity::Warn,
-        format!("{over} token budgets are used up"),
+        match over {
+            1 => "1 token budget is used up".to_owned(),
+            n => format!("{n} token budgets are used up"),
+        },
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
     super::files::check_place(&work.core.home, checks);
