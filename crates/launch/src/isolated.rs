@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A program that runs in isolation.
 #[derive(Debug)]
@@ -52,13 +52,37 @@ impl IsolatedChild {
     }
 }
 
+/// Network namespace of a cell that starts.
+#[derive(Debug, Clone, Copy)]
+pub enum NetworkNamespace<'a> {
+    /// That of the process with this id.
+    OfProcess(i32),
+    /// This one, in which the cell's first process is or will be.
+    Open(BorrowedFd<'a>),
+}
+
+impl NetworkNamespace<'_> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the system says, for example that there is no such process any more.
+    pub fn open(self) -> io::Result<OwnedFd> {
+        match self {
+            NetworkNamespace::OfProcess(pid) => {
+                std::fs::File::open(format!("/proc/{pid}/ns/net")).map(OwnedFd::from)
+            }
+            NetworkNamespace::Open(network) => network.try_clone_to_owned(),
+        }
+    }
+}
+
 /// What the caller of [`spawn_isolated`] does in between, in this order. An error ends the child.
 pub trait LaunchSteps {
-    /// Connects the network of the cell's first process `pid`, while that builds its root.
+    /// Connects the network of the cell, while its first process builds its root.
     ///
     /// # Errors
     /// Any, which is reported as that of the network.
-    fn connect(&mut self, pid: i32) -> io::Result<()>;
+    fn connect(&mut self, network: NetworkNamespace<'_>) -> io::Result<()>;
 
     /// Does what else has to be done before the program runs, while the first process restricts itself.
     ///
@@ -108,7 +132,8 @@ pub fn spawn_isolated(
     };
     drop(theirs);
     let child = Child { pid, pidfd };
-    match attend(&ours, isolation, &child, steps) {
+    let network = network.as_ref().map(AsFd::as_fd);
+    match attend(&ours, isolation, &child, network, steps) {
         Ok((listeners, in_force)) => Ok(IsolatedChild {
             child,
             listeners,
@@ -132,6 +157,7 @@ fn attend(
     channel: &OwnedFd,
     isolation: &Isolation,
     child: &Child,
+    network: Option<BorrowedFd<'_>>,
     steps: &mut dyn LaunchSteps,
 ) -> Result<(Vec<OwnedFd>, IsolationInForce)> {
     let mut listeners = Vec::new();
@@ -146,6 +172,17 @@ fn attend(
         let failed = |e| IsolationError::new("prepare", "the cell", e);
         steps.prepare().map_err(failed)
     };
+    let connect = |steps: &mut dyn LaunchSteps, network| {
+        steps.connect(network).map_err(|e| {
+            // A child that failed meanwhile has no network any more.
+            let own = || IsolationError::new("connect the network", "", e);
+            reported_error(channel).unwrap_or_else(own)
+        })
+    };
+    // One that is there already need not wait for the first process to be in it.
+    if let Some(network) = network {
+        connect(steps, NetworkNamespace::Open(network))?;
+    }
     loop {
         let message = receive(channel, &mut listeners)?;
         let (kind, body) = message.split_first().unwrap_or((&0, &[]));
@@ -158,11 +195,9 @@ fn attend(
                 }
             }
             b'N' => {
-                steps.connect(child.pid).map_err(|e| {
-                    // A child that failed meanwhile has no network any more.
-                    let own = || IsolationError::new("connect the network", "", e);
-                    reported_error(channel).unwrap_or_else(own)
-                })?;
+                if network.is_none() {
+                    connect(steps, NetworkNamespace::OfProcess(child.pid))?;
+                }
                 resume_child()?;
                 if isolation.rootless {
                     prepare(steps)?;

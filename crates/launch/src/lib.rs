@@ -21,7 +21,7 @@ mod system;
 
 pub use contained::missing_container_isolation;
 pub use enter::{ExistingIsolation, enter_isolation, spawn_in_isolation};
-pub use isolated::{IsolatedChild, LaunchSteps, spawn_isolated};
+pub use isolated::{IsolatedChild, LaunchSteps, NetworkNamespace, spawn_isolated};
 pub use isolation::{
     BpfInstruction, INNER_UID, Isolation, IsolationError, IsolationInForce, LandlockRules, Mount,
     MountAttributes,

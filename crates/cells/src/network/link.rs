@@ -4,6 +4,7 @@
 use super::addresses::{bridge_mac, cell_mac, host_mac};
 use super::bridge;
 use crate::{CellNetwork, HouseTag};
+use abbey_launch::NetworkNamespace;
 use abbey_model::Subnet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -25,7 +26,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Name of the cell's end, as seen inside.
 const INSIDE: &str = "eth0";
@@ -229,15 +230,19 @@ pub(super) fn neighbour_message(
     RouteNetlinkMessage::NewNeighbour(message)
 }
 
-/// Creates the pair of interfaces between the host and the network namespace of process `pid`, with addresses and
-/// routes of the cell's subnet. `slots` are further addresses on the cell's loopback interface.
+/// Creates the pair of interfaces between the host and the network `namespace` of a cell, with addresses and routes of the
+/// cell's subnet. `slots` are further addresses on the cell's loopback interface.
 ///
 /// The kernel removes the pair with the namespace, that is after the cell's last process; a pair left by an earlier
 /// boot is replaced.
 ///
 /// # Errors
 /// With the step that failed.
-pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
+pub(crate) fn connect_cell(
+    network: CellNetwork,
+    slots: &[Ipv4Addr],
+    namespace: NetworkNamespace<'_>,
+) -> io::Result<()> {
     let CellNetwork {
         subnet,
         tag: Some(tag),
@@ -256,11 +261,12 @@ pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -
             RouteNetlinkMessage::DelLink(link_message(index)),
         )]);
     }
+    let namespace = namespace.open()?;
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(INSIDE.to_owned()),
         LinkAttribute::Address(cell_mac(cell).to_vec()),
-        LinkAttribute::NetNsPid(pid.cast_unsigned()),
+        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
     ];
     let mut pair = LinkMessage::default();
     pair.attributes = vec![
@@ -288,7 +294,7 @@ pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -
         true => bridge_mac(tag),
         false => host_mac(cell),
     };
-    let mut inside = inside(pid)?;
+    let mut inside = inside(namespace.as_fd())?;
     let index = inside.interface_index(INSIDE)?;
     let mut steps = vec![(
         "set the cell's address",
@@ -346,7 +352,7 @@ pub(crate) fn reconnect_cell(network: CellNetwork, pid: i32) -> io::Result<bool>
     let mut host = RouteSocket::open()?;
     let Ok(index) = host.interface_index(&tag.interface_name(subnet)) else {
         // The addresses of its services are on its loopback interface, which is still there.
-        return connect_cell(network, &[], pid).map(|()| true);
+        return connect_cell(network, &[], NetworkNamespace::OfProcess(pid)).map(|()| true);
     };
     if bridged {
         // What the bridge has is compared for all cells at once.
@@ -419,25 +425,25 @@ fn index_socket() -> io::Result<OwnedFd> {
     .map_err(Into::into)
 }
 
-/// A conversation about the network of another process.
-fn inside(pid: i32) -> io::Result<RouteSocket> {
-    within_network_of(pid, || {
+/// A conversation about another network.
+fn inside(namespace: BorrowedFd<'_>) -> io::Result<RouteSocket> {
+    within_network(NetworkNamespace::Open(namespace), || {
         let _no_such_protocol = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
         RouteSocket::open()
     })
 }
 
-/// Does `work` in the network of another process: this thread, and what it starts, is there meanwhile.
+/// Does `work` in another network: this thread, and what it starts, is there meanwhile.
 ///
 /// # Errors
 /// That of `work`; `PermissionDenied` where this process may not enter the network.
-pub(crate) fn within_network_of<T>(
-    pid: i32,
+pub(crate) fn within_network<T>(
+    network: NetworkNamespace<'_>,
     work: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
-    let own = File::open("/proc/thread-self/ns/net")?;
-    let theirs = File::open(format!("/proc/{pid}/ns/net"))?;
-    let enter = |ns: &File| {
+    let own = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
+    let theirs = network.open()?;
+    let enter = |ns: &OwnedFd| {
         move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(io::Error::from)
     };

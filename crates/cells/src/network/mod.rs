@@ -15,7 +15,7 @@ mod rules;
 pub(crate) mod wall;
 pub(crate) mod watch;
 
-pub(crate) use link::{connect_cell, reconnect_cell, remove_all_interfaces, within_network_of};
+pub(crate) use link::{connect_cell, reconnect_cell, remove_all_interfaces, within_network};
 
 /// Firewall table of the host and rules inside each cell for these allocations, as `nft -f` reads them. The addresses of
 /// the host, which the rules inside a cell refuse, are known only where the cell starts.

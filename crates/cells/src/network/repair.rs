@@ -6,6 +6,7 @@ use super::{bridge, firewall, reconnect_cell, wall};
 use crate::allocation::Allocations;
 use crate::sys::process;
 use crate::{CellRecord, Error, Result, record};
+use abbey_launch::NetworkNamespace;
 use std::fs;
 use std::path::Path;
 
@@ -67,7 +68,7 @@ pub(crate) fn refresh_cell_rules(records: &Path, allocations: &Allocations) -> R
             continue;
         }
         let failed = |e| Error::file("load", format!("the rules inside {owner}"))(e);
-        wall::load_cell_rules(pid, &rules, false).map_err(failed)?;
+        wall::load_cell_rules(NetworkNamespace::OfProcess(pid), &rules, false).map_err(failed)?;
         remember_cell_rules(&run_dir, &rules);
     }
     Ok(())

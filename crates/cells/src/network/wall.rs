@@ -5,10 +5,11 @@
 //! They track no connections, so a cell cannot fill a table of the kernel with them: what is no first packet of a TCP
 //! connection is harmless where no connection can begin.
 
-use super::link::within_network_of;
+use super::link::within_network;
 use super::nftables::{Chain, Hook, Match, RuleTable, Verdict};
 use crate::allocation::{Allocation, Allocations};
 use crate::{Error, Result};
+use abbey_launch::NetworkNamespace;
 use abbey_model::{Egress, RESERVED};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,13 +73,17 @@ pub(crate) fn cell_rules(allocation: &Allocation, host: &BTreeSet<Ipv4Addr>) -> 
     }))
 }
 
-/// Loads rules into the network of the process `pid`, in one transaction: instead of those that it has, or as its first,
+/// Loads rules into a network, in one transaction: instead of those that it has, or as its first,
 /// which is quicker, if it is `new`.
 ///
 /// # Errors
 /// When the network cannot be entered or the kernel refuses the rules.
-pub(crate) fn load_cell_rules(pid: i32, rules: &CellRules, new: bool) -> io::Result<()> {
-    within_network_of(pid, || rules.0.load(new))
+pub(crate) fn load_cell_rules(
+    network: NetworkNamespace<'_>,
+    rules: &CellRules,
+    new: bool,
+) -> io::Result<()> {
+    within_network(network, || rules.0.load(new))
 }
 
 /// Addresses of the host in the network of this process, from `/proc/net/fib_trie`, but the gateways of the house's own

@@ -11,6 +11,7 @@ use crate::microvm::MicroVmTemplate;
 use crate::sys::descriptors;
 use crate::sys::tcp::start_tcp_connection;
 use crate::{CellSpec, ForwardTarget, ListenAddress, crash, microvm, network};
+use abbey_launch::NetworkNamespace;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -92,7 +93,8 @@ impl Shim {
         let door = doors.find(|f| matches!(f.to, ForwardTarget::House(_)))?;
         let socket = match (door.at, &self.spec.sandbox) {
             (ListenAddress::Cell(at), Some(_)) => {
-                network::within_network_of(self.child.pid, || start_tcp_connection(&at))
+                let namespace = NetworkNamespace::OfProcess(self.child.pid);
+                network::within_network(namespace, || start_tcp_connection(&at))
             }
             (ListenAddress::Cell(at) | ListenAddress::Host(at), _) => start_tcp_connection(&at),
         };

@@ -8,6 +8,7 @@ use crate::sys::terminal::Terminal;
 use crate::{
     CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
 };
+use abbey_launch::NetworkNamespace;
 use abbey_model::{CellKind, Layer};
 use std::collections::BTreeSet;
 use std::fs;
@@ -116,12 +117,12 @@ impl Steps<'_> {
 }
 
 impl abbey_launch::LaunchSteps for Steps<'_> {
-    fn connect(&mut self, pid: i32) -> io::Result<()> {
+    fn connect(&mut self, namespace: NetworkNamespace<'_>) -> io::Result<()> {
         if let Some(network) = self.spec.network {
-            network::connect_cell(network, &slots(self.spec), pid)?;
+            network::connect_cell(network, &slots(self.spec), namespace)?;
         }
         if let Some(rules) = self.rules {
-            network::wall::load_cell_rules(pid, rules, true)?;
+            network::wall::load_cell_rules(namespace, rules, true)?;
         }
         crash::point("shim.connected");
         Ok(())
