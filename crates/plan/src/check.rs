@@ -9,7 +9,9 @@ use crate::service_kind::ServiceKind;
 use crate::storage;
 use crate::workflow_warnings::workflow_warnings;
 use abbey_engine::timetable::{occurs_after, parse_cron};
-use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, RESERVED, Slug, Vmm, overlap};
+use abbey_model::{
+    Bytes, CellKind, Destination, Egress, Layer, Millis, RESERVED, Slug, Vmm, overlap,
+};
 use abbey_words::SystemLocale;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -34,6 +36,26 @@ fn has_locale(cell: CellKind, locale: &SystemLocale, inventory: &Inventory) -> b
     locale.is_plain()
         || (matches!(cell, CellKind::Process | CellKind::Sandbox)
             && inventory.host.locales.contains(&locale.file_name()))
+}
+
+/// Why no task of an agent ever starts, if a day has less time for its runs than one may take: that much is set aside before
+/// it begins.
+fn no_time_for_a_run(house: &House, agent: &Agent) -> Option<String> {
+    let run = Millis(agent.tools.wall_ms_max);
+    let days = [
+        ("its `budget.minutes_per_day`", agent.budget().seconds),
+        (
+            "`budget.minutes_per_day` of the house",
+            house.budget.limits().seconds,
+        ),
+    ];
+    let needed = u64::try_from(run.secs_ceil()).unwrap_or(u64::MAX);
+    let short = |day: &Option<u64>| day.is_some_and(|day| day < needed);
+    let (which, _) = days.into_iter().find(|(_, day)| short(day))?;
+    Some(format!(
+        "no task of it ever starts: {which} is shorter than a run may take ({}, `tools.wall`)",
+        run.human()
+    ))
 }
 
 /// Checks whether a house can run on a host and finds likely mistakes in its configuration. Returns one note for each
@@ -190,6 +212,9 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 &subject,
                 "has a model and no budget on any level".to_owned(),
             );
+        }
+        if let Some(text) = no_time_for_a_run(house, agent) {
+            note(Severity::Warning, &subject, text);
         }
     }
     if let Some(found) = storage::find_overcommitment(house, inventory) {

@@ -11,7 +11,7 @@ use crate::output;
 use crate::stdout;
 use crate::task_output::waits_for;
 use abbey_api::client::Client;
-use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery, TaskQuery};
+use abbey_api::{FleetDoc, FleetQuery, ServiceView, ServicesQuery, TaskQuery, TaskView};
 use abbey_daemon::Home;
 use abbey_model::{TaskState, WaitKind};
 use clap::Args;
@@ -25,12 +25,12 @@ struct PsDoc {
     #[serde(flatten)]
     fleet: FleetDoc,
     services: Vec<ServiceView>,
-    /// Number of tasks by the budget that they wait for, for people.
+    /// Number of tasks by the budget or the stopped agents that they wait for, for people.
     #[serde(skip)]
-    budget_waits: BTreeMap<String, usize>,
+    waits: BTreeMap<String, usize>,
 }
 
-/// Parked tasks whose waits are counted.
+/// Tasks of a state whose waits are counted.
 const WAITS_MAX: u32 = 1000;
 /// Pause between two looks of `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -80,7 +80,7 @@ pub(crate) async fn cmd_ps(home: &Home, json: bool, args: &PsArgs) -> Outcome {
                 }
                 print_fleet(&doc.fleet, &doc.services);
                 print_troubles(&doc.services);
-                print_budget_waits(&doc.budget_waits);
+                print_waits(&doc.waits);
             }
         }
         if !json && let Some(refused) = refused_manifest(home) {
@@ -100,43 +100,54 @@ async fn look(client: &Client, json: bool) -> Result<PsDoc, Failure> {
     Ok(PsDoc {
         fleet,
         services: services.services,
-        budget_waits: match json {
+        waits: match json {
             true => BTreeMap::new(),
-            false => count_budget_waits(client).await?,
+            false => count_waits(client).await?,
         },
     })
 }
 
-/// Number of tasks by the budget that they wait for.
-async fn count_budget_waits(client: &Client) -> Result<BTreeMap<String, usize>, Failure> {
-    let parked = TaskQuery {
-        state: Some(TaskState::Parked.name().to_owned()),
-        agent: None,
-        limit: Some(WAITS_MAX),
-        cursor: None,
-    };
-    let parked = client.tasks().list(&parked).await?;
+/// Number of tasks by the budget that they wait for, or the agents that an operator stopped.
+async fn count_waits(client: &Client) -> Result<BTreeMap<String, usize>, Failure> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for task in &parked.tasks {
-        let wait = task.waiting_for.as_ref();
-        if wait.is_some_and(|w| w.kind == WaitKind::Budget)
-            && let Some(text) = waits_for(task)
-        {
+    for state in [TaskState::Parked, TaskState::Ready] {
+        let query = TaskQuery {
+            state: Some(state.name().to_owned()),
+            agent: None,
+            limit: Some(WAITS_MAX),
+            cursor: None,
+        };
+        let listed = client.tasks().list(&query).await?;
+        for text in listed.tasks.iter().filter_map(wait_of_others) {
             *counts.entry(text).or_default() += 1;
         }
     }
     Ok(counts)
 }
 
-/// Prints what budgets tasks wait for, a line for each.
-fn print_budget_waits(counts: &BTreeMap<String, usize>) {
+/// What a task waits for, if that is a budget, or a stopped agent that does not start by itself.
+fn wait_of_others(task: &TaskView) -> Option<String> {
+    let wait = task.waiting_for.as_ref()?;
+    match wait.stopped_agents.as_slice() {
+        [] if wait.kind == WaitKind::Budget => waits_for(task).map(|text| format!("the {text}")),
+        [] => None,
+        [agent] => Some(format!("{agent}, which was stopped or paused")),
+        agents => Some(format!(
+            "one of {}, which were stopped or paused",
+            agents.join(", ")
+        )),
+    }
+}
+
+/// Prints what tasks wait for, a line for each.
+fn print_waits(counts: &BTreeMap<String, usize>) {
     for (text, count) in counts {
         let tasks = match count {
             1 => "1 task waits".to_owned(),
             _ => format!("{count} tasks wait"),
         };
         output::print_line("");
-        output::print_hanging("", format!("{tasks} for the {text}"));
+        output::print_hanging("", format!("{tasks} for {text}"));
     }
 }
 

@@ -374,6 +374,9 @@ fn who_waits_for_a_delegated_task_hears_at_once_that_nobody_works_on_it() {
     let number = task["number"].as_str().unwrap().to_owned();
     let waited = failure(&house, 8, &format!("status {number} --wait 10m"));
     assert!(waited.contains(&format!("{number} waits for ")), "{waited}");
+    let listed = house.expect(0, "ps");
+    let line = "1 task waits for ops, which was stopped or paused";
+    assert!(listed.contains(line), "{listed}");
     house.expect(0, "start ops");
     let done = document(&house, 0, &format!("status {number} --wait 2m"));
     assert_eq!(done["task"]["state"], "done", "{done}");

@@ -321,6 +321,20 @@ fn a_refused_edit_names_no_line_of_a_manifest_that_nobody_has() {
 }
 
 #[test]
+fn a_day_too_short_for_one_run_is_warned_of() {
+    let house = house();
+    house.manifest("house: h\nbudget: { minutes_per_day: 20 }\nagents:\n  a: { budget: { minutes_per_day: 5 } }\n  b: { budget: { minutes_per_day: 5 }, tools: { wall: 5m } }\n  c: { tools: { wall: 1h } }\n");
+    let planned = house.expect(0, "plan");
+    for line in [
+        "agent:a: no task of it ever starts: its `budget.minutes_per_day` is shorter than a run may take (15 min, `tools.wall`)",
+        "agent:c: no task of it ever starts: `budget.minutes_per_day` of the house is shorter than a run may take (1 h, `tools.wall`)",
+    ] {
+        assert!(planned.contains(line), "{planned}");
+    }
+    assert_eq!(planned.matches("ever starts").count(), 2, "{planned}");
+}
+
+#[test]
 fn what_concerns_several_is_said_once_and_half_a_price_is_no_price() {
     let house = house();
     house.manifest("house: h\nproviders:\n  p: { kind: openai, base_url: 'http://127.0.0.1:1/v1', input_usd_per_mtok: 1 }\ndefaults: { cell: process, model: p/x }\nagents: { a: {}, b: {}, c: {} }\n");

@@ -7,7 +7,7 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
     must(
         "kind",
         Shape::Word(&["standard", "github", "gitea", "openclaw"], &[]),
-        "How a delivery is signed: Standard Webhooks, as GitHub action, as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
+        "How a delivery is signed: as Standard Webhooks, as GitHub, or as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
     ),
     must(
         "secret",

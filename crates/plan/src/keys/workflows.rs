@@ -5,7 +5,7 @@ use crate::key::{Shape, live, must};
 const VALUES: Shape = Shape::Dict(&Shape::Value);
 
 const UNDO: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent action, in words."),
+    live("task", Shape::Text, "What an agent is to do, in words."),
     live("skill", Shape::Name, "Skill that runs."),
     live("agent", Shape::Agent, "Agent that does it."),
     live("with", VALUES, "Values passed to it."),
@@ -32,7 +32,7 @@ const CONDITION: Shape = Shape::Object(&[
 ]);
 
 const STEP: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent action, in words."),
+    live("task", Shape::Text, "What an agent is to do, in words."),
     live(
         "skill",
         Shape::Name,
