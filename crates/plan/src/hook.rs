@@ -2,6 +2,7 @@
 
 use abbey_model::{Authority, SecretRef, Slug};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// A webhook: a sender that may report outside events at `/hooks/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,9 @@ pub struct Hook {
     pub secret: SecretRef,
     /// What a delivery starts.
     pub action: HookAction,
+    /// Events of the sender that start it, each as `EVENT` or `EVENT.ACTION`; none are all of them. Kinds `github` and
+    /// `gitea` only.
+    pub on: BTreeSet<String>,
     /// Where the result of a task is reported: the root of the sender's API.
     pub api: Option<String>,
     /// Reference to the credential for `api`.
@@ -20,6 +24,14 @@ pub struct Hook {
     pub agents: Authority,
     /// Whether a message is an instruction and not only data; kind `openclaw` only.
     pub trusted: bool,
+}
+
+impl Hook {
+    /// Whether a delivery starts something, whose event has this name and, if its payload states one, this action.
+    pub fn hears(&self, event: &str, action: Option<&str>) -> bool {
+        let with_action = |action: &str| self.on.contains(&format!("{event}.{action}"));
+        self.on.is_empty() || self.on.contains(event) || action.is_some_and(with_action)
+    }
 }
 
 /// Way in which deliveries are signed.

@@ -29,8 +29,9 @@ pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> i
         .set_permissions(Permissions::from_mode(mode))?;
     if sync == Sync::None {
         if exchange(temporary.path(), path).is_ok() {
-            // The old file has the temporary name now.
-            return temporary.close();
+            // The old file has the temporary name now, and is removed by it.
+            drop(temporary);
+            return Ok(());
         }
     } else {
         temporary.as_file().sync_all()?;

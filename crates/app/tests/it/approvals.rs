@@ -268,6 +268,12 @@ fn a_run_of_a_skill_stays_one_when_its_target_or_its_agent_is_gone() {
     let house = up(&with_model(&format!("{boss}{ops}{pb}")));
     house.wait_for_model();
     let (task, approval) = waits(&house, "Restart the cell of pb");
+    // No model asked, so nobody could ask for something else.
+    let refused = house.expect_refusal(
+        4,
+        args!("approvals revise {} --note 'another cell'", approval),
+    );
+    assert!(refused.contains("nobody would change them"), "{refused}");
     house.expect(0, "agent rm pb");
     // The person who decides is told, and nothing is decided.
     let refused = house.expect_refusal(4, args!("approvals approve {}", approval));

@@ -327,7 +327,7 @@ fn a_day_too_short_for_one_run_is_warned_of() {
     let planned = house.expect(0, "plan");
     for line in [
         "agent:a: no task of it ever starts: its `budget.minutes_per_day` is shorter than a run may take (15 min, `tools.wall`)",
-        "agent:c: no task of it ever starts: `budget.minutes_per_day` of the house is shorter than a run may take (1 h, `tools.wall`)",
+        "agent:c: no task of it ever starts: `budget.minutes_per_day` of the house is shorter than a run may take (60 min, `tools.wall`)",
     ] {
         assert!(planned.contains(line), "{planned}");
     }

@@ -113,6 +113,7 @@ hooks:
   pushed: {{ kind: standard, secret: \"file:other.key\", workflow: look }}
   told: {{ kind: standard, secret: \"file:other.key\", event: news }}
   deploy: {{ kind: github, secret: \"file:forge.key\", workflow: look }}
+  chosen: {{ kind: github, secret: \"file:forge.key\", workflow: look, on: [push, release.published] }}
 workflows:
   look: {{ input: {{ payload: {{ type: object }} }}, steps: {{ see: {{ skill: system-stats, agent: b }}, think: {{ task: Say what came., agent: a, with: {{ it: $input.payload }} }} }} }}
   late: {{ steps: {{ wait: {{ event: news, within: 1h }} }} }}
@@ -206,6 +207,51 @@ fn a_ping_of_a_forge_starts_nothing() {
     assert!(told["run"].is_null(), "{told}");
     let (status, told) = send("push");
     assert_eq!((status, &told["run"]), (202, &json!("WF-1")), "{told}");
+}
+
+#[test]
+fn a_hook_starts_only_on_the_events_that_it_names() {
+    let house = up(1);
+    let send = |event: &str, body: &Value| {
+        let signature = signature("It's a Secret to Everybody", &body.to_string(), "hex");
+        let signature = format!("sha256={signature}");
+        let headers = [
+            ("x-github-event", event),
+            ("x-hub-signature-256", &signature),
+        ];
+        let (status, told) = deliver(&house, "chosen", &headers, body);
+        assert_eq!(status, 202, "{told}");
+        told
+    };
+    for (event, body, starts) in [
+        ("star", json!({ "action": "created" }), false),
+        ("release", json!({ "action": "deleted" }), false),
+        ("release", json!({ "action": "published" }), true),
+        ("push", json!({ "ref": "refs/heads/main" }), true),
+        ("push.published", json!({}), false),
+        ("", json!({ "action": "push" }), false),
+    ] {
+        let told = send(event, &body);
+        assert_eq!(told["run"].is_string(), starts, "{event} {body}: {told}");
+        let ignored = told["ignored"].as_str().unwrap_or_default();
+        assert_eq!(ignored.contains("`on` of the hook"), !starts, "{told}");
+    }
+    for (hook, part) in [
+        (
+            "kind: standard, secret: 'env:X', event: e, on: [push]",
+            "only for hooks of kind",
+        ),
+        (
+            "kind: github, secret: 'env:X', event: e, on: ['a b']",
+            "is not the name of an event",
+        ),
+    ] {
+        house.manifest(&format!(
+            "house: h\nagents: {{ a: {{}} }}\nhooks: {{ x: {{ {hook} }} }}\n"
+        ));
+        let refused = house.expect_refusal(2, "plan");
+        assert!(refused.contains(part), "{refused}");
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use abbey_api::{
 use abbey_engine::admission::skill_without_owner;
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
-use abbey_store::{ApprovalFilter, ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse};
+use abbey_store::{
+    ApprovalFilter, ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse, TaskRow,
+};
 use std::sync::Arc;
 
 /// Most approvals of one page.
@@ -184,8 +186,10 @@ pub(crate) async fn decide_approval(
     note: Option<String>,
     by: Principal,
 ) -> Result<ApprovalView> {
-    if verdict == Verdict::Approve {
-        check_action_is_possible(work, number).await?;
+    match verdict {
+        Verdict::Approve => check_action_is_possible(work, number).await?,
+        Verdict::Revise => check_somebody_revises(work, number).await?,
+        Verdict::Deny => {}
     }
     let decided = work.core.store.decide_approval(number, verdict, note, by);
     let (row, task) = decided.await?;
@@ -195,6 +199,39 @@ pub(crate) async fn decide_approval(
     Ok(approval_view(&row))
 }
 
+/// Skill that the task of an open request is to run by itself, without a model; none for other requests.
+async fn skill_of_task(work: &WorkState, row: &ApprovalRow) -> Result<Option<(String, TaskRow)>> {
+    let ApprovalRequester::Task { task, .. } = &row.asker else {
+        return Ok(None);
+    };
+    let Some(skill) = row.action.strip_prefix("skill:") else {
+        return Ok(None);
+    };
+    let task = work.core.store.task(TaskRef::Number(*task)).await?;
+    let is_its = row.state == State::Pending && task.route.skill.as_deref() == Some(skill);
+    Ok(is_its.then(|| (skill.to_owned(), task)))
+}
+
+/// Checks that whoever asked could ask for something else: a task that runs a skill with given values can't.
+///
+/// # Errors
+/// `Conflict` with what to do instead.
+async fn check_somebody_revises(work: &WorkState, number: u64) -> Result<()> {
+    let row = work.core.store.approval(number).await?;
+    let Some((skill, task)) = skill_of_task(work, &row).await? else {
+        return Ok(());
+    };
+    let text = format!(
+        "APPR-{number} can't be revised: TASK-{} runs the skill `{skill}` with these values, and nobody would change them",
+        task.number
+    );
+    Err(Problem::new(FaultKind::Conflict, text)
+        .remedy(format!(
+            "deny it with `abbey approvals deny APPR-{number}`, and add a task with other values"
+        ))
+        .into())
+}
+
 /// Checks that a skill for whose run an approval is asked can still run, so that the person who decides is told: an
 /// agent or service can have been removed since.
 ///
@@ -202,16 +239,10 @@ pub(crate) async fn decide_approval(
 /// `Conflict` with the reason.
 async fn check_action_is_possible(work: &Arc<WorkState>, number: u64) -> Result<()> {
     let row = work.core.store.approval(number).await?;
-    let ApprovalRequester::Task { task, .. } = &row.asker else {
+    let Some((skill, task)) = skill_of_task(work, &row).await? else {
         return Ok(());
     };
-    let Some(skill) = row.action.strip_prefix("skill:") else {
-        return Ok(());
-    };
-    let task = work.core.store.task(TaskRef::Number(*task)).await?;
-    if row.state != State::Pending || task.route.skill.as_deref() != Some(skill) {
-        return Ok(());
-    }
+    let skill = skill.as_str();
     let assignee = task.assignee.as_ref().filter(|_| task.pinned);
     let agents = work.agent_facts();
     let mut eligible = agents

@@ -7,7 +7,7 @@ use crate::keys::Agent;
 use crate::node::Node;
 use abbey_engine::workflow::Workflow;
 use abbey_model::{Authority, Slug};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Decoder<'_> {
     /// Decodes the webhooks of the manifest and reports mistakes in each.
@@ -51,6 +51,21 @@ impl Decoder<'_> {
             for agent in named.filter(|a| !agents.contains_key(*a)) {
                 let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
                 blame(format!("no agent `{agent}`{known}"));
+            }
+            let on = entry.value.get("on").map_or(&[][..], Node::items);
+            let on: BTreeSet<String> = on
+                .iter()
+                .filter_map(Node::text)
+                .map(str::to_owned)
+                .collect();
+            if let Some(wrong) = on.iter().find(|event| !is_event(event)) {
+                blame(format!(
+                    "`on`: `{wrong}` is not the name of an event such as `push` or `issues.opened`"
+                ));
+            }
+            let named = matches!(kind, HookKind::Github | HookKind::Gitea);
+            if !on.is_empty() && !named {
+                blame("`on` is only for hooks of kind `github` and `gitea`, whose deliveries name their event".to_owned());
             }
             let trusted = text(value, "trusted") == Some("true");
             if kind == HookKind::Openclaw {
@@ -101,6 +116,7 @@ impl Decoder<'_> {
                 kind,
                 secret: signed,
                 action,
+                on,
                 api,
                 token: secret("token"),
                 agents: more,
@@ -110,6 +126,16 @@ impl Decoder<'_> {
         }
         hooks
     }
+}
+
+/// Whether a text can be the name of a sender's event, with or without an action.
+fn is_event(text: &str) -> bool {
+    let word = |part: &str| {
+        let usual = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        !part.is_empty() && part.len() <= 60 && part.bytes().all(usual)
+    };
+    let mut parts = text.splitn(2, '.');
+    parts.all(word)
 }
 
 /// Agents that a word or a list of words names; the shape has reported what is wrong with them.

@@ -15,6 +15,11 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
         "Reference to the secret that signs deliveries.",
     ),
     live(
+        "on",
+        Shape::List(&Shape::Text),
+        "Kinds `github` and `gitea`: events of the sender that start something, as `push` or `issues.opened`; others are accepted and ignored. All when not given.",
+    ),
+    live(
         "agent",
         Shape::Agent,
         "Issues and pull requests become tasks of this agent; other deliveries are accepted and ignored.",

@@ -278,6 +278,13 @@ async fn perform(
     if hook.kind == HookKind::Github && header_text(headers, "x-github-event") == Some("ping") {
         return Ok(json!({ "heard": true, "ignored": "a ping asks for nothing" }));
     }
+    let event = header_text(headers, "x-github-event").or(header_text(headers, "x-gitea-event"));
+    let event = event.unwrap_or_default();
+    if !hook.hears(event, payload["action"].as_str()) {
+        let why = "`on` of the hook does not have this event";
+        tracing::info!(hook = name.as_str(), why, "a delivery starts nothing");
+        return Ok(json!({ "heard": true, "ignored": why }));
+    }
     match &hook.action {
         HookAction::Workflow(workflow) => {
             let declared = current.house.workflows.get(workflow);
@@ -296,17 +303,13 @@ async fn perform(
             let heard = heard.await?;
             Ok(json!({ "told": heard.told, "started": heard.started, "ignored": heard.ignored }))
         }
-        HookAction::Task(agent) => {
-            let event =
-                header_text(headers, "x-github-event").or(header_text(headers, "x-gitea-event"));
-            match subject(event.unwrap_or_default(), &payload) {
-                Ok(subject) => task(api, (&name, hook), agent, subject, key).await,
-                Err(why) => {
-                    tracing::info!(hook = name.as_str(), why, "no work comes of a delivery");
-                    Ok(json!({ "heard": true, "ignored": why }))
-                }
+        HookAction::Task(agent) => match subject(event, &payload) {
+            Ok(subject) => task(api, (&name, hook), agent, subject, key).await,
+            Err(why) => {
+                tracing::info!(hook = name.as_str(), why, "no work comes of a delivery");
+                Ok(json!({ "heard": true, "ignored": why }))
             }
-        }
+        },
     }
 }
 
