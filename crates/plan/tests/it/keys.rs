@@ -212,6 +212,7 @@ fn value(path: &str) -> Option<(Value, Vec<(&'static str, Value)>)> {
         "checkpoint_sinks.NAME.url" => alone(json!("https://other.example.org/")),
         "hooks.NAME.agent" => alone(json!("b")),
         "hooks.NAME.agents" => alone(json!(["b"])),
+        "hooks.NAME.on" => alone(json!(["push"])),
         "hooks.NAME.workflow" => Some((json!("w"), vec![("hooks.gh.agent", Value::Null)])),
         "hooks.NAME.event" => Some((json!("pushed"), vec![("hooks.gh.agent", Value::Null)])),
         "hooks.NAME.api" => alone(json!("https://git.example.org/api/v1")),
