@@ -184,7 +184,7 @@ fn publish(own: &Path, place: &Path, bytes: &[u8]) -> Result<()> {
     let dir = place.parent().unwrap_or(Path::new("."));
     file::make_dirs_below(own, dir).map_err(Error::file("make", dir))?;
     // The temporary file cannot be requested: its name begins with a dot.
-    file::publish(place, bytes, 0o600, file::Sync::None).map_err(Error::file("publish", place))
+    file::publish(place, bytes, 0o600, file::Sync::Content).map_err(Error::file("publish", place))
 }
 
 #[cfg(test)]

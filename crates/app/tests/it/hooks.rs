@@ -238,6 +238,10 @@ fn a_hook_starts_only_on_the_events_that_it_names() {
     }
     for (hook, part) in [
         (
+            "kind: github, secret: 'env:X', event: e, on: []",
+            "`on` names no event",
+        ),
+        (
             "kind: standard, secret: 'env:X', event: e, on: [push]",
             "only for hooks of kind",
         ),

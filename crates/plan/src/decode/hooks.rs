@@ -52,7 +52,11 @@ impl Decoder<'_> {
                 let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
                 blame(format!("no agent `{agent}`{known}"));
             }
-            let on = entry.value.get("on").map_or(&[][..], Node::items);
+            let given = entry.value.get("on");
+            let on = given.map_or(&[][..], Node::items);
+            if given.is_some() && on.is_empty() {
+                blame("`on` names no event; leave it out to hear all of them".to_owned());
+            }
             let on: BTreeSet<String> = on
                 .iter()
                 .filter_map(Node::text)
