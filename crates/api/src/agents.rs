@@ -166,7 +166,8 @@ documents! {
         entry: Vec<String>,
         /// Text of the charter then.
         charter: String,
-        /// Names that its data had in services, by service, where the manifest named them.
+        /// Names of its data in services, by service: those that the manifest gave it, and of an agent of the house those of
+        /// all that services have of it.
         data_names: BTreeMap<String, String>,
         /// Time stamps of kept files of removed agents of this name, oldest first.
         #[serde(default)]

@@ -80,8 +80,12 @@ impl Consent {
             .collect();
         if !open.is_empty() && !ask(&open, "Apply the manifest?", before_asking).await {
             let text = match open.len() {
-                1 => format!("a removal requires consent: {}", open[0]),
-                n => format!("{n} removals require consent: {}", open.join("; ")),
+                1 => format!("the plan requires consent: {}", open[0]),
+                n => format!("{n} steps of the plan require consent"),
+            };
+            let details = match open.as_slice() {
+                [_] => Vec::new(),
+                several => several.iter().map(|&step| step.to_owned()).collect(),
             };
             let hint = match matches!(self, Consent::AskOrOption) {
                 true => "nothing was changed; the same command with `--yes` agrees",
@@ -89,7 +93,10 @@ impl Consent {
                     "nothing was changed; `abbey up --yes` agrees, and `abbey plan` shows the whole plan"
                 }
             };
-            return Err(Failure::plain(text).hint(hint).with_code(exit::CONFLICT));
+            return Err(Failure::plain(text)
+                .with_details(details)
+                .hint(hint)
+                .with_code(exit::CONFLICT));
         }
         Ok(steps.into_iter().map(|(subject, _)| subject).collect())
     }

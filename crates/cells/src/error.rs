@@ -177,6 +177,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Reason for whoever asked hostd, who puts before it what hostd was to do.
+    pub(crate) fn into_reason(self) -> String {
+        match self {
+            Error::Hostd { why, .. } => why,
+            other => error_chain(&other),
+        }
+    }
+
     /// Converts an I/O error to [`Error::File`] for `path`; `what` is the verb of the message ("could not {what}
     /// `{path}`"). For `map_err`.
     pub(crate) fn file(

@@ -174,6 +174,35 @@ impl Ownership {
         self.data.get(service)?.get(name)
     }
 
+    /// Names, as `names` of a service has them, of what an agent of the plan in force owns, by service, whether it uses them or
+    /// not. Where it owns several in one, the one that it would use there in `house`, or none.
+    pub fn data_names(&self, house: &House, agent: &Slug) -> BTreeMap<Slug, String> {
+        let Some(identity) = self.agents.get(agent) else {
+            return BTreeMap::new();
+        };
+        let named = self.data.iter().filter_map(|(slug, names)| {
+            let own = names.iter().filter(|(_, o)| o.id == identity.id);
+            let own: Vec<&String> = own.map(|(name, _)| name).collect();
+            let usual = house.services.get(slug).map(|s| s.name_for(agent));
+            let name = match own.as_slice() {
+                [only] => only,
+                several => several.iter().find(|name| usual.as_ref() == Some(name))?,
+            };
+            Some((slug.clone(), name.replace('_', "-")))
+        });
+        named.collect()
+    }
+
+    /// Services and names of what the last agent of a name owned there, which the plan does not have any more.
+    pub fn left_by<'a>(&'a self, agent: &'a Slug) -> impl Iterator<Item = (&'a Slug, &'a str)> {
+        let services = self.data.iter();
+        services.flat_map(move |(service, names)| {
+            let left = names.iter();
+            let left = left.filter(move |(_, o)| o.agent == *agent && !self.has(o));
+            left.map(move |(name, _)| (service, name.as_str()))
+        })
+    }
+
     /// Whether an agent is the owner, and not only of the same name.
     pub(crate) fn is(&self, agent: &Slug, owner: &DataOwner) -> bool {
         let identity = self.agents.get(agent);

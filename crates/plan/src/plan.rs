@@ -185,7 +185,11 @@ impl Inventory {
         new: &Slug,
         manifest: &str,
     ) -> Result<(), Vec<Mistake>> {
-        let house = crate::parse(&crate::rename::rename_agent(manifest, old, new)?)?;
+        let house = self.current.as_ref().map(|c| &c.house);
+        let data = house.map(|house| self.applied.ownership.data_names(house, old));
+        let data = data.unwrap_or_default();
+        let renamed = crate::rename::rename_agent(manifest, old, new, &data)?;
+        let house = crate::parse(&renamed)?;
         if let Some(current) = &mut self.current {
             current.house = house;
             rename_key(&mut current.charters, old, new);

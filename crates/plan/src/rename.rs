@@ -7,14 +7,21 @@ use crate::key::Shape;
 use crate::keys::MANIFEST;
 use crate::node::{self, Kind, Mistake, Node, Place};
 use abbey_model::Slug;
+use std::collections::BTreeMap;
 
 /// Manifest text in which an agent has another name: at its entry, and wherever a key names an agent. Its databases
-/// and repositories keep their names, by `names` of their services. Everything else, comments included, stays.
+/// and repositories keep their names, by `names` of their services, also those of services that it does not use, for which
+/// `data` has the names, by service. Everything else, comments included, stays.
 ///
 /// # Errors
 /// When the text is not a manifest, has no such agent or one of the new name, the new name is a keyword, or a place is written in a style that
 /// cannot be edited.
-pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mistake>> {
+pub fn rename_agent(
+    text: &str,
+    old: &Slug,
+    new: &Slug,
+    data: &BTreeMap<Slug, String>,
+) -> Result<String, Vec<Mistake>> {
     let house = crate::parse(text)?;
     let root = node::parse_yaml(text)?;
     let Some(agent) = house.agents.get(old) else {
@@ -44,6 +51,9 @@ pub fn rename_agent(text: &str, old: &Slug, new: &Slug) -> Result<String, Vec<Mi
     for service in kept_data(&house, &agent.uses, old) {
         edited = keep_data_name(&edited, &service, new)?;
     }
+    for (service, name) in data {
+        edited = restore_data_name(&edited, service, new, name)?;
+    }
     let renamed = node::parse_yaml(&edited)?;
     match find_references(&renamed, old).first() {
         None => Ok(edited),
@@ -59,28 +69,30 @@ struct KeptData {
     name: String,
 }
 
-/// Manifest text in which a service names the data of an agent, as it did before the agent was removed. The text stays as
-/// it is if there is no such service any more, or if it names that agent's data.
+/// Manifest text in which a service names the data of an agent, as it did before the agent was removed or renamed. The text
+/// stays as it is if there is no such service any more, or if it names that agent's data. It need not be valid before: without
+/// the name, the data of two agents may have one.
 ///
 /// # Errors
-/// When the text is not a manifest, or the service is written in a style that cannot be edited.
+/// When the text is not YAML, or the service is written in a style that cannot be edited.
 pub fn restore_data_name(
     text: &str,
     service: &Slug,
     agent: &Slug,
     name: &str,
 ) -> Result<String, Vec<Mistake>> {
-    let house = crate::parse(text)?;
-    match house.services.get(service) {
-        Some(known) if !known.names.contains_key(agent) => {
-            let kept = KeptData {
-                service: service.clone(),
-                name: name.to_owned(),
-            };
-            keep_data_name(text, &kept, agent)
-        }
-        _ => Ok(text.to_owned()),
+    let root = node::parse_yaml(text)?;
+    let services = root.get("services").map_or(&[][..], Node::entries);
+    let known = services.iter().find(|e| e.key == service.as_str());
+    let names = known.and_then(|known| known.value.get("names"));
+    if known.is_none() || names.is_some_and(|names| names.get(agent.as_str()).is_some()) {
+        return Ok(text.to_owned());
     }
+    let kept = KeptData {
+        service: service.clone(),
+        name: name.to_owned(),
+    };
+    keep_data_name(text, &kept, agent)
 }
 
 /// The data of an agent in services that name it by the agent's name.
@@ -265,6 +277,7 @@ services:
     kind: git
     names:
       other: elsewhere
+  pages: { kind: site, cell: process }
 agents:
   other:
     reports_to: old
@@ -278,13 +291,15 @@ documents:
   notes: { writer: old, readers: [other, old] }
 "#;
         let slug = |name: &str| name.parse::<Slug>().unwrap();
-        let after = rename_agent(before, &slug("old"), &slug("young")).unwrap();
+        let unused = BTreeMap::from([(slug("pages"), "older-yet".to_owned())]);
+        let none = BTreeMap::new();
+        let after = rename_agent(before, &slug("old"), &slug("young"), &unused).unwrap();
         insta::assert_snapshot!(after);
         let house = crate::parse(&after).unwrap();
         let (db, git) = (&house.services[&slug("db")], &house.services[&slug("git")]);
         assert_eq!(db.name_for(&slug("young")), "ab_old");
         assert_eq!(git.name_for(&slug("young")), "old");
-        let again = rename_agent(&after, &slug("young"), &slug("old")).unwrap();
+        let again = rename_agent(&after, &slug("young"), &slug("old"), &none).unwrap();
         let house = crate::parse(&again).unwrap();
         assert_eq!(house.services[&slug("db")].name_for(&slug("old")), "ab_old");
         let keys = references(before, &slug("old"));
@@ -309,7 +324,7 @@ documents:
             ("old", "none"),
             ("old", "operator"),
         ] {
-            assert!(rename_agent(before, &slug(from), &slug(to)).is_err());
+            assert!(rename_agent(before, &slug(from), &slug(to), &none).is_err());
         }
     }
 }

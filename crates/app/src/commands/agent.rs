@@ -120,7 +120,7 @@ async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
         Some(value) => manifest::set_key(&text, &name, key, value),
         None => Ok(text),
     };
-    let above = args.reports_to.as_deref();
+    let above = args.reports_to.as_deref().filter(|a| *a != "operator");
     let edited = edit_manifest(home, &file, |text| {
         let text = match &saved {
             Some(saved) => manifest::add_entry(text, &name, &saved.entry).and_then(|text| {

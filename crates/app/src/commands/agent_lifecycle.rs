@@ -20,6 +20,7 @@ use abbey_daemon::{Home, manifest};
 use abbey_model::{FirstFiles, Presence, Slug};
 use clap::Args;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What to do where the entry of a removed agent does not fit the manifest any more.
@@ -219,9 +220,16 @@ pub(crate) async fn cmd_agent_rename(home: &Home, json: bool, args: &RenameArgs)
     let file = args.manifest.path(home);
     let (old, new) = (parse_slug(&args.agent)?, parse_new_agent(&args.new)?);
     let client = operator_client(home)?;
+    let now = EntryQuery::default();
+    let entry = client.agents().entry(old.as_str(), &now).await?;
+    let mut data = BTreeMap::new();
+    for (service, name) in entry.data_names {
+        data.insert(parse_slug(&service)?, name);
+    }
     let edit = async || {
         let rename = |text: &str| {
-            manifest::rename_agent(text, &old, &new).map_err(|m| agent_edit_failure(text, &old, &m))
+            manifest::rename_agent(text, &old, &new, &data)
+                .map_err(|m| agent_edit_failure(text, &old, &m))
         };
         let edited = edit_manifest(home, &file, rename).await?;
         Ok::<ManifestEdit, Failure>(edited.renaming(&old, &new))
@@ -315,13 +323,16 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
             text = manifest::restore_data_name(&text, &service, &name, data)
                 .map_err(|m| manifest_failure(&m).hint(HOW_TO_RESTORE))?;
         }
+        // Such as one name for the data of two agents, which only the operator can part.
+        abbey_daemon::check_manifest(&text).map_err(|e| {
+            Failure::from(e)
+                .hint(HOW_TO_RESTORE)
+                .with_code(exit::CONFLICT)
+        })?;
         Ok(text)
     })
     .await?;
     write_charter(&file, &edited.text, &name, &entry.charter)?;
-    // Such as one name for the data of two agents, which only the operator can part.
-    abbey_daemon::check_manifest(&edited.text)
-        .map_err(|e| Failure::from(e).hint(HOW_TO_RESTORE))?;
     let stamp = args.at.clone().or_else(|| removed.pop()).ok_or_else(|| {
         Failure::plain(format!("no files of agent `{name}` are kept"))
             .hint(format!("`abbey agent new {name}` makes a new agent"))

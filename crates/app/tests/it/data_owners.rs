@@ -2,6 +2,7 @@
 
 use crate::up;
 use abbey_api::PlanDoc;
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 
 const PLACES: &str = "house: places
@@ -171,4 +172,87 @@ fn the_files_of_a_removed_agent_are_named_where_a_new_one_has_its_name() {
     house.expect(0, "agent rm cat");
     house.expect(0, format!("agent restore cat --at {stamp}").as_str());
     assert_eq!(house.expect(0, "exec cat -- cat note"), "kept\n");
+}
+
+const TWO: &str = "house: places
+defaults: { cell: process, waive: [limits] }
+services:
+  web: { kind: site, grace: 7d, cell: process }
+agents:
+  ada: { template: worker, uses: [web] }
+  ben: { template: worker, uses: [web] }
+";
+
+#[test]
+fn an_agent_whose_name_another_one_has_is_restored_with_its_own_data() {
+    let house = up(TWO);
+    until("each has its place", || opened(&house) == 2);
+    for (old, new) in [("ada", "tmp"), ("ben", "ada"), ("tmp", "ben")] {
+        house.expect(0, args!("agent rename {} {}", old, new));
+    }
+    let before = opened(&house);
+    let removed = house.run("agent rm ada");
+    let told = String::from_utf8_lossy(&removed.stderr);
+    assert!(!told.contains("ada of service web"), "{told}");
+    until("its site is closed", || closed(&house) == 1);
+    assert_eq!(
+        house.audit_entries("service.close")[0]["detail"]["name"],
+        "ben"
+    );
+    house.expect(0, "agent restore ada");
+    assert!(
+        manifest(&house).contains("ada: ben"),
+        "{}",
+        manifest(&house)
+    );
+    until("it has its site again", || opened(&house) == before + 1);
+}
+
+#[test]
+fn an_agent_renamed_while_it_uses_nothing_gets_its_data_back() {
+    let house = up(TWO);
+    until("each has its place", || opened(&house) == 2);
+    let uses = |from: &str, to: &str| {
+        write(&house, &manifest(&house).replace(from, to));
+        house.expect(0, "up --yes");
+    };
+    uses(
+        "ada: { template: worker, uses: [web] }",
+        "ada: { template: worker }",
+    );
+    until("its site is closed", || closed(&house) == 1);
+    house.expect(0, "agent rename ada eve");
+    assert!(
+        manifest(&house).contains("eve: ada"),
+        "{}",
+        manifest(&house)
+    );
+    // It keeps the name however often it is renamed, also while its service is disabled.
+    uses(
+        "ben: { template: worker, uses: [web] }",
+        "ben: { template: worker }",
+    );
+    until("both sites are closed", || closed(&house) == 2);
+    house.expect(0, "service disable web");
+    house.expect(0, "agent rename eve ann");
+    house.expect(0, "agent rename ben bob");
+    house.expect(0, "service enable web");
+    let names = manifest(&house);
+    assert!(
+        names.contains("ann: ada") && names.contains("bob: ben"),
+        "{names}"
+    );
+    write(
+        &house,
+        &names.replace(
+            "ann: { template: worker }",
+            "ann: { template: worker, uses: [web] }",
+        ),
+    );
+    let planned = house.expect(0, "plan");
+    assert!(!planned.contains("begins empty"), "{planned}");
+    house.expect(0, "up");
+    until("it has its site again", || opened(&house) == 3);
+    let opened = house.audit_entries("service.open");
+    assert_eq!(opened.last().unwrap()["detail"]["name"], "ada");
 }

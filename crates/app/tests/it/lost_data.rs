@@ -181,24 +181,36 @@ fn data_that_a_renamed_agent_left_comes_back_and_goes_to_nobody_unsaid() {
     house.expect(0, "up");
     until("it is open", || closed() == 0);
 
-    // A renaming while it is closed says where the data is. It is that of another otto by now.
+    // Also after a renaming while it is closed. It is that of another otto by now.
     house.manifest(SITES);
     house.expect_refusal(4, "up");
     house.expect(0, "up --yes");
     house.manifest(&without_otto());
     house.expect(0, "up --yes");
     until("it is closed", || closed() == 1);
-    let told = flat(house.expect(0, "agent rename otto nils"));
-    assert!(told.contains("names: { nils: otto }"), "{told}");
+    house.expect(0, "agent rename otto nils");
+    assert!(manifest().contains("nils: otto"), "{}", manifest());
     let apart = manifest();
     write(&apart.replace("nils: {}", "nils: { uses: [web] }"));
+    let planned = flat(house.expect(0, "plan"));
+    assert!(planned.contains("comes back with its data"), "{planned}");
+    // Without the entry, the plan says where the data is.
+    write(
+        &apart
+            .replace("nils: otto", "iris: iris")
+            .replace("nils: {}", "nils: { uses: [web] }"),
+    );
     let planned = flat(house.expect(0, "plan"));
     assert!(
         planned.contains("begins empty; `web` keeps `otto`"),
         "{planned}"
     );
-    // Another agent of that name gets it with consent only.
-    write(&format!("{apart}  otto: {{ uses: [web] }}\n"));
+    // Another agent of that name has to have another one there, or gets it with consent only.
+    let another = format!("{apart}  otto: {{ uses: [web] }}\n");
+    write(&another);
+    let refusal = house.expect_refusal(2, "plan");
+    assert!(refusal.contains("such as `otto: otto-2`"), "{refusal}");
+    write(&another.replace("nils: otto", "iris: iris"));
     let planned = flat(house.expect(0, "plan"));
     let part = "agent `otto` gets the site `otto` in `web` with everything that agent `nils` left";
     assert!(planned.contains(part), "{planned}");

@@ -213,7 +213,7 @@ fn attend(
                 line.dry_run = request.dry_run;
                 perform_operation(config, request, fds, stream, &line, spare).unwrap_or_else(
                     |error| HostdReply::Failed {
-                        why: crate::error::error_chain(&error),
+                        why: error.into_reason(),
                     },
                 )
             }

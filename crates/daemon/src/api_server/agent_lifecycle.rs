@@ -14,7 +14,7 @@ use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -71,6 +71,14 @@ async fn entry(
         let text: Vec<String> = m.iter().map(ToString::to_string).collect();
         Problem::new(FaultKind::Conflict, text.join("; "))
     })?;
+    let mut data_names = named_data(&manifest, &slug);
+    // What it has somewhere without using it goes with it to another name.
+    if let Some(current) = api.core.plan.current() {
+        let owned = current.applied.ownership.data_names(&current.house, &slug);
+        for (service, name) in owned {
+            data_names.entry(service.to_string()).or_insert(name);
+        }
+    }
     Ok(Doc(EntryDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -78,7 +86,7 @@ async fn entry(
         present,
         entry,
         charter,
-        data_names: named_data(&manifest, &slug),
+        data_names,
         removed: hostd::archived_files(&api.core.hostd, &slug).await?,
     }))
 }
@@ -219,21 +227,27 @@ async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<L
     }))
 }
 
-/// What services that answer keep of an agent.
+/// What services that answer keep of a removed agent.
 async fn kept(api: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     let mut all = Vec::new();
     let Some(current) = api.core.plan.current() else {
         return all;
     };
-    let services = current.house.services.values();
-    for service in services.filter(|s| s.kind.has_consumers()) {
+    let mut left: BTreeMap<&Slug, BTreeSet<&str>> = BTreeMap::new();
+    for (service, name) in current.applied.ownership.left_by(slug) {
+        left.entry(service).or_default().insert(name);
+    }
+    for (service, names) in left {
+        let Some(service) = current.house.services.get(service) else {
+            continue;
+        };
         let asked =
             service_consumers::query_service(&api.cells, service, &ServiceRequest::State {}).await;
         let Ok(ServiceReply::State { holdings, .. }) = asked else {
             continue;
         };
-        let name = service.name_for(slug);
-        for held in holdings.into_iter().filter(|h| h.name == name) {
+        let holdings = holdings.into_iter();
+        for held in holdings.filter(|h| names.contains(h.name.as_str())) {
             let until = held.closed_ms.filter(|_| !held.open);
             all.push(KeptView {
                 service: service.slug.to_string(),

@@ -29,7 +29,20 @@ const SCRATCH: &str = ".backup-";
 /// appears under its name only when it is complete; of one that fails nothing is left.
 pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> Result<BackupDoc> {
     let to = PathBuf::from(&body.path);
-    let to = to.as_path();
+    let parent = to.parent().unwrap_or(Path::new("/")).to_owned();
+    let written = write_new_backup(cells, &to, body).await;
+    written.map_err(|error| match error.is_full_disk() {
+        true => no_space_for_working_copy(&parent),
+        false => error,
+    })
+}
+
+/// As [`write_backup`], with the errors as they come.
+async fn write_new_backup(
+    cells: &Arc<CellsState>,
+    to: &Path,
+    body: BackupBody,
+) -> Result<BackupDoc> {
     if !to.is_absolute() {
         return Err(
             Problem::new(FaultKind::Invalid, "the path of a backup must be absolute").into(),
@@ -64,11 +77,7 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
             return Err(why);
         }
         let database = scratch.path().join(DATABASE);
-        let copied = cells.core.store.backup(database).await;
-        copied.map_err(|error| match error {
-            abbey_store::Error::DiskFull(_) => no_space_for_working_copy(parent),
-            error => error.into(),
-        })?;
+        cells.core.store.backup(database).await?;
         let (state, dir) = (Arc::clone(cells), scratch.path().to_owned());
         let work = runtime::run_blocking(move || write_archive(&state, &dir, &body, damage));
         work.await
@@ -107,7 +116,7 @@ pub(crate) async fn write_backup(cells: &Arc<CellsState>, body: BackupBody) -> R
 /// That the file system of `dir`, where a backup is made, is full.
 fn no_space_for_working_copy(dir: &Path) -> Error {
     let text = format!(
-        "could not make the backup: no space is left in `{}`, where its working copy is made",
+        "could not make the backup: no space is left in `{}`, where its working copy is made, also if it goes to another disk",
         dir.display()
     );
     Error::Problem(

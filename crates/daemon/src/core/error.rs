@@ -119,6 +119,19 @@ impl Error {
         }
     }
 
+    /// Whether it failed for want of space on a disk.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        match self {
+            Error::File { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Error::Store(abbey_store::Error::DiskFull(_)) => true,
+            Error::Store(abbey_store::Error::Database(e)) => e.out_of_space,
+            _ => false,
+        }
+    }
+
     /// This error and all its sources in one line, separated by `: `.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -114,16 +114,7 @@ pub(crate) fn require_consent_to_uses(home: &Home) -> Result<()> {
 
 /// Says of an error for want of space that the disk of `dir` is full, where `command` writes.
 pub(super) fn name_full_disk(error: Error, dir: &Path, command: &str) -> Error {
-    let full = match &error {
-        Error::File { source, .. } => matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        ),
-        Error::Store(abbey_store::Error::DiskFull(_)) => true,
-        Error::Store(abbey_store::Error::Database(e)) => e.out_of_space,
-        _ => false,
-    };
-    if !full {
+    if !error.is_full_disk() {
         return error;
     }
     let text = format!(

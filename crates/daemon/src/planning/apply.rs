@@ -143,7 +143,7 @@ fn require_consent(plan: &Plan, consent: &[String]) -> std::result::Result<(), P
     if refused.is_empty() {
         return Ok(());
     }
-    let text = "the plan removes something and requires consent; nothing was changed";
+    let text = "the plan requires consent; nothing was changed";
     let mut problem = Problem::new(FaultKind::Conflict, text)
         .remedy("repeat it with `--yes`, or with the steps under `consent`");
     problem.mistakes = refused;

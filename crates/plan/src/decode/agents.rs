@@ -200,7 +200,7 @@ impl Decoder<'_> {
             if size < DRIVE_MIN {
                 self.report_mistake(
                     drives.and_then(|d| d.get(key)),
-                    "a drive must have at least 16 MiB",
+                    format!("`drives.{key}` must be at least 16MiB"),
                 );
             }
         }

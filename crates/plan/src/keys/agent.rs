@@ -115,7 +115,7 @@ keys! {
             .default("qemu")
             .inherited()
             .only_in(IN_MICROVM, NoEffect),
-        /// Sizes of its microVM's drives, or of its sandbox's file systems; a sandbox without shares the disk of
+        /// Sizes of its microVM's drives, or of its sandbox's file systems, each at least 16 MiB; a sandbox without shares the disk of
         /// the house.
         pub drives: Drives =
             Key::new("drives", Shape::Section(DriveKeys::KEYS), Restart).authority(&[]).inherited().whole(),

@@ -41,7 +41,7 @@ keys! {
     pub(crate) struct ManifestKeys {
         /// Format of this file; always 1.
         pub(crate) _version: Option<u64> = Key::new("version", Shape::Integer(1, 1), NoEffect).required(),
-        /// Name of this installation.
+        /// Name of this installation. It stays: a manifest with another name is refused as that of another house.
         pub(crate) house: Option<Slug> = Key::new("house", Shape::Name, Live).required(),
         /// Where the operator API listens.
         pub(crate) listen: ListenKeys = Key::new("listen", Shape::Section(ListenKeys::KEYS), Live),
