@@ -7,6 +7,7 @@ use crate::output::{Progress, print_message, print_notice};
 use crate::text::{Text, Tone};
 use abbey_api::client::Client;
 use abbey_api::{ReadinessDoc, ReadinessQuery, ReadinessState, ReadinessView};
+use abbey_model::Presence;
 use clap::Args;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,10 +162,13 @@ fn report(doc: &ReadinessDoc, patience: Duration) -> u8 {
                 };
                 let why = reason.iter().map(|r| format!(": {r}"));
                 let why: String = why.collect();
+                let presence = match (state, cell.presence) {
+                    (ReadinessState::Changing, Presence::Ready) => "not as planned yet".to_owned(),
+                    (_, presence) => presence.to_string(),
+                };
                 print_message(&format!(
-                    "{} is {}{after}{why}{}",
+                    "{} is {presence}{after}{why}{}",
                     subject(cell),
-                    cell.presence,
                     remedy(cell)
                 ));
                 code = exit::DEGRADED;

@@ -42,7 +42,7 @@ pub mod shim;
 mod spec;
 mod sys;
 
-pub use abbey_launch::{limit_heaps, release_free_memory};
+pub use abbey_launch::{limit_heaps, release_free_memory, release_program_code};
 pub use backend::{Backend, CellProbe, ShimBackend};
 pub use error::{Error, Result};
 pub use guest::{GuestRequest, OWN_IN_GUEST, run_guest};

@@ -52,7 +52,9 @@ pub mod manifest {
     };
     pub use abbey_plan::edit::{add_entry, agent_entry, has_value_at};
     pub use abbey_plan::json_schema;
-    pub use abbey_plan::rename::{references, rename_agent, restore_data_name};
+    pub use abbey_plan::rename::{
+        give_free_data_names, references, rename_agent, restore_data_name,
+    };
     pub use abbey_plan::templates;
     pub use abbey_plan::{
         Charter, CheckpointSink, House, Mistake, parse, parse_bytes, parse_duration_ms,

@@ -34,6 +34,7 @@ pub use spawn::{
 pub use system::{
     become_ordinary_user, become_subreaper, child_exit_fd, children_cpu_us, connect_vsock,
     detach_from_parent, drop_all_capabilities, has_unreceived_bytes, limit_heaps, loopback_up,
-    read_kernel_file, release_free_memory, seed_randomness, set_not_dumpable, set_process_title,
-    take_inherited_fd, tsc_khz, unblock_signals, unshare_mounts, unshare_network,
+    read_kernel_file, release_free_memory, release_program_code, seed_randomness, set_not_dumpable,
+    set_process_title, take_inherited_fd, tsc_khz, unblock_signals, unshare_mounts,
+    unshare_network,
 };

@@ -400,6 +400,41 @@ pub fn release_free_memory() {
     }
 }
 
+/// Unmaps the code of this program, which the kernel maps again, from its cache of the file, where it is executed next. What only
+/// a start or a plan executes is not counted as memory of this process any more then; without this it is, for good. Does nothing
+/// where the kernel does not show the mappings of a process.
+pub fn release_program_code() {
+    let Ok(program) = std::fs::read_link("/proc/self/exe") else {
+        return;
+    };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (start, end) in maps.lines().filter_map(|line| code_of(line, &program)) {
+        // SAFETY: the range is one mapping of the program's file that is private, executable and not writable (madvise(2)): its
+        // pages are those of the file, and reading them again gives the same. Nothing unmaps it while the program runs.
+        let _optional = unsafe {
+            rustix::mm::madvise(
+                std::ptr::with_exposed_provenance_mut(start),
+                end.saturating_sub(start),
+                rustix::mm::Advice::LinuxDontNeed,
+            )
+        };
+    }
+}
+
+/// First address and end of the mapping that a line of `/proc/PID/maps` (proc_pid_maps(5)) describes, if it is code of the file
+/// `program`.
+fn code_of(line: &str, program: &std::path::Path) -> Option<(usize, usize)> {
+    let mut fields = line.splitn(6, ' ');
+    let (range, mode) = (fields.next()?, fields.next()?);
+    let file = fields.nth(3)?.trim_start();
+    if mode != "r-xp" || std::path::Path::new(file) != program {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some((address(start)?, address(end)?))
+}
+
 /// Lets the threads of this process share `count` heaps. The C library makes more of them while threads allocate at once, up to
 /// eight for each processor, and each keeps what its threads once used (mallopt(3), `M_ARENA_MAX`). To be called before there are
 /// threads. Does nothing on another C library than glibc.
@@ -411,4 +446,44 @@ pub fn limit_heaps(count: std::ffi::c_int) {
     }
     #[cfg(not(target_env = "gnu"))]
     let _one_heap = count;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn code_is_told_from_other_mappings() {
+        let line = |mode: &str, file: &str| {
+            format!(
+                "55e06f003000-55e0709c3000 {mode} 008c1000 fe:00 10199109                   {file}"
+            )
+        };
+        let program = Path::new("/opt/two words/abbey");
+        let code = (0x55e0_6f00_3000, 0x55e0_709c_3000);
+        let of = |mode, file| code_of(&line(mode, file), program);
+        assert_eq!(of("r-xp", "/opt/two words/abbey"), Some(code));
+        assert_eq!(of("r--p", "/opt/two words/abbey"), None);
+        assert_eq!(of("rwxp", "/opt/two words/abbey"), None);
+        assert_eq!(of("r-xp", "/lib/libc.so.6"), None);
+        for other in ["", "x", "7ffd-7fff r-xp 00000000 00:00 0 [vdso]"] {
+            assert_eq!(code_of(other, program), None);
+        }
+    }
+
+    #[test]
+    fn a_program_goes_on_without_its_code_in_memory() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let line = status.lines().find(|l| l.starts_with("RssFile:"));
+            let field = line.and_then(|l| l.split_whitespace().nth(1));
+            field.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
+        };
+        // What was executed so far, the reading of files included, is mapped.
+        let before = (resident(), resident());
+        release_program_code();
+        let after = resident();
+        assert!(after < before.1, "{before:?} {after}");
+    }
 }

@@ -63,6 +63,9 @@ pub fn rename_agent(
     }
 }
 
+/// Most agents that had one name, one after the other, and whose data is told apart by numbers.
+const FREE_NAMES: u32 = 99;
+
 /// A service and the name under which it holds an agent's data.
 struct KeptData {
     service: Slug,
@@ -93,6 +96,44 @@ pub fn restore_data_name(
         name: name.to_owned(),
     };
     keep_data_name(text, &kept, agent)
+}
+
+/// Manifest text in which an agent that comes back has a name of its own in each service that gives its usual one to the data of
+/// another agent by now, and those services with the names. The text need not be valid before.
+///
+/// # Errors
+/// As [`restore_data_name`].
+pub fn give_free_data_names(
+    text: &str,
+    agent: &Slug,
+) -> Result<(String, Vec<(Slug, Slug)>), Vec<Mistake>> {
+    let root = node::parse_yaml(text)?;
+    let agents = root.get("agents").map_or(&[][..], Node::entries);
+    let (mut edited, mut given) = (text.to_owned(), Vec::new());
+    for entry in root.get("services").map_or(&[][..], Node::entries) {
+        let kind = entry.value.get("kind").and_then(Node::text);
+        // Names of databases have no hyphens, and something before the name of an agent.
+        let usual = match kind {
+            Some("postgres") => agent.postgres_name().replace('_', "-"),
+            Some("git" | "site") => agent.to_string(),
+            _ => continue,
+        };
+        let names = entry.value.get("names").map_or(&[][..], Node::entries);
+        let taken = |name: &str| names.iter().any(|e| e.value.text() == Some(name));
+        let own = names.iter().any(|e| e.key == agent.as_str());
+        if own || !taken(&usual) {
+            continue;
+        }
+        let free = (2..=FREE_NAMES).map(|n| format!("{agent}-{n}"));
+        let mut free = free.filter(|name| !taken(name) && !agents.iter().any(|a| a.key == *name));
+        let name = free.find_map(|name| name.parse::<Slug>().ok());
+        let (Some(name), Ok(service)) = (name, entry.key.parse::<Slug>()) else {
+            continue;
+        };
+        edited = restore_data_name(&edited, &service, agent, name.as_str())?;
+        given.push((service, name));
+    }
+    Ok((edited, given))
 }
 
 /// The data of an agent in services that name it by the agent's name.

@@ -306,6 +306,17 @@ fn unclaimed(house: &House, inventory: &Inventory, service: &Service) -> Vec<Str
     names.map(|a| format!("`{}`", a.name)).collect()
 }
 
+/// Database of the agent whose name `names` gives the database of another one, while databases have `ab_` before it.
+fn usual_database(inventory: &Inventory, service: &Service, agent: &Slug) -> Option<String> {
+    let own = service.names.get(agent)?;
+    let usual = own.postgres_name();
+    let there = !matches!(
+        access_state(inventory, &service.slug, &usual)?,
+        AccessState::Dropped { .. }
+    );
+    (there && service.kind == ServiceKind::Postgres).then_some(usual)
+}
+
 /// What an agent finds in a service that it uses from now on, unless it is another's: its own, or nothing.
 pub(crate) fn returning_access(
     house: &House,
@@ -354,6 +365,14 @@ pub(crate) fn returning_access(
                     ),
                 ),
                 Some(AccessState::Open) => continue,
+                None if let Some(other) = usual_database(inventory, service, &agent.slug) => (
+                    Severity::Warning,
+                    format!(
+                        "its {data} in `{slug}` begins empty; `{slug}` has `{other}`, which `names: {{ {}: {} }}` gives it",
+                        agent.slug,
+                        other.replace('_', "-")
+                    ),
+                ),
                 None => match unclaimed(house, inventory, service).as_slice() {
                     [] => continue,
                     kept => (

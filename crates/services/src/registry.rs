@@ -5,6 +5,7 @@ use crate::lost_data;
 use crate::{Error, Result};
 use abbey_support::digest::sha256_hex;
 use abbey_support::file;
+use abbey_support::space::shortage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,11 +56,12 @@ impl ConsumerRegistry {
         self.home.join("data").join(name)
     }
 
-    /// Makes a backup of a consumer's data below `backups/`: `fill` writes it into an empty directory, which gets the name of a
-    /// backup once everything in it is on the disk. It stays until somebody deletes it: it may be the only copy.
+    /// Makes a backup of a consumer's data below `backups/`: `fill` writes it, in about the space that the data has, into an empty
+    /// directory, which gets the name of a backup once everything in it is on the disk. It stays until somebody deletes it: it
+    /// may be the only copy.
     ///
     /// # Errors
-    /// Those of `fill` and of the file system; nothing is left then.
+    /// Those of `fill` and of the file system; nothing is left then. If the disk has no room for it above its reserve.
     pub(crate) fn back_up(
         &self,
         name: &str,
@@ -69,7 +71,13 @@ impl ConsumerRegistry {
         let relative = format!("backups/{name}@{at_ms:015}");
         let path = self.home.join(&relative);
         let new = self.home.join(format!("{relative}.new"));
-        remove_tree(&new)?;
+        let backups = self.home.join("backups");
+        remove_unfinished(&backups, name)?;
+        fs::create_dir_all(&backups).map_err(Error::file("make", &backups))?;
+        let needed = directory_size(&self.data_dir(name));
+        fs::File::open(&backups)
+            .and_then(|dir| require_space(&dir, needed))
+            .map_err(Error::file("write a copy into", &backups))?;
         fs::create_dir_all(&new).map_err(Error::file("make", &new))?;
         let sync = || {
             let dir = fs::File::open(&new)?;
@@ -207,6 +215,41 @@ pub(crate) fn entries_of(dir: &Path) -> Result<Vec<fs::DirEntry>> {
         entries => entries.and_then(Iterator::collect),
     };
     entries.map_err(Error::file("read", dir))
+}
+
+/// Removes what attempts at a backup of a consumer left that were cut off.
+pub(crate) fn remove_unfinished(backups: &Path, name: &str) -> Result<()> {
+    for entry in entries_of(backups)? {
+        let file = entry.file_name();
+        let attempt = file.to_str().and_then(|f| f.strip_prefix(name));
+        let attempt = attempt.and_then(|f| f.strip_prefix('@'));
+        if !attempt.is_some_and(|f| f.ends_with(".new")) {
+            continue;
+        }
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => remove_tree(&path)?,
+            _ => fs::remove_file(&path).map_err(Error::file("remove", &path))?,
+        }
+    }
+    Ok(())
+}
+
+/// Requires that `more` bytes fit onto the file system of `file` above its reserve.
+///
+/// # Errors
+/// `StorageFull` if they do not.
+pub(crate) fn require_space(file: &fs::File, more: u64) -> std::io::Result<()> {
+    let Some(short) = shortage(file, more)? else {
+        return Ok(());
+    };
+    let mib = |bytes: u64| bytes >> 20;
+    let text = format!(
+        "the disk has {} MiB left, and {} MiB must stay free beside the copy; free some space",
+        mib(short.free),
+        mib(short.reserve) + 1
+    );
+    Err(std::io::Error::new(std::io::ErrorKind::StorageFull, text))
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {
@@ -351,9 +394,11 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(names().count(), 0);
-        // What a crash left of the same request is no part of the next one.
-        let left = dir.path().join("backups/a@000000000000007.new");
-        fs::create_dir_all(left.join("old")).unwrap();
+        // What a crash left of any request is no part of the next one, and goes.
+        for left in ["a@000000000000007.new", "a@000000000000006.new"] {
+            fs::create_dir_all(dir.path().join("backups").join(left).join("old")).unwrap();
+        }
+        fs::write(dir.path().join("backups/a@000000000000005.new"), "old").unwrap();
         for text in ["whole", "whole again"] {
             let made = registry.back_up("a", 7, |to| write(to, text)).unwrap();
             let bytes = u64::try_from(text.len()).unwrap();

@@ -17,6 +17,7 @@ pub mod input;
 pub mod retry;
 pub mod service_data;
 pub mod shell;
+pub mod space;
 #[cfg(feature = "sse")]
 pub mod sse;
 pub mod url;

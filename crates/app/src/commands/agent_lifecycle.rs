@@ -314,6 +314,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         };
         entry = agents.entry(name.as_str(), &of_stamp).await?;
     }
+    let mut given = Vec::new();
     let edited = edit_manifest(home, &file, |text| {
         let mut text =
             manifest::add_entry(text, &name, &entry.entry).map_err(|m| manifest_failure(&m))?;
@@ -323,6 +324,8 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
             text = manifest::restore_data_name(&text, &service, &name, data)
                 .map_err(|m| manifest_failure(&m).hint(HOW_TO_RESTORE))?;
         }
+        (text, given) = manifest::give_free_data_names(&text, &name)
+            .map_err(|m| manifest_failure(&m).hint(HOW_TO_RESTORE))?;
         // Such as one name for the data of two agents, which only the operator can part.
         abbey_daemon::check_manifest(&text).map_err(|e| {
             Failure::from(e)
@@ -348,6 +351,11 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     print_message(&format!(
         "agent `{name}` is restored with its files of {stamp}"
     ));
+    for (service, data) in given {
+        print_message(&format!(
+            "what it had in service `{service}` belongs to another agent by now, so its name there is `{data}`"
+        ));
+    }
     args.wait
         .wait(&client, WaitFor::Agents(vec![name.to_string()]))
         .await

@@ -256,3 +256,31 @@ fn an_agent_renamed_while_it_uses_nothing_gets_its_data_back() {
     let opened = house.audit_entries("service.open");
     assert_eq!(opened.last().unwrap()["detail"]["name"], "ada");
 }
+
+#[test]
+fn an_agent_whose_data_another_one_has_by_now_is_restored_beside_it() {
+    let house = up(TWO);
+    until("each has its place", || opened(&house) == 2);
+    house.expect(0, "agent rm ada");
+    until("its site is closed", || closed(&house) == 1);
+    let another = format!(
+        "{}  ada: {{ template: worker, uses: [web] }}\n",
+        manifest(&house)
+    );
+    write(&house, &another);
+    house.expect(0, "up --yes");
+    until("the other one has it", || opened(&house) == 3);
+    house.expect(0, "agent rename ada eve");
+    let restored = house.run("agent restore ada");
+    let told = String::from_utf8_lossy(&restored.stderr);
+    assert_eq!(restored.status.code(), Some(0), "{told}");
+    assert!(told.contains("its name there is `ada-2`"), "{told}");
+    let names = manifest(&house);
+    assert!(
+        names.contains("ada: ada-2") && names.contains("eve: ada"),
+        "{names}"
+    );
+    until("it has a site of its own", || opened(&house) == 4);
+    let opened = house.audit_entries("service.open");
+    assert_eq!(opened.last().unwrap()["detail"]["name"], "ada-2");
+}

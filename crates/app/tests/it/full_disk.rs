@@ -493,3 +493,42 @@ fn missing_inodes_are_named_by_doctor_reports_and_why() {
     disk.free(Exhausted::Inodes, &house);
     house.wait_until_up("a");
 }
+
+const SITE: &str = "house: site\ndefaults: { cell: process, waive: [limits] }\nservices:\n  web: { kind: site, grace: 7d, cell: process }\nagents:\n  ada: { uses: [web] }\n";
+
+#[test]
+fn a_copy_that_does_not_fit_leaves_nothing_and_is_made_once_there_is_room() {
+    let house = crate::house();
+    let disk = Disk::mount(house.home(), "size=96m,mode=755");
+    house.manifest(SITE);
+    house.expect(0, "up");
+    let data = house.home().join("services/web/data/ada");
+    until("it has its site", || {
+        house.audit_entries("service.open").len() == 1
+    });
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("film"), vec![b'x'; 32 << 20]).unwrap();
+    let filler = disk.at.join("filler");
+    fs::write(&filler, vec![b'x'; 30 << 20]).unwrap();
+    house.manifest(&SITE.replace("{ uses: [web] }", "{}"));
+    let said = house.expect_refusal(7, "up --yes --timeout 5s");
+    for part in [
+        "`web` is not as planned yet",
+        "must stay free beside the copy",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let backups = house.home().join("services/web/backups");
+    assert_eq!(fs::read_dir(&backups).unwrap().count(), 0);
+    fs::remove_file(&filler).unwrap();
+    until("the copy is made", || {
+        house.audit_entries("service.close").len() == 1
+    });
+    let copies = fs::read_dir(&backups).unwrap();
+    let copies: Vec<PathBuf> = copies.map(|e| e.unwrap().path()).collect();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(
+        fs::metadata(copies[0].join("film")).unwrap().len(),
+        32 << 20
+    );
+}

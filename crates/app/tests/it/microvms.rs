@@ -325,7 +325,10 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("reaches other hosts only by name"), "{said}");
     let said = house.expect_refusal(2, args!("up -f {}", small(&house)));
-    assert!(said.contains("at least 16 MiB"), "{said}");
+    assert!(
+        said.contains("`drives.state` must be at least 16MiB"),
+        "{said}"
+    );
     // A part that was touched is found before anything boots from it.
     let images = house.home().join("images");
     let initrd = images.join("base/initrd");

@@ -1,6 +1,7 @@
 //! Writing what others decide the size of: never to the last block of a disk, and only while somebody wants it.
 
 use abbey_model::Bytes;
+use abbey_support::space::shortage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use std::fs::File;
@@ -9,30 +10,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// Bytes written between two checks.
 const CHECK_EVERY: u64 = 4 << 20;
-/// Most that stays free on a disk, bytes; a small disk keeps a twentieth of its size.
-const RESERVE_MAX: u64 = 1 << 30;
 
-/// Checks that the file system of `file` keeps its reserve (1 GiB, or a twentieth of a smaller one) after `more` bytes.
+/// Checks that the file system of `file` keeps its reserve after `more` bytes.
 ///
 /// # Errors
 /// `StorageFull` if it would not.
 pub(crate) fn check_free_space(file: impl AsFd, more: u64) -> io::Result<()> {
-    let stat = rustix::fs::fstatvfs(file)?;
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    // Some file systems have no size.
-    if stat.f_blocks == 0 {
+    let Some(short) = shortage(file, more)? else {
         return Ok(());
-    }
-    let reserve = RESERVE_MAX.min(bytes(stat.f_blocks) / 20);
-    if bytes(stat.f_bavail) < reserve.saturating_add(more) {
-        let text = format!(
-            "the disk has {} left, and {} must stay free; free some space",
-            Bytes(bytes(stat.f_bavail)).human(),
-            Bytes(reserve).human()
-        );
-        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
-    }
-    Ok(())
+    };
+    let text = format!(
+        "the disk has {} left, and {} must stay free; free some space",
+        Bytes(short.free).human(),
+        Bytes(short.reserve).human()
+    );
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 /// A file that is written for a caller. Writing fails once the caller's connection is closed, the file was removed, or

@@ -53,5 +53,8 @@ pub(crate) async fn apply_manifest(
         listening = api.operator_listener.listen_as_planned(&api.net).await;
     }
     listening?;
+    // What plans is a large part of the program, and may not be called again for days.
+    abbey_cells::release_free_memory();
+    abbey_cells::release_program_code();
     Ok(applied)
 }

@@ -142,6 +142,7 @@ pub async fn serve(options: Options) -> Result<()> {
     }
     // The descriptions of the routes, of which little is kept, lie between what is.
     abbey_cells::release_free_memory();
+    abbey_cells::release_program_code();
     tracing::info!(
         pid = announcement.pid,
         address = announcement.address,

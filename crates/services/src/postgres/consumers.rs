@@ -3,13 +3,19 @@
 
 use super::places::{ADMIN, PostgresPaths};
 use crate::ask::{ConsumerState, ServiceReply, ServiceRequest};
+use crate::registry::{remove_unfinished, require_space};
 use crate::{Error, Result};
 use abbey_support::file;
 use serde::Deserialize;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+
+/// Bytes of a dump that are written between two looks at the disk.
+const CHECK_EVERY: u64 = 1 << 20;
+/// Bytes that are kept of what a program says on standard error.
+const SAID_MAX: u64 = 16 << 10;
 
 /// How the comment of a closed database begins.
 const CLOSED: &str = "closed by abbey at ";
@@ -231,6 +237,20 @@ fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply
     let bin = places.program_dir()?;
     let path = copy_path(places, name, at_ms);
     let new = path.with_extension("new");
+    remove_unfinished(&places.backups_dir(), name)?;
+    let made = write_copy(&bin, places, name, &new);
+    if made.is_err() {
+        let _removed_by_the_next = fs::remove_file(&new);
+    }
+    made?;
+    file::publish_finished(&new, &path, file::Sync::Content)
+        .map_err(Error::file("publish", &path))?;
+    let bytes = fs::metadata(&path).map_or(0, |m| m.len());
+    Ok(copied(places, &path, bytes))
+}
+
+/// Dumps a database into a file, and reads that back. The disk keeps its reserve.
+fn write_copy(bin: &Path, places: &PostgresPaths, name: &str, to: &Path) -> Result<()> {
     let dump = bin.join("pg_dump");
     let mut command = Command::new(&dump);
     command
@@ -244,20 +264,48 @@ fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply
         ])
         .arg("--host")
         .arg(places.socket_dir())
-        .args(["--port", &port()])
-        .arg("--file")
-        .arg(&new);
-    complete(&mut command, "pg_dump", &dump)?;
+        .args(["--port", &port()]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(Error::file("run", &dump))?;
+    // Read at once, or a program that complains much would wait for that with its output.
+    let said = child.stderr.take().map(|mut errors| {
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            let read = errors.by_ref().take(SAID_MAX).read_to_end(&mut said);
+            let _the_rest = read.and_then(|_| std::io::copy(&mut errors, &mut std::io::sink()));
+            said
+        })
+    });
+    let mut file = fs::File::create(to).map_err(Error::file("make", to))?;
+    let written = match child.stdout.take() {
+        Some(output) => copy_above_reserve(output, &mut file),
+        None => Ok(()),
+    };
+    if written.is_err() {
+        let _ended_by_itself = child.kill();
+    }
+    let mut out = child
+        .wait_with_output()
+        .map_err(Error::file("run", &dump))?;
+    out.stderr = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    written.map_err(Error::file("write", to))?;
+    succeeded(&out, "pg_dump")?;
     let restore = bin.join("pg_restore");
     complete(
-        Command::new(&restore).arg("--list").arg(&new),
+        Command::new(&restore).arg("--list").arg(to),
         "pg_restore --list",
         &restore,
-    )?;
-    file::publish_finished(&new, &path, file::Sync::Content)
-        .map_err(Error::file("publish", &path))?;
-    let bytes = fs::metadata(&path).map_or(0, |m| m.len());
-    Ok(copied(places, &path, bytes))
+    )
+}
+
+/// Writes what is read into a file, as long as the disk keeps its reserve.
+fn copy_above_reserve(mut from: impl Read, to: &mut fs::File) -> std::io::Result<()> {
+    loop {
+        require_space(to, CHECK_EVERY)?;
+        if std::io::copy(&mut from.by_ref().take(CHECK_EVERY), to)? == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Path of the copy of a database that is made at this instant.
@@ -278,6 +326,10 @@ fn copied(places: &PostgresPaths, path: &Path, bytes: u64) -> ServiceReply {
 
 fn complete(command: &mut Command, what: &'static str, program: &Path) -> Result<()> {
     let out = command.output().map_err(Error::file("run", program))?;
+    succeeded(&out, what)
+}
+
+fn succeeded(out: &Output, what: &'static str) -> Result<()> {
     match out.status.success() {
         true => Ok(()),
         false => Err(Error::Refused {
