@@ -223,3 +223,29 @@ fn deleted_data_is_nobodys() {
     house.inventory.access[0].state = AccessState::Dropped { at, backup: None };
     assert!(house.plan(BERT).is_empty());
 }
+
+#[test]
+fn a_database_that_lacks_the_prefix_in_names_is_told_from_the_one_that_is_there() {
+    let planned = |name: &str, state: AccessState| {
+        let text = format!(
+            "version: 1\nhouse: h\nservices: {{ db: {{ kind: postgres, names: {{ cat: {name} }} }} }}\nagents: {{ cat: {{ uses: [db] }} }}\n"
+        );
+        let mut inventory = inventory();
+        inventory.access = vec![ServiceAccess {
+            service: slug("db"),
+            name: "ab_ada".to_owned(),
+            state,
+        }];
+        let notes = plan(&parse(&text).unwrap(), &inventory).notes;
+        let texts: Vec<String> = notes.into_iter().map(|n| n.text).collect();
+        texts.join("\n")
+    };
+    let hint = "begins empty; `db` has `ab_ada`, which `names: { cat: ab-ada }` gives it";
+    let at = Timestamp(0);
+    let closed = AccessState::Closed { at, backup: None };
+    let dropped = AccessState::Dropped { at, backup: None };
+    assert!(planned("ada", AccessState::Open).contains(hint));
+    assert!(planned("ada", closed).contains(hint));
+    assert!(!planned("ada", dropped).contains(hint));
+    assert!(!planned("ab-ada", AccessState::Open).contains("begins empty"));
+}
