@@ -63,6 +63,9 @@ pub fn rename_agent(
     }
 }
 
+/// A manifest text, and services with the name that it gives the data of an agent there.
+pub type GivenNames = (String, Vec<(Slug, Slug)>);
+
 /// Most agents that had one name, one after the other, and whose data is told apart by numbers.
 const FREE_NAMES: u32 = 99;
 
@@ -103,10 +106,7 @@ pub fn restore_data_name(
 ///
 /// # Errors
 /// As [`restore_data_name`].
-pub fn give_free_data_names(
-    text: &str,
-    agent: &Slug,
-) -> Result<(String, Vec<(Slug, Slug)>), Vec<Mistake>> {
+pub fn give_free_data_names(text: &str, agent: &Slug) -> Result<GivenNames, Vec<Mistake>> {
     let root = node::parse_yaml(text)?;
     let agents = root.get("agents").map_or(&[][..], Node::entries);
     let (mut edited, mut given) = (text.to_owned(), Vec::new());
