@@ -266,6 +266,8 @@ fn write_copy(bin: &Path, places: &PostgresPaths, name: &str, to: &Path) -> Resu
         .arg(places.socket_dir())
         .args(["--port", &port()]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Before the program starts, which nobody would wait for if this failed.
+    let mut file = fs::File::create(to).map_err(Error::file("make", to))?;
     let mut child = command.spawn().map_err(Error::file("run", &dump))?;
     // Read at once, or a program that complains much would wait for that with its output.
     let said = child.stderr.take().map(|mut errors| {
@@ -276,7 +278,6 @@ fn write_copy(bin: &Path, places: &PostgresPaths, name: &str, to: &Path) -> Resu
             said
         })
     });
-    let mut file = fs::File::create(to).map_err(Error::file("make", to))?;
     let written = match child.stdout.take() {
         Some(output) => copy_above_reserve(output, &mut file),
         None => Ok(()),
